@@ -1,0 +1,1 @@
+"""peftbench: a reproducible benchmark of parameter-efficient fine-tuning in vision."""

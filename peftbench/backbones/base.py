@@ -1,0 +1,156 @@
+"""What a method sees of a backbone: named places (sites), numbers (shape), and two verbs, wrap and unfreeze."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """Numbers of one place: its role, the block it belongs to (-1 outside the blocks), and its widths."""
+
+    role: str
+    layer: int
+    in_dim: int
+    out_dim: int
+    has_bias: bool
+
+
+@dataclass(frozen=True)
+class BackboneShape:
+    """Numbers from which trainable-parameter counts follow in closed form, without looking at tensors.
+
+    `width` is the width of the final features; hierarchical families have one width per stage, found in the
+    `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
+    """
+
+    family: str
+    width: int
+    depth: int
+    num_heads: int
+    patch_size: int
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+    num_parameters: int
+    sites: tuple[SiteShape, ...]
+
+    @property
+    def num_patches(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def at(self, *roles: str) -> list[SiteShape]:
+        """Shapes of all sites whose role is one of `roles`; `norm` also means `norm.pre`, `norm.final`, ..."""
+        return [site for site in self.sites if any(matches(site.role, role) for role in roles)]
+
+
+def matches(role: str, asked: str) -> bool:
+    """A site answers to its own role and to the family of it: `norm.1` answers to `norm`.
+
+    `attn` and `mlp` are modules of their own, so they do not stand for `attn.qkv` or `mlp.fc1`.
+    """
+    return role == asked or (asked == "norm" and role.startswith("norm."))
+
+
+class Site:
+    """A place in the network: the parent module and the attribute under which the child hangs.
+
+    Parent and key stay right after an outer module is wrapped, where a dotted path would not.
+    """
+
+    def __init__(self, parent: nn.Module, key: str, shape: SiteShape, channel_dim: int = -1) -> None:
+        self.parent, self.key, self.shape, self.channel_dim = parent, key, shape, channel_dim
+
+    @property
+    def module(self) -> nn.Module:
+        return self.parent.get_submodule(self.key)
+
+    @property
+    def layer(self) -> int:
+        return self.shape.layer
+
+    def wrap(self, build: Callable[[nn.Module], nn.Module]) -> nn.Module:
+        """Replace the module by `build(module)`; the new module must keep the old one as `.base`."""
+        new = build(self.module)
+        setattr(self.parent, self.key, new)
+        return new
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the pretrained weights expect of an image: square size in px, channel statistics in [0, 1], resampling."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+class Readout(nn.Module):
+    """Tokens or maps -> pooled features, as the timm model itself does before its classifier."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        # A plain reference, not a child: the network's tensors must be listed once.
+        object.__setattr__(self, "net", net)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return pooled
+
+
+class Backbone(nn.Module):
+    """A timm model without classifier, with its sites. `forward(images)` gives pooled features [batch, feature_dim]."""
+
+    def __init__(self, net: nn.Module, shape: BackboneShape, sites: Sequence[Site], input_spec: InputSpec) -> None:
+        super().__init__()
+        self.net = net
+        self.readout: nn.Module = Readout(net)
+        self.shape = shape
+        self.input_spec = input_spec
+        self.feature_dim = shape.width
+        self._sites = tuple(sites)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.readout(self.net.forward_features(images))  # type: ignore[operator]
+        return features
+
+    def sites(self, role: str, layers: Iterable[int] | None = None) -> list[Site]:
+        """The sites of a role in order, optionally only those of some blocks.
+
+        Raises `NotApplicable` when this family has no such place, naming the roles it has.
+        """
+        found = [site for site in self._sites if matches(site.shape.role, role)]
+        if not found:
+            roles = ", ".join(sorted({site.shape.role for site in self._sites}))
+            raise NotApplicable(f"{self.shape.family} has no '{role}'; it has {roles}")
+        if layers is None:
+            return found
+        wanted = set(layers)
+        return [site for site in found if site.layer in wanted]
+
+    @property
+    def all_sites(self) -> tuple[Site, ...]:
+        return self._sites
+
+    def freeze(self) -> None:
+        self.requires_grad_(False)
+
+    @property
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def unfreeze(*modules_or_parameters: nn.Module | nn.Parameter) -> None:
+    """Let existing tensors train: named as objects, never by a pattern over their names."""
+    for item in modules_or_parameters:
+        item.requires_grad_(True)

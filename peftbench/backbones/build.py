@@ -1,0 +1,60 @@
+"""From a BackboneSpec to a Backbone with its weights in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
+from peftbench.backbones.base import Backbone, InputSpec
+from peftbench.backbones.families import shape_of, sites_of
+from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.weights import load_from_timm, load_weights, weights_file
+from peftbench.errors import ConfigError, did_you_mean
+
+
+def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
+    """The backbone of a cell, frozen, in fp32, on the CPU.
+
+    Raises `ConfigError` for an unknown model or an impossible size, `MissingInput` and `BadInput` for weights.
+    """
+    known = timm.list_models() + timm.list_pretrained()
+    if spec.model not in known:
+        raise ConfigError([f"backbone.model '{spec.model}' is not a timm model{did_you_mean(spec.model, known)}"])
+    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path}
+    if spec.img_size is not None and "convnext" not in spec.model:
+        arguments["img_size"] = spec.img_size
+    try:
+        if spec.source == "timm":
+            net = load_from_timm(spec.model, arguments, spec)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                net = timm.create_model(spec.model, pretrained=False, **arguments)
+    except AssertionError as error:
+        raise ConfigError([f"backbone.img_size={spec.img_size} does not fit {spec.model}: {error}"]) from error
+    path = weights_file(spec)
+    if path is not None:
+        load_weights(net, path)
+    return from_timm(net, spec.img_size)
+
+
+def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:
+    """Wrap any supported timm model (built with `num_classes=0`) as a frozen Backbone.
+
+    Image statistics come from the model's pretrained configuration.
+    """
+    family, sites = sites_of(net)
+    backbone = Backbone(net, shape_of(net, family, sites), sites, _input_spec(net, img_size))
+    backbone.freeze()
+    return backbone
+
+
+def _input_spec(net: Any, img_size: int | None) -> InputSpec:
+    config = net.pretrained_cfg
+    size = img_size or getattr(getattr(net, "patch_embed", None), "img_size", (config["input_size"][-1],))[-1]
+    interpolation = config.get("interpolation") or "bicubic"
+    return InputSpec(int(size), tuple(config["mean"]), tuple(config["std"]), interpolation)

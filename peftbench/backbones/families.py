@@ -1,0 +1,140 @@
+"""Translators: where the roles that methods speak of lie in each timm family.
+
+Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.embed, norm.pre,
+norm.merge, norm.final, merge (the linear of a downsampling step), conv (ConvNeXt's depthwise convolution).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import timm.models.convnext as convnext
+import timm.models.swin_transformer as swin
+import timm.models.vision_transformer as vit
+from torch import nn
+
+from peftbench.backbones.base import BackboneShape, Site, SiteShape
+from peftbench.errors import NotApplicable
+
+
+def sites_of(net: nn.Module) -> tuple[str, list[Site]]:
+    """Family name and all sites of a timm model. Raises `NotApplicable` for a family without a translator."""
+    if isinstance(net, vit.VisionTransformer):
+        return "vit", list(_vit(net))
+    if isinstance(net, swin.SwinTransformer):
+        return "swin", list(_swin(net))
+    if isinstance(net, convnext.ConvNeXt):
+        return "convnext", list(_convnext(net))
+    raise NotApplicable(f"{type(net).__name__} is not a supported family; supported: VisionTransformer, SwinTransformer, ConvNeXt")
+
+
+def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
+    """Numbers of a model, for the closed-form counts."""
+    blocks = [site for site in sites if site.shape.role == "block"]
+    embed = next(site for site in sites if site.shape.role == "embed").module
+    assert isinstance(embed, nn.Conv2d)
+    patch = embed.kernel_size[0]
+    grid = getattr(getattr(net, "patch_embed", None), "grid_size", None) or (0, 0)
+    first_attention = getattr(blocks[0].module, "attn", None)
+    return BackboneShape(
+        family=family,
+        width=net.num_features,
+        depth=len(blocks),
+        num_heads=getattr(first_attention, "num_heads", 0),
+        patch_size=int(patch),
+        grid=(int(grid[0]), int(grid[1])),
+        num_prefix_tokens=getattr(net, "num_prefix_tokens", 0),
+        num_parameters=sum(parameter.numel() for parameter in net.parameters()),
+        sites=tuple(site.shape for site in sites),
+    )
+
+
+def _site(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: int = -1) -> Iterator[Site]:
+    """One site, or none where the model has no such module (an Identity norm, a missing bias-free part)."""
+    module = getattr(parent, key, None) if not key.isdigit() else parent.get_submodule(key)
+    if module is None or isinstance(module, nn.Identity):
+        return
+    inside, outside = _dims(module)
+    bias = getattr(module, "bias", None) is not None
+    yield Site(parent, key, SiteShape(role, layer, inside, outside, bias), channel_dim)
+
+
+def _dims(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, nn.Conv2d):
+        # in_dim counts the inputs of one output channel
+        return module.weight[0].numel(), module.out_channels
+    weight = getattr(module, "weight", None)
+    if weight is not None and weight.ndim == 1:
+        return len(weight), len(weight)
+    width = _width(module)
+    return width, width
+
+
+def _width(module: nn.Module) -> int:
+    """Width of a composite (block, attn, mlp): the output of its last linear."""
+    linears = [child for child in module.modules() if isinstance(child, (nn.Linear, nn.Conv2d))]
+    last = linears[-1]
+    return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+
+
+def _transformer_block(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
+    block = parent.get_submodule(key)
+    attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
+    yield from _site(parent, key, "block", layer)
+    yield from _site(block, "norm1", "norm.1", layer)
+    yield from _site(block, "attn", "attn", layer)
+    yield from _site(attn, "qkv", "attn.qkv", layer)
+    yield from _site(attn, "proj", "attn.proj", layer)
+    yield from _site(block, "norm2", "norm.2", layer)
+    yield from _site(block, "mlp", "mlp", layer)
+    yield from _site(mlp, "fc1", "mlp.fc1", layer)
+    yield from _site(mlp, "fc2", "mlp.fc2", layer)
+
+
+def _vit(net: Any) -> Iterator[Site]:
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from _site(net, "norm_pre", "norm.pre")
+    for layer, block in enumerate(net.blocks):
+        if not isinstance(block, vit.Block):
+            raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm Blocks")
+        yield from _transformer_block(net.blocks, str(layer), layer)
+    yield from _site(net, "norm", "norm.final")
+    yield from _site(net, "fc_norm", "norm.final")
+
+
+def _swin(net: Any) -> Iterator[Site]:
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from _site(net.patch_embed, "norm", "norm.embed")
+    layer = 0
+    for stage in net.layers:
+        yield from _site(stage.downsample, "norm", "norm.merge")
+        yield from _site(stage.downsample, "reduction", "merge")
+        for index in range(len(stage.blocks)):
+            yield from _transformer_block(stage.blocks, str(index), layer)
+            layer += 1
+    yield from _site(net, "norm", "norm.final")
+
+
+def _convnext(net: Any) -> Iterator[Site]:
+    yield from _site(net.stem, "0", "embed", channel_dim=1)
+    yield from _site(net.stem, "1", "norm.embed", channel_dim=1)
+    layer = 0
+    for stage in net.stages:
+        if not isinstance(stage.downsample, nn.Identity):
+            yield from _site(stage.downsample, "0", "norm.merge", channel_dim=1)
+            yield from _site(stage.downsample, "1", "merge", channel_dim=1)
+        for index, block in enumerate(stage.blocks):
+            # the small variants keep maps channels-first through the MLP, as 1 x 1 convolutions
+            channels = 1 if block.use_conv_mlp else -1
+            yield from _site(stage.blocks, str(index), "block", layer)
+            yield from _site(block, "conv_dw", "conv", layer, channel_dim=1)
+            yield from _site(block, "norm", "norm.2", layer, channels)
+            yield from _site(block, "mlp", "mlp", layer, channels)
+            yield from _site(block.mlp, "fc1", "mlp.fc1", layer, channels)
+            yield from _site(block.mlp, "fc2", "mlp.fc2", layer, channels)
+            layer += 1
+    yield from _site(net, "norm_pre", "norm.final", channel_dim=1)
+    yield from _site(net.head, "norm", "norm.final", channel_dim=1)

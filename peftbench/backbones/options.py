@@ -1,0 +1,41 @@
+"""Options of a backbone: which timm model, which weights, which input size. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.spec import Spec, option
+
+WEIGHTS = ("embedded", "timm", "checkpoint", "none")
+
+
+@dataclass(frozen=True)
+class BackboneSpec(Spec):
+    """One pretrained backbone.
+
+    `weights`: `embedded` (the file shipped in the package), `timm` (downloaded by timm from its hub),
+    `checkpoint` (the file named by `checkpoint`: .safetensors, .npz in timm's JAX layout, or .pth holding
+    tensors only), `none` (random, for tests). Naming a `checkpoint` is enough: it wins over `weights`.
+    `download` says, in the message for machines without a network, where the weights can be had.
+    """
+
+    section: ClassVar[str] = "backbone"
+
+    title: str = option("vit_micro")
+    model: str = option("vit_micro_patch4_32")
+    weights: str = option("embedded", choices=WEIGHTS)
+    checkpoint: str | None = option(None, location=True)
+    img_size: int | None = option(None, ge=4)
+    download: str = option("", location=True)
+
+    def problems(self) -> Sequence[str]:
+        if self.weights == "checkpoint" and not self.checkpoint:
+            return [f"backbone.checkpoint must name a file for {self.title}" + (f"; {self.download}" if self.download else "")]
+        return ()
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, once a named checkpoint has won."""
+        return "checkpoint" if self.checkpoint else self.weights

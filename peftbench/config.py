@@ -1,0 +1,152 @@
+"""The gate between Hydra and the program: an untyped tree goes in, frozen objects or one list of problems come out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.backbones.options import BackboneSpec
+from peftbench.data.base import DATASETS, DatasetSpec
+from peftbench.errors import ConfigError, did_you_mean
+from peftbench.methods.base import METHODS, Method
+from peftbench.protocol import ProtocolSpec
+from peftbench.runtime import RuntimeSpec
+from peftbench.spec import Spec, build, defaults_of
+from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
+
+FIXED: dict[str, type[Spec]] = {
+    "backbone": BackboneSpec,
+    "protocol": ProtocolSpec,
+    "optim": OptimSpec,
+    "train": TrainSpec,
+    "runtime": RuntimeSpec,
+}
+# sections whose class is chosen by a name inside them, under this key
+NAMED: dict[str, tuple[str, Callable[[], Any]]] = {"method": ("name", lambda: METHODS), "dataset": ("kind", lambda: DATASETS)}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell: everything that can change its numbers."""
+
+    backbone: BackboneSpec
+    method: Method
+    dataset: DatasetSpec
+    protocol: ProtocolSpec
+    optim: OptimSpec
+    train: TrainSpec
+    seed: int
+
+
+def config_dir() -> Path:
+    """The folder of yaml files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def register_schemas() -> None:
+    """Make every spec's defaults a node that yaml files name as `/schema/...`.
+
+    The nodes are open plain trees on purpose: Hydra then lets any key through and the gate below, which knows the
+    types, reports all problems together and names the nearest options. Hydra alone stops at the first.
+    """
+    store = ConfigStore.instance()
+    for section, cls in FIXED.items():
+        store.store(group="schema", name=section, node=_open_node(defaults_of(cls)))
+    for section, (key, registry) in NAMED.items():
+        for name in registry().names():
+            values = {key: name} | defaults_of(registry().get(name))
+            store.store(group=f"schema/{section}", name=name, node=_open_node(values))
+
+
+def _open_node(values: dict[str, Any]) -> DictConfig:
+    node = OmegaConf.create(values)
+    OmegaConf.set_struct(node, False)
+    return node
+
+
+def to_run_config(tree: DictConfig) -> tuple[RunConfig, RuntimeSpec]:
+    """The typed configuration of a composed tree.
+
+    Raises one `ConfigError` with every unknown option, wrong type, value out of range, and contradiction.
+    """
+    try:
+        values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from error
+    assert isinstance(values, dict)
+    problems: list[str] = []
+    specs: dict[str, Any] = {}
+    for section, value in values.items():
+        try:
+            if section in FIXED:
+                specs[section] = build(FIXED[section], _mapping(section, value))
+            elif section in NAMED:
+                specs[section] = _build_named(str(section), _mapping(section, value))
+            elif section == "seed":
+                specs["seed"] = _seed(value)
+            else:
+                problems.append(f"unknown option {section}{did_you_mean(str(section), [*FIXED, *NAMED, 'seed'])}")
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if "optim" in specs and "train" in specs:
+        problems.extend(schedule_problems(specs["optim"], specs["train"]))
+    if "train" in specs and "protocol" in specs and specs["train"].select == "best_val" and specs["protocol"].val_split is None:
+        problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
+    if problems:
+        raise ConfigError(problems)
+    runtime = specs.pop("runtime")
+    return RunConfig(**specs), runtime
+
+
+def _build_named(section: str, values: dict[str, Any]) -> Spec:
+    key, registry = NAMED[section]
+    values = dict(values)
+    name = values.pop(key, None)
+    if name is None:
+        raise ConfigError([f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"])
+    cls: type[Spec] = registry().get(str(name))
+    return build(cls, values)
+
+
+def _mapping(section: Any, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError([f"{section} must be a group of options, got {value!r}; options are written {section}.<name>=<value>"])
+    return value
+
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError([f"seed must be a whole number of at least 0, got {value!r}"])
+    return value
+
+
+def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
+    """The resolved configuration as plain values, in the form `to_run_config` reads."""
+    tree: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        tree[field.name] = dataclasses.asdict(value) if isinstance(value, Spec) else value
+    tree["method"] = {"name": config.method.name} | tree["method"]
+    tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
+    tree["runtime"] = dataclasses.asdict(runtime)
+    return tree
+
+
+def without_locations(tree: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The tree without what only this machine knows: paths to inputs, and the whole runtime section."""
+    kept = {section: value for section, value in tree.items() if section != "runtime"}
+    for field in dataclasses.fields(config):
+        spec = getattr(config, field.name)
+        if isinstance(spec, Spec):
+            places = {option.name for option in dataclasses.fields(spec) if option.metadata.get("location")}
+            kept[field.name] = {key: value for key, value in kept[field.name].items() if key not in places}
+    return kept

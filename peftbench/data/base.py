@@ -1,0 +1,128 @@
+"""What a dataset is: a spec (options), the source it opens, and the splits the source serves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from peftbench.data.transform import ImageTransform
+from peftbench.registry import Registry
+from peftbench.spec import Spec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "DATASETS",
+    "GROUPS",
+    "SPLITS",
+    "SPLIT_SIZES",
+    "DatasetSpec",
+    "ImageSplit",
+    "ImageTransform",
+    "RawSplit",
+    "Source",
+]
+
+# train800 and val200 choose hyperparameters; train800val200 is their union, for the reported run; test is read once.
+SPLITS = ("train800", "val200", "train800val200", "test")
+SPLIT_SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
+GROUPS = ("natural", "specialized", "structured", "fgvc", "embedded", "other")
+
+
+class RawSplit(ABC):
+    """Images and labels of one split in a fixed order, not yet resized. `labels`: int64 [num_images]."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def content_digest(self) -> str:
+        """SHA-256 (hex) over the ordered content of the images; labels and file names play no part."""
+
+    @abstractmethod
+    def read(self, index: int) -> Image:
+        """One image in mode RGB or L. Safe to call from several threads.
+
+        Raises `BadInput` naming the image when it cannot be decoded or has more than 8 bits a channel.
+        """
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """An opened dataset. The three honest fields say what the numbers made from it may be compared with.
+
+    `membership`: which images were chosen (`vtab1k-official:...`, `vtab1k-style:...`, `embedded`, `synthetic:...`).
+    `pixels`: `original`, `tfds`, `jpeg75-folder`, `webp-export` or `unknown`.
+    `test`: `official:<n>` or `subset:<n>:<how>`; `<membership>:<n>` for embedded and synthetic data.
+    `notes`: one-line warnings for the user.
+    """
+
+    class_names: tuple[str, ...]
+    membership: str
+    pixels: str
+    test: str
+    notes: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @abstractmethod
+    def split(self, name: str) -> RawSplit:
+        """The split called `name`, one of `SPLITS`."""
+
+
+@dataclass(frozen=True)
+class DatasetSpec(Spec, ABC):
+    """Options of one kind of dataset. Cheap to build and to ask; `open` is the expensive step."""
+
+    section: ClassVar[str] = "dataset"
+    name: ClassVar[str] = ""  # the kind, set by the registry
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What tables print, e.g. `digits` or `vtab/caltech101`."""
+
+    @property
+    @abstractmethod
+    def group(self) -> str:
+        """The mean this dataset belongs to, one of `GROUPS`."""
+
+    @abstractmethod
+    def revision(self) -> str:
+        """Version or digest of the content behind these options, without decoding an image.
+
+        Raises `MissingInput` when the data is absent and cannot be had.
+        """
+
+    def inputs(self) -> list[Path]:
+        """Files whose change would change the revision."""
+        return []
+
+    @abstractmethod
+    def open(self) -> Source:
+        """Find (or download) the data and check it. Raises `MissingInput` or `BadInput`."""
+
+
+DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
+
+
+@dataclass(frozen=True)
+class ImageSplit:
+    """A split ready for training.
+
+    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; channels is 1 when every image is grey.
+    `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    digest: str

@@ -1,0 +1,92 @@
+"""`python -m peftbench evaluate RECORD`: restore a cell's adapter and reproduce its recorded test accuracy."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from peftbench.adapter_file import load_adapter, read_adapter
+from peftbench.cell import plan
+from peftbench.config import to_run_config
+from peftbench.errors import ConfigError, RecordError
+from peftbench.progress import Progress
+from peftbench.results.record import RunRecord
+from peftbench.results.store import Store
+from peftbench.seeding import deterministic
+from peftbench.setup import pick_device, set_up
+from peftbench.train.evaluate import Evaluation, evaluate
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ."""
+    parser = argparse.ArgumentParser(prog="peftbench evaluate", description=(__doc__ or "").partition(": ")[2])
+    parser.add_argument("record", help="a record's file, or its fingerprint under --results")
+    parser.add_argument("options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    arguments = parser.parse_args(words)
+    record, store = find_record(arguments.record, arguments.results)
+    result = restore_and_evaluate(record, store, arguments.options)
+    recorded = record.metrics["test"]
+    same = result.correct == recorded["correct"] and result.n == recorded["n"]
+    print(f"recorded {recorded['accuracy']:.4%} of {recorded['n']:,}; now {result.accuracy:.4%} of {result.n:,}")
+    print("reproduced exactly" if same else f"differs by {result.correct - recorded['correct']:+d} images", file=sys.stdout)
+    return 0 if same else 1
+
+
+def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
+    """The record under this file name or fingerprint, and the store it belongs to. Raises `RecordError`."""
+    path = Path(named)
+    if path.suffix != ".json":
+        store = Store(results)
+        return store.get(named), store
+    if not path.is_file():
+        raise RecordError(f"there is no record at {path}")
+    record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+    inside = [parent for parent in path.resolve().parents if parent.name == "records"]
+    return record, Store(inside[0].parent if inside else results)
+
+
+def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) -> Evaluation:
+    """Rebuild the cell from its adapter's configuration, load the adapter, and evaluate the test split.
+
+    Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
+    """
+    if record.metrics["test"] is None:
+        raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
+    path = store.adapter_path(record.fingerprint)
+    tensors, metadata = read_adapter(path)
+    tree = OmegaConf.create(json.loads(metadata["config"]))
+    OmegaConf.set_struct(tree, False)
+    try:
+        tree.merge_with_dotlist(options)
+    except Exception as error:
+        raise ConfigError([f"options must be of the form section.option=value: {error}"]) from error
+    config, runtime = to_run_config(tree)
+    cell = plan(config)
+    if cell.fingerprint != record.fingerprint:
+        raise RecordError(f"this is not the cell of record {record.fingerprint}: {_difference(record.identity, cell.identity)}")
+    with deterministic(pick_device(runtime.device)):
+        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress))
+        load_adapter(setup.model, tensors, path)
+        if config.protocol.merge:
+            config.method.merge(setup.model.backbone)
+        test = setup.load("test")
+        return evaluate(setup.model, setup.eval_batches(test), setup.source.num_classes, config.train.precision)
+
+
+def _difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first option in which two identities differ."""
+    for section, values in recorded.items():
+        if values != now.get(section):
+            if not isinstance(values, dict):
+                return f"{section} was {values}, is {now.get(section)}"
+            for key in {**values, **now.get(section, {})}:
+                if values.get(key) != now[section].get(key):
+                    return f"{section}.{key} was {values.get(key)}, is {now[section].get(key)}"
+    return "its identity has other sections"

@@ -1,0 +1,36 @@
+"""Base of the wrappers, and folding: turning a wrapped module back into a plain one with the same function."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class Intervention(nn.Module):
+    """A wrapper around one module of the network."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+
+    def folded(self) -> nn.Module | None:
+        """A module without wrapper computing the same function, or None where the algebra does not allow it.
+
+        Called on `base` modules that are already folded. Must leave the original tensors of `base` as they are.
+        """
+        return None
+
+
+@torch.no_grad()
+def fold_all(root: nn.Module) -> int:
+    """Replace every wrapper below `root` that can be folded, innermost first. Returns how many wrappers remain."""
+    remaining = 0
+    for name, child in list(root.named_children()):
+        remaining += fold_all(child)
+        if isinstance(child, Intervention):
+            plain = child.folded()
+            if plain is None:
+                remaining += 1
+            else:
+                setattr(root, name, plain)
+    return remaining

@@ -1,0 +1,95 @@
+"""What a method is: hyperparameters, how it attaches to a backbone, and how many parameters that must train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.interventions import Intervention, fold_all
+from peftbench.registry import Registry
+from peftbench.spec import Spec
+from peftbench.seeding import seeded
+
+METHODS: Registry[Method]
+
+
+class MethodContractError(AssertionError):
+    """A method's code does not do what the method declares: a bug in the method, not in the user's input."""
+
+
+@dataclass(frozen=True)
+class Method(Spec):
+    """Base of all methods. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
+
+    Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
+    (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules).
+    """
+
+    section: ClassVar[str] = "method"
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    family: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    identity_at_init: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = False
+
+    def attach(self, backbone: Backbone) -> None:
+        """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
+
+        Initialisation happens here and nowhere else. Raises `NotApplicable` if the backbone lacks a place.
+        """
+        raise NotImplementedError
+
+    def expected_params(self, shape: BackboneShape) -> int | None:
+        """Number of trainable parameters without the classifier, from numbers only; None where no formula is known."""
+        raise NotImplementedError
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """Entries of trainable tensors that analytically get no gradient: tensor name -> slice of its first axis."""
+        return {}
+
+    def merge(self, backbone: Backbone) -> None:
+        """Fold the method into plain modules. Raises `MethodContractError` if a wrapper is left."""
+        if not self.mergeable:
+            raise MethodContractError(f"{self.name} cannot be merged exactly")
+        remaining = fold_all(backbone)
+        if remaining:
+            raise MethodContractError(f"{remaining} wrappers of {self.name} are left after merging")
+
+    @property
+    def label(self) -> str:
+        """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
+        default = type(self)().identity()
+        changed = [f"{key}={value}" for key, value in self.identity().items() if value != default[key]]
+        return f"{self.name} ({', '.join(changed)})" if changed else self.name
+
+
+METHODS = Registry("method", "peftbench.methods")
+
+
+def install(method: Method, backbone: Backbone, seed: int = 0) -> None:
+    """Freeze the backbone, attach the method, and verify on every run that it did what it declares.
+
+    The method's own initialisation draws from a stream of its own, so that it does not depend on what was drawn
+    before. Raises `MethodContractError` when an original tensor was replaced or the count is not the formula's.
+    """
+    backbone.freeze()
+    before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    with seeded(seed, "method"):
+        method.attach(backbone)
+    after = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
+    lost = [name for key, name in before.items() if key not in after]
+    if lost:
+        raise MethodContractError(f"{method.name} replaced {len(lost)} tensors of the backbone, first {lost[0]}")
+    counted = sum(parameter.numel() for _, parameter in backbone.trainable)
+    expected = method.expected_params(backbone.shape)
+    if expected is not None and counted != expected:
+        raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
+
+
+def has_interventions(module: nn.Module) -> bool:
+    """Whether any wrapper is left below `module`."""
+    return any(isinstance(child, Intervention) for child in module.modules())

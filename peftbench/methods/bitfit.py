@@ -1,0 +1,44 @@
+"""BitFit (Ben Zaken et al., ACL 2022, arXiv:2106.10199): only the biases train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
+from peftbench.methods.base import METHODS, Method
+
+LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm")
+
+
+@METHODS.add("bitfit")
+@dataclass(frozen=True)
+class BitFit(Method):
+    """All biases: patch embedding, qkv, proj, fc1, fc2 and every norm; 11 D L + 2 D on a plain ViT."""
+
+    family: ClassVar[str] = "selection"
+    paper: ClassVar[str] = "arXiv:2106.10199"
+    mergeable: ClassVar[bool] = True
+
+    def attach(self, backbone: Backbone) -> None:
+        for site in backbone.all_sites:
+            if site.shape.has_bias and site.shape.role.startswith(LAYERS):
+                bias = site.module.bias
+                assert isinstance(bias, nn.Parameter)
+                unfreeze(bias)
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return sum(site.out_dim for site in shape.sites if site.has_bias and site.role.startswith(LAYERS))
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
+        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+        found = {}
+        for site in backbone.all_sites:
+            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
+            if site.shape.role == "attn.qkv" and site.shape.has_bias and not normed_keys:
+                width = site.shape.out_dim // 3
+                found[names[id(site.module.bias)]] = slice(width, 2 * width)
+        return found

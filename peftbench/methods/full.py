@@ -1,0 +1,24 @@
+"""Full fine-tuning: every tensor of the backbone trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
+from peftbench.methods.base import METHODS, Method
+
+
+@METHODS.add("full")
+@dataclass(frozen=True)
+class Full(Method):
+    """Upper reference: nothing is added and nothing stays frozen."""
+
+    family: ClassVar[str] = "selection"
+    mergeable: ClassVar[bool] = True
+
+    def attach(self, backbone: Backbone) -> None:
+        unfreeze(backbone)
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return shape.num_parameters

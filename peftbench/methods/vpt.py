@@ -1,0 +1,68 @@
+"""Visual prompt tuning (Jia et al., ECCV 2022, arXiv:2203.12119), shallow and deep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.errors import NotApplicable
+from peftbench.interventions import InsertTokens, StripTokens
+from peftbench.methods.base import METHODS, Method
+from peftbench.spec import option
+
+
+@dataclass(frozen=True)
+class _Prompts(Method):
+    """What both forms share: learnable tokens between the class token and the patches, cut off before pooling."""
+
+    family: ClassVar[str] = "prompt"
+    paper: ClassVar[str] = "arXiv:2203.12119"
+    identity_at_init: ClassVar[bool] = False
+
+    num_tokens: int = option(10, ge=1)
+    dropout: float = option(0.1, ge=0, lt=1)
+
+    def _insert(self, backbone: Backbone, site: Site, strip: bool) -> None:
+        shape = backbone.shape
+        site.wrap(
+            lambda block: InsertTokens(
+                block, self.num_tokens, shape.width, shape.patch_size, shape.num_prefix_tokens, self.dropout, strip
+            )
+        )
+
+    def _blocks(self, backbone: Backbone) -> list[Site]:
+        if backbone.shape.family != "vit":
+            raise NotApplicable(f"{self.name} needs one token sequence through all blocks; {backbone.shape.family} has windows or maps")
+        return backbone.sites("block")
+
+
+@METHODS.add("vpt_shallow")
+@dataclass(frozen=True)
+class VPTShallow(_Prompts):
+    """Tokens enter before the first block and go through all blocks (section 3.2, equations 4 to 6). p D parameters."""
+
+    def attach(self, backbone: Backbone) -> None:
+        blocks = self._blocks(backbone)
+        self._insert(backbone, blocks[0], strip=len(blocks) == 1)
+        if len(blocks) > 1:
+            blocks[-1].wrap(lambda block: StripTokens(block, self.num_tokens, backbone.shape.num_prefix_tokens))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return self.num_tokens * shape.width
+
+
+@METHODS.add("vpt_deep")
+@dataclass(frozen=True)
+class VPTDeep(_Prompts):
+    """Every block gets its own tokens, which replace those of the block before (equations 7 and 8). L p D parameters.
+
+    Cutting a block's prompts off and inserting the next block's is that replacement.
+    """
+
+    def attach(self, backbone: Backbone) -> None:
+        for site in self._blocks(backbone):
+            self._insert(backbone, site, strip=True)
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return shape.depth * self.num_tokens * shape.width

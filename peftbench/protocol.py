@@ -1,0 +1,57 @@
+"""How a number is made: which images are trained on, what is done to them, which epoch counts, what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.spec import Spec, option
+
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+@dataclass(frozen=True)
+class ProtocolSpec(Spec):
+    """Splits, image transform and normalisation: what a leaderboard never mixes.
+
+    `normalise` and `interpolation` may say `model`: what the backbone was pretrained with. Published numbers on the
+    same weights differ by these two alone, so they are named and recorded. The test split is read once, after
+    training; there is no way to choose anything on it.
+    """
+
+    section: ClassVar[str] = "protocol"
+
+    title: str = option("vtab1k")
+    version: int = option(1, ge=1)
+    train_split: str = option("train800val200", choices=("train800", "train800val200"))
+    val_split: str | None = option(None, choices=("val200",))
+    report_test: bool = option(True)
+    resize: str = option("squash", choices=("squash", "crop"))
+    crop_pct: float = option(1.0, gt=0, le=1)
+    interpolation: str = option("model", choices=("model", "bicubic", "bilinear"))
+    antialias: bool = option(True)
+    normalise: str = option("model", choices=("model", *NORMALISATIONS))
+    # evaluate with the method folded into plain modules, where that is exact
+    merge: bool = option(False)
+
+    def problems(self) -> Sequence[str]:
+        problems = []
+        if self.val_split is not None and self.train_split == "train800val200":
+            problems.append(
+                "protocol.val_split=val200 lies inside protocol.train_split=train800val200; to choose on val200, train on train800"
+            )
+        if self.val_split is None and not self.report_test:
+            problems.append("protocol.report_test=false without protocol.val_split would measure nothing")
+        return problems
+
+    def pixel_statistics(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and std to normalise with, given those of the backbone."""
+        return (mean, std) if self.normalise == "model" else NORMALISATIONS[self.normalise]

@@ -1,0 +1,117 @@
+"""Records -> one tidy table, one row per finished cell, one scalar per column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from peftbench.identity import canonical, group_fingerprint
+from peftbench.results.record import RunRecord
+
+COLUMNS = (
+    "fingerprint",
+    "repetition_group",
+    "backbone",
+    "weights_id",
+    "weights_digest",
+    "method",
+    "dataset",
+    "group",
+    "protocol",
+    "seed",
+    "tuned",
+    "accuracy",
+    "mean_class_accuracy",
+    "test_loss",
+    "num_test_images",
+    "val_accuracy",
+    "params_backbone",
+    "params_method",
+    "params_head",
+    "share",
+    "memory_bytes",
+    "memory_batch_size",
+    "peak_bytes",
+    "peak_kind",
+    "forward_flops_per_image",
+    "train_flops_per_image",
+    "train_images_per_second",
+    "eval_images_per_second",
+    "train_seconds",
+    "eval_seconds",
+    "adapter_bytes",
+    "device",
+    "membership",
+    "pixels",
+    "test_images",
+    "data",
+    "version",
+    "git_commit",
+    "identity",
+)
+
+
+def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
+
+    Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
+    is None. `repetition_group` is equal for cells that differ in the seed alone. `identity` and `data` are canonical
+    JSON: all that can change the number, and of that what concerns the images.
+    """
+    rows = sorted((_row(record) for record in records), key=lambda row: str(row["fingerprint"]))
+    # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
+    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS})
+
+
+def _data_identity(record: RunRecord) -> dict[str, Any]:
+    """What must be equal for two numbers under one dataset label to be numbers on the same images."""
+    honest = {key: record.data[key] for key in ("membership", "pixels", "test")}
+    return {**honest, "dataset": record.identity.get("dataset")}
+
+
+def _row(record: RunRecord) -> dict[str, Any]:
+    test, val = record.metrics["test"] or {}, record.metrics["val"] or {}
+    memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
+    return {
+        "fingerprint": record.fingerprint,
+        "repetition_group": group_fingerprint(record.identity),
+        "backbone": record.labels["backbone"],
+        "weights_id": record.weights["id"],
+        "weights_digest": record.weights["digest"],
+        "method": record.labels["method"],
+        "dataset": record.labels["dataset"],
+        "group": record.labels["group"],
+        "protocol": record.labels["protocol"],
+        "seed": record.seed,
+        "tuned": record.tuning is not None,
+        "accuracy": test.get("accuracy"),
+        "mean_class_accuracy": test.get("mean_class_accuracy"),
+        "test_loss": test.get("loss"),
+        "num_test_images": test.get("n"),
+        "val_accuracy": val.get("accuracy"),
+        "params_backbone": record.params["backbone"],
+        "params_method": record.params["method"],
+        "params_head": record.params["head"],
+        "share": record.params["share"],
+        "memory_bytes": memory.get("total_bytes"),
+        "memory_batch_size": memory.get("batch_size"),
+        "peak_bytes": cost["peak_bytes"],
+        "peak_kind": cost["peak_kind"],
+        "forward_flops_per_image": cost["forward_flops_per_image"],
+        "train_flops_per_image": cost["train_flops_per_image"],
+        "train_images_per_second": cost["train_images_per_second"],
+        "eval_images_per_second": cost["eval_images_per_second"],
+        "train_seconds": cost["train_seconds"],
+        "eval_seconds": cost["eval_seconds"],
+        "adapter_bytes": cost["adapter_bytes"],
+        "device": cost["device"],
+        "membership": data["membership"],
+        "pixels": data["pixels"],
+        "test_images": data["test"],
+        "data": canonical(_data_identity(record)),
+        "version": record.provenance["version"],
+        "git_commit": record.provenance["git_commit"],
+        "identity": canonical(record.identity),
+    }

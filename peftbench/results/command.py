@@ -1,0 +1,92 @@
+"""`python -m peftbench leaderboard`: records -> tables on the terminal, leaderboard.csv and leaderboard.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.results.collect import collect
+from peftbench.results.leaderboard import leaderboard
+from peftbench.results.render import show, write
+from peftbench.results.store import Store
+
+# Columns of `collect` that an option of the same name narrows.
+_FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, or 2 when there is nothing to show."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except PeftbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m peftbench leaderboard", description="Show the leaderboard and write it as CSV and Markdown."
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard)")
+    for name in _FILTERS:
+        parser.add_argument(
+            f"--{name}", nargs="+", metavar=name.upper(), help=f"only these; matches the {name} exactly"
+        )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    records, skipped = Store(arguments.results).scan()
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
+    rows = _narrow(collect(records), chosen)
+    tables = leaderboard(rows)
+    if not tables:
+        raise MissingInput(_nothing_to_show(arguments.results / "records", len(records), len(rows)))
+    # what a pipe or a log file receives should not depend on the window of whoever reads it
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    for table in tables:
+        show(table, console)
+    trials = int(rows["accuracy"].isna().sum())
+    if trials:
+        print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
+    if chosen and arguments.out is None:
+        print("not written, since it holds only a choice of the records; --out DIR writes it there")
+        return
+    for path in write(tables, arguments.out or arguments.results / "leaderboard"):
+        print(f"wrote {path}")
+
+
+def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:
+    if not num_records:
+        advice = "run a cell first (python -m peftbench ...) or point --results to a folder that holds records/"
+        return f"no records under {folder}; {advice}"
+    if not num_chosen:
+        return "no record has all of the chosen labels; choose fewer"
+    return f"none of the {num_chosen} records has a test score: trials that choose settings are no results"
+
+
+def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:
+    """Rows whose labels are among the chosen ones; raises `ConfigError` for a label that no record has."""
+    problems = [
+        f"--{column}: no record has '{name}'{did_you_mean(name, rows[column])}"
+        for column, names in chosen.items()
+        for name in names
+        if len(rows) and name not in set(rows[column])
+    ]
+    if problems:
+        raise ConfigError(problems)
+    for column, names in chosen.items():
+        rows = rows[rows[column].isin(names)]
+    return rows

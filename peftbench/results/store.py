@@ -1,0 +1,161 @@
+"""Store: the folder of records. A record is written once, whole, and never overwritten."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench.errors import RecordError
+from peftbench.results.files import create_text, replace_text
+from peftbench.results.record import RunRecord
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no record. Kept apart from the records, so that no reader of results has to filter."""
+
+    fingerprint: str
+    labels: dict[str, str]
+    message: str
+    traceback: str
+
+
+class Store:
+    """Records under `<root>/records/<backbone>/<method>/<dataset>/<fingerprint>.json`; the rest under `<root>/work/`.
+
+    `records/` belongs in version control; `work/` (adapters, predictions, failures) does not.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.records_folder = self.root / "records"
+        self.work_folder = self.root / "work"
+
+    def path_of(self, labels: Mapping[str, str], fingerprint: str) -> Path:
+        """Where the record of a cell belongs. The method's folder leaves out departures: `lora (rank=16)` -> `lora`."""
+        method = labels["method"].split(" (")[0]
+        folders = [_folder_name(name) for name in (labels["backbone"], method, labels["dataset"])]
+        return self.records_folder.joinpath(*folders, f"{_checked(fingerprint)}.json")
+
+    def find(self, fingerprint: str, labels: Mapping[str, str] | None = None) -> Path | None:
+        """The record's file, or None. Reads no record; with `labels` a hit costs one look at the disk."""
+        if labels is not None:
+            expected = self.path_of(labels, fingerprint)
+            if expected.is_file():
+                return expected
+        return next(self.records_folder.glob(f"*/*/*/{_checked(fingerprint)}.json"), None)
+
+    def fingerprints(self) -> set[str]:
+        """Fingerprints of all records, from file names alone: for planning many cells at once."""
+        return {path.stem for path in self._paths() if _FINGERPRINT.fullmatch(path.stem)}
+
+    def get(self, fingerprint: str) -> RunRecord:
+        """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""
+        path = self.find(fingerprint)
+        if path is None:
+            raise RecordError(f"no record {fingerprint} under {self.records_folder}")
+        return _read(path)
+
+    def put(self, record: RunRecord) -> Path:
+        """Write a record, atomically and exclusively.
+
+        Raises `RecordError` when one with this fingerprint exists, which stays as it is, and when the disk refuses.
+        """
+        path = self.path_of(record.labels, record.fingerprint)
+        existing = self.find(record.fingerprint, record.labels)
+        if existing is None:
+            try:
+                create_text(path, record.to_json())
+                return path
+            except FileExistsError:
+                existing = path
+        raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
+
+    def scan(self) -> tuple[list[RunRecord], list[str]]:
+        """All records that can be read, in order of their paths, and one line for each file that cannot."""
+        records: dict[str, RunRecord] = {}
+        skipped: list[str] = []
+        for path in self._paths():
+            try:
+                record = _read(path)
+                if record.fingerprint in records:
+                    raise RecordError(f"{path}: a second file for record {record.fingerprint}; delete one of the two")
+                records[record.fingerprint] = record
+            except RecordError as error:
+                skipped.append(str(error))
+        return list(records.values()), skipped
+
+    def all(self) -> Iterator[RunRecord]:
+        """All readable records; a warning names each file that is not one. See `scan` to get these as a list."""
+        records, skipped = self.scan()
+        for line in skipped:
+            warnings.warn(f"skipped {line}", stacklevel=2)
+        yield from records
+
+    def adapter_path(self, fingerprint: str) -> Path:
+        """Where a cell's trained tensors belong (safetensors); the folder may not exist yet."""
+        return self.work_folder / "adapters" / f"{_checked(fingerprint)}.safetensors"
+
+    def predictions_path(self, fingerprint: str) -> Path:
+        """Where a cell's test predictions belong (npy, class per image); the folder may not exist yet."""
+        return self.work_folder / "predictions" / f"{_checked(fingerprint)}.npy"
+
+    def put_failure(self, fingerprint: str, labels: Mapping[str, str], message: str, traceback: str) -> Path:
+        """Note that a cell failed, replacing an older note of the same cell."""
+        path = self._failure_path(fingerprint)
+        failure = Failure(fingerprint, dict(labels), message, traceback)
+        replace_text(path, json.dumps(dataclasses.asdict(failure), indent=1) + "\n")
+        return path
+
+    def failures(self) -> list[Failure]:
+        """All notes of failed cells, by fingerprint; raises `RecordError` for a note that cannot be read."""
+        failures = []
+        for path in sorted((self.work_folder / "failures").glob("*.json")):
+            try:
+                failures.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError) as error:
+                raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
+        return failures
+
+    def clear_failure(self, fingerprint: str) -> None:
+        """Forget that a cell failed; nothing happens when it did not."""
+        self._failure_path(fingerprint).unlink(missing_ok=True)
+
+    def _failure_path(self, fingerprint: str) -> Path:
+        return self.work_folder / "failures" / f"{_checked(fingerprint)}.json"
+
+    def _paths(self) -> list[Path]:
+        return sorted(path for path in self.records_folder.glob("*/*/*/*.json") if not path.name.startswith("."))
+
+
+def _checked(fingerprint: str) -> str:
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise RecordError(f"'{fingerprint}' is not a fingerprint (16 hexadecimal digits)")
+    return fingerprint
+
+
+def _folder_name(label: str) -> str:
+    """A label as one folder name: `vtab/dtd` -> `vtab__dtd`; any other character that paths treat specially -> `_`."""
+    name = "".join(c if c.isalnum() or c in "._-+=" else "_" for c in label.replace("/", "__"))
+    if name.startswith("."):
+        name = "_" + name[1:]
+    return name[:100]
+
+
+def _read(path: Path) -> RunRecord:
+    try:
+        record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecordError) as error:
+        raise RecordError(f"{path}: {error}") from None
+    if path.stem != record.fingerprint:
+        raise RecordError(
+            f"{path}: holds record {record.fingerprint}; the file must be named {record.fingerprint}.json"
+        )
+    return record

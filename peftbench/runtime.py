@@ -1,0 +1,35 @@
+"""Options that must not change a number: where things run and where they are kept. Never part of an identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from peftbench.spec import Spec, option
+
+
+@dataclass(frozen=True)
+class RuntimeSpec(Spec):
+    """`device`: auto, cpu, cuda or cuda:N. `threads`: CPU threads, 0 leaves torch's choice.
+
+    `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
+    to do when the cell has a record: skip, or error. `save_adapter` keeps the trained tensors.
+    """
+
+    section: ClassVar[str] = "runtime"
+
+    device: str = option("auto")
+    threads: int = option(0, ge=0)
+    results: str = option("results")
+    cache: str | None = option(None)
+    on_existing: str = option("skip", choices=("skip", "error"))
+    save_adapter: bool = option(True)
+    measure_cost: bool = option(True)
+    progress: bool = option(True)
+    wandb: str = option("off", choices=("off", "offline", "online"))
+    wandb_project: str = option("peftbench")
+
+    @property
+    def results_root(self) -> Path:
+        return Path(self.results).expanduser()

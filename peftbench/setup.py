@@ -1,0 +1,97 @@
+"""Everything a cell needs before training: data source, image transform, and the model with its method attached."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from peftbench.backbones.build import build_backbone
+from peftbench.config import RunConfig
+from peftbench.data.base import ImageSplit, Source
+from peftbench.data.cache import load_split
+from peftbench.data.location import default_cache_dir
+from peftbench.data.transform import ImageTransform
+from peftbench.errors import ConfigError
+from peftbench.methods.base import install
+from peftbench.model import Classifier
+from peftbench.progress import Progress
+from peftbench.runtime import RuntimeSpec
+from peftbench.train.batches import Batches, evaluation_batches, training_batches
+
+
+@dataclass
+class Setup:
+    """A model and its data, ready to be trained or evaluated on one device."""
+
+    config: RunConfig
+    source: Source
+    model: Classifier
+    transform: ImageTransform
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_backbone_params: int
+    frozen_names: frozenset[str]
+    device: torch.device
+    cache_dir: Path
+    progress: Progress
+
+    def load(self, split: str) -> ImageSplit:
+        """Pixels and labels of a split, from the cache or decoded now."""
+        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images)
+
+    def train_batches(self, split: ImageSplit) -> Batches:
+        config = self.config
+        return training_batches(
+            split.images,
+            split.labels,
+            config.train,
+            num_classes=self.source.num_classes,
+            seed=config.seed,
+            device=self.device,
+            mean=self.mean,
+            std=self.std,
+        )
+
+    def eval_batches(self, split: ImageSplit) -> Batches:
+        return evaluation_batches(
+            split.images, split.labels, self.config.train, device=self.device, mean=self.mean, std=self.std
+        )
+
+
+def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup:
+    """Open the data, build the backbone, attach the method, add the head. Raises what those raise."""
+    device = pick_device(runtime.device)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    source = config.dataset.open()
+    for note in source.notes:
+        progress.say(note)
+    backbone = build_backbone(config.backbone, config.train.drop_path)
+    num_params = sum(parameter.numel() for parameter in backbone.parameters())
+    # names as they are inside the classifier
+    frozen_names = frozenset(f"backbone.{name}" for name, _ in backbone.named_buffers())
+    install(config.method, backbone, config.seed)
+    model = Classifier(backbone, source.num_classes, config.seed).to(device)
+    inputs, protocol = backbone.input_spec, config.protocol
+    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
+    transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+    mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
+    cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
+    return Setup(
+        config, source, model, transform, mean, std, num_params, frozen_names, device, cache_dir, progress
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `ConfigError` for a device this machine or torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"runtime.device '{name}' is not a device; use auto, cpu, cuda or cuda:N"]) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([f"runtime.device={name}: torch sees no CUDA device here; use auto or cpu"])
+    return device

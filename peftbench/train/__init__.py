@@ -1,0 +1,1 @@
+"""Training: options, seeds, batches, optimiser and schedule, the loop, evaluation and cost measurement."""

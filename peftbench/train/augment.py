@@ -1,0 +1,204 @@
+"""Augmentation of whole batches on the device, from random numbers drawn beforehand for every sample of an epoch.
+
+A sample's numbers depend on (seed, epoch, place in the split) only, so neither batch size nor order changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from peftbench.train.options import TrainSpec
+from peftbench.train.seeding import stream
+
+Draws = dict[str, Tensor]
+
+_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip."""
+
+    kind: str = "none"
+    crop_padding: int = 4
+    erasing: float = 0.0
+
+    @classmethod
+    def of(cls, train: TrainSpec) -> Augment:
+        return cls(train.augment, train.crop_padding, train.erasing)
+
+    @property
+    def active(self) -> bool:
+        return self.kind != "none" or self.erasing > 0
+
+    def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int) -> Draws:
+        """Random numbers of one epoch: name -> tensor whose row i belongs to sample i; empty for no augmentation."""
+        draws: Draws = {}
+        if self.kind != "none":
+            draws["flip"] = torch.rand(num_samples, generator=stream(seed, "augment", epoch, "flip")) < 0.5
+        if self.kind == "crop_flip":
+            generator = stream(seed, "augment", epoch, "crop")
+            draws["shift"] = torch.randint(2 * self.crop_padding + 1, (num_samples, 2), generator=generator)
+        if self.kind == "rrc_flip":
+            generator = stream(seed, "augment", epoch, "resized_crop")
+            draws["box"] = random_boxes(num_samples, size, (0.08, 1.0), (3 / 4, 4 / 3), generator, whole=True)
+        if self.erasing > 0:
+            generator = stream(seed, "augment", epoch, "erasing")
+            boxes = random_boxes(num_samples, size, (0.02, 1 / 3), (0.3, 1 / 0.3), generator, whole=False)
+            erased = torch.rand(num_samples, generator=generator) < self.erasing
+            draws["erase"] = boxes * erased[:, None]
+        return draws
+
+    def geometry(self, images: Tensor, draws: Draws) -> Tensor:
+        """Crop and flip of images [batch, channels, height, width] in 0..1 (padding is black), before normalisation."""
+        if "shift" in draws:
+            images = padded_crop(images, draws["shift"], self.crop_padding)
+        if "box" in draws:
+            images = resized_crop(images, draws["box"])
+        if "flip" in draws:
+            images = flip(images, draws["flip"])
+        return images
+
+    def erase(self, images: Tensor, draws: Draws) -> Tensor:
+        """Random erasing (arXiv:1708.04896) of normalised images: the rectangle becomes 0, the mean colour."""
+        return erase(images, draws["erase"]) if "erase" in draws else images
+
+
+def random_boxes(
+    num_samples: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    whole: bool,
+) -> Tensor:
+    """Boxes [num_samples, 4] of (top, left, height, width) in pixels, inside an image of `size` (height, width).
+
+    The share of the area is uniform in `scale`, width / height log-uniform in `ratio` (Inception crop,
+    arXiv:1409.4842). Each sample takes the first of ten attempts that fits; if none does it gets the whole image, or
+    an empty box when `whole` is false.
+    """
+    height, width = size
+    uniform = torch.rand(4, num_samples, _ATTEMPTS, generator=generator, dtype=torch.float64)
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform[0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * uniform[1])
+    box_width = torch.sqrt(area * aspect).round().long()
+    box_height = torch.sqrt(area / aspect).round().long()
+    fits = (box_width >= 1) & (box_width <= width) & (box_height >= 1) & (box_height <= height)
+    top = (uniform[2] * (height - box_height + 1)).floor().long()
+    left = (uniform[3] * (width - box_width + 1)).floor().long()
+    boxes = torch.stack([top, left, box_height, box_width], dim=-1)
+    first = fits.int().argmax(dim=1)
+    chosen = boxes[torch.arange(num_samples), first]
+    fallback = torch.tensor([0, 0, height, width] if whole else [0, 0, 0, 0])
+    return torch.where(fits.any(dim=1, keepdim=True), chosen, fallback)
+
+
+def flip(images: Tensor, flags: Tensor) -> Tensor:
+    """Mirrors left and right those images [batch, channels, height, width] whose flag [batch] is true."""
+    return torch.where(flags[:, None, None, None], images.flip(-1), images)
+
+
+def padded_crop(images: Tensor, shift: Tensor, padding: int) -> Tensor:
+    """Pads with zeros on every side, then cuts out the old size at `shift` [batch, 2] (top, left), 0..2 * padding."""
+    batch, channels, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    rows = shift[:, :1] + torch.arange(height, device=images.device)
+    columns = shift[:, 1:] + torch.arange(width, device=images.device)
+    sample = torch.arange(batch, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def resized_crop(images: Tensor, boxes: Tensor) -> Tensor:
+    """Cuts boxes [batch, 4] (top, left, height, width) and resizes them, bilinearly, to the size of the images."""
+    height, width = images.shape[-2:]
+    boxes = boxes.to(images.dtype)
+    rows = _sample_points(boxes[:, 0], boxes[:, 2], height)
+    columns = _sample_points(boxes[:, 1], boxes[:, 3], width)
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _sample_points(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Where `size` output pixels look along one axis [batch, size], in the -1..1 units of grid_sample."""
+    centres = (torch.arange(size, device=start.device, dtype=start.dtype) + 0.5) / size
+    points = start[:, None] + length[:, None] * centres - 0.5
+    # Without the clamp the outermost pixels would mix in colours from outside the crop.
+    points = points.clamp(min=start[:, None], max=(start + length - 1)[:, None])
+    return (2 * points + 1) / size - 1
+
+
+def erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Sets to 0 the boxes [batch, 4] (top, left, height, width); an empty box erases nothing."""
+    height, width = images.shape[-2:]
+    top, left, box_height, box_width = (boxes[:, i, None] for i in range(4))
+    rows = torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    in_rows = (rows >= top) & (rows < top + box_height)
+    in_columns = (columns >= left) & (columns < left + box_width)
+    return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): each batch is blended with itself in another order.
+
+    When both are on, each mixed batch takes one of the two with equal chance.
+    """
+
+    num_classes: int
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+
+    @classmethod
+    def of(cls, train: TrainSpec, num_classes: int) -> Mix | None:
+        """The mixing a configuration asks for; None when it asks for none."""
+        if (train.mixup == 0 and train.cutmix == 0) or train.mix_prob == 0:
+            return None
+        return cls(num_classes, train.mixup, train.cutmix, train.mix_prob)
+
+    def apply(self, images: Tensor, labels: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Mixed images and soft targets [batch, num_classes] whose rows sum to 1; one draw for the whole batch."""
+        generator = stream(seed, "mix", epoch, step)
+        mixes, picks_cutmix, row, column = torch.rand(4, generator=generator).tolist()
+        # Pinned, so that the copy does not wait for the device.
+        partner = torch.randperm(len(labels), generator=generator, pin_memory=images.is_cuda)
+        partner = partner.to(images.device, non_blocking=True)
+        targets = F.one_hot(labels, self.num_classes).to(torch.float32)
+        if mixes >= self.prob:
+            return images, targets
+        cut = self.cutmix > 0 and (self.mixup == 0 or picks_cutmix < 0.5)
+        keep = _beta(self.cutmix if cut else self.mixup, generator)
+        if cut:
+            images, keep = _paste(images, images[partner], keep, (row, column))
+        else:
+            images = images * keep + images[partner] * (1 - keep)
+        return images, targets * keep + targets[partner] * (1 - keep)
+
+
+def _beta(alpha: float, generator: torch.Generator) -> float:
+    """One draw from Beta(alpha, alpha)."""
+    # torch._standard_gamma is the only gamma sampler of torch that takes a generator.
+    first, second = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator).tolist()
+    # Both underflow to 0 only for a tiny alpha, where Beta is a fair coin between 0 and 1.
+    return first / (first + second) if first + second > 0 else float(torch.rand((), generator=generator) < 0.5)
+
+
+def _paste(images: Tensor, partners: Tensor, keep: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
+    """Pastes one rectangle of the partners, about `1 - keep` of the area; also returns the share that was kept."""
+    height, width = images.shape[-2:]
+    half = math.sqrt(1 - keep) / 2
+    top, bottom = (round(min(max(centre[0] + side * half, 0.0), 1.0) * height) for side in (-1, 1))
+    left, right = (round(min(max(centre[1] + side * half, 0.0), 1.0) * width) for side in (-1, 1))
+    mixed = images.clone()
+    mixed[..., top:bottom, left:right] = partners[..., top:bottom, left:right]
+    return mixed, 1 - (bottom - top) * (right - left) / (height * width)

@@ -1,0 +1,83 @@
+"""Parameter groups, optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from peftbench.errors import ConfigError
+from peftbench.train.options import OptimSpec
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+def param_groups(method_params: NamedParameters, head_params: NamedParameters, spec: OptimSpec) -> list[dict[str, Any]]:
+    """Optimiser groups {method, head} x {decay, no_decay}; empty ones are left out.
+
+    Tensors with at most one axis (biases, norms, scales) get no weight decay. Each group carries its `name`, the
+    `names` of its tensors and its `lr_scale`.
+
+    Raises `ConfigError` when there is nothing to train.
+    """
+    groups = []
+    for owner, named, lr_scale in (("method", method_params, 1.0), ("head", head_params, spec.head_lr_scale)):
+        tensors = list(named)
+        for kind, decays in (("decay", True), ("no_decay", False)):
+            chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1) == decays]
+            if chosen:
+                groups.append(
+                    {
+                        "name": f"{owner}/{kind}",
+                        "names": [name for name, _ in chosen],
+                        "params": [tensor for _, tensor in chosen],
+                        "lr": spec.lr * lr_scale,
+                        "lr_scale": lr_scale,
+                        "weight_decay": spec.weight_decay if decays else 0.0,
+                    }
+                )
+    if not groups:
+        raise ConfigError(["nothing to train: neither the method nor the head has a trainable tensor"])
+    return groups
+
+
+def build_optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> Optimizer:
+    """AdamW (arXiv:1711.05101) or SGD with momentum over `groups`; one fused kernel per step where torch has it."""
+    tensors = [tensor for group in groups for tensor in group["params"]]
+    fused = all(tensor.is_floating_point() and tensor.device.type in ("cuda", "cpu") for tensor in tensors)
+    if spec.name == "adamw":
+        first, second = spec.betas
+        return torch.optim.AdamW(groups, lr=spec.lr, betas=(first, second), fused=fused)
+    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
+
+
+class Schedule:
+    """Learning rate per optimiser step: linear from `warmup_lr` to `lr`, then a half cosine towards `min_lr`.
+
+    With W = warmup_epochs * steps_per_epoch (rounded) and T all steps, step s = 0 .. T-1 uses
+    warmup_lr + (lr - warmup_lr) * s / W before W, and min_lr + (lr - min_lr) * (1 + cos(pi (s-W) / (T-W))) / 2 from W on.
+    """
+
+    def __init__(self, spec: OptimSpec, epochs: int, steps_per_epoch: int) -> None:
+        self._spec = spec
+        self.num_steps = epochs * steps_per_epoch
+        self.num_warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+
+    def lr_at(self, step: int) -> float:
+        """The rate of step `step` (from 0), before a group's `lr_scale`."""
+        spec, warmup = self._spec, self.num_warmup_steps
+        if step < warmup:
+            return spec.warmup_lr + (spec.lr - spec.warmup_lr) * step / warmup
+        progress = (step - warmup) / max(1, self.num_steps - warmup)
+        return spec.min_lr + (spec.lr - spec.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+
+    def apply(self, optimizer: Optimizer, step: int) -> float:
+        """Sets the rate of every group for `step`; returns the rate before scaling."""
+        lr = self.lr_at(step)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group["lr_scale"]
+        return lr

@@ -1,0 +1,86 @@
+"""Options of the optimiser and of training: the sections `optim` and `train` of a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.spec import Spec, option
+
+OPTIMIZERS = ("adamw", "sgd")
+PRECISIONS = ("fp32", "bf16", "fp16")
+AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip")
+SELECTIONS = ("last", "best_val")
+
+
+@dataclass(frozen=True)
+class OptimSpec(Spec):
+    """Optimiser and learning-rate schedule: linear warm-up, then cosine decay, both counted in steps.
+
+    The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
+    `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
+    """
+
+    section: ClassVar[str] = "optim"
+
+    name: str = option("adamw", choices=OPTIMIZERS)
+    lr: float = option(1e-3, gt=0)
+    weight_decay: float = option(1e-4, ge=0)
+    betas: list[float] = option([0.9, 0.999], ge=0, lt=1)
+    momentum: float = option(0.9, ge=0, lt=1)
+    head_lr_scale: float = option(1.0, gt=0)
+    warmup_epochs: float = option(10.0, ge=0)
+    warmup_lr: float = option(1e-6, ge=0)
+    min_lr: float = option(1e-5, ge=0)
+    clip_norm: float | None = option(None, gt=0)
+
+    def problems(self) -> list[str]:
+        problems = []
+        if len(self.betas) != 2:
+            problems.append(f"optim.betas must hold two numbers, got {len(self.betas)}")
+        if self.min_lr > self.lr:
+            problems.append(
+                f"optim.min_lr ({self.min_lr:g}) must not exceed optim.lr ({self.lr:g}); lower optim.min_lr"
+            )
+        if self.warmup_epochs > 0 and self.warmup_lr > self.lr:
+            problems.append(
+                f"optim.warmup_lr ({self.warmup_lr:g}) must not exceed optim.lr ({self.lr:g}); lower optim.warmup_lr"
+            )
+        return problems
+
+
+@dataclass(frozen=True)
+class TrainSpec(Spec):
+    """How long, on what batches, with which augmentation and in which precision a model is trained.
+
+    `mixup` and `cutmix` are the alphas of their Beta distributions, 0 turns them off; `mix_prob` is the share of
+    batches that are mixed. `erasing` is the share of images with an erased rectangle. `crop_padding` is in pixels.
+    """
+
+    section: ClassVar[str] = "train"
+
+    epochs: int = option(100, ge=1)
+    batch_size: int = option(64, ge=1)
+    accumulate: int = option(1, ge=1)
+    precision: str = option("fp32", choices=PRECISIONS)
+    label_smoothing: float = option(0.0, ge=0, lt=1)
+    drop_path: float = option(0.0, ge=0, lt=1)
+    mixup: float = option(0.0, ge=0)
+    cutmix: float = option(0.0, ge=0)
+    mix_prob: float = option(1.0, ge=0, le=1)
+    augment: str = option("none", choices=AUGMENTS)
+    crop_padding: int = option(4, ge=1)
+    erasing: float = option(0.0, ge=0, le=1)
+    cache_features: bool = option(True)
+    compile: bool = option(False)
+    keep_last_batch: bool = option(True)
+    select: str = option("last", choices=SELECTIONS)
+    eval_batch_size: int = option(256, ge=1)
+
+
+def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:
+    """Problems between the two sections, for the check that reports every problem of a configuration at once."""
+    if optim.warmup_epochs < train.epochs:
+        return []
+    warmup, epochs = f"optim.warmup_epochs ({optim.warmup_epochs:g})", f"train.epochs ({train.epochs})"
+    return [f"{warmup} must be smaller than {epochs}; lower optim.warmup_epochs or raise train.epochs"]

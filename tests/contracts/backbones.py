@@ -1,0 +1,74 @@
+"""Tiny timm models without weights, one for each feature of a backbone that a method can trip over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
+SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 24, "num_heads": (2, 4)}
+CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
+
+
+def _build(model: str, **arguments: Any) -> Backbone:
+    return from_timm(randomised(timm.create_model(model, pretrained=False, num_classes=0, **arguments)), img_size=32)
+
+
+@torch.no_grad()
+def randomised(net: torch.nn.Module) -> torch.nn.Module:
+    """Every parameter drawn anew: ones and zeros (norms, biases, layer scales) would hide a wrong order or a lost term."""
+    generator = torch.Generator().manual_seed(7)
+    for tensor in net.parameters():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.ndim == 1:
+            tensor.add_(0.2 * noise)
+        else:
+            tensor.copy_(noise / tensor[0].numel() ** 0.5)
+    return net.eval()
+
+
+# The features of each: a class token; average pooling; register tokens without position; LayerScale; norms on
+# queries and keys; two prefix tokens; a norm before the blocks and a patch embedding without bias; shifted
+# windows and a merging step; maps with linears; maps with 1 x 1 convolutions.
+BUILDERS: dict[str, Callable[[], Backbone]] = {
+    "vit_cls": lambda: _build("vit_tiny_patch16_224", **VIT),
+    "vit_avg": lambda: _build("vit_tiny_patch16_224", **VIT, class_token=False, global_pool="avg"),
+    "vit_registers": lambda: _build("vit_tiny_patch16_224", **VIT, reg_tokens=2, no_embed_class=True),
+    "vit_layerscale": lambda: _build("vit_tiny_patch16_224", **VIT, init_values=0.1),
+    "vit_qknorm": lambda: _build("vit_tiny_patch16_224", **VIT, qk_norm=True),
+    "vit_distilled": lambda: _build("deit_tiny_distilled_patch16_224", **VIT),
+    "vit_prenorm": lambda: _build("vit_base_patch16_clip_224", **VIT),
+    "swin": lambda: _build("swin_tiny_patch4_window7_224", **SWIN, depths=(2, 1)),
+    "convnext": lambda: _build("convnext_tiny", **CONVNEXT),
+    "convnext_conv_mlp": lambda: _build("convnext_tiny", **CONVNEXT, conv_mlp=True),
+}
+
+# The same families with other widths and depths: a count that fits one shape by chance does not fit two.
+OTHER_SHAPES: dict[str, Callable[[], Backbone]] = {
+    "vit_cls": lambda: _build(
+        "vit_tiny_patch16_224", img_size=32, patch_size=16, embed_dim=32, depth=2, num_heads=2, mlp_ratio=3
+    ),
+    "swin": lambda: _build("swin_tiny_patch4_window7_224", **(SWIN | {"embed_dim": 16}), depths=(1, 2)),
+    "convnext": lambda: _build("convnext_tiny", depths=(1, 2, 1, 1), dims=(8, 12, 16, 20)),
+}
+
+_template = cache(lambda name: BUILDERS[name]())
+
+
+def make(name: str) -> Backbone:
+    """A fresh copy of a tiny backbone: frozen, in eval mode, the same tensors every time."""
+    return copy.deepcopy(_template(name)).eval()
+
+
+def images(count: int = 4) -> Tensor:
+    """Random images [count, 3, 32, 32], the same at every call."""
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))

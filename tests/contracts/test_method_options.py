@@ -1,0 +1,123 @@
+"""Hyperparameters and configs of every registered method: all of them count, and all of them are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from peftbench.errors import ConfigError, NotApplicable
+from peftbench.identity import fingerprint
+from peftbench.methods.base import METHODS, Method, install
+from peftbench.spec import default_of
+from tests.conftest import REPOSITORY
+from tests.contracts.backbones import BUILDERS, images, make
+
+CONFIGS = REPOSITORY / "configs" / "method"
+FIELDS = [(name, field) for name in METHODS.names() for field in dataclasses.fields(METHODS.get(name))]
+every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
+
+
+def candidates(field: dataclasses.Field[Any]) -> list[Any]:
+    """Values that differ from the default, likely ones first."""
+    value, choices = default_of(field), field.metadata.get("choices")
+    words = list(choices() if callable(choices) else choices or [])
+    if isinstance(value, (list, tuple)):
+        numbers = [[item / 2 for item in value], [item + 1 for item in value]] if not words and all(value) else []
+        return [[word] for word in words if [word] != list(value)] + numbers
+    if words:
+        return [word for word in words if word != value]
+    if isinstance(value, bool):
+        return [not value]
+    if value is None:
+        return [1, 2, 0.5, True]
+    return [value + 1, value - 1] if isinstance(value, int) else [value * 1.5 + 0.1, value / 2 + 0.01, value / 2]
+
+
+def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
+    """The method with this one option changed, for each candidate value that is allowed."""
+    methods = []
+    for value in candidates(field):
+        if value == default_of(field):
+            continue
+        try:
+            methods.append(METHODS.get(name)(**{field.name: value}))
+        except (ConfigError, TypeError):
+            continue
+    assert methods, f"no allowed value other than the default is known for {name}.{field.name}"
+    return methods
+
+
+def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
+    """Features in training mode after the trainable tensors were moved, or None where the method does not apply."""
+    built = make(backbone)
+    try:
+        install(method, built)
+    except NotApplicable:
+        return None
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for _, tensor in built.trainable:
+            tensor.add_(0.1)
+        features: torch.Tensor = built.train()(images(2))
+    return features
+
+
+@every_field
+def test_changing_an_option_changes_identity_and_fingerprint(name: str, field: dataclasses.Field[Any]) -> None:
+    default = METHODS.get(name)()
+    for method in changed(name, field):
+        assert method.identity() != default.identity()
+        assert fingerprint(method.identity()) != fingerprint(default.identity())
+        assert method.label != default.label
+
+
+@every_field
+def test_every_option_does_something(name: str, field: dataclasses.Field[Any]) -> None:
+    default = METHODS.get(name)()
+    for backbone in BUILDERS:
+        expected = behaviour(default, backbone)
+        for method in changed(name, field) if expected is not None else []:
+            found = behaviour(method, backbone)
+            if found is not None and not torch.equal(found, expected):
+                return
+    pytest.fail(f"method.{field.name} of {name} changes nothing on any backbone")
+
+
+@every_field
+def test_a_value_out_of_range_is_refused_by_name(name: str, field: dataclasses.Field[Any]) -> None:
+    limits = field.metadata
+    outside: list[Any] = ["no-such-choice"] if "choices" in limits else []
+    outside += [limits[key] + step for key, step in (("ge", -1), ("gt", 0), ("le", 1), ("lt", 0)) if key in limits]
+    value = default_of(field)
+    free = isinstance(value, bool) or isinstance(value, float)
+    assert outside or free, f"method.{field.name} has neither limits nor choices"
+    for bad in outside:
+        with pytest.raises(ConfigError, match=rf"method\.{field.name} "):
+            METHODS.get(name)(**{field.name: [bad] if isinstance(value, (list, tuple)) else bad})
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_states_its_facts(name: str) -> None:
+    cls = METHODS.get(name)
+    assert cls.__doc__ and cls.family and cls.version >= 1
+    assert cls.paper or cls.family == "selection", "an added module comes from a paper"
+    assert cls().label == name
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_has_a_config_that_names_its_schema(name: str) -> None:
+    assert (CONFIGS / f"{name}.yaml").is_file(), f"write configs/method/{name}.yaml"
+    assert f"/schema/method/{name}@method" in yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())["defaults"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_method_config_sets_only_the_method_and_the_optimiser(path: Any) -> None:
+    text = path.read_text()
+    assert text.startswith("# @package _global_\n")
+    content = yaml.safe_load(text)
+    assert set(content) <= {"defaults", "method", "optim"}
+    assert path.stem in METHODS.names() or content["defaults"][0] in METHODS.names(), "a second name names the first"

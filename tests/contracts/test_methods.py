@@ -1,0 +1,246 @@
+"""The contract every registered method keeps on every backbone it applies to. A new method is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from peftbench.backbones.base import Backbone
+from peftbench.errors import NotApplicable
+from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
+from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, make
+
+PAIRS = [(method, backbone) for method in METHODS.names() for backbone in BUILDERS]
+
+
+@pytest.fixture(params=PAIRS, ids=lambda pair: "-".join(pair))
+def pair(request: pytest.FixtureRequest) -> tuple[Method, str]:
+    """A method with its default hyperparameters and the name of a backbone it applies to."""
+    method, backbone = METHODS.get(request.param[0])(), request.param[1]
+    if reason := default_refusal(*request.param):
+        pytest.skip(reason)
+    return method, backbone
+
+
+@pytest.fixture
+def method(pair: tuple[Method, str]) -> Method:
+    return pair[0]
+
+
+@pytest.fixture
+def bare(pair: tuple[Method, str]) -> Backbone:
+    """The backbone without the method."""
+    return make(pair[1])
+
+
+@pytest.fixture
+def installed(pair: tuple[Method, str]) -> Backbone:
+    """The same with the method just installed."""
+    return fresh(*pair)
+
+
+@pytest.fixture
+def nudged(installed: Backbone) -> Backbone:
+    """The same with every trainable tensor moved off its start: zero factors hide each other's gradients."""
+    return nudge(installed)
+
+
+def fresh(method: Method, backbone: str, seed: int = 0) -> Backbone:
+    built = make(backbone)
+    install(method, built, seed)
+    return built.eval()
+
+
+@torch.no_grad()
+def nudge(backbone: Backbone) -> Backbone:
+    generator = torch.Generator().manual_seed(11)
+    for _, tensor in backbone.trainable:
+        tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+    return backbone
+
+
+def refusal(method: Method, backbone: Backbone) -> str:
+    """Why the method refuses this backbone, or nothing."""
+    try:
+        install(method, backbone)
+    except NotApplicable as error:
+        return str(error) or "refused without a reason"
+    return ""
+
+
+@cache
+def default_refusal(method: str, backbone: str) -> str:
+    return refusal(METHODS.get(method)(), make(backbone))
+
+
+def loss_of(backbone: Backbone) -> Tensor:
+    """A scalar that depends on every feature of every image differently."""
+    features = backbone(images())
+    weights = torch.linspace(-1, 1, features.numel()).view_as(features)
+    return (weights * features + 0.1 * features**2).sum()
+
+
+def tensors_of(backbone: Backbone) -> dict[str, Tensor]:
+    return dict([*backbone.named_parameters(), *backbone.named_buffers()])
+
+
+@torch.no_grad()
+def outputs(backbone: Backbone) -> Tensor:
+    features: Tensor = backbone(images())
+    return features
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("backbone", BUILDERS)
+def test_a_refusal_says_why_and_the_plain_vit_is_never_refused(name: str, backbone: str) -> None:
+    reason = default_refusal(name, backbone)
+    assert not reason or (backbone != "vit_cls" and len(reason.split()) >= 4 and "\n" not in reason)
+
+
+def test_attaching_leaves_every_original_tensor_in_place(method: Method, bare: Backbone) -> None:
+    objects = tensors_of(bare)
+    bytes_before = {name: tensor.detach().clone() for name, tensor in objects.items()}
+    install(method, bare)
+    kept = {id(tensor) for tensor in tensors_of(bare).values()}
+    for name, tensor in objects.items():
+        assert id(tensor) in kept, f"{name} is another object"
+        assert torch.equal(tensor, bytes_before[name]), f"{name} has other values"
+
+
+def test_output_at_the_start(method: Method, bare: Backbone, installed: Backbone) -> None:
+    difference = (outputs(bare) - outputs(installed)).abs().max()
+    if method.identity_at_init:
+        assert difference <= 1e-6
+    else:
+        assert difference > 1e-6
+
+
+def test_trainable_is_what_is_new_and_what_was_unfrozen(method: Method, bare: Backbone) -> None:
+    original = {id(parameter) for parameter in bare.parameters()}
+    install(method, bare)
+    frozen_new = [n for n, p in bare.named_parameters() if id(p) not in original and not p.requires_grad]
+    assert not frozen_new, "a new tensor that does not train belongs into a buffer"
+    expected = method.expected_params(bare.shape)
+    if expected is not None:
+        assert sum(parameter.numel() for _, parameter in bare.trainable) == expected
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("shape", OTHER_SHAPES)
+def test_the_formula_holds_for_other_widths_and_depths(name: str, shape: str) -> None:
+    method, backbone = METHODS.get(name)(), OTHER_SHAPES[shape]()
+    if refusal(method, backbone):
+        pytest.skip(f"{name} has no meaning on {shape}")
+    expected = method.expected_params(backbone.shape)
+    if expected is not None:
+        assert sum(parameter.numel() for _, parameter in backbone.trainable) == expected
+
+
+def test_gradient_reaches_all_trainable_tensors_and_no_other(method: Method, nudged: Backbone) -> None:
+    inert = method.inert(nudged)
+    assert set(inert) <= {name for name, _ in nudged.trainable}
+    if nudged.trainable:
+        loss_of(nudged).backward()
+    for name, parameter in nudged.named_parameters():
+        if not parameter.requires_grad:
+            assert parameter.grad is None, f"{name} is frozen and got a gradient"
+            continue
+        assert parameter.grad is not None, f"{name} got no gradient"
+        live = parameter.grad.clone()
+        if name in inert:
+            dead = parameter.grad[inert[name]]
+            live[inert[name]] = 0
+            assert dead.numel() and dead.abs().max() <= 1e-4 * live.abs().max(), f"{name} is not inert where declared"
+        assert live.abs().max() > 0, f"the gradient of {name} is zero"
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_three_steps_move_all_trainable_tensors_and_no_other(installed: Backbone, weight_decay: float) -> None:
+    before = {name: tensor.detach().clone() for name, tensor in tensors_of(installed).items()}
+    trainable = {name for name, _ in installed.trainable}
+    installed.train()
+    torch.manual_seed(0)
+    if trainable:
+        optimizer = torch.optim.AdamW([p for _, p in installed.trainable], lr=1e-2, weight_decay=weight_decay)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss_of(installed).backward()
+            optimizer.step()
+    for name, tensor in tensors_of(installed).items():
+        moved = not torch.equal(tensor, before[name])
+        assert moved == (name in trainable), f"{name} {'moved' if moved else 'did not move'}"
+
+
+def test_merging_keeps_the_function_and_leaves_no_wrapper(method: Method, nudged: Backbone) -> None:
+    if not method.mergeable:
+        with pytest.raises(MethodContractError, match=method.name):
+            method.merge(nudged)
+        return
+    before = outputs(nudged)
+    method.merge(nudged)
+    assert not has_interventions(nudged)
+    assert (outputs(nudged) - before).abs().max() <= 1e-5 * before.abs().max()
+
+
+def test_trainable_tensors_alone_restore_the_model(
+    method: Method, pair: tuple[Method, str], nudged: Backbone, tmp_path: Path
+) -> None:
+    save_file({name: p.detach() for name, p in nudged.trainable}, tmp_path / "state.safetensors")
+    other = fresh(*pair, seed=1)
+    state = load_file(tmp_path / "state.safetensors")
+    assert set(state) == {name for name, _ in other.trainable}
+    assert other.load_state_dict(state, strict=False).unexpected_keys == []
+    assert torch.equal(outputs(other), outputs(nudged))
+
+
+def test_train_and_eval_copies_and_bf16(nudged: Backbone) -> None:
+    expected = outputs(nudged)
+    assert torch.equal(outputs(copy.deepcopy(nudged)), expected)
+    # the bytes are our own, written a moment ago
+    assert torch.equal(outputs(pickle.loads(pickle.dumps(nudged))), expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = outputs(nudged)
+    assert reduced.shape == expected.shape and reduced.isfinite().all()
+    assert (reduced.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
+    assert outputs(nudged.train()).shape == expected.shape
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(nudged: Backbone) -> None:
+    if not nudged.trainable:
+        pytest.skip("nothing trains in the backbone")
+    loss_of(nudged).backward()
+    plain = {name: parameter.grad for name, parameter in nudged.trainable}
+    nudged.zero_grad(set_to_none=True)
+    nudged.net.set_grad_checkpointing(True)  # type: ignore[operator]
+    loss_of(nudged).backward()
+    for name, parameter in nudged.trainable:
+        torch.testing.assert_close(parameter.grad, plain[name], msg=f"another gradient for {name}")
+
+
+def test_initialisation_follows_the_seed_and_no_other_source(pair: tuple[Method, str]) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index, union-attr]
+    first = fresh(*pair, seed=0)
+    after = torch.get_rng_state(), np.random.get_state()[1], random.getstate()  # type: ignore[index]
+    assert torch.equal(before[0], after[0]) and np.array_equal(before[1], after[1]) and before[2] == after[2]
+    torch.manual_seed(2)
+    again, other = dict(fresh(*pair, seed=0).trainable), dict(fresh(*pair, seed=1).trainable)
+    assert all(torch.equal(parameter, again[name]) for name, parameter in first.trainable)
+    if draws_random_numbers(*pair):
+        assert any(not torch.equal(parameter, other[name]) for name, parameter in first.trainable)
+
+
+def draws_random_numbers(method: Method, backbone: str) -> bool:
+    built = make(backbone)
+    before = torch.get_rng_state()
+    method.attach(built)
+    return not torch.equal(before, torch.get_rng_state())

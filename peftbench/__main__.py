@@ -1,4 +1,4 @@
-"""Command line: `python -m peftbench [group=choice ...]` runs a cell, `python -m peftbench COMMAND` one of the tools."""
+"""Command line: `python -m peftbench [group=choice ...]` runs a cell, `python -m peftbench COMMAND` a tool."""
 
 from __future__ import annotations
 

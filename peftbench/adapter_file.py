@@ -19,7 +19,7 @@ from peftbench.results.files import replace_bytes
 
 def adapter_tensors(model: Classifier, frozen_names: Collection[str]) -> dict[str, Tensor]:
     """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own."""
-    tensors = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name not in frozen_names}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 

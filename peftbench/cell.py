@@ -1,4 +1,4 @@
-"""A cell before it runs: its configuration, its identity and its fingerprint. Cheap: builds no model, decodes no image."""
+"""A cell before it runs: its configuration, its identity and its fingerprint. Builds no model."""
 
 from __future__ import annotations
 

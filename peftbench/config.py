@@ -29,7 +29,10 @@ FIXED: dict[str, type[Spec]] = {
     "runtime": RuntimeSpec,
 }
 # sections whose class is chosen by a name inside them, under this key
-NAMED: dict[str, tuple[str, Callable[[], Any]]] = {"method": ("name", lambda: METHODS), "dataset": ("kind", lambda: DATASETS)}
+NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "method": ("name", lambda: METHODS),
+    "dataset": ("kind", lambda: DATASETS),
+}
 
 
 @dataclass(frozen=True)
@@ -85,21 +88,27 @@ def to_run_config(tree: DictConfig) -> tuple[RunConfig, RuntimeSpec]:
     assert isinstance(values, dict)
     problems: list[str] = []
     specs: dict[str, Any] = {}
-    for section, value in values.items():
+    for key, value in values.items():
+        section = str(key)
         try:
             if section in FIXED:
                 specs[section] = build(FIXED[section], _mapping(section, value))
             elif section in NAMED:
-                specs[section] = _build_named(str(section), _mapping(section, value))
+                specs[section] = _build_named(section, _mapping(section, value))
             elif section == "seed":
                 specs["seed"] = _seed(value)
             else:
-                problems.append(f"unknown option {section}{did_you_mean(str(section), [*FIXED, *NAMED, 'seed'])}")
+                problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
         except ConfigError as error:
             problems.extend(error.problems)
     if "optim" in specs and "train" in specs:
         problems.extend(schedule_problems(specs["optim"], specs["train"]))
-    if "train" in specs and "protocol" in specs and specs["train"].select == "best_val" and specs["protocol"].val_split is None:
+    if (
+        "train" in specs
+        and "protocol" in specs
+        and specs["train"].select == "best_val"
+        and specs["protocol"].val_split is None
+    ):
         problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
     if problems:
         raise ConfigError(problems)
@@ -112,14 +121,18 @@ def _build_named(section: str, values: dict[str, Any]) -> Spec:
     values = dict(values)
     name = values.pop(key, None)
     if name is None:
-        raise ConfigError([f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"])
+        raise ConfigError(
+            [f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"]
+        )
     cls: type[Spec] = registry().get(str(name))
     return build(cls, values)
 
 
-def _mapping(section: Any, value: Any) -> dict[str, Any]:
+def _mapping(section: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigError([f"{section} must be a group of options, got {value!r}; options are written {section}.<name>=<value>"])
+        raise ConfigError(
+            [f"{section} must be a group of options, got {value!r}; options are written {section}.<name>=<value>"]
+        )
     return value
 
 

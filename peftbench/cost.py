@@ -1,4 +1,4 @@
-"""What a cell costs: deterministic training memory, FLOPs, measured peak, throughput. See the README for definitions."""
+"""What a cell costs: deterministic training memory, FLOPs, measured peak, throughput."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ def probe(model: nn.Module, loss_fn: LossFn, batches: Batches, optim: OptimSpec,
 
 
 def measured(
-    fit: FitResult, feature_seconds: float, test: Evaluation | None, peak: PeakMemory, adapter_bytes: int | None, device: str
+    fit: FitResult,
+    feature_seconds: float,
+    test: Evaluation | None,
+    peak: PeakMemory,
+    adapter_bytes: int | None,
+    device: str,
 ) -> dict[str, Any]:
     """Numbers that a clock or the allocator gave. Throughput counts the seconds spent on extracting features, too."""
     train_seconds = fit.seconds["train"] + feature_seconds

@@ -27,7 +27,9 @@ def main(words: list[str]) -> int:
     """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ."""
     parser = argparse.ArgumentParser(prog="peftbench evaluate", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("record", help="a record's file, or its fingerprint under --results")
-    parser.add_argument("options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu")
+    parser.add_argument(
+        "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"
+    )
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     arguments = parser.parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
@@ -35,7 +37,10 @@ def main(words: list[str]) -> int:
     recorded = record.metrics["test"]
     same = result.correct == recorded["correct"] and result.n == recorded["n"]
     print(f"recorded {recorded['accuracy']:.4%} of {recorded['n']:,}; now {result.accuracy:.4%} of {result.n:,}")
-    print("reproduced exactly" if same else f"differs by {result.correct - recorded['correct']:+d} images", file=sys.stdout)
+    print(
+        "reproduced exactly" if same else f"differs by {result.correct - recorded['correct']:+d} images",
+        file=sys.stdout,
+    )
     return 0 if same else 1
 
 
@@ -70,7 +75,9 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
     config, runtime = to_run_config(tree)
     cell = plan(config)
     if cell.fingerprint != record.fingerprint:
-        raise RecordError(f"this is not the cell of record {record.fingerprint}: {_difference(record.identity, cell.identity)}")
+        raise RecordError(
+            f"this is not the cell of record {record.fingerprint}: {_difference(record.identity, cell.identity)}"
+        )
     with deterministic(pick_device(runtime.device)):
         setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress))
         load_adapter(setup.model, tensors, path)

@@ -1,4 +1,4 @@
-"""Frozen features: when only the head trains and images are always the same, the backbone runs once, not every epoch."""
+"""Frozen features: when only the head trains on ever the same images, the backbone runs once, not every epoch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ def trainee(setup: Setup, train_set: ImageSplit, val_set: ImageSplit | None) -> 
     config, start = setup.config, time.perf_counter()
     features = _extract(setup, train_set)
     train = training_batches(
-        features, train_set.labels, config.train, num_classes=setup.source.num_classes, seed=config.seed, device=setup.device
+        features,
+        train_set.labels,
+        config.train,
+        num_classes=setup.source.num_classes,
+        seed=config.seed,
+        device=setup.device,
     )
     val = None
     if val_set is not None:

@@ -88,7 +88,10 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
         with open_logger(cell, runtime) as log_epoch:
             progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
             record = run_cell(cell, runtime, store, progress)
-        print(finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started), flush=True)
+        print(
+            finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
+            flush=True,
+        )
     path = store.path_of(cell.labels, cell.fingerprint) if existing is None else existing
     note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
     return Outcome("done" if existing is None else "skipped", cell.title)
@@ -99,5 +102,7 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, PeftbenchError):
         return error
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return PeftbenchError("out of memory; try a smaller train.batch_size with train.accumulate, or train.precision=bf16")
+        return PeftbenchError(
+            "out of memory; try a smaller train.batch_size with train.accumulate, or train.precision=bf16"
+        )
     return PeftbenchError(f"unexpected {type(error).__name__}: {error}")

@@ -25,7 +25,9 @@ def open_logger(cell: Cell, runtime: RuntimeSpec) -> Iterator[Callable[[Row], No
     try:
         import wandb
     except ImportError as error:
-        raise ConfigError([f"runtime.wandb={runtime.wandb} needs the package wandb: pip install 'peftbench[wandb]'"]) from error
+        raise ConfigError(
+            [f"runtime.wandb={runtime.wandb} needs the package wandb: pip install 'peftbench[wandb]'"]
+        ) from error
     folder = runtime.results_root / "work"
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(

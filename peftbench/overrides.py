@@ -42,7 +42,9 @@ def _problems(override: Override, config_dir: Path, sections: list[str]) -> list
         return [f"unknown option {key}{did_you_mean(first, [*sections, *groups])}"]
     known = choices_of(config_dir / key)
     return [
-        f"{key} has no choice '{choice}'{did_you_mean(choice, known)}" for choice in _choices(override) if choice not in known
+        f"{key} has no choice '{choice}'{did_you_mean(choice, known)}"
+        for choice in _choices(override)
+        if choice not in known
     ]
 
 

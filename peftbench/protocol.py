@@ -44,7 +44,7 @@ class ProtocolSpec(Spec):
         problems = []
         if self.val_split is not None and self.train_split == "train800val200":
             problems.append(
-                "protocol.val_split=val200 lies inside protocol.train_split=train800val200; to choose on val200, train on train800"
+                "protocol.val_split=val200 lies inside protocol.train_split=train800val200; train on train800 instead"
             )
         if self.val_split is None and not self.report_test:
             problems.append("protocol.report_test=false without protocol.val_split would measure nothing")

@@ -43,6 +43,11 @@ def _facts(facts: Mapping[str, Any]) -> str:
 
 def sweep_lines(outcomes: Sequence[tuple[str, str, str]]) -> list[str]:
     """Summary of a sweep from (state, title, message): one line a failed cell, then the counts."""
-    lines = [f"{state}: {title}: {message}" for state, title, message in outcomes if state in ("failed", "not applicable")]
-    counts = [f"{sum(state == name for state, _, _ in outcomes)} {name}" for name in ("done", "skipped", "failed", "not applicable")]
+    lines = [
+        f"{state}: {title}: {message}" for state, title, message in outcomes if state in ("failed", "not applicable")
+    ]
+    counts = [
+        f"{sum(state == name for state, _, _ in outcomes)} {name}"
+        for name in ("done", "skipped", "failed", "not applicable")
+    ]
     return [*lines, ", ".join(counts)]

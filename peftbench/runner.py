@@ -47,7 +47,9 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         val_set = setup.load(config.protocol.val_split) if config.protocol.val_split else None
 
         params = _params(setup)
-        probed = probe(model, loss_fn, setup.train_batches(train_set), config.optim, train) if runtime.measure_cost else {}
+        probed = (
+            probe(model, loss_fn, setup.train_batches(train_set), config.optim, train) if runtime.measure_cost else {}
+        )
         groups = param_groups(model.backbone.trainable, model.head.named_parameters(prefix="head"), config.optim)
         trained = trainee(setup, train_set, val_set)
         with progress.epochs(cell.title, train.epochs) as on_epoch:
@@ -75,7 +77,11 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         primary="accuracy",
         selection={"rule": train.select, "epoch": result.epoch_selected},
         params=params,
-        cost={**NOT_PROBED, **probed, **measured(result, trained.feature_seconds, test, peak, adapter["bytes"], setup.device.type)},
+        cost={
+            **NOT_PROBED,
+            **probed,
+            **measured(result, trained.feature_seconds, test, peak, adapter["bytes"], setup.device.type),
+        },
         curve=result.curve,
         data=_data(setup, train_set, val_set, test_set),
         weights={"id": cell.identity["backbone"]["weights"], "digest": None, "source": config.backbone.source},

@@ -79,9 +79,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup
     transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    return Setup(
-        config, source, model, transform, mean, std, num_params, frozen_names, device, cache_dir, progress
-    )
+    return Setup(config, source, model, transform, mean, std, num_params, frozen_names, device, cache_dir, progress)
 
 
 def pick_device(name: str) -> torch.device:

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parent
 def note_file(words: list[str], cache_dir: Path) -> Path:
     """Where the note for these words, spoken in this folder with this source tree, is kept."""
     environment = {key: value for key, value in os.environ.items() if key.startswith("PEFTBENCH_")}
-    key = json.dumps([words, os.getcwd(), _source_state(), environment], sort_keys=True)
+    key = json.dumps([words, str(Path.cwd()), _source_state(), environment], sort_keys=True)
     return cache_dir / "finished" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 
@@ -36,7 +36,9 @@ def finished_record(words: list[str], cache_dir: Path) -> tuple[Path, dict[str, 
     return None
 
 
-def note_finished(words: list[str], cache_dir: Path, record: Path, inputs: Iterable[Path], summary: dict[str, Any]) -> None:
+def note_finished(
+    words: list[str], cache_dir: Path, record: Path, inputs: Iterable[Path], summary: dict[str, Any]
+) -> None:
     """Remember that `words` led to `record`. A cache folder that cannot be written is no reason to fail."""
     files = {str(path.resolve()): _state(path) for path in (record, *inputs)}
     note = {"record": str(record), "files": files, "summary": summary}
@@ -45,7 +47,7 @@ def note_finished(words: list[str], cache_dir: Path, record: Path, inputs: Itera
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as stream:
             stream.write(json.dumps(note))
-        os.replace(stream.name, target)
+        Path(stream.name).replace(target)
     except OSError:
         pass
 

@@ -20,6 +20,7 @@ import io
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -86,7 +87,7 @@ def augment(images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple
 
 
 @torch.no_grad()
-def mimetic_init(model: nn.Module) -> None:
+def mimetic_init(model: Any) -> None:
     """W_q' W_k near the identity in every head, W_v W_proj near minus the identity (arXiv:2305.09828, section 3)."""
     width = model.embed_dim
     head = width // model.blocks[0].attn.num_heads
@@ -123,7 +124,8 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def optimizers(model: nn.Module, muon_lr: float, lr: float) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if name.startswith("blocks") and parameter.ndim == 2 else others).append(parameter)
     muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.05, momentum=0.95)
@@ -159,11 +161,12 @@ def main() -> None:
         return min((step + 1) / warmup, (total - step) / (total - warmup))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optim, factor) for optim in optims]
+    parts: list[Any] = [*optims, *schedules]
     first, seconds, curve = 0, 0.0, []
     if args.checkpoint.is_file():
         state = torch.load(args.checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
-        for part, saved in zip([*optims, *schedules], state["parts"], strict=True):
+        for part, saved in zip(parts, state["parts"], strict=True):
             part.load_state_dict(saved)
         first, seconds, curve = state["epoch"], state["seconds"], state["curve"]
         print(f"going on after epoch {first}", flush=True)
@@ -194,8 +197,11 @@ def main() -> None:
         print(f"epoch {epoch + 1}/{args.epochs} {curve[-1]} {seconds:.0f} s", flush=True)
         args.checkpoint.parent.mkdir(parents=True, exist_ok=True)
         temporary = args.checkpoint.with_suffix(".tmp")
-        parts = [part.state_dict() for part in [*optims, *schedules]]
-        torch.save({"model": model.state_dict(), "parts": parts, "epoch": epoch + 1, "seconds": seconds, "curve": curve}, temporary)
+        states = [part.state_dict() for part in parts]
+        torch.save(
+            {"model": model.state_dict(), "parts": states, "epoch": epoch + 1, "seconds": seconds, "curve": curve},
+            temporary,
+        )
         temporary.replace(args.checkpoint)
 
     test = accuracy(model, *load_split(args.data, "test"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,17 @@ from peftbench.errors import NotApplicable
 
 @dataclass(frozen=True)
 class SiteShape:
-    """Numbers of one place: its role, the block it belongs to (-1 outside the blocks), and its widths."""
+    """Numbers of one place: its role, the block it belongs to (-1 outside the blocks), its widths, and its size.
+
+    `num_parameters` counts everything below the place, for methods that train a whole block or a whole MLP.
+    """
 
     role: str
     layer: int
     in_dim: int
     out_dim: int
     has_bias: bool
+    num_parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class BackboneShape:
 
     `width` is the width of the final features; hierarchical families have one width per stage, found in the
     `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
+    `num_positions` is the length of the learned position embedding, 0 where there is none.
     """
 
     family: str
@@ -39,6 +45,7 @@ class BackboneShape:
     num_prefix_tokens: int
     num_parameters: int
     sites: tuple[SiteShape, ...]
+    num_positions: int = 0
 
     @property
     def num_patches(self) -> int:
@@ -94,13 +101,15 @@ class InputSpec:
 class Readout(nn.Module):
     """Tokens or maps -> pooled features, as the timm model itself does before its classifier."""
 
+    net: Any
+
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         # A plain reference, not a child: the network's tensors must be listed once.
         object.__setattr__(self, "net", net)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        pooled: Tensor = self.net.forward_head(tokens, pre_logits=True)
         return pooled
 
 

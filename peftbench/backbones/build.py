@@ -36,10 +36,19 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
                 net = timm.create_model(spec.model, pretrained=False, **arguments)
     except AssertionError as error:
         raise ConfigError([f"backbone.img_size={spec.img_size} does not fit {spec.model}: {error}"]) from error
+    backbone = from_timm(net, spec.img_size)
+    patch = backbone.shape.patch_size
+    if spec.img_size is not None and spec.img_size % patch:
+        # timm would silently leave out the pixels behind the last whole patch
+        near = max(spec.img_size // patch, 1) * patch
+        message = (
+            f"backbone.img_size={spec.img_size} is not a multiple of {spec.model}'s patch size {patch}; try {near}"
+        )
+        raise ConfigError([message])
     path = weights_file(spec)
     if path is not None:
         load_weights(net, path)
-    return from_timm(net, spec.img_size)
+    return backbone
 
 
 def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:

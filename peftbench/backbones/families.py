@@ -26,7 +26,9 @@ def sites_of(net: nn.Module) -> tuple[str, list[Site]]:
         return "swin", list(_swin(net))
     if isinstance(net, convnext.ConvNeXt):
         return "convnext", list(_convnext(net))
-    raise NotApplicable(f"{type(net).__name__} is not a supported family; supported: VisionTransformer, SwinTransformer, ConvNeXt")
+    raise NotApplicable(
+        f"{type(net).__name__} is not a supported family; supported: VisionTransformer, SwinTransformer, ConvNeXt"
+    )
 
 
 def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
@@ -36,6 +38,7 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
     assert isinstance(embed, nn.Conv2d)
     patch = embed.kernel_size[0]
     grid = getattr(getattr(net, "patch_embed", None), "grid_size", None) or (0, 0)
+    positions = getattr(net, "pos_embed", None)
     first_attention = getattr(blocks[0].module, "attn", None)
     return BackboneShape(
         family=family,
@@ -47,6 +50,7 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
         num_prefix_tokens=getattr(net, "num_prefix_tokens", 0),
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         sites=tuple(site.shape for site in sites),
+        num_positions=0 if positions is None else positions.shape[1],
     )
 
 
@@ -57,7 +61,8 @@ def _site(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: 
         return
     inside, outside = _dims(module)
     bias = getattr(module, "bias", None) is not None
-    yield Site(parent, key, SiteShape(role, layer, inside, outside, bias), channel_dim)
+    size = sum(parameter.numel() for parameter in module.parameters())
+    yield Site(parent, key, SiteShape(role, layer, inside, outside, bias, size), channel_dim)
 
 
 def _dims(module: nn.Module) -> tuple[int, int]:
@@ -129,7 +134,7 @@ def _convnext(net: Any) -> Iterator[Site]:
         for index, block in enumerate(stage.blocks):
             # the small variants keep maps channels-first through the MLP, as 1 x 1 convolutions
             channels = 1 if block.use_conv_mlp else -1
-            yield from _site(stage.blocks, str(index), "block", layer)
+            yield from _site(stage.blocks, str(index), "block", layer, channel_dim=1)
             yield from _site(block, "conv_dw", "conv", layer, channel_dim=1)
             yield from _site(block, "norm", "norm.2", layer, channels)
             yield from _site(block, "mlp", "mlp", layer, channels)

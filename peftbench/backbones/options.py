@@ -32,7 +32,10 @@ class BackboneSpec(Spec):
 
     def problems(self) -> Sequence[str]:
         if self.weights == "checkpoint" and not self.checkpoint:
-            return [f"backbone.checkpoint must name a file for {self.title}" + (f"; {self.download}" if self.download else "")]
+            return [
+                f"backbone.checkpoint must name a file for {self.title}"
+                + (f"; {self.download}" if self.download else "")
+            ]
         return ()
 
     @property

@@ -36,6 +36,10 @@ def vit_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> VisionTransf
     """
     arguments: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 6, "num_heads": 4}
     model: VisionTransformer = build_model_with_cfg(
-        VisionTransformer, NAME, pretrained, feature_cfg={"out_indices": 3, "feature_cls": "getter"}, **(arguments | kwargs)
+        VisionTransformer,
+        NAME,
+        pretrained,
+        feature_cfg={"out_indices": 3, "feature_cls": "getter"},
+        **(arguments | kwargs),
     )
     return model

@@ -122,7 +122,9 @@ def _load_npz(net: Any, path: Path) -> None:
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
         raise BadInput(f"{path} is not in timm's JAX layout for this model: {_first_line(error)}") from error
     untouched = [
-        name for name, tensor in net.named_parameters() if torch.equal(before[name], tensor) and not is_head(name) and tensor.ndim > 1
+        name
+        for name, tensor in net.named_parameters()
+        if torch.equal(before[name], tensor) and not is_head(name) and tensor.ndim > 1
     ]
     if untouched:
         raise BadInput(f"{path} left {len(untouched)} tensors untouched ({_some(untouched)}); check backbone.model")
@@ -132,15 +134,17 @@ def load_from_timm(model: str, arguments: dict[str, Any], spec: BackboneSpec) ->
     """The model with weights fetched by timm. Raises `MissingInput` where they can neither be found nor downloaded."""
     timm = importlib.import_module("timm")
     if not timm.is_model_pretrained(model):
-        raise ConfigError([f"timm has no pretrained weights for backbone.model={model}; set backbone.checkpoint or backbone.weights=none"])
+        raise ConfigError(
+            [f"timm has no weights for backbone.model={model}; set backbone.checkpoint or backbone.weights=none"]
+        )
     config = timm.get_pretrained_cfg(model)
     if not _is_cached(config.hf_hub_id) and (reason := offline_reason()):
         count = sum(p.numel() for p in timm.create_model(model, pretrained=False, **arguments).parameters())
         where = f"hf download {config.hf_hub_id} model.safetensors" if config.hf_hub_id else f"curl -LO {config.url}"
         raise MissingInput(
-            f"the weights of {spec.title} ({model}, about {count * 4 / 1e6:.0f} MB) are not on this machine and cannot be "
-            f"downloaded ({reason}). On a machine with a network run `{where}`, then set backbone.checkpoint=<that file>. "
-            "backbone=vit_micro needs no download."
+            f"the weights of {spec.title} ({model}, about {count * 4 / 1e6:.0f} MB) are not here and cannot be "
+            f"downloaded ({reason}). On a machine with a network run `{where}`, then set "
+            "backbone.checkpoint=<that file>. backbone=vit_micro needs no download."
         )
     net: nn.Module = timm.create_model(model, pretrained=True, **arguments)
     return net
@@ -149,7 +153,9 @@ def load_from_timm(model: str, arguments: dict[str, Any], spec: BackboneSpec) ->
 def _is_cached(hub_id: str | None) -> bool:
     if not hub_id:
         return False
-    return any(isinstance(try_to_load_from_cache(hub_id, name), str) for name in ("model.safetensors", "pytorch_model.bin"))
+    return any(
+        isinstance(try_to_load_from_cache(hub_id, name), str) for name in ("model.safetensors", "pytorch_model.bin")
+    )
 
 
 def _some(names: list[str]) -> str:

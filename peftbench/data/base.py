@@ -119,7 +119,7 @@ DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
 class ImageSplit:
     """A split ready for training.
 
-    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; channels is 1 when every image is grey.
+    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey.
     `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
     """
 

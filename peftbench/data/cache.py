@@ -33,7 +33,7 @@ __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
 CACHE_VERSION = 1
 _CHUNK = 256
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK, errno.ENOTSUP, errno.EIO)
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
@@ -65,7 +65,7 @@ def load_split(
 
 
 def _key(content: str, transform: ImageTransform) -> str:
-    # Another Pillow may decode or resize to other pixels; labels are absent, so tasks on the same images share an entry.
+    # Another Pillow may make other pixels. Labels are absent, so that tasks on the same images share an entry.
     import PIL
 
     parts = [CACHE_VERSION, content, transform.key(), PIL.__version__, np.__version__]
@@ -132,7 +132,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -198,7 +198,8 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise PeftbenchError(
-            f"not enough disk space for the image cache {folder}: {needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free; "
+            f"not enough disk space for the image cache {folder}: "
+            f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free; "
             "free some space or set PEFTBENCH_CACHE to a folder on a larger disk"
         )
 
@@ -215,7 +216,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             ) from error
         if error.errno in _NO_ACCESS:
             raise PeftbenchError(
-                f"the image cache {folder} cannot be written ({error.strerror}); "
-                "set PEFTBENCH_CACHE to a folder that can"
+                f"the image cache {folder} cannot be used ({error.strerror}); "
+                "set PEFTBENCH_CACHE to a folder on a local disk that can be written"
             ) from error
         raise

@@ -62,5 +62,6 @@ def to_rgb_or_grey(image: Image, name: str) -> Image:
     if image.mode in _COLOUR_MODES:
         return image.convert("RGB")
     raise BadInput(
-        f"{name}: image mode {image.mode} has more than 8 bits a channel and would be clipped; convert it to 8-bit first"
+        f"{name}: image mode {image.mode} has more than 8 bits a channel and would be clipped; "
+        "convert it to 8 bits first"
     )

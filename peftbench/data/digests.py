@@ -40,12 +40,13 @@ def files_digest(paths: Sequence[Path]) -> str:
 def _state(paths: Sequence[Path]) -> str:
     # The change time is in the key because copying tools restore the modification time, and nothing restores this one.
     state = hashlib.sha256()
+    here = Path.cwd()
     for path in paths:
         try:
-            found = path.stat()
+            found = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, and there may be 70,000 of them
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-        line = f"{os.path.abspath(path)}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n"
+        line = f"{path if path.is_absolute() else here / path}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n"
         state.update(line.encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 
@@ -73,9 +74,9 @@ def _remember(memo: Path, result: str) -> None:
             try:
                 file.write(result)
                 file.flush()
-                os.replace(file.name, memo)
+                Path(file.name).replace(memo)
             except OSError:
-                os.unlink(file.name)
+                Path(file.name).unlink()
                 raise
     except OSError:
         # A shortcut only: a read-only or full cache folder costs the hashing next time, nothing else.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,8 +89,8 @@ class HfDataset(DatasetSpec):
         absent = [name for name in ("train", "test") if name not in splits]
         if absent:
             raise BadInput(
-                f"{self.path}: no {' and no '.join(absent)} split (found: {', '.join(splits)}); dataset.path must name a "
-                "folder or hub dataset with both a train and a test split, for example train.parquet and test.parquet"
+                f"{self.path}: no {' and no '.join(absent)} split (found: {', '.join(splits)}); "
+                "dataset.path must name a folder or hub dataset with both a train and a test split, for example train.parquet and test.parquet"
             )
         image_column = self._column(splits["train"], "image_column", self.image_column, IMAGE_COLUMNS)
         label_column = self._column(splits["train"], "label_column", self.label_column, LABEL_COLUMNS)
@@ -283,7 +282,7 @@ def _translated(place: str) -> Iterator[None]:
             f"{place}: datasets cannot load it ({str(cause).splitlines()[0] if str(cause) else cause!r})"
         ) from error
     except (HTTPError, OSError) as error:
-        if os.path.exists(place):
+        if Path(place).exists():
             raise BadInput(f"{place}: datasets cannot read it ({error})") from error
         raise unreachable(place) from error
     finally:

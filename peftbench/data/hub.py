@@ -30,8 +30,8 @@ def hub_commit(hub_id: str, wanted: str | None) -> str:
         folder = snapshot_download(hub_id, repo_type="dataset", revision=wanted, allow_patterns=[".gitattributes"])
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise MissingInput(
-            f"{hub_id}: there is no such file or folder here, and the hub has no such dataset, or it is private or gated "
-            "(then: hf auth login); set dataset.path to a folder or hub id"
+            f"{hub_id}: there is no such file or folder here, and the hub has no such dataset, "
+            "or it is private or gated (then: hf auth login); set dataset.path to a folder or hub id"
         ) from error
     except RevisionNotFoundError as error:
         raise MissingInput(f"{hub_id}: the hub knows no revision {wanted} of it (dataset.commit)") from error

@@ -1,7 +1,7 @@
 """Drawn images with structured labels, in the spirit of dSprites and CLEVR: data for everywhere, made of nothing.
 
-Every image is 64 x 64 RGB: filled shapes on a smooth background of two to four hues, with sensor noise. Colours, sizes,
-kinds, positions and background vary freely and say nothing about the label. An image depends on (task, seed, index) only.
+Every image is 64 x 64 RGB: filled shapes on a smooth two-coloured background, with sensor noise. Colours, sizes, kinds,
+positions and background vary freely and say nothing about the label. An image depends on (task, seed, index) only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CLASSES = {
 class Shapes(DatasetSpec):
     """800 / 200 / 1,000 drawn images, classes balanced.
 
-    `location`: which cell of a 4 x 4 grid holds the centre of the target, the only disc with a hole, among distractors.
+    `location`: which cell of a 4 x 4 grid holds the centre of the only shape.
     `orientation`: where a pointed shape points, in 8 bins of 45 degrees. `count`: how many shapes there are, 1 to 8.
     """
 
@@ -110,22 +110,18 @@ def draw(task: str, seed: int, index: int, label: int) -> np.ndarray:
     return result
 
 
+_KINDS = ("disc", "square", "triangle", "ring")
 Shape = tuple[str, tuple[float, float], float, float]  # kind, centre (x, y) and radius in pixels, angle in radians
 
 
 def _location(random: np.random.RandomState, label: int) -> list[Shape]:
-    radius = random.uniform(5.0, 8.0)
+    radius = random.uniform(5.0, 9.0)
     row, column = divmod(label, 4)
     cell = SIZE / 4
     # Kept off the cell's border by an eighth of a cell, where the label would be a coin toss.
     x, y = (column + random.uniform(0.125, 0.875)) * cell, (row + random.uniform(0.125, 0.875)) * cell
-    target = (min(max(x, radius), SIZE - radius), min(max(y, radius), SIZE - radius))
-    others = _apart(random, random.randint(1, 4), [(target, radius)], (4.0, 8.0))
-    kinds = ("disc", "square", "triangle")
-    shapes: list[Shape] = [
-        (kinds[random.randint(3)], centre, size, random.uniform(0, 2 * math.pi)) for centre, size in others
-    ]
-    return [*shapes, ("ring", target, radius, 0.0)]
+    centre = (min(max(x, radius), SIZE - radius), min(max(y, radius), SIZE - radius))
+    return [(_KINDS[random.randint(4)], centre, radius, random.uniform(0, 2 * math.pi))]
 
 
 def _orientation(random: np.random.RandomState, label: int) -> list[Shape]:
@@ -138,25 +134,23 @@ def _orientation(random: np.random.RandomState, label: int) -> list[Shape]:
 
 
 def _count(random: np.random.RandomState, label: int) -> list[Shape]:
-    kinds = ("disc", "square", "triangle", "ring")
-    placed = _apart(random, label + 1, [], (4.5, 8.0))
-    return [(kinds[random.randint(4)], centre, radius, random.uniform(0, 2 * math.pi)) for centre, radius in placed]
+    placed = _apart(random, label + 1, 4.5, 8.0)
+    return [(_KINDS[random.randint(4)], centre, radius, random.uniform(0, 2 * math.pi)) for centre, radius in placed]
 
 
 _LAYOUTS = {"location": _location, "orientation": _orientation, "count": _count}
 
-Circle = tuple[tuple[float, float], float]
 
-
-def _apart(random: np.random.RandomState, number: int, taken: list[Circle], radii: tuple[float, float]) -> list[Circle]:
-    """`number` circles inside the image, at least 2.5 pixels from each other and from those `taken`."""
-    placed: list[Circle] = []
-    smallest, largest = radii
+def _apart(
+    random: np.random.RandomState, number: int, smallest: float, largest: float
+) -> list[tuple[tuple[float, float], float]]:
+    """`number` circles (centre, radius) inside the image, at least 2.5 pixels from each other."""
+    placed: list[tuple[tuple[float, float], float]] = []
     while len(placed) < number:
         for _ in range(50):
             radius = random.uniform(smallest, largest)
             centre = (random.uniform(radius, SIZE - radius), random.uniform(radius, SIZE - radius))
-            if all(math.dist(centre, other) >= radius + size + 2.5 for other, size in taken + placed):
+            if all(math.dist(centre, other) >= radius + size + 2.5 for other, size in placed):
                 placed.append((centre, radius))
                 break
         else:

@@ -39,7 +39,8 @@ def train_and_val(num_images: int, percent: int = 90) -> tuple[np.ndarray, np.nd
     cut = num_images * percent // 100
     if cut < NUM_TRAIN or num_images - cut < NUM_VAL:
         raise BadInput(
-            f"the train split has {num_images} images; choosing {NUM_TRAIN} + {NUM_VAL} by VTAB's rule needs about 2,000"
+            f"the train split has {num_images} images; "
+            f"choosing {NUM_TRAIN} + {NUM_VAL} of them by VTAB's rule needs about 2,000"
         )
     order = hash_order("train", range(num_images))
     return order[:NUM_TRAIN], order[cut : cut + NUM_VAL]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import ssl
 import tempfile
 import urllib.error
@@ -147,15 +146,15 @@ class TorchvisionSet(DatasetSpec):
                 partial.flush()
                 if _md5(Path(partial.name)) != _FACTS[self.task].md5:
                     raise self._missing(f"and what {url} sent is not the published archive (wrong MD5)")
-                os.replace(partial.name, path)
+                Path(partial.name).replace(path)
             finally:
                 Path(partial.name).unlink(missing_ok=True)
 
     def _missing(self, reason: str) -> MissingInput:
         facts, (archive, folder) = _FACTS[self.task], _names(self.task)
         return MissingInput(
-            f"{self.label}: neither {archive} ({facts.megabytes} MB) nor {folder}/ is intact in {self._root()}, {reason}. "
-            f"Put {_URL}{archive} there (curl -O on a machine with a connection), "
+            f"{self.label}: neither {archive} ({facts.megabytes} MB) nor {folder}/ is intact in {self._root()}, "
+            f"{reason}. Put {_URL}{archive} there (curl -O on a machine with a connection), "
             f"or set dataset.root=<folder that holds it>, {facts.otherwise}. dataset=digits needs no files."
         )
 
@@ -196,7 +195,7 @@ def _unpack(archive: Path, root: Path, folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=root) as aside:
         extract_archive(str(archive), aside)
         for file in (Path(aside) / folder).iterdir():
-            os.replace(file, root / folder / file.name)
+            file.replace(root / folder / file.name)
 
 
 def _md5(path: Path) -> str:

@@ -1,22 +1,49 @@
 """The few ways in which methods change a frozen network. Each keeps what it wraps as `.base`."""
 
+from peftbench.interventions.attention import AttentionHook, ExtraKeysValues, ValueScale, hook_attention, split_heads
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
-from peftbench.interventions.linear import LinearDelta, LowRank
+from peftbench.interventions.linear import AffineLowRank, LinearDelta, LinearScale, LowRank, ParallelAndSequential
 from peftbench.interventions.scale_shift import ScaleShift
-from peftbench.interventions.sequential import Bottleneck
-from peftbench.interventions.tokens import InsertTokens, StripTokens
+from peftbench.interventions.shared import refer, release, share
+from peftbench.interventions.sequential import Ahead, Behind, Bottleneck
+from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
+from peftbench.interventions.spatial import TokenGrid
+from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens
 
 __all__ = [
+    "AffineLowRank",
+    "Ahead",
+    "AttentionHook",
+    "Behind",
     "BlockTaps",
     "Bottleneck",
+    "CarriedReadout",
+    "ExtraKeysValues",
     "InsertTokens",
     "Intervention",
     "LinearDelta",
+    "LinearScale",
     "LowRank",
+    "MeanPatch",
+    "MetaTokens",
+    "OnlyToken",
+    "ParallelAndSequential",
+    "QueryTokens",
     "ScaleShift",
+    "SideBlock",
+    "SparesCarried",
     "StripTokens",
     "Tap",
+    "TokenGrid",
+    "Unused",
+    "ValueScale",
+    "WithImages",
     "fold_all",
+    "hook_attention",
+    "refer",
+    "release",
+    "share",
+    "split_heads",
     "tap_block",
 ]

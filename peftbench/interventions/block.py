@@ -1,8 +1,8 @@
-"""Taps on the two residual halves of a block, for branches that need the residual stream itself.
+"""Work on the two residual halves of a block: parallel branches, operations on the stream, and on the shortcut.
 
-A pre-norm half computes x + finish(core(norm(x))), where core is attention or the MLP and finish is LayerScale
-and stochastic depth. Wrapping modules alone cannot reach the stream between the halves, so this is the one place
-that writes the forward pass of a timm block again, for the three families; a test holds it equal to timm's.
+A pre-norm half computes x + drop(scale(core(norm(x)))), where core is attention or the MLP, scale is LayerScale and
+drop is stochastic depth. Wrapping modules alone cannot reach the stream between the halves, so this is the one
+place that writes the forward pass of a timm block again, for each family; a test holds it equal to timm's.
 """
 
 from __future__ import annotations
@@ -19,58 +19,80 @@ from peftbench.interventions.base import Intervention
 Step = Callable[..., Tensor]
 
 
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
 @dataclass(frozen=True)
 class Half:
-    """The parts of one residual half, read from the block at every call so that wrapped modules count."""
+    """The parts of one residual half, read from the block at every call so that wrapped modules count.
+
+    `enter` brings the stream to channels last, the layout in which the other parts and all taps work; `leave` brings
+    it back. For tokens both do nothing. `norm` reads the stream as it is.
+    """
 
     norm: Step
     core: Step
-    finish: Step
+    scale: Step
+    drop: Step
+    enter: Step = _same
+    leave: Step = _same
 
 
 @dataclass(frozen=True)
 class Tap:
-    """A parallel branch on one half: `half` is attn or mlp, `reads` is raw (the stream) or normed (after the norm).
+    """A module at one half of a block (`half`: attn or mlp), given and giving channels last.
 
-    The branch's output is added to the half's output: inside LayerScale and stochastic depth if `inside`, else
-    beside them.
+    `place`: `beside` (parallel to the half, outside LayerScale and stochastic depth), `inside` (added to attention's
+    or the MLP's output before them), `stream` (x = module(x) behind the residual addition), `skip` (on the shortcut).
+    `reads` says what a parallel branch is given: `raw` (the stream) or `normed` (behind the half's norm).
+    `drop_path` sends a branch beside the half through the half's stochastic depth, with a draw of its own.
     """
 
     half: str
-    branch: nn.Module
+    module: nn.Module
+    place: str = "beside"
     reads: str = "normed"
-    inside: bool = False
+    drop_path: bool = False
 
 
 class BlockTaps(Intervention):
-    """A block with parallel branches on its halves. Tokens [batch, length, width], or maps in timm's layout."""
+    """A block with taps on its halves. Tokens [batch, length, width], or maps in the family's own layout."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        self.branches = nn.ModuleList()
-        self._taps: list[tuple[str, str, bool]] = []
+        self.taps = nn.ModuleList()
+        self._where: list[tuple[str, str, str, bool]] = []
 
     def add(self, tap: Tap) -> None:
-        self.branches.append(tap.branch)
-        self._taps.append((tap.half, tap.reads, tap.inside))
+        self.taps.append(tap.module)
+        self._where.append((tap.half, tap.place, tap.reads, tap.drop_path))
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         for name, half in halves(self.base, arguments).items():
             normed = half.norm(x)
             core = half.core(normed)
-            beside: list[Tensor] = []
-            for branch, (where, reads, inside) in zip(self.branches, self._taps, strict=True):
-                if where != name:
-                    continue
-                added = branch(x if reads == "raw" else normed)
-                if inside:
-                    core = core + added
-                else:
-                    beside.append(added)
-            x = x + half.finish(core)
+            shortcut, beside = x, []
+            for module, reads, _ in self._at(name, "inside"):
+                core = core + module(half.enter(x) if reads == "raw" else normed)
+            for module, reads, drop_path in self._at(name, "beside"):
+                added = module(half.enter(x) if reads == "raw" else normed)
+                beside.append(half.drop(added) if drop_path else added)
+            for module, _, _ in self._at(name, "skip"):
+                shortcut = half.leave(module(half.enter(shortcut)))
+            x = shortcut + half.leave(half.drop(half.scale(core)))
             for added in beside:
-                x = x + added
+                x = x + half.leave(added)
+            for module, _, _ in self._at(name, "stream"):
+                x = half.leave(module(half.enter(x)))
         return x
+
+    def _at(self, half: str, place: str) -> list[tuple[nn.Module, str, bool]]:
+        return [
+            (module, reads, drop_path)
+            for module, (h, p, reads, drop_path) in zip(self.taps, self._where, strict=True)
+            if (h, p) == (half, place)
+        ]
 
 
 def tap_block(block: nn.Module, taps: Sequence[Tap]) -> nn.Module:
@@ -82,22 +104,52 @@ def tap_block(block: nn.Module, taps: Sequence[Tap]) -> nn.Module:
     known = halves(wrapped.base, {})
     for tap in taps:
         if tap.half not in known:
-            raise NotApplicable(f"{type(wrapped.base).__name__} has no {tap.half} half")
+            raise NotApplicable(f"a {type(wrapped.base).__name__} has no {tap.half} half to work on")
+    for tap in taps:
         wrapped.add(tap)
     return wrapped
 
 
 def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
-    """The residual halves of a timm block in order. `arguments` are the keyword arguments attention is called with."""
+    """The residual halves of a timm block in order. `arguments` are the keyword arguments attention is called with.
+
+    A ConvNeXt block has one residual only; its depthwise convolution counts as part of the norm ahead of the MLP.
+    """
     kind = type(block).__name__
     if kind == "Block":
         return {
-            "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), lambda y: block.drop_path1(block.ls1(y))),
-            "mlp": Half(block.norm2, block.mlp, lambda y: block.drop_path2(block.ls2(y))),
+            "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), block.ls1, block.drop_path1),
+            "mlp": Half(block.norm2, block.mlp, block.ls2, block.drop_path2),
         }
     if kind == "SwinTransformerBlock":
         return {
-            "attn": Half(block.norm1, block._attn, block.drop_path1),
-            "mlp": Half(block.norm2, block.mlp, block.drop_path2),
+            "attn": Half(block.norm1, block._attn, _same, block.drop_path1),
+            "mlp": Half(block.norm2, block.mlp, _same, block.drop_path2),
         }
+    if kind == "ConvNeXtBlock":
+        return {"mlp": _convnext(block)}
     raise NotApplicable(f"no residual halves are known for blocks of type {kind}")
+
+
+def _convnext(block: Any) -> Half:
+    def scale(y: Tensor) -> Tensor:
+        return y if block.gamma is None else y * block.gamma
+
+    def maps(operation: Step) -> Step:
+        return lambda x: _last(operation(_first(x)))
+
+    if block.use_conv_mlp:
+        norm, core = (lambda x: _last(block.norm(block.conv_dw(x)))), maps(block.mlp)
+    else:
+        norm, core = (lambda x: block.norm(_last(block.conv_dw(x)))), block.mlp
+    return Half(norm, core, scale, block.drop_path, enter=_last, leave=_first)
+
+
+def _last(x: Tensor) -> Tensor:
+    """Maps [batch, channels, height, width] -> [batch, height, width, channels]."""
+    return x.permute(0, 2, 3, 1)
+
+
+def _first(x: Tensor) -> Tensor:
+    """Maps [batch, height, width, channels] -> [batch, channels, height, width]."""
+    return x.permute(0, 3, 1, 2)

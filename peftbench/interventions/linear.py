@@ -1,4 +1,4 @@
-"""Linear deltas: y = W x + b + delta(x), on all outputs of a linear map or on some of its slices."""
+"""Changes of a linear map that stay linear: y = W x + b + delta(x), and maps behind it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,37 @@ class LowRank(nn.Module):
         return self.scale * self.up @ self.down
 
 
+class AffineLowRank(nn.Module):
+    """x -> scale * (B dropout(A x + a) + b) with A [rank, in_dim] and B [out_dim, rank]; A is xavier-uniform, rest 0."""
+
+    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_dim, rank)
+        self.up = nn.Linear(rank, out_dim)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.down.weight)
+        for tensor in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.up(self.dropout(self.down(x)))
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] of the map."""
+        return self.scale * self.up.weight @ self.down.weight
+
+    def offset(self) -> Tensor:
+        """What the map adds without input: [out_dim]."""
+        return self.scale * (self.up.weight @ self.down.bias + self.up.bias)
+
+
 class LinearDelta(Intervention):
     """A frozen linear map whose output slices receive deltas.
 
-    `deltas` maps a slice number to a module with `forward(x)` [..., width] and `weight()` [width, in_dim]; the
-    output is cut into `num_slices` equal parts (3 for a fused qkv: q is 0, k is 1, v is 2).
+    `deltas` maps a slice number to a module with `forward(x)` [..., width], `weight()` [width, in_dim] and, if it is
+    affine, `offset()` [width]; the output is cut into `num_slices` equal parts (3 for a fused qkv: q is 0, k is 1, v
+    is 2).
     """
 
     def __init__(self, base: nn.Module, deltas: Mapping[int, nn.Module], num_slices: int = 1) -> None:
@@ -66,6 +92,62 @@ class LinearDelta(Intervention):
         plain = copy.deepcopy(self.base)
         width = plain.out_features // self.num_slices
         for number, delta in self.deltas.items():
-            start = int(number) * width
-            plain.weight[start : start + width] += delta.weight()  # type: ignore[operator]
+            rows = slice(int(number) * width, (int(number) + 1) * width)
+            plain.weight[rows] += delta.weight()  # type: ignore[operator]
+            if hasattr(delta, "offset"):
+                bias_of(plain)[rows] += delta.offset()
         return plain
+
+
+class ParallelAndSequential(Intervention):
+    """y + parallel(x) + sequential(y) around a frozen linear map y = W x + b; both branches are affine maps."""
+
+    def __init__(self, base: nn.Module, parallel: AffineLowRank, sequential: AffineLowRank) -> None:
+        super().__init__(base)
+        if not isinstance(base, (nn.Linear, Intervention)):
+            raise NotApplicable(f"branches around a linear map need one, not a {type(base).__name__}")
+        self.parallel, self.sequential = parallel, sequential
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        return y + self.parallel(x).to(y.dtype) + self.sequential(y).to(y.dtype)
+
+    def folded(self) -> nn.Module | None:
+        if not isinstance(self.base, nn.Linear):
+            return None
+        plain = copy.deepcopy(self.base)
+        behind, bias = self.sequential.weight(), bias_of(plain)
+        plain.weight += self.parallel.weight() + behind @ self.base.weight
+        bias += self.parallel.offset() + behind @ bias + self.sequential.offset()
+        return plain
+
+
+class LinearScale(Intervention):
+    """scale * base(x), one factor for each output channel, 1 at the start. `channel_dim` is 1 for feature maps."""
+
+    def __init__(self, base: nn.Module, width: int, channel_dim: int = -1) -> None:
+        super().__init__(base)
+        self.scale = nn.Parameter(torch.ones(width))
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        shape = [1] * y.ndim
+        shape[self.channel_dim] = -1
+        return y * self.scale.view(shape)
+
+    def folded(self) -> nn.Module | None:
+        if not isinstance(self.base, (nn.Linear, nn.Conv2d)):
+            return None
+        plain = copy.deepcopy(self.base)
+        plain.weight *= self.scale.view(-1, *[1] * (plain.weight.ndim - 1))
+        if plain.bias is not None:
+            plain.bias *= self.scale
+        return plain
+
+
+def bias_of(linear: nn.Linear) -> Tensor:
+    """The bias of a linear map, created as zeros where it has none."""
+    if linear.bias is None:
+        linear.bias = nn.Parameter(linear.weight.new_zeros(linear.out_features), requires_grad=False)
+    return linear.bias

@@ -1,41 +1,119 @@
-"""The bottleneck of the adapter family."""
+"""The bottleneck of the adapter family, and modules in series with a frozen one: behind it or ahead of it."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.errors import NotApplicable
+from peftbench.interventions.base import Intervention
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x), the cheap form of GELU."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _no_activation(x: Tensor) -> Tensor:
+    return x
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,
-    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "none": lambda x: x,
+    "quick_gelu": quick_gelu,
+    "none": _no_activation,
 }
+INITS = ("lora", "lora_xavier", "xavier")
 
 
 class Bottleneck(nn.Module):
-    """x -> scale * up(dropout(act(down(x)))), width -> bottleneck -> width, with biases.
+    """x -> scale * up(dropout(act(down(x)))), width -> bottleneck -> width, with biases that start at zero.
 
-    Initialised as in AdaptFormer's code (and LoRA): down kaiming-uniform with a = sqrt(5), up and both biases zero,
-    so that the added path is silent at the start yet receives gradient.
+    `init`: `lora` as in AdaptFormer's code and LoRA (down kaiming-uniform with a = sqrt(5), up zero, so that the added
+    path is silent at the start yet receives gradient), `lora_xavier` (down xavier-uniform, up zero), `xavier` (both
+    xavier-uniform: not silent).
     """
 
-    def __init__(self, width: int, bottleneck: int, activation: str = "gelu", dropout: float = 0.0, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        scale: float = 1.0,
+        init: str = "lora",
+    ) -> None:
         super().__init__()
         self.down = nn.Linear(width, bottleneck)
         self.up = nn.Linear(bottleneck, width)
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
         self.scale = scale
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        if init == "lora":
+            nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
+        else:
+            nn.init.xavier_uniform_(self.down.weight)
+        if init == "xavier":
+            nn.init.xavier_uniform_(self.up.weight)
+        else:
+            nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.down.bias)
-        nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.dropout(ACTIVATIONS[self.activation](self.down(x)))
         return self.scale * self.up(hidden)
+
+
+class Behind(Intervention):
+    """y + module(y) with y = base(x). `module` sees channels last; `channel_dim` says where `base` has them."""
+
+    def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
+        super().__init__(base)
+        self.module = module
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.base(x, **arguments)
+        added: Tensor = self.module(y.movedim(self.channel_dim, -1))
+        return y + added.movedim(-1, self.channel_dim)
+
+
+class Ahead(Intervention):
+    """base(x + module(x)) for a linear map or a 1 x 1 convolution; folds into it where `module` is affine.
+
+    W (x + M x + m) + b = (W + W M) x + (W m + b).
+    """
+
+    def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
+        super().__init__(base)
+        if not isinstance(base, (nn.Linear, nn.Conv2d, Intervention)):
+            raise NotApplicable(f"a module ahead of a linear map cannot stand before a {type(base).__name__}")
+        self.module = module
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = self.module(x.movedim(self.channel_dim, -1))
+        y: Tensor = self.base(x + added.movedim(-1, self.channel_dim))
+        return y
+
+    def folded(self) -> nn.Module | None:
+        pointwise = isinstance(self.base, nn.Linear) or (
+            isinstance(self.base, nn.Conv2d) and self.base.weight[0, 0].numel() == 1 and self.base.groups == 1
+        )
+        if not pointwise or not hasattr(self.module, "affine"):
+            return None
+        plain = copy.deepcopy(self.base)
+        weight = plain.weight.flatten(1)  # type: ignore[operator, union-attr]
+        matrix, offset = self.module.affine()  # type: ignore[operator]
+        bias = weight @ offset if plain.bias is None else weight @ offset + plain.bias
+        plain.weight.add_((weight @ matrix).view_as(plain.weight))  # type: ignore[operator, union-attr, arg-type]
+        plain.bias = nn.Parameter(bias, requires_grad=False)
+        return plain

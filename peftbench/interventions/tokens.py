@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from peftbench.interventions.attention import attend_apart
 from peftbench.interventions.base import Intervention
+from peftbench.interventions.block import halves
 
 
 class InsertTokens(Intervention):
@@ -19,7 +22,16 @@ class InsertTokens(Intervention):
     code). tokens: [batch, prefix + patches, width].
     """
 
-    def __init__(self, base: nn.Module, num_tokens: int, width: int, patch_size: int, num_prefix: int, dropout: float, strip: bool) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        num_tokens: int,
+        width: int,
+        patch_size: int,
+        num_prefix: int,
+        dropout: float,
+        strip: bool,
+    ) -> None:
         super().__init__(base)
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         self.tokens = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
@@ -47,3 +59,69 @@ class StripTokens(Intervention):
 def strip_tokens(x: Tensor, num_prefix: int, num_tokens: int) -> Tensor:
     """Sequence without the `num_tokens` tokens that follow the prefix."""
     return torch.cat([x[:, :num_prefix], x[:, num_prefix + num_tokens :]], dim=1)
+
+
+class QueryTokens(Intervention):
+    """A block with learnable tokens that only ask: queries of its attention, keys and values of nothing (VQT).
+
+    The other tokens pass through as if the queries were not there. What the queries bring back is carried behind them
+    to the end of the network: [batch, length + carried, width] -> [batch, length + carried + num_tokens, width].
+    Values are drawn like those of `InsertTokens`.
+    """
+
+    def __init__(
+        self, base: nn.Module, num_tokens: int, width: int, patch_size: int, num_carried: int, dropout: float
+    ) -> None:
+        super().__init__(base)
+        bound = math.sqrt(6 / (3 * patch_size**2 + width))
+        self.queries = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
+        self.dropout = nn.Dropout(dropout)
+        self.num_carried = num_carried
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        length = x.shape[1] - self.num_carried
+        # Nothing before this block changes the tokens, so no gradient needs their path.
+        tokens, carried = x[:, :length].detach(), x[:, length:]
+        queries = self.dropout(self.queries).expand(len(x), -1, -1).to(x.dtype)
+        for name, half in halves(self.base, arguments).items():
+            seen, asked = half.norm(tokens), half.norm(queries)
+            if name == "attn":
+                block: Any = self.base
+                seen, asked = attend_apart(block.attn, seen, asked, **arguments)
+            else:
+                seen, asked = half.core(seen), half.core(asked)
+            tokens = tokens + half.drop(half.scale(seen))
+            queries = queries + half.drop(half.scale(asked))
+        return torch.cat([tokens, carried, queries], dim=1)
+
+
+class SparesCarried(Intervention):
+    """A norm that leaves the last `num_carried` tokens of a sequence as they are; pooled features it norms whole."""
+
+    def __init__(self, base: nn.Module, num_carried: int) -> None:
+        super().__init__(base)
+        self.num_carried = num_carried
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim < 3:
+            out: Tensor = self.base(x)
+            return out
+        tokens, carried = x[:, : -self.num_carried], x[:, -self.num_carried :]
+        return torch.cat([self.base(tokens), carried], dim=1)
+
+
+class CarriedReadout(nn.Module):
+    """Pooled features and what each block's tokens brought back, each scaled to length 1, side by side.
+
+    tokens: [batch, length + blocks * num_tokens, width] -> [batch, (1 + blocks * num_tokens) * width].
+    """
+
+    def __init__(self, readout: nn.Module, num_blocks: int, num_tokens: int) -> None:
+        super().__init__()
+        self.readout = readout
+        self.num_blocks, self.num_carried = num_blocks, num_blocks * num_tokens
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        pooled = self.readout(tokens[:, : -self.num_carried])
+        carried = tokens[:, -self.num_carried :].reshape(len(tokens), self.num_blocks, -1)
+        return torch.cat([F.normalize(pooled, dim=-1), F.normalize(carried, dim=-1).flatten(1)], dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
@@ -33,7 +34,7 @@ class AdaptFormer(Method):
         for site in backbone.sites("block"):
             branch = Bottleneck(site.shape.out_dim, self.bottleneck, "relu", self.dropout, self.scale)
             tap = Tap("mlp", branch, reads=self.reads)
-            site.wrap(lambda block, tap=tap: tap_block(block, [tap]))
+            site.wrap(partial(tap_block, taps=[tap]))
 
     def expected_params(self, shape: BackboneShape) -> int:
         h = self.bottleneck

@@ -10,8 +10,8 @@ from torch import nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Intervention, fold_all
 from peftbench.registry import Registry
-from peftbench.spec import Spec
 from peftbench.seeding import seeded
+from peftbench.spec import Spec
 
 METHODS: Registry[Method]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import nn
@@ -34,8 +35,8 @@ class SSF(Method):
     def attach(self, backbone: Backbone) -> None:
         for site in backbone.all_sites:
             if site.shape.role.startswith(OPERATIONS):
-                width, channels = site.shape.out_dim, site.channel_dim
-                site.wrap(lambda base, w=width, c=channels: ScaleShift(base, w, c, self.init_std))
+                width = site.shape.out_dim
+                site.wrap(partial(ScaleShift, width=width, channel_dim=site.channel_dim, std=self.init_std))
 
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(2 * site.out_dim for site in shape.sites if site.role.startswith(OPERATIONS))

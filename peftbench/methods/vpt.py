@@ -33,7 +33,9 @@ class _Prompts(Method):
 
     def _blocks(self, backbone: Backbone) -> list[Site]:
         if backbone.shape.family != "vit":
-            raise NotApplicable(f"{self.name} needs one token sequence through all blocks; {backbone.shape.family} has windows or maps")
+            raise NotApplicable(
+                f"{self.name} needs one token sequence through all blocks; {backbone.shape.family} has windows or maps"
+            )
         return backbone.sites("block")
 
 

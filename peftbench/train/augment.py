@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peftbench.train.options import TrainSpec
-from peftbench.train.seeding import stream
+from peftbench.seeding import stream
 
 Draws = dict[str, Tensor]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from peftbench.errors import BadInput, ConfigError
 from peftbench.train.augment import Augment, Draws, Mix
 from peftbench.train.options import TrainSpec
-from peftbench.train.seeding import stream
+from peftbench.seeding import stream
 
 Batch: TypeAlias = dict[str, Tensor]
 

@@ -17,7 +17,7 @@ from peftbench.train.meter import Stopwatch
 from peftbench.train.optim import Schedule, build_optimizer
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.precision import autocast
-from peftbench.train.seeding import derive, seed_everything
+from peftbench.seeding import derive, seed_everything
 
 Row = dict[str, Any]
 

@@ -103,7 +103,7 @@ def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device |
     """Floating-point operations per image: (forward in eval mode, forward plus backward in train mode).
 
     A multiplication and an addition are two operations. Matrix products, convolutions and attention are counted, as
-    torch sees them run; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for.
+    torch runs them; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for.
 
     image_shape: [batch, 3, height, width] of the probe; work done once per batch is shared among its images.
     """

@@ -59,7 +59,8 @@ class Schedule:
     """Learning rate per optimiser step: linear from `warmup_lr` to `lr`, then a half cosine towards `min_lr`.
 
     With W = warmup_epochs * steps_per_epoch (rounded) and T all steps, step s = 0 .. T-1 uses
-    warmup_lr + (lr - warmup_lr) * s / W before W, and min_lr + (lr - min_lr) * (1 + cos(pi (s-W) / (T-W))) / 2 from W on.
+    warmup_lr + (lr - warmup_lr) * s / W before W, and from W on
+    min_lr + (lr - min_lr) * (1 + cos(pi (s-W) / (T-W))) / 2.
     """
 
     def __init__(self, spec: OptimSpec, epochs: int, steps_per_epoch: int) -> None:

@@ -25,7 +25,7 @@ def _build(model: str, **arguments: Any) -> Backbone:
 
 @torch.no_grad()
 def randomised(net: torch.nn.Module) -> torch.nn.Module:
-    """Every parameter drawn anew: ones and zeros (norms, biases, layer scales) would hide a wrong order or a lost term."""
+    """Every parameter drawn anew: ones and zeros (norms, biases, scales) would hide a wrong order or a lost term."""
     generator = torch.Generator().manual_seed(7)
     for tensor in net.parameters():
         noise = torch.randn(tensor.shape, generator=generator)

@@ -34,7 +34,7 @@ def candidates(field: dataclasses.Field[Any]) -> list[Any]:
         return [not value]
     if value is None:
         return [1, 2, 0.5, True]
-    return [value + 1, value - 1] if isinstance(value, int) else [value * 1.5 + 0.1, value / 2 + 0.01, value / 2]
+    return [value + 1, value - 1, 2 * value] if isinstance(value, int) else [value * 1.5 + 0.1, value / 2 + 0.01, value / 2]
 
 
 def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
@@ -93,7 +93,7 @@ def test_a_value_out_of_range_is_refused_by_name(name: str, field: dataclasses.F
     outside: list[Any] = ["no-such-choice"] if "choices" in limits else []
     outside += [limits[key] + step for key, step in (("ge", -1), ("gt", 0), ("le", 1), ("lt", 0)) if key in limits]
     value = default_of(field)
-    free = isinstance(value, bool) or isinstance(value, float)
+    free = isinstance(value, (bool, float))
     assert outside or free, f"method.{field.name} has neither limits nor choices"
     for bad in outside:
         with pytest.raises(ConfigError, match=rf"method\.{field.name} "):

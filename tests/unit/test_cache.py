@@ -1,4 +1,4 @@
-"""The pixel cache: built once, never half-read, rebuilt when damaged, safe between processes, clear when the disk is full."""
+"""The pixel cache: built once, never half-read, rebuilt when damaged, safe between processes and on a full disk."""
 
 import errno
 import json
@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.os, "fsync", full)
-    with pytest.raises(PeftbenchError, match="disk filled up.*PEFTBENCH_CACHE"):
+    with pytest.raises(PeftbenchError, match=r"disk filled up.*PEFTBENCH_CACHE"):
         load(source_of(noise(3, 4, 4, 3)), tmp_path)
     assert not [path for path in (tmp_path / "images").iterdir() if path.suffix != ".lock"]
     monkeypatch.undo()
@@ -232,7 +232,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written(tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(PeftbenchError, match="cannot be written.*PEFTBENCH_CACHE"):
+    with pytest.raises(PeftbenchError, match=r"cannot be used.*PEFTBENCH_CACHE"):
         load(source_of(noise(3, 4, 4, 3)), tmp_path / "file")
 
 

@@ -72,7 +72,7 @@ def noise_image() -> Image.Image:
 def test_truncation_anywhere_is_one_clear_error(kind):
     whole = encoded(noise_image(), kind)
     for keep in (1, 10, len(whole) // 4, len(whole) // 2):
-        with pytest.raises(BadInput, match="^pic: "):
+        with pytest.raises(BadInput, match=r"^pic: "):
             decode_image(whole[:keep], "pic")
 
 
@@ -92,5 +92,5 @@ def test_random_damage_decodes_or_is_a_clear_error(kind):
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\x00" * 100])
 def test_not_an_image(data):
-    with pytest.raises(BadInput, match="^pic: .*(0 bytes|not an image)"):
+    with pytest.raises(BadInput, match=r"^pic: .*(0 bytes|not an image)"):
         decode_image(data, "pic")

@@ -92,9 +92,9 @@ def test_the_drawing_of_this_version_has_not_changed(task):
 
 
 def test_wrong_options_are_named():
-    with pytest.raises(ConfigError, match="dataset.task cannot be 'locaton'; did you mean 'location'"):
+    with pytest.raises(ConfigError, match=r"dataset\.task cannot be 'locaton'; did you mean 'location'"):
         build(Shapes, {"task": "locaton"})
-    with pytest.raises(ConfigError, match="dataset.seed must be at least 0, got -1"):
+    with pytest.raises(ConfigError, match=r"dataset\.seed must be at least 0, got -1"):
         build(Digits, {"seed": -1})
 
 

@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as parquet
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from peftbench.data.base import SPLITS
 from peftbench.data.hf import HfDataset

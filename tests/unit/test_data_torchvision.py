@@ -56,7 +56,7 @@ class Broken(io.BytesIO):
 )
 def test_a_bad_download_leaves_no_partial_file(tmp_path, monkeypatch, sent):
     monkeypatch.setattr(torchvision_sets.urllib.request, "urlopen", lambda *arguments, **options: sent)
-    with pytest.raises(MissingInput, match="Connection reset by peer|wrong MD5"):
+    with pytest.raises(MissingInput, match=r"Connection reset by peer|wrong MD5"):
         TorchvisionSet(root=str(tmp_path / "root")).open()
     assert list((tmp_path / "root").iterdir()) == []
 
@@ -149,6 +149,6 @@ def test_unpacked_files_are_enough_and_damaged_ones_are_unpacked_again(archive):
     archive.unlink()
     assert spec.open().split("test").content_digest() == digest
     test_file.write_bytes(b"damaged")
-    with pytest.raises(MissingInput, match="neither .* is intact"):
+    with pytest.raises(MissingInput, match=r"neither .* is intact"):
         spec.open()
     assert sorted(path.name for path in archive.parent.iterdir()) == ["cifar-100-python"]

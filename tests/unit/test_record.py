@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from record_factory import make_record, record_values
 
@@ -32,6 +32,7 @@ def test_a_record_survives_its_file() -> None:
     assert RunRecord.from_json(record.to_json()) == record
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.floats(min_value=0, allow_infinity=False, allow_nan=False),
     st.text(st.characters(), min_size=1),

@@ -174,7 +174,7 @@ def accuracies(monkeypatch: pytest.MonkeyPatch, values: list[float], seen: list[
 def test_best_val_restores_the_first_best_epoch_with_its_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, Tensor]] = []
     accuracies(monkeypatch, [0.2, 0.7, 0.7, 0.5], seen)
-    model = network(norm=True)
+    model = network(norm=True).eval()  # training must switch to train mode by itself, or the statistics stand still
     val = Batches(*data(), batch_size=64)
     result = run(model, TrainSpec(epochs=4, batch_size=16, select="best_val"), val=val)
     assert result.epoch_selected == 2

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from peftbench.train.seeding import derive, deterministic, seed_everything, stream
+from peftbench.seeding import derive, deterministic, seed_everything, stream
 
 
 def test_a_stream_repeats_and_differs_from_every_other() -> None:

@@ -1,0 +1,50 @@
+# Targets a newcomer needs. Everything runs in .venv, which `install` makes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := results/work/demo
+
+.PHONY: help install demo test lint types smoke leaderboard leaderboard-check clean
+
+help:
+	@echo "make demo               install, run a small real comparison, print and write its leaderboard"
+	@echo "make test               the test suite"
+	@echo "make lint types         ruff and mypy"
+	@echo "make smoke              every method for two epochs through the command line"
+	@echo "make leaderboard        results/records -> results/leaderboard"
+	@echo "make leaderboard-check  fails when results/leaderboard is not what the records give"
+
+install: $(VENV)/.installed
+
+# --no-deps first would hide a wrong constraint; pip resolves everything under constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m peftbench -m method=linear,bitfit,lora,vpt_deep,full dataset=digits seed=0,1 train=short \
+		runtime.results=$(DEMO)
+	$(BIN)/python -m peftbench leaderboard --results $(DEMO)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+smoke: install
+	$(BIN)/python scripts/smoke.py
+
+leaderboard: install
+	$(BIN)/python -m peftbench leaderboard --results results
+
+leaderboard-check: leaderboard
+	git diff --exit-code -- results/leaderboard
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache $(DEMO)

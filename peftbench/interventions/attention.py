@@ -1,0 +1,197 @@
+"""Self-attention written out once, with places for methods inside it: keys and values, extra keys, probabilities.
+
+Wrapping modules cannot reach what lies between the fused qkv and the output projection, so this is the one place that
+computes timm's attention again, for plain and windowed transformers; a test holds it equal to timm's. Where no hook
+asks for the attention probabilities, they are never formed (`scaled_dot_product_attention`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models.swin_transformer import WindowAttention
+from timm.models.vision_transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.errors import NotApplicable
+from peftbench.interventions.base import Intervention
+
+
+class AttentionHook(nn.Module):
+    """One change of attention. Overrides what it needs; the defaults change nothing.
+
+    x: [batch, length, width], the normed input. Keys, values: [batch, heads, length, head_dim].
+    """
+
+    # set where `rescale` is overridden: the probabilities must then be formed
+    needs_probabilities = False
+
+    def project(self, x: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Change the projected keys and values, before a norm on the keys."""
+        return k, v
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put more keys and values in front; every query sees them, without positional bias."""
+        return k, v
+
+    def rescale(self, probabilities: Tensor) -> Tensor:
+        """Change softmax(q k^T / sqrt(d)) [batch, heads, queries, keys]."""
+        return probabilities
+
+
+class AttentionCore(Intervention):
+    """timm's Attention or WindowAttention with hooks, applied in the order in which they were added."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        if not isinstance(base, (Attention, WindowAttention)):
+            raise NotApplicable(f"attention of type {type(base).__name__} has no known core to change")
+        self.hooks = nn.ModuleList()
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        attn: Any = self.base
+        q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
+        bias = _bias(attn, q, **arguments)
+        hooks: Any = self.hooks
+        for hook in hooks:
+            k, v = hook.project(x, k, v)
+        q, k = normed_heads(attn, q, k)
+        for hook in hooks:
+            k, v = hook.extend(k, v)
+        if bias is not None and k.shape[2] > x.shape[1]:
+            bias = F.pad(bias, (k.shape[2] - x.shape[1], 0), value=bias.dtype == torch.bool)
+        scaling = [hook for hook in hooks if hook.needs_probabilities]
+        return output(attn, x, _attend(attn, q, k, v, bias, scaling))
+
+
+def hook_attention(attn: nn.Module, hooks: Sequence[AttentionHook]) -> nn.Module:
+    """`attn` with `hooks`; adds to an existing AttentionCore rather than nesting a second one.
+
+    Raises `NotApplicable` for attention that is neither timm's Attention nor WindowAttention.
+    """
+    core = attn if isinstance(attn, AttentionCore) else AttentionCore(attn)
+    core.hooks.extend(hooks)
+    return core
+
+
+def split_heads(x: Tensor, num_heads: int, num_parts: int) -> tuple[Tensor, ...]:
+    """[batch, length, parts * heads * head_dim] -> one [batch, heads, length, head_dim] for each part."""
+    batch, length, _ = x.shape
+    return x.reshape(batch, length, num_parts, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def normed_heads(attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys behind their norms, where the attention has any."""
+    return (attn.q_norm(q), attn.k_norm(k)) if isinstance(attn, Attention) else (q, k)
+
+
+def output(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
+    """From the mixed values [batch, heads, queries, head_dim] of input x to the attention's output."""
+    y = mixed.transpose(1, 2).flatten(2)
+    if isinstance(attn, Attention):
+        y = attn.norm(y)
+        if getattr(attn, "gate", None) is not None:
+            y = y * attn.gate(x).sigmoid()
+    out: Tensor = attn.proj_drop(attn.proj(y))
+    return out
+
+
+def attend_apart(attn: nn.Module, x: Tensor, queries: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+    """Attention of x to itself, and of further `queries` [batch, number, width] to x alone.
+
+    The queries are no keys or values of anything, so x's own output is what it is without them; where x needs no
+    gradient, only the queries' own path is kept for the backward pass. Raises `NotApplicable` as `AttentionCore` does.
+    """
+    if not isinstance(attn, Attention):
+        raise NotApplicable(f"separate queries need a plain transformer's attention, not {type(attn).__name__}")
+    q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
+    bias = _bias(attn, q, **arguments)
+    further = split_heads(attn.qkv(queries), attn.num_heads, 3)[0]
+    (q, k), further = normed_heads(attn, q, k), attn.q_norm(further)
+    own = output(attn, x, _attend(attn, q, k, v, bias))
+    return own, output(attn, queries, _attend(attn, further, k, v, None))
+
+
+def _bias(
+    attn: Any,
+    q: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor | None:
+    """What is added to the scores: the mask a plain block passes, or a window's position bias and shift mask."""
+    if isinstance(attn, Attention):
+        causal = q.new_full((q.shape[2], q.shape[2]), float("-inf")).triu(1) if is_causal else None
+        return attn_mask if causal is None else causal
+    position: Tensor = attn._get_rel_pos_bias()
+    if mask is None:
+        return position
+    # windows are the fastest part of the batch axis
+    return (position + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)
+
+
+def _attend(
+    attn: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, hooks: Sequence[AttentionHook] = ()
+) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v, with the probabilities formed only where `hooks` change them."""
+    if not hooks:
+        dropout = attn.attn_drop.p if attn.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+    scores = (q * attn.scale) @ k.transpose(-2, -1)
+    if bias is not None:
+        scores = scores.masked_fill(~bias, float("-inf")) if bias.dtype == torch.bool else scores + bias
+    probabilities = scores.softmax(dim=-1)
+    for hook in hooks:
+        probabilities = hook.rescale(probabilities)
+    mixed: Tensor = attn.attn_drop(probabilities) @ v
+    return mixed
+
+
+class ExtraKeysValues(AttentionHook):
+    """K' = [P_k; K], V' = [P_v; V] with learnable P_k, P_v [num_tokens, width], split over the heads like K and V.
+
+    Drawn from N(0, 0.02). No queries are added, so the number of tokens stays. Keys enter behind a norm on the keys.
+    """
+
+    def __init__(self, num_tokens: int, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(torch.normal(0.0, 0.02, (num_tokens, width)))
+        self.values = nn.Parameter(torch.normal(0.0, 0.02, (num_tokens, width)))
+        self.num_heads = num_heads
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        return _in_front(self.keys, k, self.num_heads), _in_front(self.values, v, self.num_heads)
+
+
+def _in_front(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
+    (heads,) = split_heads(tokens.unsqueeze(0), num_heads, 1)
+    return torch.cat([heads.expand(len(of), -1, -1, -1).to(of.dtype), of], dim=2)
+
+
+class ValueScale(Intervention):
+    """A fused qkv whose values are scaled head by head: softmax(...) (a_h v_h) = (a_h softmax(...)) v_h. a = 1 first."""
+
+    def __init__(self, base: nn.Module, num_heads: int) -> None:
+        super().__init__(base)
+        self.scale = nn.Parameter(torch.ones(num_heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.base(x).chunk(3, dim=-1)
+        return torch.cat([q, k, v * self._channels(v.shape[-1]).to(v.dtype)], dim=-1)
+
+    def folded(self) -> nn.Module | None:
+        if not isinstance(self.base, nn.Linear):
+            return None
+        plain = copy.deepcopy(self.base)
+        width = plain.out_features // 3
+        plain.weight[2 * width :] *= self._channels(width).unsqueeze(1)
+        if plain.bias is not None:
+            plain.bias[2 * width :] *= self._channels(width)
+        return plain
+
+    def _channels(self, width: int) -> Tensor:
+        return self.scale.repeat_interleave(width // len(self.scale))

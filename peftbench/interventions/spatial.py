@@ -1,0 +1,47 @@
+"""Tokens as feature maps: how convolutions see a token sequence, whatever prefix tokens it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.base import BackboneShape
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Where the patches lie in a token sequence: behind `num_prefix` tokens, row by row on a grid of `size`."""
+
+    num_prefix: int
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, shape: BackboneShape) -> TokenGrid:
+        return cls(shape.num_prefix_tokens, shape.grid)
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [batch, prefix + patches, width] -> prefix [batch, prefix, width] and map [batch, width, height, width].
+
+        Maps that already have the layout [batch, height, width, channels] come back without prefix.
+        """
+        if x.ndim == 4:
+            return x[:, :0, 0], x.permute(0, 3, 1, 2)
+        return x[:, : self.num_prefix], x[:, self.num_prefix :].transpose(1, 2).unflatten(2, self.size)
+
+    def apply(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """`operation`, which keeps height and width, on the map of the patches; input and output have one layout.
+
+        Every prefix token (class, registers) is a 1 x 1 map of its own, so that of a convolution only the centre acts.
+        """
+        prefix, maps = self.split(x)
+        maps = operation(maps)
+        if x.ndim == 4:
+            return maps.permute(0, 2, 3, 1)
+        patches = maps.flatten(2).transpose(1, 2)
+        if not self.num_prefix:
+            return patches
+        single = operation(prefix.flatten(0, 1)[:, :, None, None])
+        return torch.cat([single.view(*prefix.shape[:2], -1), patches], dim=1)

@@ -1,0 +1,83 @@
+"""KronA (Edalati et al., 2022, arXiv:2212.10650): a Kronecker product updates the query and value maps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone, BackboneShape, SiteShape
+from peftbench.errors import NotApplicable
+from peftbench.interventions import LinearDelta
+from peftbench.methods.base import METHODS, Method
+from peftbench.spec import option
+
+
+class Kronecker(nn.Module):
+    """x -> s (A kron B) x with A [a1, a2] and B [b1, b2], without building the product: A X B^T with x = X [a2, b2]."""
+
+    def __init__(self, first: tuple[int, int], second: tuple[int, int], scale: float) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(first))
+        self.second = nn.Parameter(torch.empty(second))
+        nn.init.kaiming_uniform_(self.second, a=math.sqrt(5))
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.unflatten(-1, (self.first.shape[1], -1))
+        return self.scale * (self.first @ (rows @ self.second.T)).flatten(-2)
+
+    def weight(self) -> Tensor:
+        """The matrix [a1 b1, a2 b2] that this adds to the frozen one."""
+        return self.scale * torch.kron(self.first, self.second)
+
+
+@METHODS.add("krona")
+@dataclass(frozen=True)
+class KronA(Method):
+    """W' = W + s A kron B on q and v, A [a1, a2], B [out / a1, in / a2]. Folds exactly; unlike B A it has full rank.
+
+    `rows` is a1 and `columns` a2. By default the factors are as square as the widths allow, which needs the fewest
+    parameters: A [24, 32] and B [32, 24] at width 768. Of the factors A starts at zero and B kaiming-uniform, as the
+    PEFT library does for its Kronecker form; there is no released code.
+    """
+
+    family: ClassVar[str] = "reparametrisation"
+    paper: ClassVar[str] = "arXiv:2212.10650"
+    mergeable: ClassVar[bool] = True
+
+    rows: int | None = option(None, ge=1)
+    columns: int | None = option(None, ge=1)
+    scale: float = option(1.0, gt=0)
+
+    def attach(self, backbone: Backbone) -> None:
+        sites = backbone.sites("attn.qkv")
+        for site in sites:
+            self._factors(site.shape)
+        for site in sites:
+            first, second = self._factors(site.shape)
+            deltas = {number: Kronecker(first, second, self.scale) for number in (0, 2)}
+            site.wrap(partial(LinearDelta, deltas=deltas, num_slices=3))
+
+    def _factors(self, site: SiteShape) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Shapes of A and B. Raises `NotApplicable` where a given size does not divide the width."""
+        inside, outside = site.in_dim, site.out_dim // 3
+        rows = self.rows or largest_divisor(outside, math.isqrt(outside))
+        columns = self.columns or inside // largest_divisor(inside, math.isqrt(inside))
+        for option_name, size, width in (("rows", rows, outside), ("columns", columns, inside)):
+            if width % size:
+                raise NotApplicable(f"method.{option_name} = {size} does not divide the width {width}")
+        return (rows, columns), (outside // rows, inside // columns)
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        shapes = [self._factors(site) for site in shape.at("attn.qkv")]
+        return sum(2 * (a1 * a2 + b1 * b2) for (a1, a2), (b1, b2) in shapes)
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(size for size in range(limit, 0, -1) if number % size == 0)

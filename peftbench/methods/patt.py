@@ -1,0 +1,102 @@
+"""Parallel attention, PATT and BAPAT (Yu et al., 2022, arXiv:2210.00788): keys and values from a side projection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.interventions import AttentionHook, Bottleneck, Tap, hook_attention, split_heads, tap_block
+from peftbench.methods.base import METHODS, Method
+from peftbench.spec import option
+
+
+class ParallelKeysValues(AttentionHook):
+    """K' = K + scale K~, V' = V + scale V~ with [K~, V~] = W_u tanh(W_d x + b) + c, x [batch, length, width]."""
+
+    def __init__(self, in_dim: int, width: int, num_heads: int, bottleneck: int, scale: float, zero_up: bool) -> None:
+        super().__init__()
+        self.down = nn.Linear(in_dim, bottleneck)
+        self.up = nn.Linear(bottleneck, 2 * width)
+        self.num_heads, self.scale = num_heads, scale
+        for linear in (self.down, self.up):
+            nn.init.trunc_normal_(linear.weight, std=0.02)
+            nn.init.zeros_(linear.bias)
+        if zero_up:
+            nn.init.zeros_(self.up.weight)
+
+    def project(self, x: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        added = self.scale * self.up(torch.tanh(self.down(x)))
+        more_k, more_v = split_heads(added, self.num_heads, 2)
+        return k + more_k.to(k.dtype), v + more_v.to(v.dtype)
+
+
+@METHODS.add("patt")
+@dataclass(frozen=True)
+class PATT(Method):
+    """Attention with K + s K~ and V + s V~, where [K~, V~] = W_u tanh(W_d n + b) + c reads the normed input n.
+
+    W_d [m, D] and W_u [2 D, m] per block: prefix tuning whose prefix depends on the token and adds no tokens. Weights
+    start from a truncated normal of std 0.02, biases at zero, as in the released code (`zero_up` starts silent). On a
+    backbone with a norm on the keys, K~ is added ahead of it. The paper's video runs use m = 128, s = 0.8; the
+    defaults are sized for VTAB-1k. L (3 D m + m + 2 D) parameters.
+    """
+
+    family: ClassVar[str] = "prompt"
+    paper: ClassVar[str] = "arXiv:2210.00788"
+    identity_at_init: ClassVar[bool] = False
+
+    bottleneck: int = option(8, ge=1)
+    scale: float = option(0.1, gt=0)
+    zero_up: bool = option(False)
+
+    def attach(self, backbone: Backbone) -> None:
+        for site, qkv in zip(backbone.sites("attn"), backbone.sites("attn.qkv"), strict=True):
+            heads: int = site.module.num_heads  # type: ignore[assignment]
+            inside, width = qkv.shape.in_dim, qkv.shape.out_dim // 3
+            hook = ParallelKeysValues(inside, width, heads, self.bottleneck, self.scale, self.zero_up)
+            site.wrap(partial(hook_attention, hooks=[hook]))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        m = self.bottleneck
+        return sum(
+            m * s.in_dim + m + m * 2 * (s.out_dim // 3) + 2 * (s.out_dim // 3) for s in shape.at("attn.qkv")
+        )
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The key half of c: it shifts all scores of a query equally, which softmax cancels."""
+        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
+        found = {}
+        for core in (site.module for site in backbone.sites("attn")):
+            normed_keys = not isinstance(getattr(core.base, "k_norm", nn.Identity()), nn.Identity)
+            for hook in core.hooks if not normed_keys else []:  # type: ignore[union-attr]
+                found[names[id(hook.up.bias)]] = slice(0, hook.up.out_features // 2)  # type: ignore[union-attr]
+        return found
+
+
+@METHODS.add("bapat")
+@dataclass(frozen=True)
+class BAPAT(PATT):
+    """PATT in attention and x = x + mlp_half(x) + s' up(relu(down(x))) on the stream after it, as in AdaptFormer."""
+
+    family: ClassVar[str] = "adapter"
+
+    adapter_bottleneck: int = option(8, ge=1)
+    adapter_scale: float = option(0.1, gt=0)
+    dropout: float = option(0.1, ge=0, lt=1)
+
+    def attach(self, backbone: Backbone) -> None:
+        super().attach(backbone)
+        for site in backbone.sites("block"):
+            branch = Bottleneck(
+                site.shape.out_dim, self.adapter_bottleneck, "relu", self.dropout, self.adapter_scale
+            )
+            site.wrap(partial(tap_block, taps=[Tap("mlp", branch, reads="raw")]))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        h = self.adapter_bottleneck
+        return super().expected_params(shape) + sum(2 * s.out_dim * h + h + s.out_dim for s in shape.at("block"))

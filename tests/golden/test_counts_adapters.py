@@ -1,0 +1,42 @@
+"""Trainable parameters of the adapter family on ViT-B/16 at 224 px without the classifier, biases included."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.methods.base import METHODS, install
+
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("adapter_pfeiffer", {}, 156_768),
+    ("adapter_pfeiffer", {"bottleneck": 64}, 1_189_632),
+    ("adapter_pfeiffer", {"bottleneck": 96}, 1_779_840),
+    ("adapter_houlsby", {}, 313_536),
+    ("convpass", {}, 327_552),
+    ("convpass_attn", {}, 163_776),
+    ("repadapter", {}, 239_808),
+    ("repadapter_attn", {}, 119_904),
+    ("compacter", {}, 57_088),
+    ("mona", {}, 2_684_928),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """Shapes without storage: only numbers are counted."""
+    with torch.device("meta"):
+        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
+
+
+@pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
+def test_count_on_vit_b16(vit_b16: Backbone, name: str, options: dict[str, Any], count: int) -> None:
+    method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
+    install(method, backbone)
+    assert sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad) == count
+    assert method.expected_params(vit_b16.shape) == count

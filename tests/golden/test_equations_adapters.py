@@ -1,0 +1,235 @@
+"""The adapter family's equations on one block, written out with plain tensor operations, against the installed methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.methods.base import METHODS, install
+from tests.contracts.backbones import make
+from tests.golden.test_equations import WIDTH, agree, attention, block, installed, plain, run, tokens, weights
+
+PREFIXES = {"vit_layerscale": 1, "vit_avg": 0, "vit_registers": 3, "vit_distilled": 2}
+GRID = 4
+Branch = Callable[[Tensor], Tensor]
+
+
+def tensors(backbone: Backbone, half: int = 0) -> dict[str, Tensor]:
+    """The method's tensors of block 1 by the last words of their names; `half` 0 is attention, 1 the MLP."""
+    block_tensors = [(name, p.detach()) for name, p in backbone.trainable if name.startswith("net.blocks.1.")]
+    wanted = (".taps.0.", ".attn.") if half == 0 else (".taps.1.", ".mlp.")
+    chosen = [(name, p) for name, p in block_tensors if any(word in name for word in wanted)]
+    assert chosen
+    for marker in (".module.", *(w for w in wanted if "taps" in w)):
+        chosen = [(name.split(marker)[-1], p) for name, p in chosen]
+    return dict(chosen)
+
+
+def reference(
+    x: Tensor,
+    backbone: str = "vit_layerscale",
+    ahead: tuple[Branch, Branch] | None = None,
+    behind: tuple[Branch, Branch] | None = None,
+    beside: tuple[Branch, Branch] | None = None,
+    stream: tuple[Branch, Branch] | None = None,
+) -> Tensor:
+    """A block with functions of the input of qkv and fc1, of attention's and the MLP's output, parallel, on the stream."""
+    w = weights(backbone)
+    op, one = plain(w), torch.tensor(1.0)
+    for number in (0, 1):
+        normed = op(f"norm{number + 1}", x)
+        read = ahead[number](normed) if ahead else normed
+        if number == 0:
+            core = op("attn.proj", attention(*op("attn.qkv", read).split(WIDTH, dim=-1)))
+        else:
+            core = op("mlp.fc2", F.gelu(op("mlp.fc1", read)))
+        core = behind[number](core) if behind else core
+        x = x + w.get(f"ls{number + 1}.gamma", one) * core + (beside[number](normed) if beside else 0)
+        x = stream[number](x) if stream else x
+    return x
+
+
+def nothing(x: Tensor) -> Tensor:
+    return torch.zeros_like(x)
+
+
+def same(x: Tensor) -> Tensor:
+    return x
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * (1 + (-1.702 * x).exp()).reciprocal()
+
+
+def test_the_reference_itself_is_the_block() -> None:
+    agree(reference(tokens()), block(tokens(), weights(), plain(weights())))
+
+
+@pytest.mark.parametrize(("activation", "act"), [("gelu", F.gelu), ("quick_gelu", quick_gelu), ("relu", torch.relu)])
+def test_sequential_adapters(activation: str, act: Branch) -> None:
+    for name in ("adapter_pfeiffer", "adapter_houlsby"):
+        backbone = installed(name, bottleneck=5, scale=0.7, activation=activation)
+
+        def adapter(half: int, backbone: Backbone = backbone) -> Branch:
+            t = tensors(backbone, half)
+            down, up = (
+                (lambda y: y @ t["down.weight"].T + t["down.bias"]),
+                (lambda y: y @ t["up.weight"].T + t["up.bias"]),
+            )
+            return lambda y: y + 0.7 * up(act(down(y)))
+
+        first = same if name == "adapter_pfeiffer" else adapter(0)
+        agree(run(backbone, tokens()), reference(tokens(), behind=(first, adapter(1))))
+
+
+def test_the_inits_of_sequential_adapters() -> None:
+    """Uniform bounds: kaiming with a = sqrt(5) is 1 / sqrt(in), xavier is sqrt(6 / (in + out))."""
+    bounds = {
+        "lora": (WIDTH**-0.5, 0.0),
+        "lora_xavier": ((6 / (WIDTH + 64)) ** 0.5, 0.0),
+        "xavier": ((6 / (WIDTH + 64)) ** 0.5,) * 2,
+    }
+    for init, expected in bounds.items():
+        backbone = make("vit_cls")
+        install(METHODS.get("adapter_houlsby")(bottleneck=64, init=init), backbone)
+        for half in (0, 1):
+            t = tensors(backbone, half)
+            for name, bound in zip(("down", "up"), expected, strict=True):
+                assert 0.97 * bound <= t[f"{name}.weight"].abs().max() <= bound
+                assert not t[f"{name}.bias"].any()
+
+
+def neighbours(u: Tensor, prefix: int, kernel: Tensor, bias: Tensor) -> Tensor:
+    """A convolution tap by tap: `kernel` [out, in, size, size] over the patch grid; other tokens meet the centre."""
+    reach = kernel.shape[-1] // 2
+    out = u @ kernel[:, :, reach, reach].T + bias
+    for row in range(GRID):
+        for column in range(GRID):
+            total = bias.expand(len(u), -1)
+            for other_row in range(max(0, row - reach), min(GRID, row + reach + 1)):
+                for other_column in range(max(0, column - reach), min(GRID, column + reach + 1)):
+                    tap = kernel[:, :, other_row - row + reach, other_column - column + reach]
+                    total = total + u[:, prefix + GRID * other_row + other_column] @ tap.T
+            out[:, prefix + GRID * row + column] = total
+    return out
+
+
+@pytest.mark.parametrize("name", ["convpass", "convpass_attn"])
+@pytest.mark.parametrize("model", PREFIXES)
+def test_convpass(name: str, model: str) -> None:
+    backbone, x = installed(name, model, bottleneck=5, scale=0.3), tokens(16 + PREFIXES[model])
+
+    def bypass(half: int) -> Branch:
+        t = tensors(backbone, half)
+
+        def branch(z: Tensor) -> Tensor:
+            u = quick_gelu(z @ t["down.weight"].T + t["down.bias"])
+            u = quick_gelu(neighbours(u, PREFIXES[model], t["conv.weight"], t["conv.bias"]))
+            return 0.3 * (u @ t["up.weight"].T + t["up.bias"])
+
+        return branch
+
+    second = nothing if name == "convpass_attn" else bypass(1)
+    agree(run(backbone, x), reference(x, model, beside=(bypass(0), second)))
+
+
+def test_the_convolution_of_convpass_starts_as_the_identity_or_xavier() -> None:
+    backbone = make("vit_cls")
+    install(METHODS.get("convpass")(bottleneck=6), backbone)
+    kernel = tensors(backbone)["conv.weight"]
+    assert torch.equal(kernel[:, :, 1, 1], torch.eye(6)) and kernel.abs().sum() == 6
+    backbone = make("vit_cls")
+    install(METHODS.get("convpass")(bottleneck=32, conv_init="xavier"), backbone)
+    bound = (6 / (2 * 9 * 32)) ** 0.5
+    assert 0.99 * bound < tensors(backbone)["conv.weight"].abs().max() <= bound
+
+
+def test_a_bypass_goes_through_stochastic_depth_with_its_own_draw() -> None:
+    """With rate 1 - 1e-9 in training both the half and its bypass are dropped: the block is the identity."""
+    backbone = installed("convpass")
+    found: Any = backbone.net.blocks[1].base  # type: ignore[union-attr, index]
+    for name in ("drop_path1", "drop_path2"):
+        setattr(found, name, torch.nn.Dropout(1 - 1e-9))
+    backbone.train()
+    agree(run(backbone, tokens()), tokens())
+
+
+@pytest.mark.parametrize("name", ["repadapter", "repadapter_attn"])
+def test_repadapter(name: str) -> None:
+    backbone = installed(name, bottleneck=6, num_groups=3, scale=0.7)
+
+    def adapter(half: int) -> Branch:
+        t = tensors(backbone, half)
+
+        def branch(z: Tensor) -> Tensor:
+            hidden, out = z @ t["down.weight"].T + t["down.bias"], []
+            for group in range(3):
+                rows = t["up"][16 * group : 16 * (group + 1)]
+                out.append(hidden[..., 2 * group : 2 * group + 2] @ rows.T)
+            return z + 0.7 * (torch.cat(out, dim=-1) + t["up_bias"])
+
+        return branch
+
+    second = same if name == "repadapter_attn" else adapter(1)
+    agree(run(backbone, tokens()), reference(tokens(), ahead=(adapter(0), second)))
+
+
+def test_compacter() -> None:
+    backbone = installed("compacter", bottleneck=6, num_blocks=3, rank=2)
+    (rules,) = [p.detach() for name, p in backbone.trainable if "rules" in name]
+
+    def linear(y: Tensor, t: dict[str, Tensor], name: str) -> Tensor:
+        weight = sum(torch.kron(rules[i], t[f"{name}.left"][i] @ t[f"{name}.right"][i]) for i in range(3))
+        return y @ weight + t[f"{name}.bias"]
+
+    def adapter(half: int) -> Branch:
+        t = tensors(backbone, half)
+        return lambda y: y + linear(F.gelu(linear(y, t, "down")), t, "up")
+
+    agree(run(backbone, tokens()), reference(tokens(), behind=(adapter(0), adapter(1))))
+
+
+@pytest.mark.parametrize("model", PREFIXES)
+def test_mona(model: str) -> None:
+    backbone, x = installed("mona", model, bottleneck=5), tokens(16 + PREFIXES[model])
+
+    def adapter(half: int) -> Branch:
+        t = tensors(backbone, half)
+
+        def depthwise(u: Tensor, number: int) -> Tensor:
+            kernel = t[f"depthwise.{number}.weight"]
+            dense = torch.zeros(5, 5, *kernel.shape[2:])
+            dense[range(5), range(5)] = kernel[:, 0]
+            return neighbours(u, PREFIXES[model], dense, t[f"depthwise.{number}.bias"])
+
+        def branch(x: Tensor) -> Tensor:
+            normed = F.layer_norm(x, (WIDTH,), t["norm.weight"], t["norm.bias"], eps=1e-5)
+            u = (t["norm_scale"] * normed + t["skip_scale"] * x) @ t["down.weight"].T + t["down.bias"]
+            u = u + (depthwise(u, 0) + depthwise(u, 1) + depthwise(u, 2)) / 3
+            u = u + u @ t["pointwise.weight"][:, :, 0, 0].T + t["pointwise.bias"]
+            return x + F.gelu(u) @ t["up.weight"].T + t["up.bias"]
+
+        return branch
+
+    agree(run(backbone, x), reference(x, model, stream=(adapter(0), adapter(1))))
+
+
+@pytest.mark.parametrize("model", ["convnext", "convnext_conv_mlp"])
+@torch.no_grad()
+def test_a_block_of_convnext_with_taps_and_without(model: str) -> None:
+    """Silent taps leave timm's block bit for bit; a parallel branch of ConvNeXt reads the stream, channels last."""
+    maps = torch.randn(2, 16, 4, 4, generator=torch.Generator().manual_seed(4))
+    bare = make(model).net.stages[1].blocks[0](maps)  # type: ignore[union-attr, index, operator]
+    silent, moved = make(model), installed("adaptformer", model, scale=0.7)
+    install(METHODS.get("adaptformer")(), silent)
+    assert torch.equal(silent.eval().net.stages[1].blocks[0](maps), bare)  # type: ignore[union-attr, index, operator]
+    t = {n.split("taps.0.")[-1]: p for n, p in moved.trainable if n.startswith("net.stages.1.blocks.0.")}
+    hidden = torch.relu(maps.permute(0, 2, 3, 1) @ t["down.weight"].T + t["down.bias"])
+    added = 0.7 * (hidden @ t["up.weight"].T + t["up.bias"])
+    agree(moved.net.stages[1].blocks[0](maps), bare + added.permute(0, 3, 1, 2))  # type: ignore[union-attr, index, operator]

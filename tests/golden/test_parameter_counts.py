@@ -1,0 +1,64 @@
+"""Trainable parameters on ViT-B/16 at 224 px, without the classifier, against counts known before the code was written.
+
+The numbers were derived from the papers' equations and agree with the published ones where those leave out the head.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.methods.base import METHODS, install
+
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("full", {}, 85_798_656),
+    ("linear", {}, 0),
+    ("bitfit", {}, 102_912),
+    ("ssf", {}, 205_824),
+    ("lora", {}, 294_912),
+    ("lora", {"rank": 4}, 147_456),
+    ("lora", {"rank": 16}, 589_824),
+    # by hand: 12 blocks, rank (in + out) each: q, k, v 3 * 8 * 1536; proj 8 * 1536; fc1 and fc2 8 * 3840
+    ("lora", {"targets": ["q", "k", "v"]}, 442_368),
+    ("lora", {"targets": ["proj"]}, 147_456),
+    ("lora", {"targets": ["fc1", "fc2"]}, 737_280),
+    ("adaptformer", {}, 156_768),
+    ("adaptformer", {"bottleneck": 64}, 1_189_632),
+    ("vpt_shallow", {"num_tokens": 100}, 76_800),
+    ("vpt_deep", {"num_tokens": 1}, 9_216),
+    ("vpt_deep", {"num_tokens": 5}, 46_080),
+    ("vpt_deep", {"num_tokens": 10}, 92_160),
+    ("vpt_deep", {"num_tokens": 50}, 460_800),
+    ("vpt_deep", {"num_tokens": 100}, 921_600),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """Shapes without storage: only numbers are counted."""
+    with torch.device("meta"):
+        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
+
+
+@pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
+def test_count_on_vit_b16(vit_b16: Backbone, name: str, options: dict[str, Any], count: int) -> None:
+    method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
+    install(method, backbone)
+    assert sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad) == count
+    assert method.expected_params(vit_b16.shape) == count
+
+
+def test_shape_of_vit_b16(vit_b16: Backbone) -> None:
+    shape = vit_b16.shape
+    assert (shape.width, shape.depth, shape.num_heads, shape.patch_size) == (768, 12, 12, 16)
+    assert (shape.grid, shape.num_patches, shape.num_prefix_tokens) == ((14, 14), 196, 1)
+    assert shape.num_parameters == 85_798_656
+    assert sum(2 * norm.out_dim for norm in shape.at("norm")) == 38_400
+    assert [(site.in_dim, site.out_dim) for site in shape.at("attn.qkv")] == [(768, 2304)] * 12
+    assert [(site.in_dim, site.out_dim) for site in shape.at("mlp.fc1", "mlp.fc2")][:2] == [(768, 3072), (3072, 768)]

@@ -46,7 +46,8 @@ def _state(paths: Sequence[Path]) -> str:
             found = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, and there may be 70,000 of them
         except OSError as error:
             raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
-        line = f"{path if path.is_absolute() else here / path}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n"
+        place = path if path.is_absolute() else here / path
+        line = f"{place}\n{found.st_size}\n{found.st_mtime_ns}\n{found.st_ctime_ns}\n"
         state.update(line.encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 

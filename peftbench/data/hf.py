@@ -90,7 +90,8 @@ class HfDataset(DatasetSpec):
         if absent:
             raise BadInput(
                 f"{self.path}: no {' and no '.join(absent)} split (found: {', '.join(splits)}); "
-                "dataset.path must name a folder or hub dataset with both a train and a test split, for example train.parquet and test.parquet"
+                "dataset.path must name a folder or hub dataset with both a train and a test split, "
+                "for example train.parquet and test.parquet"
             )
         image_column = self._column(splits["train"], "image_column", self.image_column, IMAGE_COLUMNS)
         label_column = self._column(splits["train"], "label_column", self.label_column, LABEL_COLUMNS)
@@ -263,7 +264,7 @@ def _translated(place: str) -> Iterator[None]:
     import datasets
     import pyarrow
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import HTTPError
 
     were_on = datasets.are_progress_bars_disabled() is False
     datasets.disable_progress_bars()

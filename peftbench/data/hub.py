@@ -17,7 +17,7 @@ def hub_commit(hub_id: str, wanted: str | None) -> str:
     if wanted and re.fullmatch(r"[0-9a-f]{40}", wanted):
         return wanted
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+    from huggingface_hub.errors import (
         HFValidationError,
         HTTPError,
         RepositoryNotFoundError,

@@ -5,8 +5,8 @@ from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
 from peftbench.interventions.linear import AffineLowRank, LinearDelta, LinearScale, LowRank, ParallelAndSequential
 from peftbench.interventions.scale_shift import ScaleShift
-from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.sequential import Ahead, Behind, Bottleneck
+from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
 from peftbench.interventions.spatial import TokenGrid
 from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens

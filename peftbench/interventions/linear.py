@@ -38,7 +38,7 @@ class LowRank(nn.Module):
 
 
 class AffineLowRank(nn.Module):
-    """x -> scale * (B dropout(A x + a) + b) with A [rank, in_dim] and B [out_dim, rank]; A is xavier-uniform, rest 0."""
+    """x -> scale * (B dropout(A x + a) + b), A [rank, in_dim] xavier-uniform, B [out_dim, rank] and the biases 0."""
 
     def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__()

@@ -111,9 +111,9 @@ class Ahead(Intervention):
         if not pointwise or not hasattr(self.module, "affine"):
             return None
         plain = copy.deepcopy(self.base)
-        weight = plain.weight.flatten(1)  # type: ignore[operator, union-attr]
+        weight = plain.weight.flatten(1)  # type: ignore[operator]
         matrix, offset = self.module.affine()  # type: ignore[operator]
         bias = weight @ offset if plain.bias is None else weight @ offset + plain.bias
-        plain.weight.add_((weight @ matrix).view_as(plain.weight))  # type: ignore[operator, union-attr, arg-type]
+        plain.weight.add_((weight @ matrix).view_as(plain.weight))  # type: ignore[operator]
         plain.bias = nn.Parameter(bias, requires_grad=False)
         return plain

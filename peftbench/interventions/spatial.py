@@ -23,7 +23,7 @@ class TokenGrid:
         return cls(shape.num_prefix_tokens, shape.grid)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [batch, prefix + patches, width] -> prefix [batch, prefix, width] and map [batch, width, height, width].
+        """Tokens [batch, prefix + patches, width] -> prefix [batch, prefix, width], map [batch, width, rows, columns].
 
         Maps that already have the layout [batch, height, width, channels] come back without prefix.
         """

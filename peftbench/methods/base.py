@@ -25,7 +25,8 @@ class Method(Spec):
     """Base of all methods. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
     Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
-    (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules).
+    (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
+    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens).
     """
 
     section: ClassVar[str] = "method"
@@ -35,6 +36,7 @@ class Method(Spec):
     paper: ClassVar[str] = ""
     identity_at_init: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
+    pools_itself: ClassVar[bool] = False
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.

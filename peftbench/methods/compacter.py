@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.errors import NotApplicable
-from peftbench.interventions import Behind
+from peftbench.interventions import Behind, refer, share
 from peftbench.methods.base import METHODS, Method
 from peftbench.spec import option
 
@@ -33,10 +33,12 @@ class KroneckerLinear(nn.Module):
     u_i and v_i are xavier-uniform with gain sqrt(2), b is zero.
     """
 
+    rules: Rules
+
     def __init__(self, in_dim: int, out_dim: int, rules: Rules, rank: int) -> None:
         super().__init__()
         blocks = len(rules.matrices)
-        self.rules = rules
+        refer(self, "rules", rules)
         self.left = nn.Parameter(torch.empty(blocks, in_dim // blocks, rank))
         self.right = nn.Parameter(torch.empty(blocks, rank, out_dim // blocks))
         self.bias = nn.Parameter(torch.zeros(out_dim))
@@ -90,7 +92,7 @@ class Compacter(Method):
         for width in {site.shape.out_dim for site in sites}:
             if width % self.num_blocks:
                 raise NotApplicable(f"{self.name} cannot cut width {width} into {self.num_blocks} blocks")
-        rules = Rules(self.num_blocks)
+        rules = share(backbone, "rules", Rules(self.num_blocks))
         for site in sites:
             adapter = KroneckerBottleneck(site.shape.out_dim, self.bottleneck, rules, self.rank)
             site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))

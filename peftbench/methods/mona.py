@@ -47,7 +47,7 @@ class MonaAdapter(nn.Module):
         """f on maps [batch, bottleneck, height, width]; the mean of three kernels is one kernel of the largest size."""
         padded = [F.pad(conv.weight, [(KERNELS[-1] - size) // 2] * 4) for conv, size in self._convolutions()]
         kernel = torch.stack(padded).mean(0)
-        bias = torch.stack([conv.bias for conv, _ in self._convolutions()]).mean(0)
+        bias = torch.stack([conv.bias for conv, _ in self._convolutions()]).mean(0)  # type: ignore[misc]
         maps = maps + F.conv2d(maps, kernel, bias, padding=KERNELS[-1] // 2, groups=len(kernel))
         filtered: Tensor = maps + self.pointwise(maps)
         return filtered

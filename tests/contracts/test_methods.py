@@ -117,6 +117,8 @@ def test_attaching_leaves_every_original_tensor_in_place(method: Method, bare: B
 
 
 def test_output_at_the_start(method: Method, bare: Backbone, installed: Backbone) -> None:
+    if method.pools_itself:
+        pytest.skip("other features by its own pooling; the method's own tests compare the tokens")
     difference = (outputs(bare) - outputs(installed)).abs().max()
     if method.identity_at_init:
         assert difference <= 1e-6

@@ -1,4 +1,4 @@
-"""The adapter family's equations on one block, written out with plain tensor operations, against the installed methods."""
+"""The adapter family's equations on one block, in plain tensor operations, against the installed methods."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def reference(
     beside: tuple[Branch, Branch] | None = None,
     stream: tuple[Branch, Branch] | None = None,
 ) -> Tensor:
-    """A block with functions of the input of qkv and fc1, of attention's and the MLP's output, parallel, on the stream."""
+    """A block with functions ahead of qkv and fc1, behind attention and the MLP, beside them, and on the stream."""
     w = weights(backbone)
     op, one = plain(w), torch.tensor(1.0)
     for number in (0, 1):

@@ -44,6 +44,14 @@ def test_a_block_without_taps_is_timms_block_bit_for_bit(name: str, layer: int) 
     assert torch.equal(BlockTaps(block)(x), block(x))
 
 
+@pytest.mark.parametrize("name", ["convnext", "convnext_conv_mlp"])
+def test_a_convnext_block_without_taps_is_timms_block(name: str) -> None:
+    for layer, size in enumerate((8, 4, 2, 1)):
+        block = blocks_of(name)[layer]
+        x = torch.randn(2, (8, 16, 24, 32)[layer], size, size, generator=torch.Generator().manual_seed(layer))
+        torch.testing.assert_close(BlockTaps(block)(x), block(x))
+
+
 @pytest.mark.parametrize("name", ["vit_layerscale", "swin"])
 def test_stochastic_depth_draws_as_timm_does(name: str) -> None:
     block, x = blocks_of(name)[1], stream(name, 1)
@@ -65,6 +73,16 @@ def test_masks_reach_attention_through_every_block_wrapper() -> None:
     assert torch.equal(StripTokens(block, 3, 1)(x, attn_mask=mask), torch.cat([expected[:, :1], expected[:, 4:]], 1))
 
 
+class Zero(nn.Module):
+    """Silences the half behind it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+ZERO = Zero()
+
+
 class Record(nn.Module):
     """A branch that keeps what it was given and returns a constant."""
 
@@ -81,17 +99,54 @@ class Record(nn.Module):
 def test_taps_read_and_add_where_they_say() -> None:
     block, x = blocks_of("vit_layerscale")[0], stream("vit_layerscale", 0)
     taps = [
-        Tap("attn", Record(0.1), reads="normed", inside=True),
-        Tap("attn", Record(0.2), reads="raw"),
-        Tap("mlp", Record(0.3), reads="raw"),
-        Tap("mlp", Record(0.4), reads="normed", inside=True),
+        Tap("attn", Record(0.1), place="inside", reads="normed"),
+        Tap("attn", Record(0.2), place="beside", reads="raw"),
+        Tap("mlp", Record(0.3), place="beside", reads="raw"),
+        Tap("mlp", Record(0.4), place="inside", reads="normed"),
     ]
     found = tap_block(block, taps)(x)
     middle = x + block.ls1(block.attn(block.norm1(x)) + 0.1) + 0.2
     expected = middle + block.ls2(block.mlp(block.norm2(middle)) + 0.4) + 0.3
     torch.testing.assert_close(found, expected)
     for tap, read in zip(taps, (block.norm1(x), x, middle, block.norm2(middle)), strict=True):
-        torch.testing.assert_close(tap.branch.seen, read)  # type: ignore[arg-type]
+        torch.testing.assert_close(tap.module.seen, read)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_taps_on_the_shortcut_and_on_the_stream() -> None:
+    block, x = blocks_of("vit_layerscale")[0], stream("vit_layerscale", 0)
+    shortcut, after = nn.Linear(48, 48), nn.Linear(48, 48)
+    found = tap_block(block, [Tap("mlp", shortcut, place="skip"), Tap("attn", after, place="stream")])(x)
+    middle = after(x + block.ls1(block.attn(block.norm1(x))))
+    torch.testing.assert_close(found, shortcut(middle) + block.ls2(block.mlp(block.norm2(middle))))
+
+
+@pytest.mark.parametrize("name", ["convnext", "convnext_conv_mlp"])
+@torch.no_grad()
+def test_taps_on_maps_work_channels_last(name: str) -> None:
+    block, x = blocks_of(name)[1], torch.randn(2, 16, 4, 4)
+    beside, after = nn.Linear(16, 16), nn.Linear(16, 16)
+    found = tap_block(block, [Tap("mlp", beside, reads="raw"), Tap("mlp", after, place="stream")])(x)
+    expected = after(block(x).movedim(1, -1) + beside(x.movedim(1, -1))).movedim(-1, 1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_branch_can_go_through_the_stochastic_depth_of_its_half() -> None:
+    block, x = blocks_of("vit_cls")[0].train(), torch.zeros(64, 17, 48)
+    block.drop_path1 = DropPath(0.5)
+    for drop_path, values in ((True, {0.0, 2.0}), (False, {1.0})):
+        tapped = BlockTaps(block)
+        tapped.add(Tap("attn", Record(1.0), drop_path=drop_path))
+        silent = BlockTaps(block)
+        silent.add(Tap("attn", Record(0.0), drop_path=drop_path))
+        added = []
+        for wrapped in (tapped, silent):
+            torch.manual_seed(1)
+            block.mlp, mlp = nn.Identity(), block.mlp
+            block.norm2, norm = ZERO, block.norm2
+            added.append(wrapped(x))
+            block.mlp, block.norm2 = mlp, norm
+        assert {round(value, 4) for value in (added[0] - added[1])[:, 0, 0].tolist()} == values
 
 
 def test_a_second_tap_joins_the_first_wrapper() -> None:
@@ -111,10 +166,12 @@ def test_modules_wrapped_after_the_block_still_count() -> None:
 
 
 def test_unknown_halves_and_blocks_are_not_applicable() -> None:
-    with pytest.raises(NotApplicable, match="Block has no conv half"):
+    with pytest.raises(NotApplicable, match="a Block has no conv half"):
         tap_block(blocks_of("vit_cls")[0], [Tap("conv", nn.Identity())])
-    with pytest.raises(NotApplicable, match="ConvNeXtBlock"):
-        tap_block(blocks_of("convnext")[0], [Tap("mlp", nn.Identity())])
+    with pytest.raises(NotApplicable, match="a ConvNeXtBlock has no attn half"):
+        tap_block(blocks_of("convnext")[0], [Tap("attn", nn.Identity())])
+    with pytest.raises(NotApplicable, match="blocks of type Linear"):
+        tap_block(nn.Linear(2, 2), [])
 
 
 @torch.no_grad()

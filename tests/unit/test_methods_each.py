@@ -104,7 +104,7 @@ def test_adaptformer_stays_beside_layer_scale() -> None:
                 inner.ls1.gamma.zero_()
                 inner.ls2.gamma.zero_()
         for _, tensor in backbone.trainable:
-            tensor.add_(0.3)
+            tensor.add_(0.3 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
         difference = (backbone.eval()(images()) - bare(images())).abs().max()
     assert difference > 1e-3, "a branch inside LayerScale would have been silenced"
 

@@ -1,0 +1,86 @@
+"""Trainable parameters of the selective and re-parameterising methods on ViT-B/16 at 224 px, without the classifier.
+
+Numbers derived by hand from the equations, D = 768, L = 12, M = 3072, 197 tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.methods.base import METHODS, install
+
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("partial_k", {}, 7_089_408),
+    ("partial_k", {"num_blocks": 2}, 14_177_280),
+    ("partial_k", {"num_blocks": 4}, 28_353_024),
+    ("ln_tune", {}, 38_400),
+    ("attn_only", {}, 28_499_712),
+    ("attn_only", {"position_embedding": False}, 28_348_416),
+    ("attn_only", {"position_embedding": False, "num_blocks": 3}, 7_087_104),
+    ("attn_only", {"position_embedding": False, "num_blocks": 3, "part": "qkv"}, 5_315_328),
+    # 12 (768^2 + 768)
+    ("attn_only", {"position_embedding": False, "part": "proj"}, 7_087_104),
+    ("mlp_only", {}, 56_669_184),
+    ("mlp_only", {"num_blocks": 3}, 14_167_296),
+    # 12 (768 * 3072 + 3072) and 12 (768 * 3072 + 768)
+    ("mlp_only", {"part": "fc1"}, 28_348_416),
+    ("mlp_only", {"part": "fc2"}, 28_320_768),
+    ("block_only", {}, 21_263_616),
+    ("difffit", {}, 140_544),
+    ("lora_qkv_shared", {}, 294_912),
+    ("fact_tt", {"rank": 4}, 8_448),
+    ("fact_tt", {"rank": 8}, 21_504),
+    ("fact_tt", {"rank": 16}, 61_440),
+    ("fact_tk", {"rank": 16}, 30_976),
+    ("fact_tk", {"rank": 32}, 86_528),
+    ("hydra", {}, 239_712),
+    ("krona", {}, 36_864),
+    ("krona", {"rows": 24, "columns": 32}, 36_864),
+    # A [768, 1], B [1, 768]: 24 (768 + 768)
+    ("krona", {"rows": 768, "columns": 1}, 36_864),
+    # A [12, 12], B [64, 64]: 24 (144 + 4096)
+    ("krona", {"rows": 12, "columns": 12}, 101_760),
+    ("kadaptation", {}, 50_176),
+    ("snf", {}, 36_864),
+    ("snf", {"num_flows": 5}, 221_304),
+    ("snf", {"num_flows": 16}, 627_072),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """Shapes without storage: only numbers are counted."""
+    with torch.device("meta"):
+        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
+
+
+@pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
+def test_count_on_vit_b16(vit_b16: Backbone, name: str, options: dict[str, Any], count: int) -> None:
+    method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
+    install(method, backbone)
+    assert sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad) == count
+    assert method.expected_params(vit_b16.shape) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("partial_k", {11}), ("block_only", {9, 10, 11}), ("mlp_only", set(range(12)))]
+)
+def test_trained_blocks_are_the_last_ones(vit_b16: Backbone, name: str, layers: set[int]) -> None:
+    backbone = copy.deepcopy(vit_b16)
+    install(METHODS.get(name)(), backbone)
+    names = [name.split(".") for name, _ in backbone.trainable]
+    assert {int(parts[2]) for parts in names if parts[1] == "blocks"} == layers
+    assert {parts[1] for parts in names} == ({"blocks", "norm"} if name == "partial_k" else {"blocks"})
+
+
+def test_kronecker_rules_take_the_size_the_width_allows(vit_b16: Backbone) -> None:
+    backbone = copy.deepcopy(vit_b16)
+    install(METHODS.get("kadaptation")(num_rules=40), backbone)  # the largest divisor of 768 up to 40 is 32
+    assert backbone.get_parameter("shared.rules_q.left").shape == (32, 32)

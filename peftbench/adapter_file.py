@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,14 @@ from peftbench.model import Classifier
 from peftbench.results.files import replace_bytes
 
 
-def adapter_tensors(model: Classifier, frozen_names: Collection[str]) -> dict[str, Tensor]:
-    """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own."""
+def adapter_tensors(model: Classifier, frozen_buffers: Iterable[Tensor]) -> dict[str, Tensor]:
+    """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own.
+
+    Buffers are told apart as objects: wrapping a module changes the names below it.
+    """
+    frozen = {id(buffer) for buffer in frozen_buffers}
     tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    tensors |= {name: buffer for name, buffer in model.named_buffers() if name not in frozen_names}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 

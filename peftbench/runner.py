@@ -57,7 +57,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
                 trained.module, loss_fn, trained.train, trained.val, config.optim, train, groups, config.seed, on_epoch
             )
 
-        tensors = adapter_tensors(model, setup.frozen_names)
+        tensors = adapter_tensors(model, setup.frozen_buffers)
         if config.protocol.merge:
             config.method.merge(model.backbone)
         val = _evaluate(setup, val_set) if val_set else None

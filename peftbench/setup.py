@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from peftbench.backbones.build import build_backbone
 from peftbench.config import RunConfig
@@ -32,7 +33,7 @@ class Setup:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     num_backbone_params: int
-    frozen_names: frozenset[str]
+    frozen_buffers: tuple[Tensor, ...]
     device: torch.device
     cache_dir: Path
     progress: Progress
@@ -68,10 +69,9 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup
     source = config.dataset.open()
     for note in source.notes:
         progress.say(note)
-    backbone = build_backbone(config.backbone, config.train.drop_path)
+    backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
-    # names as they are inside the classifier
-    frozen_names = frozenset(f"backbone.{name}" for name, _ in backbone.named_buffers())
+    frozen_buffers = tuple(backbone.buffers())
     install(config.method, backbone, config.seed)
     model = Classifier(backbone, source.num_classes, config.seed).to(device)
     inputs, protocol = backbone.input_spec, config.protocol
@@ -79,7 +79,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup
     transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    return Setup(config, source, model, transform, mean, std, num_params, frozen_names, device, cache_dir, progress)
+    return Setup(config, source, model, transform, mean, std, num_params, frozen_buffers, device, cache_dir, progress)
 
 
 def pick_device(name: str) -> torch.device:

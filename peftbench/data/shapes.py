@@ -125,11 +125,10 @@ def _location(random: np.random.RandomState, label: int) -> list[Shape]:
 
 
 def _orientation(random: np.random.RandomState, label: int) -> list[Shape]:
-    radius = random.uniform(9.0, 20.0)
-    margin = radius * 0.8
-    centre = (random.uniform(margin, SIZE - margin), random.uniform(margin, SIZE - margin))
-    # Two thirds of each bin are used, so that neighbouring bins do not touch.
-    angle = math.radians(45 * label + random.uniform(-15.0, 15.0))
+    radius = random.uniform(14.0, 24.0)
+    centre = (random.uniform(radius, SIZE - radius), random.uniform(radius, SIZE - radius))
+    # The middle half of each bin is used, so that neighbouring bins stay apart.
+    angle = math.radians(45 * label + random.uniform(-12.0, 12.0))
     return [(("arrow", "dart", "drop")[random.randint(3)], centre, radius, angle)]
 
 

@@ -100,14 +100,18 @@ def output(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
     return out
 
 
-def attend_apart(attn: nn.Module, x: Tensor, queries: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+def require_plain(attn: nn.Module) -> None:
+    """Raises `NotApplicable` unless `attn` is timm's Attention, which `attend_apart` writes out."""
+    if not isinstance(attn, Attention):
+        raise NotApplicable(f"separate queries need a plain transformer's attention, not {type(attn).__name__}")
+
+
+def attend_apart(attn: Any, x: Tensor, queries: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
     """Attention of x to itself, and of further `queries` [batch, number, width] to x alone.
 
     The queries are no keys or values of anything, so x's own output is what it is without them; where x needs no
-    gradient, only the queries' own path is kept for the backward pass. Raises `NotApplicable` as `AttentionCore` does.
+    gradient, only the queries' own path is kept for the backward pass. `attn` must pass `require_plain`.
     """
-    if not isinstance(attn, Attention):
-        raise NotApplicable(f"separate queries need a plain transformer's attention, not {type(attn).__name__}")
     q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
     bias = _bias(attn, q, **arguments)
     further = split_heads(attn.qkv(queries), attn.num_heads, 3)[0]
@@ -173,7 +177,7 @@ def _in_front(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
 
 
 class ValueScale(Intervention):
-    """A fused qkv whose values are scaled head by head: softmax(...) (a_h v_h) = (a_h softmax(...)) v_h. a = 1 first."""
+    """A fused qkv with values scaled head by head: softmax(...) (a_h v_h) = (a_h softmax(...)) v_h. a starts at 1."""
 
     def __init__(self, base: nn.Module, num_heads: int) -> None:
         super().__init__(base)

@@ -95,7 +95,7 @@ class LinearDelta(Intervention):
             rows = slice(int(number) * width, (int(number) + 1) * width)
             plain.weight[rows] += delta.weight()  # type: ignore[operator]
             if hasattr(delta, "offset"):
-                bias_of(plain)[rows] += delta.offset()
+                bias_of(plain)[rows] += delta.offset()  # type: ignore[operator]
         return plain
 
 

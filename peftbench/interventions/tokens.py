@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.interventions.attention import attend_apart
+from peftbench.interventions.attention import attend_apart, require_plain
 from peftbench.interventions.base import Intervention
 from peftbench.interventions.block import halves
 
@@ -73,6 +73,7 @@ class QueryTokens(Intervention):
         self, base: nn.Module, num_tokens: int, width: int, patch_size: int, num_carried: int, dropout: float
     ) -> None:
         super().__init__(base)
+        require_plain(base.get_submodule("attn"))
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         self.queries = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
         self.dropout = nn.Dropout(dropout)

@@ -187,7 +187,8 @@ def width_of_layers(shape: BackboneShape) -> dict[int, int]:
 
 def num_slices(shape: BackboneShape) -> dict[int, int]:
     """Token width -> number of width x width slices among all matrices of the blocks of that width."""
-    widths, found = width_of_layers(shape), {}
+    widths = width_of_layers(shape)
+    found: dict[int, int] = {}
     for site in shape.at(*ROLES):
         width = widths[site.layer]
         num_in, num_out = chunks(site.in_dim, site.out_dim, width)

@@ -88,7 +88,9 @@ class NOAHSubnet(Method):
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
         if shape.family != "vit":
-            raise NotApplicable(f"{self.name} needs one token sequence in all blocks; {shape.family} has windows or maps")
+            raise NotApplicable(
+                f"{self.name} needs one token sequence in all blocks; {shape.family} has windows or maps"
+            )
         sizes = self._sizes(shape.depth)
         bound = math.sqrt(6 / (shape.width * (SUPERNET_TOKENS + 1)))
         for (_, rank, _), site in zip(sizes, backbone.sites("attn.qkv"), strict=True):

@@ -63,9 +63,7 @@ class PATT(Method):
 
     def expected_params(self, shape: BackboneShape) -> int:
         m = self.bottleneck
-        return sum(
-            m * s.in_dim + m + m * 2 * (s.out_dim // 3) + 2 * (s.out_dim // 3) for s in shape.at("attn.qkv")
-        )
+        return sum(m * s.in_dim + m + m * 2 * (s.out_dim // 3) + 2 * (s.out_dim // 3) for s in shape.at("attn.qkv"))
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The key half of c: it shifts all scores of a query equally, which softmax cancels."""
@@ -74,7 +72,7 @@ class PATT(Method):
         for core in (site.module for site in backbone.sites("attn")):
             normed_keys = not isinstance(getattr(core.base, "k_norm", nn.Identity()), nn.Identity)
             for hook in core.hooks if not normed_keys else []:  # type: ignore[union-attr]
-                found[names[id(hook.up.bias)]] = slice(0, hook.up.out_features // 2)  # type: ignore[union-attr]
+                found[names[id(hook.up.bias)]] = slice(0, hook.up.out_features // 2)
         return found
 
 
@@ -92,9 +90,7 @@ class BAPAT(PATT):
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)
         for site in backbone.sites("block"):
-            branch = Bottleneck(
-                site.shape.out_dim, self.adapter_bottleneck, "relu", self.dropout, self.adapter_scale
-            )
+            branch = Bottleneck(site.shape.out_dim, self.adapter_bottleneck, "relu", self.dropout, self.adapter_scale)
             site.wrap(partial(tap_block, taps=[Tap("mlp", branch, reads="raw")]))
 
     def expected_params(self, shape: BackboneShape) -> int:

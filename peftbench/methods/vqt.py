@@ -36,7 +36,9 @@ class VQT(Method):
     def attach(self, backbone: Backbone) -> None:
         shape, p = backbone.shape, self.num_tokens
         if shape.family != "vit":
-            raise NotApplicable(f"{self.name} asks one token sequence in all blocks; {shape.family} has windows or maps")
+            raise NotApplicable(
+                f"{self.name} asks one token sequence in all blocks; {shape.family} has windows or maps"
+            )
         for number, site in enumerate(backbone.sites("block")):
             site.wrap(
                 partial(

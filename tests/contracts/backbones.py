@@ -61,7 +61,12 @@ OTHER_SHAPES: dict[str, Callable[[], Backbone]] = {
     "convnext": lambda: _build("convnext_tiny", depths=(1, 2, 1, 1), dims=(8, 12, 16, 20)),
 }
 
-_template = cache(lambda name: BUILDERS[name]())
+# Twelve blocks, for methods whose defaults name the sizes of a published network block by block.
+TWELVE_BLOCKS: dict[str, Callable[[], Backbone]] = {
+    "vit_twelve": lambda: _build("vit_tiny_patch16_224", **(VIT | {"depth": 12})),
+}
+
+_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS)[name]())
 
 
 def make(name: str) -> Backbone:

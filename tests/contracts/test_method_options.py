@@ -14,7 +14,7 @@ from peftbench.identity import fingerprint
 from peftbench.methods.base import METHODS, Method, install
 from peftbench.spec import default_of
 from tests.conftest import REPOSITORY
-from tests.contracts.backbones import BUILDERS, images, make
+from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, make
 
 CONFIGS = REPOSITORY / "configs" / "method"
 FIELDS = [(name, field) for name in METHODS.names() for field in dataclasses.fields(METHODS.get(name))]
@@ -26,6 +26,8 @@ def candidates(field: dataclasses.Field[Any]) -> list[Any]:
     value, choices = default_of(field), field.metadata.get("choices")
     words = list(choices() if callable(choices) else choices or [])
     if isinstance(value, (list, tuple)):
+        if not value and not words:  # sizes that may be given block by block
+            return [[1] * 12]
         numbers = [[item / 2 for item in value], [item + 1 for item in value]] if not words and all(value) else []
         return [[word] for word in words if [word] != list(value)] + numbers
     if words:
@@ -34,7 +36,11 @@ def candidates(field: dataclasses.Field[Any]) -> list[Any]:
         return [not value]
     if value is None:
         return [1, 2, 0.5, True]
-    return [value + 1, value - 1, 2 * value] if isinstance(value, int) else [value * 1.5 + 0.1, value / 2 + 0.01, value / 2]
+    return (
+        [value + 1, value - 1, 2 * value]
+        if isinstance(value, int)
+        else [value * 1.5 + 0.1, value / 2 + 0.01, value / 2]
+    )
 
 
 def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
@@ -78,7 +84,7 @@ def test_changing_an_option_changes_identity_and_fingerprint(name: str, field: d
 @every_field
 def test_every_option_does_something(name: str, field: dataclasses.Field[Any]) -> None:
     default = METHODS.get(name)()
-    for backbone in BUILDERS:
+    for backbone in (*BUILDERS, *TWELVE_BLOCKS):
         expected = behaviour(default, backbone)
         for method in changed(name, field) if expected is not None else []:
             found = behaviour(method, backbone)

@@ -24,6 +24,9 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("repadapter_attn", {}, 119_904),
     ("compacter", {}, 57_088),
     ("mona", {}, 2_684_928),
+    # by hand: 12 blocks, 2 * 768 * 32 each; q and v have two pairs
+    ("bi_adaptformer", {}, 589_824),
+    ("bi_lora", {}, 1_179_648),
 ]
 
 

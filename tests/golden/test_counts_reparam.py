@@ -82,5 +82,5 @@ def test_trained_blocks_are_the_last_ones(vit_b16: Backbone, name: str, layers: 
 
 def test_kronecker_rules_take_the_size_the_width_allows(vit_b16: Backbone) -> None:
     backbone = copy.deepcopy(vit_b16)
-    install(METHODS.get("kadaptation")(num_rules=40), backbone)  # the largest divisor of 768 up to 40 is 32
+    install(METHODS.get("kadaptation")(**{"num_rules": 40}), backbone)  # the largest divisor of 768 up to 40 is 32
     assert backbone.get_parameter("shared.rules_q.left").shape == (32, 32)

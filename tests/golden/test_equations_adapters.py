@@ -233,3 +233,35 @@ def test_a_block_of_convnext_with_taps_and_without(model: str) -> None:
     hidden = torch.relu(maps.permute(0, 2, 3, 1) @ t["down.weight"].T + t["down.bias"])
     added = 0.7 * (hidden @ t["up.weight"].T + t["up.bias"])
     agree(moved.net.stages[1].blocks[0](maps), bare + added.permute(0, 3, 1, 2))  # type: ignore[union-attr, index, operator]
+
+
+def few_bits(weight: Tensor, bits: int) -> Tensor:
+    """Every entry replaced by the nearest code of the standard normal: one bit +-Phi^-1(3/4); two bits by bisection."""
+    normal = torch.distributions.Normal(torch.tensor(0.0), torch.tensor(1.0))
+    codes = normal.icdf(torch.tensor([0.25, 0.75]))
+    if bits == 2:
+        low, high = 0.1, 2.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            half = normal.cdf(torch.tensor(middle)).item()
+            inner, outer = normal.icdf(torch.tensor([(0.5 + half) / 2, (half + 1) / 2])).tolist()
+            low, high = (middle, high) if (inner + outer) / 2 > middle else (low, middle)
+        codes = torch.tensor([-outer, -inner, inner, outer])
+    standard = (weight - weight.mean()) / (weight.std() + 1e-5)
+    nearest = (standard.unsqueeze(-1) - codes).abs().argmin(-1)
+    return codes[nearest] * weight.std() + weight.mean()
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_adapters_of_few_bits(bits: int) -> None:
+    backbone, w = installed("bi_adaptformer", bottleneck=6, bits=bits, scale=0.7), weights()
+    t = {name.split(".")[-1]: p.detach() for name, p in backbone.trainable if ".blocks.1." in name}
+    down, up = few_bits(t["down"], bits), few_bits(t["up"], bits)
+    agree(run(backbone, tokens()), block(tokens(), w, plain(w), lambda z: 0.7 * torch.relu(z @ down.T) @ up.T))
+
+    backbone = installed("bi_lora", bottleneck=6, bits=bits, scale=0.7)
+    t = {name.split("deltas.")[-1]: p.detach() for name, p in backbone.trainable if ".blocks.1." in name}
+    delta = {number: few_bits(t[f"{number}.up"], bits) @ few_bits(t[f"{number}.down"], bits) for number in (0, 2)}
+    whole = torch.cat([delta[0], torch.zeros(WIDTH, WIDTH), delta[2]])
+    w["attn.qkv.weight"] = w["attn.qkv.weight"] + 0.7 * whole
+    agree(run(backbone, tokens()), block(tokens(), w, plain(w)))

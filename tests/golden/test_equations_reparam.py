@@ -49,7 +49,7 @@ def with_delta(w: dict[str, Tensor], deltas: dict[str, Tensor]) -> Operation:
 
 
 def moved(backbone: Backbone) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in backbone.net.blocks[LAYER].named_parameters()}  # type: ignore[union-attr, index, operator]
+    return {name: p.detach() for name, p in backbone.net.blocks[LAYER].named_parameters()}  # type: ignore[union-attr, index]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_krona_adds_a_kronecker_product_to_q_and_v(options: dict[str, Any], shap
 
 def test_krona_refuses_a_factor_that_does_not_divide_the_width() -> None:
     with pytest.raises(NotApplicable, match=r"method\.rows = 7 does not divide the width 48"):
-        install(METHODS.get("krona")(rows=7), make("vit_cls"))
+        install(METHODS.get("krona")(**{"rows": 7}), make("vit_cls"))
 
 
 def test_kadaptation_sums_kronecker_products_with_shared_rules() -> None:
@@ -240,7 +240,7 @@ def test_initial_values() -> None:
         drawn = [key for key, p in backbone.trainable if p.any()]
         assert zeros and drawn and all(zero in key or "bias" in key for key in zeros), zeros
     snf = make("vit_cls")
-    install(METHODS.get("snf")(num_flows=16), snf)
+    install(METHODS.get("snf")(**{"num_flows": 16}), snf)
     for key, p in snf.trainable:
         assert not p.any() if "shift" in key or "log_scale" in key else 0 < p.abs().max() <= 0.01
 

@@ -11,8 +11,10 @@ from timm.models.swin_transformer import WindowAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
+from peftbench.backbones.build import from_timm
 from peftbench.errors import NotApplicable
-from peftbench.interventions.attention import AttentionCore, AttentionHook, attend_apart, hook_attention
+from peftbench.interventions.attention import AttentionCore, AttentionHook, attend_apart, hook_attention, require_plain
+from peftbench.methods.base import METHODS, install
 from tests.contracts.backbones import images, make, randomised
 
 WIDTH, HEADS, LENGTH = 24, 3, 9
@@ -140,5 +142,11 @@ def test_unknown_attention_is_refused_by_name() -> None:
     differential = timm.create_model("vit_tiny_patch16_224", attn_layer="diff", depth=1, num_classes=0)
     with pytest.raises(NotApplicable, match="DiffAttention"):
         hook_attention(differential.blocks[0].attn, [])
+    backbone = from_timm(differential)
+    names = [name for name, _ in backbone.named_parameters()]
+    for method in ("prefix", "patt", "attnscale", "vqt"):
+        with pytest.raises(NotApplicable, match="DiffAttention"):
+            install(METHODS.get(method)(), backbone)
+        assert [name for name, _ in backbone.named_parameters()] == names
     with pytest.raises(NotApplicable, match="WindowAttention"):
-        attend_apart(WindowAttention(WIDTH, HEADS, window_size=3), tokens(), tokens())
+        require_plain(WindowAttention(WIDTH, HEADS, window_size=3))

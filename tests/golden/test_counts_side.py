@@ -1,0 +1,54 @@
+"""Trainable parameters of the side networks on ViT-B/16 at 224 px, without the classifier."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.methods.base import METHODS, install
+
+COUNTS: list[tuple[str, dict[str, Any], int]] = [
+    ("dtl", {}, 36_864),
+    ("dtl", {"untouched": 0.75}, 36_864),
+    ("dtl_plus", {}, 43_776),
+    ("dtl_plus", {"kernel_size": 4}, 49_152),
+    ("dtl_plus", {"kernel_size": 5}, 56_064),
+    ("lst", {}, 2_374_284),
+    ("last", {}, 608_256),
+    ("hst", {}, 764_840),
+]
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """Shapes without storage: only numbers are counted."""
+    with torch.device("meta"):
+        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
+
+
+@pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
+def test_count_on_vit_b16(vit_b16: Backbone, name: str, options: dict[str, Any], count: int) -> None:
+    method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
+    install(method, backbone)
+    assert sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad) == count
+    assert method.expected_params(vit_b16.shape) == count
+
+
+def test_stages_of_swin_that_are_never_written_to_have_no_side_network() -> None:
+    """Swin-B, 24 blocks of widths 128 (2), 256 (2), 512 (18), 1024 (2): written to from block 12, so blocks 4 to 23."""
+    with torch.device("meta"):
+        backbone = from_timm(timm.create_model("swin_base_patch4_window7_224", pretrained=False, num_classes=0))
+    install(METHODS.get("dtl")(rank=4), backbone)
+    assert sum(tensor.numel() for _, tensor in backbone.trainable) == 8 * (18 * 512 + 2 * 1024)
+
+
+def test_the_side_pyramid_ends_in_72_channels(vit_b16: Backbone) -> None:
+    backbone = copy.deepcopy(vit_b16)
+    install(METHODS.get("hst")(), backbone)
+    assert backbone.feature_dim == 72

@@ -1,0 +1,57 @@
+"""Wrong words on the command line: one message that names the option, and exit code 2."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["method=lroa"], ["method has no choice 'lroa'", "'lora'"]),
+        (["metod=lora"], ["unknown option metod", "'method'"]),
+        (["method=lora", "method.rnak=3"], ["unknown option method.rnak", "'rank'"]),
+        (["method=lora", "+method.rnak=3"], ["unknown option method.rnak", "'rank'"]),
+        (["method=lora", "method.rank=0"], ["method.rank must be at least 1, got 0"]),
+        (["method=lora", "method.rank=abc"], ["method.rank must be an integer, got 'abc'"]),
+        (["method=lora", "method.targets=[q,w]"], ["method.targets cannot be 'w'"]),
+        (
+            ["method=lora", "method.rank=0", "optim.lr=fast", "train.epochz=3", "seed=-1"],
+            ["method.rank must be", "optim.lr must be a number", "unknown option train.epochz", "seed must be"],
+        ),
+        (["optim.warmup_epochs=100"], ["optim.warmup_epochs (100) must be smaller than train.epochs (100)"]),
+        (["train.select=best_val"], ["train.select=best_val needs protocol.val_split=val200"]),
+        (["dataset=vtab/caltech11"], ["dataset has no choice 'vtab/caltech11'", "'vtab/caltech101'"]),
+        (["dataset=vtab/dtd", "dataset.root=nowhere"], ["dataset.root", "nowhere"]),
+        (["backbone=vit_b16_in21k_npz"], ["backbone.checkpoint must name a file", "ViT-B_16.npz"]),
+        (["backbone.checkpoint=none.safetensors"], ["backbone.checkpoint=none.safetensors is not a file"]),
+        (["runtime.device=cdua"], ["runtime.device 'cdua'"]),
+        (["+extra=1"], ["unknown option extra"]),
+        (["method=lora", "what"], ["'what' is not of the form"]),
+        (["leaderbord"], ["unknown command 'leaderbord'", "'leaderboard'"]),
+    ],
+)
+def test_wrong_words_are_named(run, capsys, words, parts):
+    assert run(*words, fast=False) == 2
+    errors = capsys.readouterr().err
+    assert all(part in errors for part in parts), errors
+    assert "Traceback" not in errors
+
+
+def test_vpt_is_an_accepted_name_for_vpt_deep(run, capsys):
+    assert run("method=vpt", "--cfg", "job", fast=False) == 0
+    assert "name: vpt_deep" in capsys.readouterr().out
+
+
+def test_help_lists_groups_and_options(run, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--help", fast=False)
+    assert stop.value.code in (0, None)
+    shown = capsys.readouterr().out
+    assert "vit_micro" in shown and "adaptformer" in shown and "weight_decay" in shown
+
+
+def test_not_applicable_is_said_before_training(run, capsys, tmp_path):
+    words = ["method=vpt", "backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none"]
+    assert run(*words) == 3
+    assert "vpt_deep" in capsys.readouterr().err

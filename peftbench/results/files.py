@@ -23,7 +23,7 @@ def replace_text(path: Path, text: str) -> None:
 def replace_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, replacing an older file in one step. Raises `RecordError` when that fails."""
     with _explained(path), _temporary(path, content) as temporary:
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 def create_text(path: Path, text: str) -> None:
@@ -54,7 +54,7 @@ def _rename_exclusively(temporary: Path, path: Path) -> None:
     try:
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         claim.unlink()
 

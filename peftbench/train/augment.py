@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peftbench.train.options import TrainSpec
 from peftbench.seeding import stream
+from peftbench.train.options import TrainSpec
 
 Draws = dict[str, Tensor]
 

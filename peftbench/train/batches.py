@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peftbench.errors import BadInput, ConfigError
+from peftbench.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
 from peftbench.train.options import TrainSpec
-from peftbench.seeding import stream
 
 Batch: TypeAlias = dict[str, Tensor]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.errors import ConfigError, TrainingDiverged
+from peftbench.seeding import derive, seed_everything
 from peftbench.train.batches import Batch, Batches, in_groups
 from peftbench.train.evaluate import evaluate
 from peftbench.train.loss import LossFn
@@ -17,7 +18,6 @@ from peftbench.train.meter import Stopwatch
 from peftbench.train.optim import Schedule, build_optimizer
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.precision import autocast
-from peftbench.seeding import derive, seed_everything
 
 Row = dict[str, Any]
 

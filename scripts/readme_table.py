@@ -1,0 +1,46 @@
+"""Put the first table of results/leaderboard/leaderboard.md between the markers of README.md.
+
+    python scripts/readme_table.py [--check]
+
+With --check nothing is written; exit code 1 says that the README does not show the generated table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboard -->)", re.DOTALL)
+
+
+def with_table(readme: str, leaderboard: str) -> str:
+    """The README with the leaderboard's first section between its markers."""
+    heading, _, rest = leaderboard.partition("\n## ")[2].partition("\n")
+    body = rest.split("\n## ")[0].strip()
+    block = (
+        f"\n**{heading}**: accuracy in percent on the test split, mean ± standard deviation over seeds.\n\n{body}\n\n"
+    )
+    result, found = MARKERS.subn(lambda match: match[1] + block + match[2], readme)
+    if found != 1:
+        raise SystemExit("README.md must hold the leaderboard markers once")
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only compare")
+    arguments = parser.parse_args()
+    path = ROOT / "README.md"
+    readme = path.read_text(encoding="utf-8")
+    wanted = with_table(readme, (ROOT / "results/leaderboard/leaderboard.md").read_text(encoding="utf-8"))
+    if arguments.check:
+        return int(readme != wanted)
+    path.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

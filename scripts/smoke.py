@@ -1,0 +1,28 @@
+"""Every method for two epochs through the command line, then the leaderboard: does each cell run?
+
+    python scripts/smoke.py [RESULTS]
+
+The accuracies mean nothing.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from peftbench.methods.base import METHODS
+
+SETTINGS = ["dataset=digits", "train=smoke", "train.batch_size=125", "train.precision=bf16"]
+
+
+def main() -> int:
+    results = sys.argv[1] if len(sys.argv) > 1 else "results/work/smoke"
+    python = [sys.executable, "-m", "peftbench"]
+    methods = ",".join(name for name in METHODS.names() if name != "noah_subnet")
+    sweep = subprocess.run([*python, "-m", f"method={methods}", f"runtime.results={results}", *SETTINGS], check=False)
+    table = subprocess.run([*python, "leaderboard", "--results", results], check=False)
+    return sweep.returncode or table.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

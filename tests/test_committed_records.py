@@ -1,0 +1,47 @@
+"""What is committed under results/ is whole, comes from clean code, and is what the tables and the README show."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftbench.methods.base import METHODS
+from peftbench.results.collect import collect
+from peftbench.results.leaderboard import leaderboard
+from peftbench.results.render import write
+from peftbench.results.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDS, SKIPPED = Store(ROOT / "results").scan()
+
+sys.path.insert(0, str(ROOT / "scripts"))
+
+
+def test_every_committed_file_is_a_record():
+    assert SKIPPED == []
+    assert RECORDS, "results/ holds the records behind the README's table"
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.fingerprint)
+def test_a_committed_record_names_its_commit_and_no_place_of_a_machine(record):
+    assert record.provenance["git_commit"] and record.provenance["git_dirty"] is False
+    assert record.identity["method"]["version"] == METHODS.get(record.identity["method"]["name"]).version
+    text = record.to_json()
+    assert "/home/" not in text and "/root/" not in text and "../" not in text
+    assert "root" not in record.config["dataset"] and "checkpoint" not in record.config["backbone"]
+
+
+def test_tables_are_what_the_records_give(tmp_path):
+    csv, markdown = write(leaderboard(collect(RECORDS)), tmp_path)
+    folder = ROOT / "results" / "leaderboard"
+    assert (folder / "leaderboard.csv").read_text() == csv.read_text()
+    assert (folder / "leaderboard.md").read_text() == markdown.read_text()
+
+
+def test_the_readme_shows_the_generated_table():
+    from readme_table import with_table
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_table(readme, (ROOT / "results/leaderboard/leaderboard.md").read_text()) == readme

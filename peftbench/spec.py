@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -71,6 +72,9 @@ class Spec:
         problems = []
         for item in values:
             if item is None:
+                continue
+            if isinstance(item, float) and not math.isfinite(item):
+                problems.append(f"{name} must be a finite number, got {item}")
                 continue
             for key, (words, holds) in _BOUNDS.items():
                 if key in field.metadata and not holds(item, field.metadata[key]):

@@ -31,6 +31,8 @@ class BackboneSpec(Spec):
     download: str = option("", location=True)
 
     def problems(self) -> Sequence[str]:
+        if not self.model:
+            return ["backbone.model must name a timm model, for example backbone.model=vit_tiny_patch16_224"]
         if self.weights == "checkpoint" and not self.checkpoint:
             return [
                 f"backbone.checkpoint must name a file for {self.title}"

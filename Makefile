@@ -23,7 +23,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/python -m peftbench -m method=linear,bitfit,lora,vpt_deep,full dataset=digits seed=0,1 train=short \
+	$(BIN)/python -m peftbench -m method=linear,bitfit,lora,vpt_deep,full dataset=digits seed=0,1 train=short train.epochs=4 \
 		runtime.results=$(DEMO)
 	$(BIN)/python -m peftbench leaderboard --results $(DEMO)
 

@@ -1,0 +1,26 @@
+"""Generated pages are what the code gives, and the README names only what exists."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from peftbench.__main__ import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_methods_page_is_current():
+    result = subprocess.run([sys.executable, "scripts/methods_page.py", "--check"], cwd=ROOT, check=False)
+    assert result.returncode == 0, "run scripts/methods_page.py"
+
+
+def test_the_readme_names_only_targets_commands_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", readme)) <= targets
+    assert set(re.findall(r"python -m peftbench ([a-z]+)(?:\s|$)", readme)) <= set(COMMANDS)
+    for folder in re.findall(r"`((?:peftbench|configs|scripts|docs)/[a-z_/]+\.(?:py|yaml|md))`", readme):
+        assert (ROOT / folder).is_file() or "mine" in folder, folder

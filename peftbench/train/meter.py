@@ -117,7 +117,8 @@ def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device |
             model.train(training)
             output = model(images)
             if training and trainable:
-                torch.autograd.grad(output.sum(), trainable, allow_unused=True)
+                # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
+                output.sum().backward()
         counts.append(counter.get_total_flops() // image_shape[0])
     return counts[0], counts[1]
 
@@ -150,8 +151,11 @@ class PeakMemory:
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Puts back what a forward pass in train mode changes: random generators, modes and buffers."""
+    """Puts back what a pass in train mode changes: random generators, modes, buffers and gradients."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), kept_modes(model):
         try:
             yield
@@ -159,6 +163,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
 
 
 def _address(tensor: Tensor) -> int:

@@ -193,6 +193,27 @@ def test_peak_memory_says_when_the_system_cannot_reset(monkeypatch: pytest.Monke
     assert peak.bytes() > 2**20
 
 
+def test_flops_of_a_module_called_on_a_parameter() -> None:
+    class Prompted(nn.Module):
+        """A learnable token goes through a submodule, as prompts go through dropout."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token = nn.Parameter(torch.ones(1, 12))
+            self.dropout = nn.Dropout(0.1)
+            self.layer = nn.Linear(12, 3, bias=False).requires_grad_(False)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.layer(images.flatten(1) + self.dropout(self.token))
+            return out
+
+    model = Prompted()
+    forward, train = flops(model, (2, 3, 2, 2))
+    assert forward == 2 * 12 * 3
+    assert train == 2 * forward  # the frozen layer only passes the gradient on to its input
+    assert model.token.grad is None
+
+
 def test_stopwatch_adds_up_spans_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.5, 10.0, 10.25, 20.0, 22.0])
     monkeypatch.setattr(meter.time, "perf_counter", lambda: next(clock))

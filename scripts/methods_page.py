@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import timm
@@ -21,7 +22,7 @@ from peftbench.methods.base import METHODS, Method, install
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 FAMILIES = ("selection", "adapter", "reparametrisation", "prompt", "side")
-SMALL = {
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", {"depth": 12, "img_size": 64}),
     "swin": ("swin_tiny_patch4_window7_224", {"embed_dim": 48, "depths": (2, 2), "num_heads": (2, 2)}),
     "convnext": ("convnext_atto", {"conv_mlp": False, "depths": (1, 1, 1, 1), "dims": (16, 16, 32, 32)}),

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import io
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftbench.adapter_file import adapter_tensors, save_adapter
+from peftbench.backbones.weights import file_digest
 from peftbench.cell import Cell
 from peftbench.config import as_tree, without_locations
 from peftbench.cost import measured, probe
@@ -162,7 +161,7 @@ def _save_adapter(cell: Cell, runtime: RuntimeSpec, store: Store, tensors: dict[
         return {"bytes": None, "file": None, "sha256": None}
     path = store.adapter_path(cell.fingerprint)
     size = save_adapter(path, tensors, as_tree(cell.config, runtime), cell.fingerprint)
-    return {"bytes": size, "file": str(path.relative_to(store.root)), "sha256": _sha256(path)}
+    return {"bytes": size, "file": str(path.relative_to(store.root)), "sha256": file_digest(path)}
 
 
 def _save_predictions(cell: Cell, store: Store, test: Evaluation | None) -> dict[str, Any] | None:
@@ -173,8 +172,4 @@ def _save_predictions(cell: Cell, store: Store, test: Evaluation | None) -> dict
     buffer = io.BytesIO()
     np.save(buffer, test.predictions, allow_pickle=False)
     replace_bytes(path, buffer.getvalue())
-    return {"sha256": _sha256(path), "n": test.n, "file": str(path.relative_to(store.root))}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"sha256": file_digest(path), "n": test.n, "file": str(path.relative_to(store.root))}

@@ -92,6 +92,22 @@ def install(method: Method, backbone: Backbone, seed: int = 0) -> None:
         raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
 
 
+def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
+    """Where a trained offset of the fused qkv (attribute `tensor` of its site) acts on keys alone: name -> rows.
+
+    It shifts all scores of a query equally, which softmax cancels, unless the keys are normalised behind it.
+    """
+    names = {id(parameter): name for name, parameter in backbone.trainable}
+    found = {}
+    for site in backbone.all_sites:
+        normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
+        name = names.get(id(getattr(site.module, tensor, None))) if site.shape.role == "attn.qkv" else None
+        if name is not None and not normed_keys:
+            width = site.shape.out_dim // 3
+            found[name] = slice(width, 2 * width)
+    return found
+
+
 def has_interventions(module: nn.Module) -> bool:
     """Whether any wrapper is left below `module`."""
     return any(isinstance(child, Intervention) for child in module.modules())

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, key_third
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm")
 
@@ -34,11 +34,4 @@ class BitFit(Method):
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-        found = {}
-        for site in backbone.all_sites:
-            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-            if site.shape.role == "attn.qkv" and site.shape.has_bias and not normed_keys:
-                width = site.shape.out_dim // 3
-                found[names[id(site.module.bias)]] = slice(width, 2 * width)
-        return found
+        return key_third(backbone, "bias")

@@ -15,7 +15,7 @@ from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, SiteShape, unfreeze
 from peftbench.errors import NotApplicable
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, key_third
 from peftbench.spec import option
 
 
@@ -48,14 +48,7 @@ class _Parts(Method):
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        names = {id(parameter): name for name, parameter in backbone.trainable}
-        found = {}
-        for site in backbone.all_sites:
-            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-            if site.shape.role == "attn.qkv" and id(site.module.bias) in names and not normed_keys:
-                width = site.shape.out_dim // 3
-                found[names[id(site.module.bias)]] = slice(width, 2 * width)
-        return found
+        return key_third(backbone, "bias")
 
 
 @METHODS.add("partial_k")

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
-from torch import nn
-
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import ScaleShift
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, key_third
 from peftbench.spec import option
 
 OPERATIONS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm")
@@ -43,11 +41,4 @@ class SSF(Method):
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The key part of a qkv shift: softmax cancels an offset common to all scores of a query."""
-        names = {id(parameter): name for name, parameter in backbone.named_parameters()}
-        found = {}
-        for site in backbone.all_sites:
-            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-            if site.shape.role == "attn.qkv" and not normed_keys:
-                width = site.shape.out_dim // 3
-                found[names[id(site.module.shift)]] = slice(width, 2 * width)
-        return found
+        return key_third(backbone, "shift")

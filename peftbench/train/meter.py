@@ -83,7 +83,8 @@ def training_memory(
     def keep(tensor: Tensor) -> Tensor:
         if _address(tensor) not in given:
             saved[_address(tensor)] = tensor.untyped_storage()
-        return tensor
+        # Detached: a node of the graph that holds its own output would be a circle that nothing frees.
+        return tensor.detach()
 
     device = next(iter(batch.values())).device
     with _undisturbed(model), autocast(device, precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):

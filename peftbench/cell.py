@@ -44,9 +44,12 @@ def plan(config: RunConfig) -> Cell:
         "train": config.train.identity(),
         "seed": config.seed,
     }
+    objective = config.objective
+    if not objective.plain:
+        identity["objective"] = {"name": objective.name, "version": objective.version} | objective.identity()
     labels = {
         "backbone": config.backbone.title,
-        "method": config.method.label,
+        "method": config.method.label if objective.plain else f"{config.method.label} + {objective.label}",
         "dataset": config.dataset.label,
         "group": config.dataset.group,
         "protocol": config.protocol.title,

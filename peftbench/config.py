@@ -16,6 +16,8 @@ from peftbench.backbones.options import BackboneSpec
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.errors import ConfigError, did_you_mean
 from peftbench.methods.base import METHODS, Method
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.none import NoObjective
 from peftbench.protocol import ProtocolSpec
 from peftbench.runtime import RuntimeSpec
 from peftbench.spec import Spec, build, defaults_of
@@ -31,6 +33,7 @@ FIXED: dict[str, type[Spec]] = {
 # sections whose class is chosen by a name inside them, under this key
 NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
     "method": ("name", lambda: METHODS),
+    "objective": ("name", lambda: OBJECTIVES),
     "dataset": ("kind", lambda: DATASETS),
 }
 
@@ -46,6 +49,8 @@ class RunConfig:
     optim: OptimSpec
     train: TrainSpec
     seed: int
+    # configurations from before there were objectives do not name one
+    objective: Objective = dataclasses.field(default_factory=NoObjective)
 
 
 def config_dir() -> Path:
@@ -150,6 +155,9 @@ def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
         tree[field.name] = dataclasses.asdict(value) if isinstance(value, Spec) else value
     tree["method"] = {"name": config.method.name} | tree["method"]
     tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
+    objective = tree.pop("objective")
+    if not config.objective.plain:
+        tree["objective"] = {"name": config.objective.name} | objective
     tree["runtime"] = dataclasses.asdict(runtime)
     return tree
 
@@ -159,7 +167,7 @@ def without_locations(tree: dict[str, Any], config: RunConfig) -> dict[str, Any]
     kept = {section: value for section, value in tree.items() if section != "runtime"}
     for field in dataclasses.fields(config):
         spec = getattr(config, field.name)
-        if isinstance(spec, Spec):
+        if isinstance(spec, Spec) and field.name in kept:
             places = {option.name for option in dataclasses.fields(spec) if option.metadata.get("location")}
             kept[field.name] = {key: value for key, value in kept[field.name].items() if key not in places}
     return kept

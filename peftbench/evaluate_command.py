@@ -93,7 +93,8 @@ def _difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:
         if values != now.get(section):
             if not isinstance(values, dict):
                 return f"{section} was {values}, is {now.get(section)}"
-            for key in {**values, **now.get(section, {})}:
-                if values.get(key) != now[section].get(key):
-                    return f"{section}.{key} was {values.get(key)}, is {now[section].get(key)}"
+            present = now.get(section, {})
+            for key in {**values, **present}:
+                if values.get(key) != present.get(key):
+                    return f"{section}.{key} was {values.get(key)}, is {present.get(key)}"
     return "its identity has other sections"

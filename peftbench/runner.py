@@ -41,7 +41,8 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     with deterministic(pick_device(runtime.device)):
         peak = PeakMemory(pick_device(runtime.device))
         setup = set_up(config, runtime, progress)
-        model, loss_fn = setup.model, classification_loss(train.label_smoothing)
+        model = setup.model
+        loss_fn = config.objective.loss_fn(model, classification_loss(train.label_smoothing))
         train_set = setup.load(config.protocol.train_split)
         val_set = setup.load(config.protocol.val_split) if config.protocol.val_split else None
 
@@ -49,7 +50,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         probed = (
             probe(model, loss_fn, setup.train_batches(train_set), config.optim, train) if runtime.measure_cost else {}
         )
-        groups = param_groups(model.backbone.trainable, model.head.named_parameters(prefix="head"), config.optim)
+        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
         trained = trainee(setup, train_set, val_set)
         with progress.epochs(cell.title, train.epochs) as on_epoch:
             result = fit(
@@ -102,15 +103,17 @@ def _evaluate(setup: Setup, split: ImageSplit) -> Evaluation:
 
 
 def _params(setup: Setup) -> dict[str, Any]:
-    method = sum(parameter.numel() for _, parameter in setup.model.backbone.trainable)
+    method = sum(parameter.numel() for _, parameter in setup.model.added)
     head = sum(parameter.numel() for parameter in setup.model.head.parameters())
+    objective = setup.config.objective
+    of_objective = objective.expected_params(setup.model.backbone.shape, setup.source.num_classes)
     return {
         "backbone": setup.num_backbone_params,
         "method": method,
         "head": head,
         "trainable": method + head,
         "share": method / setup.num_backbone_params,
-    }
+    } | ({} if objective.plain else {"objective": of_objective})
 
 
 def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:

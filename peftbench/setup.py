@@ -17,6 +17,7 @@ from peftbench.data.transform import ImageTransform
 from peftbench.errors import ConfigError
 from peftbench.methods.base import install
 from peftbench.model import Classifier
+from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
 from peftbench.runtime import RuntimeSpec
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
@@ -71,9 +72,12 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup
         progress.say(note)
     backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
-    frozen_buffers = tuple(backbone.buffers())
+    own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
+    frozen_buffers = (*backbone.buffers(), *own.buffers())
     install(config.method, backbone, config.seed)
-    model = Classifier(backbone, source.num_classes, config.seed).to(device)
+    model = Classifier(backbone, source.num_classes, config.seed)
+    objectives.install(config.objective, model, own)
+    model.to(device)
     inputs, protocol = backbone.input_spec, config.protocol
     interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
     transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)

@@ -11,7 +11,7 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Intervention, fold_all
 from peftbench.registry import Registry
 from peftbench.seeding import seeded
-from peftbench.spec import Spec
+from peftbench.spec import Spec, labelled
 
 METHODS: Registry[Method]
 
@@ -64,9 +64,7 @@ class Method(Spec):
     @property
     def label(self) -> str:
         """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
-        default = type(self)().identity()
-        changed = [f"{key}={value}" for key, value in self.identity().items() if value != default[key]]
-        return f"{self.name} ({', '.join(changed)})" if changed else self.name
+        return labelled(self.name, self)
 
 
 METHODS = Registry("method", "peftbench.methods")

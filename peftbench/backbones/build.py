@@ -45,10 +45,20 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
             f"backbone.img_size={spec.img_size} is not a multiple of {spec.model}'s patch size {patch}; try {near}"
         )
         raise ConfigError([message])
+    stride = _stride(net, backbone)
+    if backbone.input_spec.size < stride:
+        # torch would say that a kernel is larger than its input
+        message = f"backbone.img_size={spec.img_size} is too small for {spec.model}, which divides it by {stride}"
+        raise ConfigError([f"{message}; try {stride}"])
     path = weights_file(spec)
     if path is not None:
         load_weights(net, path)
     return backbone
+
+
+def _stride(net: Any, backbone: Backbone) -> int:
+    """By how much the last stage of a convolutional family divides the image; 1 where timm itself checks the size."""
+    return int(net.feature_info[-1]["reduction"]) if backbone.shape.family == "convnext" else 1
 
 
 def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:

@@ -1,4 +1,4 @@
-"""The bottleneck of the adapter family, and modules in series with a frozen one: behind it or ahead of it."""
+"""The bottleneck of the adapter family, and modules with a frozen one: behind it, beside it or ahead of it."""
 
 from __future__ import annotations
 
@@ -83,6 +83,20 @@ class Behind(Intervention):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         y: Tensor = self.base(x, **arguments)
         added: Tensor = self.module(y.movedim(self.channel_dim, -1))
+        return y + added.movedim(-1, self.channel_dim)
+
+
+class Beside(Intervention):
+    """base(x) + module(x). `module` sees channels last; `channel_dim` says where `base` has them, in and out."""
+
+    def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
+        super().__init__(base)
+        self.module = module
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.base(x, **arguments)
+        added: Tensor = self.module(x.movedim(self.channel_dim, -1))
         return y + added.movedim(-1, self.channel_dim)
 
 

@@ -57,7 +57,7 @@ class GistReadout(Readout):
 @OBJECTIVES.add("gist")
 @dataclass(frozen=True)
 class GIST(Objective):
-    """CE(c, y) + gist_weight CE(g, y) + interaction_weight [KL(p_c || p_g) + KL(p_g || p_c)], p = softmax(. / T).
+    """CE(c, y) + gist_weight CE(g, y) + interaction_weight [KL(p_c, p_g) + KL(p_g, p_c)], p = softmax(. / T).
 
     c are the classifier's logits, g those of the same head on the gist token, which enters behind the class token
     ahead of the first block. Gradients of both divergences reach both sides. Predictions are c, at the end as in the
@@ -123,5 +123,5 @@ def feels(backbone: Backbone, token: nn.Module) -> bool:
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p || q), mean over the batch, of log-probabilities [batch, classes]."""
+    """KL(p, q) = sum p log(p / q), mean over the batch, of log-probabilities [batch, classes]."""
     return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

@@ -51,12 +51,12 @@ class Teacher(nn.Module):
 @OBJECTIVES.add("pesf_kd")
 @dataclass(frozen=True)
 class PESFKD(Objective):
-    """CE(s, y) + CE(t, y) + weight T^2 KL(softmax(t / T) || softmax(s / T)), s the cell's logits, t the teacher's.
+    """CE(s, y) + CE(t, y) + weight T^2 KL(softmax(t / T), softmax(s / T)), s the cell's logits, t the teacher's.
 
     The divergence moves both sides: the student towards the teacher, the teacher's adapter A towards labels as smooth
     as the student's. T, the adapter and its width 32 are those of the released image code, weight that of its example.
-    That code pairs the divergence with swapped logits, which cut the adapter off from the student; here is the form
-    without, which stands beside it. There the adapter has a rate of its own, here it has the method's.
+    That code runs a variant with swapped logits, in which the adapter never reaches the student, and keeps the plain
+    divergence used here as a comment. There the adapter has a learning rate of its own, here it has the method's.
     With D features and C classes 2 (D + 1) C + (2 C + 1) h + C parameters, which only training needs.
     """
 

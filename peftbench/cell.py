@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peftbench.backbones.weights import weights_file, weights_id
 from peftbench.config import RunConfig
 from peftbench.errors import ConfigError
+from peftbench.hparams import DEFAULT
 from peftbench.identity import fingerprint
+from peftbench.methods.base import Method
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid. `inputs` are the files that the identity was computed from."""
+    """One point of the grid. `inputs` are the files that the identity was computed from.
+
+    `tuning` says, for a cell whose hyperparameters were tuned, which trials chose them.
+    """
 
     config: RunConfig
     identity: dict[str, Any]
     fingerprint: str
     labels: dict[str, str]
     inputs: tuple[Path, ...]
+    tuning: dict[str, Any] | None = None
 
     @property
     def title(self) -> str:
@@ -43,10 +49,11 @@ def plan(config: RunConfig) -> Cell:
         "optim": config.optim.identity(),
         "train": config.train.identity(),
         "seed": config.seed,
+        **_choice(config),
     }
     labels = {
         "backbone": config.backbone.title,
-        "method": config.method.label,
+        "method": _unfilled_method(config).label,
         "dataset": config.dataset.label,
         "group": config.dataset.group,
         "protocol": config.protocol.title,
@@ -54,3 +61,25 @@ def plan(config: RunConfig) -> Cell:
     weights = weights_file(config.backbone)
     inputs = (*config.dataset.inputs(), *([weights] if weights else []))
     return Cell(config, identity, fingerprint(identity), labels, inputs)
+
+
+def _choice(config: RunConfig) -> dict[str, Any]:
+    """How the hyperparameters were chosen, where they are not the method's own.
+
+    Part of the identity like the rule that selects an epoch: a chosen value may equal the default, and the number is
+    still one of a different table.
+    """
+    choice: dict[str, Any] = {}
+    if config.hparams.preset != DEFAULT:
+        choice["hparams"] = config.hparams.preset
+    if config.tune.active:
+        choice["tune"] = config.tune.identity()
+    return choice
+
+
+def _unfilled_method(config: RunConfig) -> Method:
+    """The method as the command line has it: what a preset or tuning set per data set would split a table's row."""
+    own = {
+        name.partition(".")[2]: value for name, value in config.hparams.replaced.items() if name.startswith("method.")
+    }
+    return replace(config.method, **own)

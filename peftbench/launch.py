@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hydra
 from omegaconf import DictConfig
@@ -14,13 +14,15 @@ from peftbench.config import FIXED, NAMED, config_dir, register_schemas, to_run_
 from peftbench.data.location import default_cache_dir
 from peftbench.errors import ConfigError, NotApplicable, PeftbenchError, RecordError
 from peftbench.loggers import open_logger
-from peftbench.overrides import word_problems
+from peftbench.overrides import named_options, word_problems
 from peftbench.progress import Progress
 from peftbench.report import finished_line, skipped_line, summary, sweep_lines
+from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
 from peftbench.runner import run_cell
 from peftbench.runtime import RuntimeSpec
 from peftbench.shortcut import note_finished
+from peftbench.tune.driver import tuned_cell
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 
@@ -60,7 +62,7 @@ def attempt(tree: DictConfig, words: list[str]) -> Outcome:
     """Run one composed cell. Errors end in the outcome, not in Hydra, so that a sweep goes on to its next cell."""
     title = " ".join(words)
     try:
-        config, runtime = to_run_config(tree)
+        config, runtime = to_run_config(tree, named_options(words))
         cell = plan(config)
     except PeftbenchError as error:
         return Outcome("failed", title, str(error), error)
@@ -78,6 +80,9 @@ def attempt(tree: DictConfig, words: list[str]) -> Outcome:
 
 
 def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str]) -> Outcome:
+    if cell.config.tune.active:
+        untuned, cell = cell, _tuned(cell, runtime, store)
+        store.clear_failure(untuned.fingerprint)
     existing = store.find(cell.fingerprint, cell.labels)
     if existing is not None:
         if runtime.on_existing == "error":
@@ -85,9 +90,7 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
         print(skipped_line(summary(store.get(cell.fingerprint)), existing), flush=True)
     else:
         started = time.perf_counter()
-        with open_logger(cell, runtime) as log_epoch:
-            progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
-            record = run_cell(cell, runtime, store, progress)
+        record = _run(cell, runtime, store)
         print(
             finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
             flush=True,
@@ -95,6 +98,20 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
     path = store.path_of(cell.labels, cell.fingerprint) if existing is None else existing
     note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
     return Outcome("done" if existing is None else "skipped", cell.title)
+
+
+def _run(cell: Cell, runtime: RuntimeSpec, store: Store) -> RunRecord:
+    with open_logger(cell, runtime) as log_epoch:
+        progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
+        for line in cell.config.hparams.lines():
+            progress.say(line)
+        return run_cell(cell, runtime, store, progress)
+
+
+def _tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
+    """The cell with tuned hyperparameters. The adapters of trials are not kept: nothing reads them."""
+    for_trials = replace(runtime, save_adapter=False)
+    return tuned_cell(cell.config, store, lambda trial: _run(trial, for_trials, store), Progress(runtime.progress).say)
 
 
 def _explained(error: Exception) -> Exception:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.backbones.weights import weights_file, weights_id
-from peftbench.config import RunConfig
+from peftbench.config import RunConfig, with_options
 from peftbench.errors import ConfigError
 from peftbench.hparams import DEFAULT
 from peftbench.identity import fingerprint
@@ -37,16 +37,20 @@ class Cell:
 def plan(config: RunConfig) -> Cell:
     """Find what the configuration points to and fingerprint it.
 
+    A tuned cell is identified by what it was before tuning and by the tuning, which together settle the choice; so it
+    is found and skipped without looking at its trials.
+
     Raises `MissingInput` when data or weights are absent and cannot be had, `ConfigError` for contradictions.
     """
     if config.protocol.merge and not config.method.mergeable:
         raise ConfigError([f"protocol.merge=true: {config.method.name} does not fold exactly; leave it unmerged"])
+    before = with_options(config, config.hparams.replaced) if config.tune.active else config
     identity = {
         "backbone": config.backbone.identity() | {"weights": weights_id(config.backbone)},
-        "method": {"name": config.method.name, "version": config.method.version} | config.method.identity(),
+        "method": {"name": config.method.name, "version": config.method.version} | before.method.identity(),
         "dataset": {"kind": config.dataset.name, "revision": config.dataset.revision()} | config.dataset.identity(),
         "protocol": config.protocol.identity(),
-        "optim": config.optim.identity(),
+        "optim": before.optim.identity(),
         "train": config.train.identity(),
         "seed": config.seed,
         **_choice(config),

@@ -53,6 +53,11 @@ class RunConfig:
     hparams: HparamsSpec
     tune: TuneSpec
 
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether the hyperparameters are yet to be chosen by trials."""
+        return self.tune.active and not self.hparams.replaced
+
 
 def config_dir() -> Path:
     """The folder of yaml files: inside an installed package, or beside it in a checkout."""

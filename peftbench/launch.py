@@ -80,9 +80,6 @@ def attempt(tree: DictConfig, words: list[str]) -> Outcome:
 
 
 def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str]) -> Outcome:
-    if cell.config.tune.active:
-        untuned, cell = cell, _tuned(cell, runtime, store)
-        store.clear_failure(untuned.fingerprint)
     existing = store.find(cell.fingerprint, cell.labels)
     if existing is not None:
         if runtime.on_existing == "error":
@@ -90,7 +87,7 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
         print(skipped_line(summary(store.get(cell.fingerprint)), existing), flush=True)
     else:
         started = time.perf_counter()
-        record = _run(cell, runtime, store)
+        record = _run(_tuned(cell, runtime, store), runtime, store)
         print(
             finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
             flush=True,
@@ -109,7 +106,9 @@ def _run(cell: Cell, runtime: RuntimeSpec, store: Store) -> RunRecord:
 
 
 def _tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
-    """The cell with tuned hyperparameters. The adapters of trials are not kept: nothing reads them."""
+    """The cell with its hyperparameters chosen. The adapters of trials are not kept: nothing reads them."""
+    if not cell.config.needs_tuning:
+        return cell
     for_trials = replace(runtime, save_adapter=False)
     return tuned_cell(cell.config, store, lambda trial: _run(trial, for_trials, store), Progress(runtime.progress).say)
 

@@ -55,7 +55,7 @@ def _setting_problems(record: RunRecord, setting: Mapping[str, Any]) -> list[str
     problems = []
     for name, value in setting.items():
         section, _, option = name.partition(".")
-        used = record.identity[section][option]
+        used = record.config[section][option]
         if used != value:
             problems.append(f"the chosen trial has {name}={value}, the reported run {used}")
     return problems

@@ -19,7 +19,7 @@ from peftbench.results.store import Store
 from peftbench.results.trials import best_trial
 from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Sampler, Setting, settings
-from peftbench.tune.space import Axis, search_space
+from peftbench.tune.space import search_space
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def tuned_cell(config: RunConfig, store: Store, run: Callable[[Cell], RunRecord]
     if best is None:
         raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
     say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {trials[best].val_accuracy:.2%})")
-    return replace(plan(final_config(config, axes, trials[best].setting)), tuning=_tuning(config.tune, trials, best))
+    return replace(plan(final_config(config, trials[best].setting)), tuning=_tuning(config.tune, trials, best))
 
 
 def trial_config(config: RunConfig, setting: Setting) -> RunConfig:
@@ -76,7 +76,7 @@ def trial_protocol(protocol: ProtocolSpec) -> ProtocolSpec:
     )
 
 
-def final_config(config: RunConfig, axes: Sequence[Axis], setting: Setting) -> RunConfig:
+def final_config(config: RunConfig, setting: Setting) -> RunConfig:
     """The reported cell: the setting, and which values it replaced."""
     replaced = {name: option_of(config, name) for name in setting}
     return replace(with_options(config, setting), hparams=HparamsSpec(replaced=replaced))

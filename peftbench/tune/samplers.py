@@ -97,17 +97,15 @@ def optuna_search(axes: Sequence[Axis], num: int, seed: int, default: Setting, d
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(2, num // 3))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     known = _in_space(axes, default)
-    if default_score is not None and known is not None:
-        study.add_trial(optuna.trial.create_trial(params=known, distributions=spaces, value=default_score))
+    if known is not None:
+        study.add_trial(optuna.trial.create_trial(params=known, distributions=spaces, value=default_score or 0.0))
     for _ in range(num):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
             trial = study.ask(spaces)
         score = yield {axis.option: _value(axis, trial.params[axis.option]) for axis in axes}
-        if score is None:
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            study.tell(trial, score)
+        # no accuracy is lower than 0, which leads away from where training diverges
+        study.tell(trial, score or 0.0)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

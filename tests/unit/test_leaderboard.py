@@ -160,7 +160,10 @@ CHOSEN_ON_TEST = {"label": "published (chosen on test)", "chosen_on": "test", "r
         ({"hparams": CHOSEN_ON_TEST, "options": {"lr": 1}}, "vit_b16, vtab1k, published (chosen on test)"),
         ({"weights": "w2"}, "vit_b16 (backbone.digest=w2), vtab1k, paper defaults"),
         ({"options": {"train": {"epochs": 2}}}, "vit_b16, vtab1k (train.epochs=2), paper defaults"),
-        ({"options": {"protocol": {"name": "vtab1k", "version": 2}}}, "vit_b16, vtab1k (protocol.version=2), paper defaults"),
+        (
+            {"options": {"protocol": {"name": "vtab1k", "version": 2}}},
+            "vit_b16, vtab1k (protocol.version=2), paper defaults",
+        ),
     ],
     ids=["backbone", "protocol", "tuned", "published", "weights", "recipe", "protocol version"],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import hydra
 from omegaconf import DictConfig
@@ -17,12 +17,11 @@ from peftbench.loggers import open_logger
 from peftbench.overrides import named_options, word_problems
 from peftbench.progress import Progress
 from peftbench.report import finished_line, skipped_line, summary, sweep_lines
-from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
 from peftbench.runner import run_cell
 from peftbench.runtime import RuntimeSpec
 from peftbench.shortcut import note_finished
-from peftbench.tune.driver import tuned_cell
+from peftbench.tune.driver import tuned
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 
@@ -87,7 +86,9 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
         print(skipped_line(summary(store.get(cell.fingerprint)), existing), flush=True)
     else:
         started = time.perf_counter()
-        record = _run(_tuned(cell, runtime, store), runtime, store)
+        with open_logger(cell, runtime) as log_epoch:
+            progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
+            record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
         print(
             finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
             flush=True,
@@ -95,22 +96,6 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
     path = store.path_of(cell.labels, cell.fingerprint) if existing is None else existing
     note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
     return Outcome("done" if existing is None else "skipped", cell.title)
-
-
-def _run(cell: Cell, runtime: RuntimeSpec, store: Store) -> RunRecord:
-    with open_logger(cell, runtime) as log_epoch:
-        progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
-        for line in cell.config.hparams.lines():
-            progress.say(line)
-        return run_cell(cell, runtime, store, progress)
-
-
-def _tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
-    """The cell with its hyperparameters chosen. The adapters of trials are not kept: nothing reads them."""
-    if not cell.config.needs_tuning:
-        return cell
-    for_trials = replace(runtime, save_adapter=False)
-    return tuned_cell(cell.config, store, lambda trial: _run(trial, for_trials, store), Progress(runtime.progress).say)
 
 
 def _explained(error: Exception) -> Exception:

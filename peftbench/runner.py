@@ -42,6 +42,8 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     config, train = cell.config, cell.config.train
     with deterministic(pick_device(runtime.device)):
         peak = PeakMemory(pick_device(runtime.device))
+        for line in config.hparams.lines():
+            progress.say(line)
         setup = set_up(config, runtime, progress)
         model, loss_fn = setup.model, classification_loss(train.label_smoothing)
         train_set = setup.load(config.protocol.train_split)

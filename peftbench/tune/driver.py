@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,13 @@ from peftbench.cell import Cell, plan
 from peftbench.config import RunConfig, option_of, with_options
 from peftbench.errors import PeftbenchError, TrainingDiverged
 from peftbench.hparams import HparamsSpec
+from peftbench.progress import Progress
 from peftbench.protocol import ProtocolSpec
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
 from peftbench.results.trials import best_trial
+from peftbench.runner import run_cell
+from peftbench.runtime import RuntimeSpec
 from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
@@ -31,36 +34,41 @@ class Trial:
     val_accuracy: float | None
 
 
-def tuned_cell(config: RunConfig, store: Store, run: Callable[[Cell], RunRecord], say: Callable[[str], None]) -> Cell:
-    """Run the trials of `config.tune` and plan the cell with the best setting, which is yet to be run.
+def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
+    """The cell with its hyperparameters chosen, ready to be trained; as it is when there is nothing to choose.
 
     Trials are ordinary cells of the tuning protocol: those with a record are not run again, so an interrupted tuning
-    goes on where it stopped, and the cells of other seeds find the trials done. `run` trains one cell and returns its
-    record; `say` shows one line a trial. Raises `ConfigError` for a space that fits no valid value, and
-    `PeftbenchError` when every trial diverged.
+    goes on where it stopped, and the cells of other seeds find the trials done. Their adapters are not kept. Raises
+    `ConfigError` for a range that an option refuses, and `PeftbenchError` when every trial diverged.
     """
+    config = cell.config
+    if not config.needs_tuning:
+        return cell
     axes = search_space(config)
     for axis in axes:
         # a bound that the gate would refuse is found before any training
         with_options(config, {axis.option: axis.at(0.0)})
+    runtime = replace(runtime, save_adapter=False)
+    say = Progress(runtime.progress).say
     trials: list[Trial] = []
     seconds: list[float] = []
     sampler = settings(config.tune, axes)
     setting: Setting | None = next(sampler)
     while setting is not None:
-        cell = plan(trial_config(config, setting))
-        path, started = store.find(cell.fingerprint, cell.labels), time.perf_counter()
-        accuracy = _accuracy(cell, store, run) if path is None else _val_accuracy(store.get(cell.fingerprint))
-        if path is None:
+        trial = plan(trial_config(config, setting))
+        started, known = time.perf_counter(), store.find(trial.fingerprint, trial.labels) is not None
+        accuracy = _val_accuracy(store.get(trial.fingerprint)) if known else _run(trial, runtime, store)
+        if not known:
             seconds.append(time.perf_counter() - started)
-        trials.append(Trial(cell.fingerprint, setting, accuracy))
-        say(_line(config, trials, seconds, from_record=path is not None))
+        trials.append(Trial(trial.fingerprint, setting, accuracy))
+        say(_line(config, trials, seconds, known))
         setting = _next(sampler, accuracy)
     best = best_trial([trial.val_accuracy for trial in trials])
     if best is None:
         raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
     say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {trials[best].val_accuracy:.2%})")
-    return replace(plan(final_config(config, trials[best].setting)), tuning=_tuning(config.tune, trials, best))
+    chosen = final_config(config, trials[best].setting)
+    return replace(cell, config=chosen, tuning=_tuning(config.tune, trials, best))
 
 
 def trial_config(config: RunConfig, setting: Setting) -> RunConfig:
@@ -82,11 +90,12 @@ def final_config(config: RunConfig, setting: Setting) -> RunConfig:
     return replace(with_options(config, setting), hparams=HparamsSpec(replaced=replaced))
 
 
-def _accuracy(cell: Cell, store: Store, run: Callable[[Cell], RunRecord]) -> float | None:
+def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
+    """Train one trial and return its validation accuracy; a diverged one is noted like any failed cell."""
     try:
-        return _val_accuracy(run(cell))
+        return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
     except TrainingDiverged as error:
-        store.put_failure(cell.fingerprint, cell.labels, str(error), traceback.format_exc())
+        store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
         return None
 
 
@@ -116,10 +125,10 @@ def _tuning(tune: TuneSpec, trials: Sequence[Trial], best: int) -> dict[str, Any
     }
 
 
-def _line(config: RunConfig, trials: Sequence[Trial], seconds: Sequence[float], from_record: bool) -> str:
+def _line(config: RunConfig, trials: Sequence[Trial], seconds: Sequence[float], known: bool) -> str:
     trial, num = trials[-1], config.tune.num_trials
     score = "diverged" if trial.val_accuracy is None else f"val {trial.val_accuracy:.2%}"
-    spent = "from its record" if from_record else f"{seconds[-1]:.1f} s"
+    spent = "from its record" if known else f"{seconds[-1]:.1f} s"
     # the reported run still follows the trials
     left = (num - len(trials) + 1) * statistics.fmean(seconds) if seconds else None
     eta = "" if left is None else f", ETA {left:.0f} s"

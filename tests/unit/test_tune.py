@@ -9,6 +9,7 @@ import pytest
 import timm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from record_factory import record_values
 from test_config import composed
 
 from peftbench.backbones.base import BackboneShape
@@ -18,7 +19,8 @@ from peftbench.config import RunConfig, to_run_config
 from peftbench.errors import ConfigError
 from peftbench.methods.base import METHODS
 from peftbench.overrides import named_options
-from peftbench.results.trials import best_trial
+from peftbench.results.record import RunRecord
+from peftbench.results.trials import best_trial, choice_problems
 from peftbench.tune.driver import final_config, trial_protocol
 from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Setting, grid, grid_levels
@@ -195,3 +197,38 @@ def test_a_tuned_cell_is_known_before_its_choice_and_apart_from_the_untuned_one(
     assert plan(chosen).labels["method"] == "lora"
     assert tuned.tune.label == "tuned (budget 4, random)"
     assert TuneSpec(strategy="grid", seed=1).label == "tuned (budget 16, grid, seed=1)"
+
+
+def tuned_records() -> tuple[RunRecord, dict[str, RunRecord]]:
+    """A reported record that was tuned by three trials, and the trials' own; the second trial diverged."""
+    records, trials = {}, []
+    for lr, correct in ((0.001, 120), (0.1, None), (0.01, 150)):
+        values = record_values(accuracy=None, protocol="vtab1k_tune", options={"optim": {"lr": lr}})
+        if correct is not None:
+            scores = {"accuracy": correct / 200, "mean_class_accuracy": 0.5, "loss": 1.0, "correct": correct, "n": 200}
+            values["metrics"]["val"] = scores
+            values["data"]["splits"]["val"] = {"name": "val200", "n": 200, "digest": "v"}
+            records[values["fingerprint"]] = RunRecord(**values)
+        accuracy = None if correct is None else correct / 200
+        trials.append({"fingerprint": values["fingerprint"], "setting": {"optim.lr": lr}, "val_accuracy": accuracy})
+    final = record_values(tuning={"label": "tuned", "trials": trials, "chosen": trials[2]["fingerprint"]})
+    final["config"]["optim"] = {"lr": 0.01}
+    return RunRecord(**final), records
+
+
+def test_a_choice_is_recomputed_from_the_records_of_the_trials():
+    final, records = tuned_records()
+    assert choice_problems(final, records) == []
+
+
+def test_a_choice_that_does_not_follow_is_said():
+    final, records = tuned_records()
+    final.config["optim"]["lr"] = 0.02
+    assert choice_problems(final, records) == ["the chosen trial has optim.lr=0.01, the reported run 0.02"]
+    final.tuning["chosen"] = final.tuning["trials"][0]["fingerprint"]
+    assert [line.split(" ")[:3] for line in choice_problems(final, records)] == [["the", "trials", "choose"]]
+    first = final.tuning["trials"][0]["fingerprint"]
+    records[first].metrics["val"] |= {"accuracy": 0.9}
+    assert any("its record says val 0.9" in line for line in choice_problems(final, records))
+    del records[first]
+    assert any(f"({first}) has no record here" in line for line in choice_problems(final, records))

@@ -13,6 +13,7 @@ from peftbench.errors import PeftbenchError, did_you_mean
 COMMANDS = {
     "leaderboard": "peftbench.results.command",
     "evaluate": "peftbench.evaluate_command",
+    "trials": "peftbench.results.trials",
 }
 
 

@@ -14,13 +14,14 @@ from peftbench.config import FIXED, NAMED, config_dir, register_schemas, to_run_
 from peftbench.data.location import default_cache_dir
 from peftbench.errors import ConfigError, NotApplicable, PeftbenchError, RecordError
 from peftbench.loggers import open_logger
-from peftbench.overrides import word_problems
+from peftbench.overrides import named_options, word_problems
 from peftbench.progress import Progress
 from peftbench.report import finished_line, skipped_line, summary, sweep_lines
 from peftbench.results.store import Store
 from peftbench.runner import run_cell
 from peftbench.runtime import RuntimeSpec
 from peftbench.shortcut import note_finished
+from peftbench.tune.driver import tuned
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 
@@ -60,7 +61,7 @@ def attempt(tree: DictConfig, words: list[str]) -> Outcome:
     """Run one composed cell. Errors end in the outcome, not in Hydra, so that a sweep goes on to its next cell."""
     title = " ".join(words)
     try:
-        config, runtime = to_run_config(tree)
+        config, runtime = to_run_config(tree, named_options(words))
         cell = plan(config)
     except PeftbenchError as error:
         return Outcome("failed", title, str(error), error)
@@ -87,7 +88,7 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str
         started = time.perf_counter()
         with open_logger(cell, runtime) as log_epoch:
             progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
-            record = run_cell(cell, runtime, store, progress)
+            record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
         print(
             finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
             flush=True,

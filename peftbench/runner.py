@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import io
 import time
@@ -12,10 +13,11 @@ import numpy as np
 from peftbench.adapter_file import adapter_tensors, save_adapter
 from peftbench.backbones.weights import file_digest
 from peftbench.cell import Cell
-from peftbench.config import as_tree, without_locations
+from peftbench.config import RunConfig, as_tree, without_locations
 from peftbench.cost import measured, probe
 from peftbench.data.base import ImageSplit
 from peftbench.features import trainee
+from peftbench.hparams import DEFAULT
 from peftbench.progress import Progress
 from peftbench.provenance import command_words, git_state, machine, package_version, versions
 from peftbench.results.files import replace_bytes
@@ -40,6 +42,8 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     config, train = cell.config, cell.config.train
     with deterministic(pick_device(runtime.device)):
         peak = PeakMemory(pick_device(runtime.device))
+        for line in config.hparams.lines():
+            progress.say(line)
         setup = set_up(config, runtime, progress)
         model = setup.model
         loss_fn = config.objective.loss_fn(model, classification_loss(train.label_smoothing))
@@ -87,6 +91,8 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         weights={"id": cell.identity["backbone"]["weights"], "digest": None, "source": config.backbone.source},
         provenance=_provenance(setup, started, time.perf_counter() - clock),
         predictions=_save_predictions(cell, store, test),
+        tuning=cell.tuning,
+        hparams=_hparams(config),
         adapter={"file": adapter["file"], "sha256": adapter["sha256"]} if adapter["file"] else None,
     )
     store.put(record)
@@ -100,6 +106,12 @@ NOT_PROBED: dict[str, Any] = {"memory": None, "forward_flops_per_image": None, "
 def _evaluate(setup: Setup, split: ImageSplit) -> Evaluation:
     batches = setup.eval_batches(split)
     return evaluate(setup.model, batches, setup.source.num_classes, setup.config.train.precision)
+
+
+def _hparams(config: RunConfig) -> dict[str, Any] | None:
+    """Whose hyperparameters these are and on which split they were chosen; None for the method's own."""
+    spec = config.hparams
+    return None if spec.preset == DEFAULT else {"label": spec.label, **dataclasses.asdict(spec)}
 
 
 def _params(setup: Setup) -> dict[str, Any]:

@@ -26,7 +26,8 @@ class Method(Spec):
 
     Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
     (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
-    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens).
+    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
+    (the one option that sets how much is trained, which tuning searches; "" where there is none).
     """
 
     section: ClassVar[str] = "method"
@@ -37,6 +38,7 @@ class Method(Spec):
     identity_at_init: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     pools_itself: ClassVar[bool] = False
+    size_option: ClassVar[str] = ""
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.

@@ -65,6 +65,7 @@ class DTL(Method):
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2312.07856"
     pools_itself: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(2, ge=1)
     sharpness: float = option(100.0, gt=0)

@@ -60,6 +60,7 @@ class Prefix(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2101.00190"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(10, ge=1)
     mlp_width: int | None = option(None, ge=1, later=True)
@@ -96,6 +97,7 @@ class MAM(Prefix):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2110.04366"
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(4.0, gt=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from peftbench.results.variants import describe, differing, extend_label, flatten
+from peftbench.results.variants import describe, differing, extend_label, flatten, restored
 
 # VTAB's order; any other group follows by name.
 _GROUP_ORDER = ("natural", "specialized", "structured")
@@ -74,11 +74,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Methods that may be compared: one backbone with one set of weights, one protocol and recipe, tuned or not."""
+    """Methods that may be compared: one backbone, weights, protocol and recipe, and one choice of hyperparameters."""
 
     backbone: str
     protocol: str
-    tuned: bool
+    hyperparameters: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -89,11 +89,12 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.backbone}, {self.protocol}, {'tuned per dataset' if self.tuned else 'untuned'}"
+        return f"{self.backbone}, {self.protocol}, {self.hyperparameters}"
 
 
 def leaderboard(rows: pd.DataFrame) -> list[Table]:
-    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and tuned or not.
+    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and choice of
+    hyperparameters (paper defaults, a published preset, tuned with a budget).
 
     Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
     differs. Rows without a test accuracy (trials that only choose hyperparameters) are left out: a validation score
@@ -103,9 +104,9 @@ def leaderboard(rows: pd.DataFrame) -> list[Table]:
     records = [{str(key): value for key, value in record.items()} for record in scored.to_dict("records")]
     backbones = _distinct_names(records, "backbone", ("backbone",))
     protocols = _distinct_names(records, "protocol", ("protocol", "train"))
-    by_table: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
+    by_table: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
-        by_table.setdefault((backbone, protocol, bool(record["tuned"])), []).append(record)
+        by_table.setdefault((backbone, protocol, record["hyperparameters"]), []).append(record)
     return [_table(*key, by_table[key]) for key in sorted(by_table)]
 
 
@@ -126,7 +127,12 @@ def ppt(accuracy: float, num_params: float) -> float:
 def _distinct_names(records: Sequence[Mapping[str, Any]], label: str, sections: Sequence[str]) -> list[str]:
     """Each record's `label`, with what differs in those sections of the identity where one label has several."""
     identities = [json.loads(record["identity"]) for record in records]
-    settings = [flatten({section: identity.get(section) for section in sections}) for identity in identities]
+    # a preset may set a recipe's options per data set: the recipe is what it was before
+    replaced = [json.loads(record["replaced"]) for record in records]
+    settings = [
+        restored(flatten({section: identity.get(section) for section in sections}), old)
+        for identity, old in zip(identities, replaced, strict=True)
+    ]
     by_label: dict[str, list[dict[str, Any]]] = {}
     for record, setting in zip(records, settings, strict=True):
         by_label.setdefault(record[label], []).append(setting)
@@ -137,7 +143,7 @@ def _distinct_names(records: Sequence[Mapping[str, Any]], label: str, sections: 
     ]
 
 
-def _table(backbone: str, protocol: str, tuned: bool, records: Sequence[dict[str, Any]]) -> Table:
+def _table(backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]) -> Table:
     columns = _columns(records)
     by_row: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for method in sorted({record["method"] for record in records}):
@@ -152,7 +158,8 @@ def _table(backbone: str, protocol: str, tuned: bool, records: Sequence[dict[str
             by_row[unique] = row_cells
     ordered = sorted(columns.values(), key=_column_key)
     rows = sorted((_row(method, cells, ordered) for method, cells in by_row.items()), key=_row_key)
-    return Table(backbone, protocol, tuned, tuple(ordered), tuple(rows), tuple(_notes(records, ordered, rows)))
+    notes = tuple(_notes(records, ordered, rows))
+    return Table(backbone, protocol, hyperparameters, tuple(ordered), tuple(rows), notes)
 
 
 def _columns(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], Column]:

@@ -85,7 +85,7 @@ def _numbers(table: Table, row: Row) -> dict[str, Any]:
     values: dict[str, Any] = {
         "backbone": table.backbone,
         "protocol": table.protocol,
-        "tuned": table.tuned,
+        "hyperparameters": table.hyperparameters,
         "method": row.method,
         "complete": row.complete,
         "num_seeds_min": low,

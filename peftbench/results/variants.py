@@ -23,6 +23,11 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def restored(setting: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat setting with the values that `replaced` holds for some of its options."""
+    return {name: replaced.get(name, value) for name, value in setting.items()}
+
+
 def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the options, sorted, that do not have one and the same value in all (flat) settings."""
     known = list(settings)

@@ -15,7 +15,7 @@ from peftbench.errors import ConfigError, MissingInput
 from peftbench.overrides import choices_of, word_problems
 from peftbench.runtime import RuntimeSpec
 
-SECTIONS = ["backbone", "dataset", "protocol", "optim", "train", "runtime", "method", "objective"]
+SECTIONS = ["backbone", "dataset", "protocol", "optim", "train", "runtime", "tune", "method", "objective"]
 CHOICES = [(group, choice) for group in SECTIONS for choice in choices_of(config_dir() / group)]
 # what a choice cannot do without
 NEEDS = {

@@ -14,6 +14,9 @@ COMMANDS = {
     "leaderboard": "peftbench.results.command",
     "evaluate": "peftbench.evaluate_command",
     "trials": "peftbench.results.trials",
+    "reproduce": "peftbench.reproduce_command",
+    "export": "peftbench.export_command",
+    "status": "peftbench.sweep.status_command",
 }
 
 

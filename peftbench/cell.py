@@ -19,6 +19,7 @@ class Cell:
     """One point of the grid. `inputs` are the files that the identity was computed from.
 
     `tuning` says, for a cell whose hyperparameters were tuned, which trials chose them.
+    `words` asked for it, where the command line of this process did not (a worker of a sweep).
     """
 
     config: RunConfig
@@ -27,6 +28,7 @@ class Cell:
     labels: dict[str, str]
     inputs: tuple[Path, ...]
     tuning: dict[str, Any] | None = None
+    words: tuple[str, ...] | None = None
 
     @property
     def title(self) -> str:

@@ -16,6 +16,7 @@ from peftbench.backbones.options import BackboneSpec
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.errors import ConfigError, did_you_mean
 from peftbench.hparams import DEFAULT, HparamsSpec, apply_preset
+from peftbench.launchers.base import LAUNCHERS, Launcher
 from peftbench.methods.base import METHODS, Method
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.objectives.none import NoObjective
@@ -39,6 +40,7 @@ NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
     "method": ("name", lambda: METHODS),
     "objective": ("name", lambda: OBJECTIVES),
     "dataset": ("kind", lambda: DATASETS),
+    "launcher": ("kind", lambda: LAUNCHERS),
 }
 
 
@@ -106,10 +108,14 @@ def to_run_config(tree: DictConfig, named: Collection[str] = ()) -> tuple[RunCon
     except OmegaConfBaseException as error:
         raise ConfigError([str(error).splitlines()[0]]) from error
     assert isinstance(values, dict)
+    return from_tree({str(key): value for key, value in values.items()}, named)
+
+
+def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
+    """The same from plain values, such as those of `as_tree`."""
     specs: dict[str, Any] = {}
-    values, problems = _with_preset({str(key): value for key, value in values.items()}, named)
-    for key, value in values.items():
-        section = str(key)
+    values, problems = _with_preset(values, named)
+    for section, value in values.items():
         try:
             if section in FIXED:
                 specs[section] = build(FIXED[section], _mapping(section, value))
@@ -135,6 +141,7 @@ def to_run_config(tree: DictConfig, named: Collection[str] = ()) -> tuple[RunCon
         raise ConfigError(problems)
     specs["tune"] = for_method(specs["tune"], specs["method"].size_option, named)
     runtime = specs.pop("runtime")
+    specs.pop("launcher", None)  # checked with the rest, but no part of a cell
     return RunConfig(**specs), runtime
 
 
@@ -168,6 +175,14 @@ def _tuning_problems(specs: Mapping[str, Any]) -> list[str]:
             "and protocol.report_test=true (protocol=vtab1k)"
         )
     return problems
+
+
+def launcher_of(tree: DictConfig) -> Launcher:
+    """The launcher of a composed tree, which `to_run_config` has accepted."""
+    values = OmegaConf.to_container(tree.launcher, resolve=True)
+    launcher = _build_named("launcher", _mapping("launcher", values))
+    assert isinstance(launcher, Launcher)
+    return launcher
 
 
 def _build_named(section: str, values: dict[str, Any]) -> Spec:

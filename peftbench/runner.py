@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import io
+import sys
 import time
 from typing import Any
 
@@ -56,7 +57,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         )
         groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
         trained = trainee(setup, train_set, val_set)
-        with progress.epochs(cell.title, train.epochs) as on_epoch:
+        with progress.epochs(cell.title, train.epochs, trained.train) as on_epoch:
             result = fit(
                 trained.module, loss_fn, trained.train, trained.val, config.optim, train, groups, config.seed, on_epoch
             )
@@ -89,13 +90,13 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         curve=result.curve,
         data=_data(setup, train_set, val_set, test_set),
         weights={"id": cell.identity["backbone"]["weights"], "digest": None, "source": config.backbone.source},
-        provenance=_provenance(setup, started, time.perf_counter() - clock),
+        provenance=_provenance(cell, setup, started, time.perf_counter() - clock),
         predictions=_save_predictions(cell, store, test),
         tuning=cell.tuning,
         hparams=_hparams(config),
         adapter={"file": adapter["file"], "sha256": adapter["sha256"]} if adapter["file"] else None,
     )
-    store.put(record)
+    store.put(record, replace=runtime.on_existing == "rerun")
     store.clear_failure(cell.fingerprint)
     return record
 
@@ -156,7 +157,7 @@ def _data(setup: Setup, train: ImageSplit, val: ImageSplit | None, test: ImageSp
     }
 
 
-def _provenance(setup: Setup, started: datetime.datetime, seconds: float) -> dict[str, Any]:
+def _provenance(cell: Cell, setup: Setup, started: datetime.datetime, seconds: float) -> dict[str, Any]:
     commit, dirty = git_state()
     return {
         "version": package_version(),
@@ -166,7 +167,7 @@ def _provenance(setup: Setup, started: datetime.datetime, seconds: float) -> dic
         "machine": machine(setup.device),
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "command": command_words(),
+        "command": command_words(sys.argv[1:] if cell.words is None else cell.words),
     }
 
 

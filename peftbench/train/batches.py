@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -64,6 +64,8 @@ class Batches:
         _check(images, labels)
         if not keep_last and len(labels) < batch_size:
             raise ConfigError([_NO_BATCH.format(num=len(labels), batch_size=batch_size)])
+        # called after each batch has been used; what it does must not change a number
+        self.on_batch: Callable[[], None] | None = None
         self.num_samples = len(labels)
         self.batch_size = batch_size
         self.device = torch.device(device)
@@ -102,6 +104,8 @@ class Batches:
             if self._mix is not None:
                 batch["image"], batch["target"] = self._mix.apply(image, batch["label"], self._seed, epoch, step)
             yield batch
+            if self.on_batch is not None:
+                self.on_batch()
 
     def _order(self, epoch: int) -> Tensor:
         if not self._shuffle:

@@ -97,7 +97,7 @@ def test_killed_workers_lose_and_double_nothing(results, run, tmp_path, capsys):
 
     assert run(*WORDS, f"runtime.results={results}", "runtime.on_failed=retry", fast=False) == 0
     shown = capsys.readouterr().out
-    counts = dict((state, int(count)) for count, state in re.findall(r"(\d+) (done|skipped|failed|missing)", shown))
+    counts = {state: int(count) for count, state in re.findall(r"(\d+) (done|skipped|failed|missing)", shown)}
     assert counts["done"] + counts["skipped"] == NUM_CELLS
     assert counts["failed"] == counts["missing"] == 0
     finished = Counter(re.findall(r"^record (\S+)$", workers.shown() + "\n" + shown, re.MULTILINE))

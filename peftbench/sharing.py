@@ -12,7 +12,7 @@ from torch import nn
 
 from peftbench.adapter_file import load_adapter, read_adapter
 from peftbench.backbones.build import from_timm
-from peftbench.config import RunConfig, without_locations
+from peftbench.config import RunConfig
 from peftbench.errors import BadInput
 from peftbench.methods.base import METHODS, Method, install
 from peftbench.model import Classifier
@@ -86,13 +86,12 @@ def weights_digest(net: nn.Module) -> str:
 
 def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
     config: RunConfig = setup.config
-    tree = without_locations({"method": {"name": config.method.name} | config.method.identity()}, config)
     scores = record.metrics["test"] or record.metrics["val"]
     return {
         "record": record.fingerprint,
         "labels": record.labels,
         "seed": config.seed,
-        "method": tree["method"],
+        "method": {"name": config.method.name} | config.method.identity(),
         "backbone": {
             "title": config.backbone.title,
             "model": config.backbone.model,

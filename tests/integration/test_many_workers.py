@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import re
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,11 +15,13 @@ import pytest
 
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
+from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.state import claims_of
+from peftbench.sweep.worker import work
 
-NUM_SEEDS, NUM_KILLS, DEADLINE_SECONDS = 20, 6, 1500
+NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 20, 4, 8, 1200
+NUM_CELLS = 2 * NUM_SEEDS
 WORDS = [
-    "-m",
     "method=linear,bitfit",
     f"seed=range({NUM_SEEDS})",
     "dataset=digits",
@@ -32,31 +33,35 @@ WORDS = [
     "runtime.measure_cost=false",
     "runtime.progress=false",
 ]
-NUM_CELLS = 2 * NUM_SEEDS
+
+
+def work_with_log(plan_file: str, log: Path) -> None:
+    """One worker, as a launcher starts it, in a process of its own."""
+    sys.stdout = log.open("w", buffering=1)
+    work(plan_file, threads=1)
 
 
 class Workers:
-    """Sweeps in processes of their own, each with a log."""
+    """Processes forked from a server that has loaded torch and done nothing else."""
 
-    def __init__(self, results: Path, logs: Path) -> None:
-        self.results, self.logs = results, logs
-        self.alive: list[subprocess.Popen[bytes]] = []
+    def __init__(self, plan_file: Path, logs: Path) -> None:
+        self.plan_file, self.logs = plan_file, logs
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload(["peftbench.setup", "sklearn.datasets", __name__])
+        self.alive: list[multiprocessing.process.BaseProcess] = []
         self.number = 0
 
     def start(self) -> None:
         self.number += 1
-        log = (self.logs / f"worker{self.number}.log").open("wb")
-        command = [sys.executable, "-m", "peftbench", *WORDS, f"runtime.results={self.results}"]
-        env = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.alive.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=env))
+        log = self.logs / f"worker{self.number}.log"
+        worker = self.context.Process(target=work_with_log, args=(str(self.plan_file), log))
+        worker.start()
+        self.alive.append(worker)
 
-    def kill(self, worker: subprocess.Popen[bytes]) -> None:
-        worker.send_signal(signal.SIGKILL)
-        worker.wait()
+    def kill(self, worker: multiprocessing.process.BaseProcess) -> None:
+        worker.kill()  # SIGKILL: no chance to clean up
+        worker.join()
         self.alive.remove(worker)
-
-    def shown(self) -> str:
-        return "\n".join(path.read_text() for path in sorted(self.logs.iterdir()))
 
 
 def numbers(results: Path) -> dict[str, object]:
@@ -71,12 +76,15 @@ def numbers(results: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(2 * DEADLINE_SECONDS)
 def test_killed_workers_lose_and_double_nothing(results, run, tmp_path, capsys):
-    (tmp_path / "logs").mkdir()
-    workers = Workers(results, tmp_path / "logs")
-    chance = random.Random(0)
-    for _ in range(4):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    grid, _ = plan_grid([*WORDS, f"runtime.results={results}"])
+    assert len(grid.cells) == NUM_CELLS
+    workers = Workers(grid.write(results / "work" / "sweeps"), logs)
+    chance = random.Random(os.getpid())
+    for _ in range(NUM_WORKERS):
         workers.start()
 
     def num_records() -> int:
@@ -85,27 +93,27 @@ def test_killed_workers_lose_and_double_nothing(results, run, tmp_path, capsys):
     deadline = time.monotonic() + DEADLINE_SECONDS
     for kill in range(NUM_KILLS):
         # spread over the grid by its progress, so that a slow machine is disturbed as often as a fast one
-        wanted = (kill + 1) * (NUM_CELLS - 8) // NUM_KILLS
-        while num_records() < wanted and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while num_records() < kill * (NUM_CELLS - 10) // NUM_KILLS and time.monotonic() < deadline:
+            time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.5))
         workers.kill(chance.choice(workers.alive))
         workers.start()
     for worker in list(workers.alive):
         workers.kill(worker)
-    assert 0 < num_records() <= NUM_CELLS, workers.shown()
+    num_before = num_records()
+    assert 0 < num_before <= NUM_CELLS
 
-    assert run(*WORDS, f"runtime.results={results}", "runtime.on_failed=retry", fast=False) == 0
+    assert run("-m", *WORDS, f"runtime.results={results}", "runtime.on_failed=retry", fast=False) == 0
     shown = capsys.readouterr().out
     counts = {state: int(count) for count, state in re.findall(r"(\d+) (done|skipped|failed|missing)", shown)}
-    assert counts["done"] + counts["skipped"] == NUM_CELLS
-    assert counts["failed"] == counts["missing"] == 0
-    finished = Counter(re.findall(r"^record (\S+)$", workers.shown() + "\n" + shown, re.MULTILINE))
+    assert counts == {"done": NUM_CELLS - num_before, "skipped": num_before, "failed": 0, "missing": 0}
+    said = "\n".join([shown, *(path.read_text() for path in logs.iterdir())])
+    finished = Counter(re.findall(r"^record (\S+)$", said, re.MULTILINE))
     assert max(finished.values()) == 1, "a cell was finished twice"
     assert claims_of(Store(results)).running() == {}
 
     undisturbed = tmp_path / "undisturbed"
-    assert run(*WORDS, f"runtime.results={undisturbed}", fast=False) == 0
+    assert run("-m", *WORDS, f"runtime.results={undisturbed}", fast=False) == 0
     disturbed, expected = numbers(results), numbers(undisturbed)
     assert len(disturbed) == NUM_CELLS
     assert disturbed == expected

@@ -139,7 +139,8 @@ def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunC
     problems.extend(_tuning_problems(specs))
     if problems:
         raise ConfigError(problems)
-    specs["tune"] = for_method(specs["tune"], specs["method"].size_option, named)
+    # configurations from before there was tuning have no such section
+    specs["tune"] = for_method(specs.get("tune", TuneSpec()), specs["method"].size_option, named)
     runtime = specs.pop("runtime")
     specs.pop("launcher", None)  # checked with the rest, but no part of a cell
     return RunConfig(**specs), runtime

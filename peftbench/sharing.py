@@ -14,8 +14,11 @@ from peftbench.adapter_file import load_adapter, read_adapter
 from peftbench.backbones.build import from_timm
 from peftbench.config import RunConfig
 from peftbench.errors import BadInput
-from peftbench.methods.base import METHODS, Method, install
+from peftbench.methods.base import METHODS, install
 from peftbench.model import Classifier
+from peftbench.objectives import base as objectives
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.registry import Registry
 from peftbench.results.files import replace_bytes
 from peftbench.results.record import RunRecord
 from peftbench.setup import Setup
@@ -41,11 +44,13 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
         raise BadInput(
             f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
         )
-    method = build(METHODS.get(facts["method"]["name"]), _without(facts["method"], "name"))
-    assert isinstance(method, Method)
+    method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
+    num_classes, seed = len(facts["class_names"]), facts["seed"]
     backbone = from_timm(net, facts["backbone"]["img_size"])
-    install(method, backbone, facts["seed"])
-    model = Classifier(backbone, len(facts["class_names"]), facts["seed"])
+    own = objectives.prepare(objective, backbone, num_classes, seed)
+    install(method, backbone, seed)
+    model = Classifier(backbone, num_classes, seed)
+    objectives.install(objective, model, own)
     load_adapter(model, tensors, path)
     if merge:
         method.merge(backbone)
@@ -92,6 +97,7 @@ def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
         "labels": record.labels,
         "seed": config.seed,
         "method": {"name": config.method.name} | config.method.identity(),
+        "objective": {"name": config.objective.name} | config.objective.identity(),
         "backbone": {
             "title": config.backbone.title,
             "model": config.backbone.model,
@@ -113,5 +119,6 @@ def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
     }
 
 
-def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name != key}
+def _named(registry: Registry[Any], values: dict[str, Any]) -> Any:
+    """The spec of a registry that `values` describe, its name among them."""
+    return build(registry.get(values["name"]), {key: value for key, value in values.items() if key != "name"})

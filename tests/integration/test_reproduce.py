@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from peftbench.backbones.weights import embedded_file
 from peftbench.data.digits import Digits
 from peftbench.data.transform import ImageTransform
+from peftbench.evaluate_command import record_config
 from peftbench.reproduce_command import number_differences, setting_differences, verdict
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
@@ -59,6 +60,13 @@ def test_a_record_of_other_code_is_not_run(run, results, capsys):
     assert run("reproduce", record.fingerprint, "dataset.seed=1", fast=False) == 2 - 1
     assert "is not the cell of record" in capsys.readouterr().err
     assert number_differences(record, record) == [] and setting_differences(record, record) == []
+
+
+def test_committed_records_are_still_the_cells_of_their_configurations():
+    records = list(Store(REPOSITORY / "results").all())
+    for record in records[::4]:
+        config, _ = record_config(record, [])
+        assert config.seed == record.seed
 
 
 def test_the_documented_lines_restore_an_exported_adapter(run, results, tmp_path, capsys, monkeypatch):

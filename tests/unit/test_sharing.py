@@ -16,6 +16,7 @@ from peftbench.backbones.options import BackboneSpec
 from peftbench.errors import BadInput
 from peftbench.methods.base import METHODS, install
 from peftbench.model import Classifier
+from peftbench.objectives.base import OBJECTIVES
 from peftbench.sharing import adapter_facts, export_adapter, weights_digest, with_adapter
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -52,6 +53,7 @@ def exported(name: str, tmp_path):
     without.reset_classifier(0)
     config = SimpleNamespace(
         method=METHODS.get(name)(),
+        objective=OBJECTIVES.get("none")(),
         backbone=BackboneSpec(),
         seed=0,
         protocol=SimpleNamespace(resize="squash", crop_pct=1.0),

@@ -19,6 +19,7 @@ import re
 import socket
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,6 +106,12 @@ class Claims:
             # between the two looks it was released, and perhaps claimed anew in a generation below this one
             path.unlink(missing_ok=True)
             return None
+        return claim
+
+    def wait_for(self, fingerprint: str, poll_seconds: float = 1.0) -> Claim:
+        """The claim on a cell as soon as nobody else works on it."""
+        while (claim := self.take(fingerprint)) is None:
+            time.sleep(poll_seconds)
         return claim
 
     def holder(self, fingerprint: str) -> Held | None:

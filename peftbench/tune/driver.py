@@ -20,6 +20,7 @@ from peftbench.results.store import Store
 from peftbench.results.trials import best_trial
 from peftbench.runner import run_cell
 from peftbench.runtime import RuntimeSpec
+from peftbench.sweep.state import claims_of
 from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
@@ -92,11 +93,15 @@ def final_config(config: RunConfig, setting: Setting) -> RunConfig:
 
 def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
     """Train one trial and return its validation accuracy; a diverged one is noted like any failed cell."""
-    try:
-        return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
-    except TrainingDiverged as error:
-        store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
-        return None
+    with claims_of(store).wait_for(trial.fingerprint):
+        if store.find(trial.fingerprint, trial.labels) is not None:
+            # a worker on another seed of the same cell ran it meanwhile
+            return _val_accuracy(store.get(trial.fingerprint))
+        try:
+            return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
+        except TrainingDiverged as error:
+            store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
+            return None
 
 
 def _val_accuracy(record: RunRecord) -> float:

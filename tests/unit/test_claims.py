@@ -140,3 +140,15 @@ def test_who_was_taken_over_removes_nothing_of_the_new_owner(tmp_path):
     late.release()
     assert claims.take(CELL) is None
     assert set(claims.running()) == {CELL}
+
+
+def test_waiting_for_a_cell_ends_when_its_owner_gives_it_up(tmp_path):
+    claims, got = Claims(tmp_path), []
+    held = claims.take(CELL)
+    waiting = threading.Thread(target=lambda: got.append(claims.wait_for(CELL, poll_seconds=0.01)))
+    waiting.start()
+    time.sleep(0.1)
+    assert got == []
+    held.release()
+    waiting.join(timeout=30)
+    assert got[0].num_deaths == 0 and claims.take(CELL) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftbench.adapter_file import load_adapter, read_adapter
+from peftbench.adapter_file import load_adapter, read_adapter, take_findings
 from peftbench.cell import plan
 from peftbench.config import to_run_config
 from peftbench.errors import ConfigError, RecordError
@@ -79,7 +79,8 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
             f"this is not the cell of record {record.fingerprint}: {_difference(record.identity, cell.identity)}"
         )
     with deterministic(pick_device(runtime.device)):
-        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress))
+        findings = take_findings(tensors)
+        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress), findings)
         load_adapter(setup.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(setup.model.backbone)

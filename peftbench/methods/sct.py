@@ -17,6 +17,9 @@ from peftbench.methods.base import METHODS, Method
 from peftbench.methods.evidence import Evidence, Findings
 from peftbench.spec import option
 
+# images at a time; sums over all of them do not depend on it
+BATCH_SIZE = 50
+
 
 class SalientChannels(nn.Module):
     """x[I] + scale * (W x[I] + b) on the channels I of the last axis; the others pass.
@@ -73,7 +76,6 @@ class SCT(Method):
     share: float = option(0.125, gt=0, le=1)
     place: str = option("attn", choices=("attn", "mlp"))
     scale: float = option(1.0, gt=0)
-    batch_size: int = option(50, ge=1)
 
     def num_channels(self, width: int) -> int:
         return max(1, round(self.share * width))
@@ -90,7 +92,7 @@ class SCT(Method):
                 site.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
             else:
                 site.module.register_forward_hook(lambda _, __, output: seen.append(output))
-        for batch in evidence.images(self.batch_size):
+        for batch in evidence.images(BATCH_SIZE):
             with torch.no_grad():
                 backbone(batch["image"])
             for site, sums, x in zip(watched, energy, seen, strict=True):

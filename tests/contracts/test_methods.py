@@ -24,7 +24,14 @@ from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 # Options for methods whose defaults name the sizes of a real network, or take long to look at its images.
 FITTING: dict[str, dict[str, Any]] = {
     "noah_subnet": {"prompts": [2, 1, 0], "lora_ranks": [0, 2, 3], "adapter_widths": [1, 0, 2]},
-    "noah_supernet": {"sizes": [1, 2, 3], "supernet_epochs": 1, "population": 6, "generations": 2, "budget": 0.05},
+    "noah_supernet": {
+        "sizes": [1, 2, 3],
+        "supernet_epochs": 2,
+        "supernet_lr": 0.02,
+        "population": 6,
+        "generations": 1,
+        "budget": 0.02,
+    },
     "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "gps": {"batch_size": 16},

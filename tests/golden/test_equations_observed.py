@@ -44,9 +44,9 @@ def tensor(backbone: Backbone, ending: str) -> Tensor:
     return found.detach()
 
 
-def all_images() -> tuple[Tensor, Tensor]:
+def all_images(num_images: int) -> tuple[Tensor, Tensor]:
     """The images and labels that `random_evidence` shows, in order."""
-    batches = list(random_evidence(make("vit_cls")).images(8))
+    batches = list(random_evidence(make("vit_cls"), num_images).images(8))
     return torch.cat([b["image"] for b in batches]), torch.cat([b["label"] for b in batches])
 
 
@@ -126,9 +126,9 @@ def test_sct_changes_the_salient_channels(place: str) -> None:
 
 
 def test_sct_scores_channels_class_by_class_on_patches_alone() -> None:
-    found = METHODS.get("sct")(share=0.25, batch_size=5).observe(random_evidence(make("vit_registers")))
+    found = METHODS.get("sct")(share=0.25).observe(random_evidence(make("vit_registers"), num_images=60))
     net: Any = make("vit_registers").net
-    pixels, labels = all_images()
+    pixels, labels = all_images(60)
     with torch.no_grad():
         x = net.norm_pre(net._pos_embed(net.patch_embed(pixels)))
         for block in net.blocks[:LAYER]:

@@ -72,7 +72,7 @@ class CellEvidence:
     def classifier(self, backbone: Backbone) -> nn.Module:
         return Classifier(backbone, self.num_classes, self.seed).to(self.device)
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         return classification_loss(self.train.label_smoothing)(model, batch)
 
     def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
@@ -96,7 +96,7 @@ class CellEvidence:
             std=self.std,
         )
         assert isinstance(model, Classifier)
-        groups = param_groups(model.backbone.trainable, model.head.named_parameters(prefix="head"), optim)
+        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
         with self.progress.epochs("looking at the training images", epochs) as on_epoch:
             fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
 

@@ -12,7 +12,7 @@ from peftbench.backbones.base import Backbone
 # what was seen, as tensors: small enough to be saved beside the trained ones
 Findings = dict[str, Tensor]
 Batch = dict[str, Tensor]
-Loss = Callable[[nn.Module, Batch], Tensor]
+Loss = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
 
 
 class Evidence(Protocol):
@@ -37,8 +37,8 @@ class Evidence(Protocol):
     def classifier(self, backbone: Backbone) -> nn.Module:
         """`backbone` under a fresh classifier: images -> logits [batch, num_classes]."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The cell's training loss of one batch."""
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """The task's own loss of one batch, as `model(images)` gives logits."""
 
     def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
         """Train what is trainable in a `classifier` on `train800` with the cell's recipe, apart from these numbers."""

@@ -23,20 +23,21 @@ LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv
 @METHODS.add("gps")
 @dataclass(frozen=True)
 class GPS(Method):
-    """In every row of every weight matrix the `num_connections` entries with the largest |dL/dW|, and all biases.
+    """In each row of each weight matrix the `num_connections` entries whose loss gradient is largest, and all biases.
 
-    L is the supervised contrastive loss (arXiv:2004.11362) of pooled features, two augmented views of each image, so
-    that no untrained head takes part (section 3.2); its gradient is summed with sign over one pass of the training
-    set at the pretrained weights. Rows are output neurons; a convolution's are flattened. Matrices: patch embedding,
-    qkv, proj, fc1, fc2, and the convolutions and merging steps of hierarchical models. As in the released code the
-    biases of these train whole and norms stay frozen. Layer scales and a window's position bias, which that code also
-    trains because of their names, stay frozen here. R (K + 1) parameters with R rows.
+    The loss is the supervised contrastive one (arXiv:2004.11362) of pooled features, two augmented views of each
+    image, so that no untrained head takes part (section 3.2); its gradient is summed with sign over one pass of the
+    training set at the pretrained weights. Rows are output neurons; a convolution's are flattened. Matrices: patch
+    embedding, qkv, proj, fc1, fc2, and the convolutions and merging steps of hierarchical models. As in the released
+    code the biases of these train whole and norms stay frozen. Layer scales and a window's position bias, which that
+    code also trains because of their names, stay frozen here. R (K + 1) parameters with R rows.
     """
 
     family: ClassVar[str] = "selection"
     paper: ClassVar[str] = "arXiv:2312.10136"
     mergeable: ClassVar[bool] = True
     observes: ClassVar[bool] = True
+    size_option: ClassVar[str] = "num_connections"
 
     num_connections: int = option(1, ge=1)
     temperature: float = option(0.07, gt=0)

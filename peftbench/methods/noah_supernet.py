@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
@@ -103,7 +103,7 @@ class NOAHSupernet(Method):
         model = evidence.classifier(backbone)
         chance = random.Random(int(torch.randint(2**62, ())))
 
-        def loss_of_a_subnet(supernet: nn.Module, batch: Batch) -> Tensor:
+        def loss_of_a_subnet(supernet: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
             shrink(backbone, space.draw(chance))
             return evidence.loss(supernet, batch)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftbench.adapter_file import load_adapter, read_adapter
+from peftbench.adapter_file import load_adapter, read_adapter, take_findings
 from peftbench.cell import plan
 from peftbench.config import RunConfig, to_run_config
 from peftbench.errors import ConfigError, RecordError
@@ -70,7 +70,8 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
     tensors, metadata = read_adapter(path)
     config, runtime = record_config(record, options, json.loads(metadata["config"]))
     with deterministic(pick_device(runtime.device)):
-        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress))
+        findings = take_findings(tensors)
+        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress), findings)
         load_adapter(setup.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(setup.model.backbone)

@@ -62,7 +62,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
                 trained.module, loss_fn, trained.train, trained.val, config.optim, train, groups, config.seed, on_epoch
             )
 
-        tensors = adapter_tensors(model, setup.frozen_buffers)
+        tensors = adapter_tensors(model, setup.frozen_buffers, setup.findings)
         if config.protocol.merge:
             config.method.merge(model.backbone)
         val = _evaluate(setup, val_set) if val_set else None
@@ -80,12 +80,13 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         labels=cell.labels,
         metrics={"val": _metrics(val), "test": _metrics(test)},
         primary="accuracy",
-        selection={"rule": train.select, "epoch": result.epoch_selected},
+        selection={"rule": train.select, "epoch": result.epoch_selected} | _found(setup),
         params=params,
         cost={
             **NOT_PROBED,
             **probed,
             **measured(result, trained.feature_seconds, test, peak, adapter["bytes"], setup.device.type),
+            **({} if setup.findings is None else {"observe_seconds": setup.observe_seconds}),
         },
         curve=result.curve,
         data=_data(setup, train_set, val_set, test_set),
@@ -113,6 +114,11 @@ def _hparams(config: RunConfig) -> dict[str, Any] | None:
     """Whose hyperparameters these are and on which split they were chosen; None for the method's own."""
     spec = config.hparams
     return None if spec.preset == DEFAULT else {"label": spec.label, **dataclasses.asdict(spec)}
+
+
+def _found(setup: Setup) -> dict[str, Any]:
+    """What a method that looked at the images first has chosen."""
+    return {} if setup.findings is None else {"found": setup.config.method.summary(setup.findings)}
 
 
 def _params(setup: Setup) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,17 +17,24 @@ from peftbench.data.cache import load_split
 from peftbench.data.location import default_cache_dir
 from peftbench.data.transform import ImageTransform
 from peftbench.errors import ConfigError
+from peftbench.evidence import CellEvidence
 from peftbench.methods.base import install
+from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
 from peftbench.runtime import RuntimeSpec
+from peftbench.seeding import seeded
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 
 
 @dataclass
 class Setup:
-    """A model and its data, ready to be trained or evaluated on one device."""
+    """A model and its data, ready to be trained or evaluated on one device.
+
+    `findings` is what a method saw in the training images before it was attached, None for most; `observe_seconds`
+    is how long it looked.
+    """
 
     config: RunConfig
     source: Source
@@ -38,6 +47,8 @@ class Setup:
     device: torch.device
     cache_dir: Path
     progress: Progress
+    findings: Findings | None = None
+    observe_seconds: float = 0.0
 
     def load(self, split: str) -> ImageSplit:
         """Pixels and labels of a split, from the cache or decoded now."""
@@ -62,8 +73,11 @@ class Setup:
         )
 
 
-def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup:
-    """Open the data, build the backbone, attach the method, add the head. Raises what those raise."""
+def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings: Findings | None = None) -> Setup:
+    """Open the data, build the backbone, attach the method, add the head. Raises what those raise.
+
+    A method that looks at images first does so here, unless the `findings` of an earlier look are given.
+    """
     device = pick_device(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -74,16 +88,49 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
-    install(config.method, backbone, config.seed)
-    model = Classifier(backbone, source.num_classes, config.seed)
-    objectives.install(config.objective, model, own)
-    model.to(device)
     inputs, protocol = backbone.input_spec, config.protocol
     interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
     transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    return Setup(config, source, model, transform, mean, std, num_params, frozen_buffers, device, cache_dir, progress)
+    started = time.perf_counter()
+    if config.method.observes and findings is None:
+        progress.say(f"{config.method.name} looks at the training images before it is attached")
+        evidence = CellEvidence(
+            backbone=backbone,
+            num_classes=source.num_classes,
+            load=cache(lambda split: load_split(source, split, transform, cache_dir, progress.images)),
+            train_split=protocol.train_split,
+            optim=config.optim,
+            train=config.train,
+            seed=config.seed,
+            device=device,
+            mean=mean,
+            std=std,
+            progress=Progress(runtime.progress),
+        )
+        with seeded(config.seed, "observe"):
+            findings = config.method.observe(evidence)
+    observe_seconds = time.perf_counter() - started
+    install(config.method, backbone, config.seed, findings)
+    model = Classifier(backbone, source.num_classes, config.seed)
+    objectives.install(config.objective, model, own)
+    model.to(device)
+    return Setup(
+        config,
+        source,
+        model,
+        transform,
+        mean,
+        std,
+        num_params,
+        frozen_buffers,
+        device,
+        cache_dir,
+        progress,
+        findings,
+        observe_seconds,
+    )
 
 
 def pick_device(name: str) -> torch.device:

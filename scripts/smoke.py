@@ -19,8 +19,14 @@ SETTINGS = ["dataset=digits", "train=smoke", "train.batch_size=125", "train.prec
 def main() -> int:
     results = sys.argv[1] if len(sys.argv) > 1 else "results/work/smoke"
     python = [sys.executable, "-m", "peftbench"]
-    methods = ",".join(name for name in METHODS.names() if name != "noah_subnet")
-    cells = [f"method={methods}"], ["method=lora", f"objective={','.join(OBJECTIVES.names())}"]
+    # noah_subnet names the blocks of a larger network; the search needs small numbers
+    methods = ",".join(name for name in METHODS.names() if not name.startswith("noah"))
+    search = ["supernet_epochs=1", "population=4", "generations=2"]
+    cells = (
+        [f"method={methods}"],
+        ["method=noah_supernet", *(f"method.{option}" for option in search)],
+        ["method=lora", f"objective={','.join(OBJECTIVES.names())}"],
+    )
     sweeps = [
         subprocess.run([*python, "-m", *words, f"runtime.results={results}", *SETTINGS], check=False).returncode
         for words in cells

@@ -10,11 +10,19 @@ from peftbench.interventions.attention import (
 )
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
-from peftbench.interventions.linear import AffineLowRank, LinearDelta, LinearScale, LowRank, ParallelAndSequential
+from peftbench.interventions.linear import (
+    AffineLowRank,
+    LinearDelta,
+    LinearScale,
+    LowRank,
+    ParallelAndSequential,
+    Thinned,
+)
 from peftbench.interventions.scale_shift import ScaleShift
-from peftbench.interventions.sequential import Ahead, Behind, Beside, Bottleneck
+from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
 from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
+from peftbench.interventions.sparse import SparseDelta
 from peftbench.interventions.spatial import TokenGrid
 from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens
 
@@ -23,6 +31,7 @@ __all__ = [
     "Ahead",
     "AttentionHook",
     "Behind",
+    "BehindSlices",
     "Beside",
     "BlockTaps",
     "Bottleneck",
@@ -42,8 +51,10 @@ __all__ = [
     "ScaleShift",
     "SideBlock",
     "SparesCarried",
+    "SparseDelta",
     "StripTokens",
     "Tap",
+    "Thinned",
     "TokenGrid",
     "Unused",
     "ValueScale",

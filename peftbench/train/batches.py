@@ -39,6 +39,7 @@ class Batches:
     images: uint8 [num, height, width, 1 or 3], possibly memory-mapped, never written to; or features, float
         [num, ...], which are handed on as they are.
     mean, std: per channel, in 0..1 units; both None for plain pixels in 0..1.
+    draws_seed: for the augmentation alone, where it should differ from the seed of the order.
     resident_bytes: on CUDA, a split of at most this size is copied to the device once.
 
     Raises `BadInput` for arrays of other shapes; `ConfigError` when dropping the last batch leaves none, or when
@@ -59,6 +60,7 @@ class Batches:
         keep_last: bool = True,
         augment: Augment | None = None,
         mix: Mix | None = None,
+        draws_seed: int | None = None,
         resident_bytes: int = RESIDENT_BYTES,
     ) -> None:
         _check(images, labels)
@@ -81,6 +83,7 @@ class Batches:
         self._mean = _channels(mean if mean is not None else (0.0, 0.0, 0.0), self.device)
         self._std = _channels(std if std is not None else (1.0, 1.0, 1.0), self.device)
         self._seed, self._shuffle, self._keep_last = seed, shuffle, keep_last
+        self._draws_seed = seed if draws_seed is None else draws_seed
         if isinstance(images, Tensor) or (self.device.type == "cuda" and images.nbytes <= resident_bytes):
             self._images = torch.as_tensor(images if isinstance(images, Tensor) else np.array(images)).to(self.device)
 
@@ -116,7 +119,7 @@ class Batches:
         if self._augment is None:
             return {}
         height, width = self._images.shape[1:3]
-        draws = self._augment.draw(self.num_samples, (height, width), self._seed, epoch)
+        draws = self._augment.draw(self.num_samples, (height, width), self._draws_seed, epoch)
         return {name: draw.to(self.device) for name, draw in draws.items()}
 
     def _gather(self, index: Tensor, index_on_device: Tensor) -> Tensor:

@@ -93,13 +93,13 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    started = time.perf_counter()
+    observe_seconds = 0.0
     if config.method.observes and findings is None:
-        progress.say(f"{config.method.name} looks at the training images before it is attached")
+        load = cache(lambda split: load_split(source, split, transform, cache_dir, progress.images))
         evidence = CellEvidence(
             backbone=backbone,
             num_classes=source.num_classes,
-            load=cache(lambda split: load_split(source, split, transform, cache_dir, progress.images)),
+            load=load,
             train_split=protocol.train_split,
             optim=config.optim,
             train=config.train,
@@ -109,9 +109,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
             std=std,
             progress=Progress(runtime.progress),
         )
-        with seeded(config.seed, "observe"):
-            findings = config.method.observe(evidence)
-    observe_seconds = time.perf_counter() - started
+        findings, observe_seconds = _observed(config, evidence, progress)
     install(config.method, backbone, config.seed, findings)
     model = Classifier(backbone, source.num_classes, config.seed)
     objectives.install(config.objective, model, own)
@@ -131,6 +129,15 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
         findings,
         observe_seconds,
     )
+
+
+def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> tuple[Findings, float]:
+    """What the method finds in the training images, and the seconds it looked."""
+    progress.say(f"{config.method.name} looks at the training images before it is attached")
+    started = time.perf_counter()
+    with seeded(config.seed, "observe"):
+        findings = config.method.observe(evidence)
+    return findings, time.perf_counter() - started
 
 
 def pick_device(name: str) -> torch.device:

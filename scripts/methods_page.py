@@ -63,7 +63,9 @@ def families_of(method: Method) -> str:
     for family, (model, arguments) in SMALL.items():
         backbone = from_timm(timm.create_model(model, num_classes=0, **arguments))
         try:
-            findings = method.observe(Glance(**vars(random_evidence(backbone, num_images=4)))) if method.observes else None
+            findings = (
+                method.observe(Glance(**vars(random_evidence(backbone, num_images=4)))) if method.observes else None
+            )
             install(method, backbone, findings=findings)
         except PeftbenchError:
             continue

@@ -97,7 +97,7 @@ class CellEvidence:
         )
         assert isinstance(model, Classifier)
         groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
-        with self.progress.epochs("looking at the training images", epochs) as on_epoch:
+        with self.progress.epochs("looking at the training images", epochs, batches) as on_epoch:
             fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
 
     def accuracy(self, model: nn.Module) -> float:

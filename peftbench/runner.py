@@ -148,10 +148,11 @@ def _data(setup: Setup, train: ImageSplit, val: ImageSplit | None, test: ImageSp
         return {"name": name, "n": len(images.labels), "digest": images.digest} if images else None
 
     return {
-        "membership": source.membership,
+        "membership": source.membership_of(protocol.train_split),
         "pixels": source.pixels,
         "test": source.test,
         "classes": source.num_classes,
+        "class_names": list(source.class_names),
         "mean": list(setup.mean),
         "std": list(setup.std),
         "transform": setup.transform.key(),

@@ -14,6 +14,7 @@ from peftbench.backbones.build import build_backbone
 from peftbench.config import RunConfig
 from peftbench.data.base import ImageSplit, Source
 from peftbench.data.cache import load_split
+from peftbench.data.fewshot import few_shot
 from peftbench.data.location import default_cache_dir
 from peftbench.data.transform import ImageTransform
 from peftbench.errors import ConfigError
@@ -81,7 +82,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     device = pick_device(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    source = config.dataset.open()
+    source = open_source(config)
     for note in source.notes:
         progress.say(note)
     backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
@@ -138,6 +139,12 @@ def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> 
     with seeded(config.seed, "observe"):
         findings = config.method.observe(evidence)
     return findings, time.perf_counter() - started
+
+
+def open_source(config: RunConfig) -> Source:
+    """The dataset, with a few-shot draw from it where the protocol asks for one. Raises `MissingInput` or `BadInput`."""
+    source, protocol = config.dataset.open(), config.protocol
+    return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
 
 
 def pick_device(name: str) -> torch.device:

@@ -25,7 +25,7 @@ from peftbench.data.base import ImageSplit, RawSplit, Source
 from peftbench.data.digests import hash_file
 from peftbench.data.location import default_cache_dir
 from peftbench.data.transform import ImageTransform
-from peftbench.errors import PeftbenchError
+from peftbench.errors import BadInput, PeftbenchError
 from peftbench.identity import canonical
 
 __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
@@ -45,8 +45,14 @@ def load_split(
 
     `progress(title, num_images)` gives a context manager around a function told how many images were just done
     (a negative number when decoding starts over because a grey split turned out to hold colour).
-    Raises `BadInput` for an image that cannot be decoded, `PeftbenchError` when the cache folder is full or closed.
+    Raises `BadInput` for a split the source does not have and for an image that cannot be decoded, `PeftbenchError`
+    when the cache folder is full or closed.
     """
+    if split not in source.splits:
+        raise BadInput(
+            f"this dataset has no split {split}, only {', '.join(source.splits)}; "
+            "choose a protocol that uses these (protocol=..., protocol.train_split, protocol.val_split)"
+        )
     raw = source.split(split)
     content = raw.content_digest()
     entry = _Entry(cache_dir / "images", _key(content, transform))

@@ -112,7 +112,7 @@ def test_all_problems_come_at_once():
     problems = caught.value.problems
     assert len(problems) == 4
     assert any("method.alfa" in line and "'alpha'" in line for line in problems)
-    assert any("val200 lies inside" in line for line in problems)
+    assert any("val200 does not go with" in line for line in problems)
 
 
 def test_a_missing_value_is_named():

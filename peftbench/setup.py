@@ -142,7 +142,7 @@ def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> 
 
 
 def open_source(config: RunConfig) -> Source:
-    """The dataset, with a few-shot draw from it where the protocol asks for one. Raises `MissingInput` or `BadInput`."""
+    """The dataset, with a few-shot draw from it where the protocol asks for one. Raises what opening it does."""
     source, protocol = config.dataset.open(), config.protocol
     return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
 

@@ -223,12 +223,12 @@ def test_links_out_of_the_folder_are_refused_and_links_within_are_not(root, tmp_
     secret.write_bytes(b"x")
     image.unlink()
     image.symlink_to(secret)
-    with pytest.raises(BadInput, match="links outside the task folder"):
+    with pytest.raises(BadInput, match="links outside the dataset's folder"):
         kitti(root).open()
     image.unlink()
     shutil.move(root / "kitti/images/test", tmp_path / "moved")
     (root / "kitti/images/test").symlink_to(tmp_path / "moved")
-    with pytest.raises(BadInput, match="links outside the task folder"):
+    with pytest.raises(BadInput, match="links outside the dataset's folder"):
         kitti(root).open()
 
 

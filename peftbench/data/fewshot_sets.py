@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,7 +262,11 @@ def _position(names: list[str], name: str, file: Path) -> int:
 
 def _mat(file: Path) -> dict[str, Any]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     with file.open("rb") as stream:
-        content: dict[str, Any] = loadmat(stream, squeeze_me=True)
+        try:
+            content: dict[str, Any] = loadmat(stream, squeeze_me=True)
+        except (MatReadError, EOFError, zlib.error, struct.error) as error:
+            raise ValueError(f"{file.name}: {error}") from error
     return content

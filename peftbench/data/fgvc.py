@@ -21,8 +21,7 @@ from peftbench.data.image_lists import (
     shortened,
     sizes_of_all,
 )
-from peftbench.data.own_files import class_notes
-from peftbench.data.parts import PartsSource
+from peftbench.data.parts import PartsSource, class_notes
 from peftbench.data.splits import FileSplit
 from peftbench.errors import BadInput, MissingInput
 from peftbench.spec import option
@@ -84,7 +83,10 @@ class Fgvc(DatasetSpec):
             membership="fgvc-vpt-lists",
             pixels="original",
             test=f"official:{len(splits['test'])}",
-            notes=(*self._count_notes(lists), *class_notes(self.label, names, lists)),
+            notes=(
+                *self._count_notes(lists),
+                *class_notes(self.label, names, {part: listed.labels for part, listed in lists.items()}),
+            ),
             given_train=splits["train"],
             given_val=splits.get("val"),
             test_part=splits["test"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from peftbench.data.base import GROUPS, PIXELS, DatasetSpec, Source
 from peftbench.data.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
-from peftbench.data.parts import PartsSource, stratified_order
+from peftbench.data.parts import PartsSource, class_notes, stratified_order
 from peftbench.data.splits import FileSplit
 from peftbench.errors import BadInput
 from peftbench.spec import option
@@ -67,7 +66,8 @@ class OwnFiles(DatasetSpec):
         refuse_overlap(listing.folder, listing.parts)
         divided = "all" not in listing.parts
         parts = listing.parts if divided else self._divide(listing)
-        notes = (*listing.notes, *class_notes(self.label, listing.class_names, parts))
+        labels = {name: images.labels for name, images in parts.items()}
+        notes = (*listing.notes, *class_notes(self.label, listing.class_names, labels))
         splits = {
             name: FileSplit([listing.folder / path for path in images.paths], images.labels)
             for name, images in parts.items()
@@ -108,21 +108,3 @@ class OwnFiles(DatasetSpec):
 def pick(images: ImageList, rows: np.ndarray) -> ImageList:
     """The rows of a list, in that order."""
     return ImageList(tuple(images.paths[row] for row in rows.tolist()), images.labels[rows])
-
-
-def class_notes(label: str, class_names: Sequence[str], parts: dict[str, ImageList]) -> list[str]:
-    """A note on classes that are never tested. Raises `BadInput` for classes that are tested and never trained on."""
-    present = {name: set(images.labels.tolist()) for name, images in parts.items()}
-    unlearnt = sorted((present["test"] | present.get("val", set())) - present["train"])
-    if unlearnt:
-        raise BadInput(
-            f"{label}: {len(unlearnt)} of {len(class_names)} classes have no training image, first "
-            f"'{class_names[unlearnt[0]]}'; put some in the train part or take the class away"
-        )
-    untested = sorted(present["train"] - present["test"])
-    if untested:
-        return [
-            f"{label}: {len(untested)} of {len(class_names)} classes have no test image, first "
-            f"'{class_names[untested[0]]}'"
-        ]
-    return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,11 +51,7 @@ class PartsSource(Source):
     def _train_and_val(self) -> tuple[RawSplit, RawSplit]:
         if self.given_val is not None:
             return self.given_train, self.given_val
-        order = stratified_order(self.given_train.labels, self.seed)
-        num_val = max(len(order) * VAL_PERCENT // 100, 1)
-        if len(order) < 2:
-            raise BadInput("val: there are too few training images to set some aside for validation")
-        return self.given_train.take(order[:-num_val]), self.given_train.take(order[-num_val:])
+        return full_split(self.given_train, "train", self.seed), full_split(self.given_train, "val", self.seed)
 
     def _vtab_sized(self) -> tuple[RawSplit, RawSplit]:
         """800 training and 200 validation images; the latter from the validation part when it has that many."""
@@ -71,6 +67,17 @@ class PartsSource(Source):
         if val is not None and own_val:
             return train.take(order[:NUM_TRAIN]), val.take(stratified_order(val.labels, self.seed)[:NUM_VAL])
         return train.take(order[:NUM_TRAIN]), train.take(order[NUM_TRAIN:needed])
+
+
+def full_split(whole: RawSplit, name: str, seed: int = 0) -> RawSplit:
+    """`trainval` (all of `whole`), or of a stratified draw the last tenth (`val`) or the rest (`train`)."""
+    if name == "trainval":
+        return whole
+    order = stratified_order(whole.labels, seed)
+    if len(order) < 2:
+        raise BadInput("val: there are too few training images to set some aside for validation")
+    num_val = max(len(order) * VAL_PERCENT // 100, 1)
+    return whole.take(order[-num_val:] if name == "val" else order[:-num_val])
 
 
 def stratified_order(labels: np.ndarray, seed: int, keys: Iterable[str] | None = None) -> np.ndarray:
@@ -93,3 +100,22 @@ def ranks_within_class(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     size = np.empty(len(labels), dtype=np.int64)
     size[by_class] = np.repeat(counts, counts)
     return rank, size
+
+
+def class_notes(label: str, class_names: Sequence[str], parts: Mapping[str, np.ndarray]) -> list[str]:
+    """A note on classes that are never tested. Raises `BadInput` for classes that are tested and never trained on.
+
+    `parts`: labels by part, `train`, `test` and perhaps `val`.
+    """
+    present = {name: set(labels.tolist()) for name, labels in parts.items()}
+    unlearnt = sorted((present["test"] | present.get("val", set())) - present["train"])
+    if unlearnt:
+        raise BadInput(
+            f"{label}: {len(unlearnt)} of {len(class_names)} classes have no training image, first "
+            f"'{class_names[unlearnt[0]]}'; put some in the train part or take the class away"
+        )
+    untested = sorted(present["train"] - present["test"])
+    if not untested:
+        return []
+    first = class_names[untested[0]]
+    return [f"{label}: {len(untested)} of {len(class_names)} classes have no test image, first '{first}'"]

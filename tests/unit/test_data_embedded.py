@@ -107,6 +107,6 @@ def test_registry_knows_every_kind_and_data_needs_no_torch():
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.split()
-        == ["csv", "digits", "fewshot", "fgvc", "folder", "hf", "shapes", "torchvision", "vtab_folder"]
+        == ["csv", "digits", "fewshot", "fgvc", "folder", "hf", "shapes", "torchvision", "vtab_folder", "vtab_hub"]
         == DATASETS.names()
     )

@@ -1,4 +1,4 @@
-"""Every kind of image in every kind of source: what is accepted has the same pixels everywhere, the rest is one line."""
+"""Every kind of image in every kind of source: the same pixels everywhere, or one line that names the image."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setitem(fgvc.FGVC_TASKS, "cub200", facts)
 
 
-def tested(kind: str, place: Path, data: bytes) -> RawSplit:
+def read_split(kind: str, place: Path, data: bytes) -> RawSplit:
     """The test split of a dataset of this kind whose first test image is `data`."""
     place.mkdir(exist_ok=True)
     return SOURCES[kind](place / "data", data).open().split("test")
@@ -134,10 +134,10 @@ GOOD = {
 @pytest.mark.parametrize("kind", SOURCES)
 def test_every_eight_bit_image_is_read_unrotated_and_without_compositing(kind, tmp_path):
     for number, (name, data) in enumerate(GOOD.items()):
-        image = tested(kind, tmp_path / str(number), data).read(0)
+        image = read_split(kind, tmp_path / str(number), data).read(0)
         assert (image.mode, image.size) == ("RGB", (6, 4)), name
         assert np.abs(np.array(image.getpixel((2, 2))) - (250, 10, 20)).max() < 12, name
-    grey = tested(kind, tmp_path / "grey", encoded(RED.convert("L"))).read(0)
+    grey = read_split(kind, tmp_path / "grey", encoded(RED.convert("L"))).read(0)
     assert grey.mode == "L"
 
 
@@ -175,12 +175,12 @@ def test_a_huge_image_is_refused_before_its_pixels_are_made(kind, tmp_path):
     huge = bytearray(header)
     huge[18:22], huge[22:26] = (40_000).to_bytes(4, "little"), (40_000).to_bytes(4, "little")
     with pytest.raises(BadInput, match="far too large"):
-        tested(kind, tmp_path, bytes(huge)).read(0)
+        read_split(kind, tmp_path, bytes(huge)).read(0)
 
 
 @pytest.mark.parametrize("kind", ["folder", "csv", "vtab_folder", "fgvc"])
 def test_a_file_that_may_not_be_read_is_named(kind, tmp_path, monkeypatch):
-    split = tested(kind, tmp_path, PLAIN)
+    split = read_split(kind, tmp_path, PLAIN)
     refused = split.paths[0]
     read = Path.read_bytes
 

@@ -281,3 +281,23 @@ def test_the_real_cifar10_parquet(shared):
     train = source.split("train800")
     assert train.rows[0] == 16_399
     assert train.read(0).size == (32, 32)
+
+
+def test_a_half_downloaded_hub_dataset_is_one_line(tmp_path, monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    # what a broken-off download leaves: the commit is known, its large files are not here
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "datasets--some-owner--some-set"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / ".gitattributes").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    with pytest.raises(MissingInput, match=r"some-owner/some-set: .*hf download some-owner/some-set") as caught:
+        HfDataset(path="some-owner/some-set").open()
+    assert "\n" not in str(caught.value)

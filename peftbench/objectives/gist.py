@@ -78,6 +78,8 @@ class GIST(Objective):
             raise NotApplicable(f"{self.name} adds a token to one sequence; {shape.family} has windows or maps")
         net: Any = backbone.net
         token = GistToken(net.patch_drop, shape.width, shape.num_prefix_tokens, self.dropout)
+        # the network stays frozen for methods that look at it before they attach
+        token.requires_grad_(False)
         net.patch_drop = token
         backbone.shape = dataclasses.replace(
             shape, num_prefix_tokens=shape.num_prefix_tokens + 1, num_parameters=shape.num_parameters + shape.width

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from peftbench.backbones.base import InputSpec
 from peftbench.backbones.build import build_backbone
 from peftbench.config import RunConfig
 from peftbench.data.base import ImageSplit, Source
@@ -23,6 +24,7 @@ from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
+from peftbench.protocol import ProtocolSpec
 from peftbench.runtime import RuntimeSpec
 from peftbench.seeding import seeded
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
@@ -89,8 +91,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
     inputs, protocol = backbone.input_spec, config.protocol
-    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
-    transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+    transform = image_transform(inputs, protocol)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
     observe_seconds = 0.0
@@ -138,6 +139,12 @@ def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> 
     with seeded(config.seed, "observe"):
         findings = config.method.observe(evidence)
     return findings, time.perf_counter() - started
+
+
+def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:
+    """The deterministic preprocessing of a protocol for a backbone."""
+    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
+    return ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
 
 
 def pick_device(name: str) -> torch.device:

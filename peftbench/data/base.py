@@ -53,6 +53,10 @@ class RawSplit(ABC):
         Raises `BadInput` naming the image when it cannot be decoded or has more than 8 bits a channel.
         """
 
+    def describe(self, index: int) -> str:
+        """What to call one image in a message to the user."""
+        return f"image {index}"
+
 
 @dataclass(frozen=True)
 class Source(ABC):
@@ -106,6 +110,15 @@ class DatasetSpec(Spec, ABC):
     def inputs(self) -> list[Path]:
         """Files whose change would change the revision."""
         return []
+
+    def places(self) -> list[Path]:
+        """Files and folders the images are read from, as far as they are there; none for embedded data."""
+        return self.inputs()
+
+    @property
+    def download_megabytes(self) -> int | None:
+        """How much would be fetched if the data were not here; None where nothing is, or nothing can be."""
+        return None
 
     @abstractmethod
     def open(self) -> Source:

@@ -52,3 +52,6 @@ class FileSplit(RawSplit):
         except OSError as error:
             raise BadInput(f"{path}: the image cannot be read ({error.strerror})") from error
         return decode_image(data, str(path))
+
+    def describe(self, index: int) -> str:
+        return str(self.paths[index])

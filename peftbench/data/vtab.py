@@ -78,6 +78,14 @@ class Vtab(DatasetSpec):
     def inputs(self) -> list[Path]:
         return self.found.inputs()
 
+    def places(self) -> list[Path]:
+        return self.found.places()
+
+    @property
+    def download_megabytes(self) -> int | None:
+        sizes = [spec.download_megabytes for spec in self.candidates()]
+        return next((size for size in sizes if size is not None), None)
+
     def identity(self) -> dict[str, Any]:
         spec = self.found
         return {"kind": spec.name} | spec.identity()

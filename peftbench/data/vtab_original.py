@@ -55,8 +55,7 @@ class VtabOriginal(DatasetSpec):
         return Path(self.originals).expanduser() if self.originals else default_cache_dir() / "torchvision"
 
     @property
-    def megabytes(self) -> int | None:
-        """Size of the archives to download; None where nothing can be had."""
+    def download_megabytes(self) -> int | None:
         if self.task in BY_TORCHVISION:
             return 169
         return ORIGINALS[self.task].megabytes if self.task in ORIGINALS else None
@@ -74,6 +73,12 @@ class VtabOriginal(DatasetSpec):
             return []
         found = [path for marker in ORIGINALS[self.task].markers for path in self.root.glob(marker)]
         return [path for path in found if path.is_file()]
+
+    def places(self) -> list[Path]:
+        if self.task in BY_TORCHVISION:
+            return self._by_torchvision(lambda spec: spec.places())
+        tops = dict.fromkeys(marker.split("/")[0] for marker in self._facts().markers)
+        return [path for top in tops for path in self.root.glob(top)]
 
     def open(self) -> Source:
         if self.task in BY_TORCHVISION:

@@ -87,6 +87,10 @@ class JoinedSplit(RawSplit):
         first, second = self.parts
         return first.read(index) if index < len(first) else second.read(index - len(first))
 
+    def describe(self, index: int) -> str:
+        first, second = self.parts
+        return first.describe(index) if index < len(first) else second.describe(index - len(first))
+
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a list file that are not blank, stripped. Raises `MissingInput` or `BadInput`."""

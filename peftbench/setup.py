@@ -49,12 +49,21 @@ class Setup:
     device: torch.device
     cache_dir: Path
     progress: Progress
+    runtime: RuntimeSpec
     findings: Findings | None = None
     observe_seconds: float = 0.0
 
-    def load(self, split: str) -> ImageSplit:
-        """Pixels and labels of a split, from the cache or decoded now."""
-        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images)
+    def load(self, split: str, augmented: bool = False) -> ImageSplit:
+        """Pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random."""
+        windows = augmented and self.config.train.augment == "window_flip"
+        return load_split(
+            self.source,
+            split,
+            self.transform,
+            self.cache_dir,
+            self.progress.images,
+            stream_above=-1 if windows else int(self.runtime.stream_above_gb * 1e9),
+        )
 
     def train_batches(self, split: ImageSplit) -> Batches:
         config = self.config
@@ -67,11 +76,18 @@ class Setup:
             device=self.device,
             mean=self.mean,
             std=self.std,
+            workers=self.runtime.workers,
         )
 
     def eval_batches(self, split: ImageSplit) -> Batches:
         return evaluation_batches(
-            split.images, split.labels, self.config.train, device=self.device, mean=self.mean, std=self.std
+            split.images,
+            split.labels,
+            self.config.train,
+            device=self.device,
+            mean=self.mean,
+            std=self.std,
+            workers=self.runtime.workers,
         )
 
 
@@ -127,6 +143,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
         device,
         cache_dir,
         progress,
+        runtime,
         findings,
         observe_seconds,
     )

@@ -16,6 +16,8 @@ from peftbench.spec import Spec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from peftbench.data.stream import StreamedImages
+
 __all__ = [
     "DATASETS",
     "GROUPS",
@@ -132,10 +134,11 @@ DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
 class ImageSplit:
     """A split ready for training.
 
-    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey.
+    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
+    large split it is a `StreamedImages`, which decodes when read.
     `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     labels: np.ndarray
     digest: str

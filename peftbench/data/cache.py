@@ -16,6 +16,7 @@ import numpy as np
 from peftbench.data.base import ImageSplit, RawSplit, Source
 from peftbench.data.cache_entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.location import default_cache_dir
+from peftbench.data.stream import StreamedImages
 from peftbench.data.transform import ImageTransform
 from peftbench.errors import PeftbenchError
 from peftbench.identity import canonical
@@ -30,9 +31,16 @@ Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def load_split(
-    source: Source, split: str, transform: ImageTransform, cache_dir: Path, progress: Progress | None = None
+    source: Source,
+    split: str,
+    transform: ImageTransform,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    stream_above: int | None = None,
 ) -> ImageSplit:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.
+
+    A split of more than `stream_above` decoded bytes is not stored: its images are decoded whenever they are read.
 
     `progress(title, num_images)` gives a context manager around a function told how many images were just done
     (a negative number when decoding starts over because a grey split turned out to hold colour).
@@ -40,19 +48,22 @@ def load_split(
     """
     raw = source.split(split)
     content = raw.content_digest()
+    labels = raw.labels.astype(np.int64)
+    labels.flags.writeable = False
+    digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
+    streamed = StreamedImages(raw, transform)
+    if stream_above is not None and streamed.nbytes > stream_above:
+        return ImageSplit(streamed, labels, digest)
     about = {"split": split, "transform": transform.key()}
     entry = Entry(cache_dir / "images", _key(content, transform), about)
     images = entry.read()
     if images is None:
-        with _disk_errors(entry.folder, len(raw) * transform.size**2 * 3), entry.lock():
+        with _disk_errors(entry.folder, streamed.nbytes), entry.lock():
             images = entry.read()  # another process may have built it while this one waited
             if images is None:
                 watch = progress(f"decoding {split}", len(raw)) if progress else nullcontext(lambda done: None)
                 with watch as step:
                     images = _build(entry, raw, transform, step)
-    labels = raw.labels.astype(np.int64)
-    labels.flags.writeable = False
-    digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
     return ImageSplit(images, labels, digest)
 
 

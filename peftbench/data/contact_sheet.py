@@ -32,7 +32,7 @@ def contact_sheet(split: RawSplit, class_names: tuple[str, ...], per_class: int 
         left = _MARGIN + label // num_rows * width
         top = _MARGIN + label % num_rows * height
         rows = np.flatnonzero(split.labels == label)
-        draw.text((left, top), f"{label} {name}", _INK, font)
+        draw.text((left, top), name if name == str(label) else f"{label} {name}", _INK, font)
         note = f"{len(rows)}"
         draw.text((left + width - _MARGIN - 6 - draw.textlength(note, font), top), note, _FAINT, font)
         for place, row in enumerate(rows[:per_class]):

@@ -53,17 +53,10 @@ class Setup:
     findings: Findings | None = None
     observe_seconds: float = 0.0
 
-    def load(self, split: str, augmented: bool = False) -> ImageSplit:
+    def load(self, split: str) -> ImageSplit:
         """Pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random."""
-        windows = augmented and self.config.train.augment == "window_flip"
-        return load_split(
-            self.source,
-            split,
-            self.transform,
-            self.cache_dir,
-            self.progress.images,
-            stream_above=-1 if windows else int(self.runtime.stream_above_gb * 1e9),
-        )
+        limit = _stream_above(self.config, self.runtime, split)
+        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images, limit)
 
     def train_batches(self, split: ImageSplit) -> Batches:
         config = self.config
@@ -112,7 +105,11 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
     observe_seconds = 0.0
     if config.method.observes and findings is None:
-        load = cache(lambda split: load_split(source, split, transform, cache_dir, progress.images))
+        load = cache(
+            lambda split: load_split(
+                source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
+            )
+        )
         evidence = CellEvidence(
             backbone=backbone,
             num_classes=source.num_classes,
@@ -156,6 +153,13 @@ def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> 
     with seeded(config.seed, "observe"):
         findings = config.method.observe(evidence)
     return findings, time.perf_counter() - started
+
+
+def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
+    """Decoded bytes above which a split is not stored; -1 where every epoch cuts other squares out of the pictures."""
+    if config.train.augment == "window_flip" and split.startswith("train"):
+        return -1
+    return int(runtime.stream_above_gb * 1e9)
 
 
 def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:

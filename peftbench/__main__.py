@@ -17,6 +17,7 @@ COMMANDS = {
     "reproduce": "peftbench.reproduce_command",
     "export": "peftbench.export_command",
     "status": "peftbench.sweep.status_command",
+    "data": "peftbench.data_command",
 }
 
 

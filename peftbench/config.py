@@ -137,6 +137,8 @@ def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunC
     ):
         problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
     problems.extend(_tuning_problems(specs))
+    if "train" in specs and "protocol" in specs:
+        problems.extend(_window_problems(specs["train"], specs["protocol"]))
     if problems:
         raise ConfigError(problems)
     # configurations from before there was tuning have no such section
@@ -184,6 +186,15 @@ def launcher_of(tree: DictConfig) -> Launcher:
     launcher = _build_named("launcher", _mapping("launcher", values))
     assert isinstance(launcher, Launcher)
     return launcher
+
+
+def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
+    if train.augment != "window_flip" or protocol.resize != "squash":
+        return []
+    return [
+        "train.augment=window_flip cuts a part out of a larger picture; it needs protocol.resize=crop or squash_crop "
+        "and protocol.crop_pct below 1"
+    ]
 
 
 def _build_named(section: str, values: dict[str, Any]) -> Spec:

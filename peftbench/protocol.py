@@ -44,7 +44,7 @@ class ProtocolSpec(Spec):
     train_split: str = option("train800val200", choices=lambda: list(VALIDATES))
     val_split: str | None = option(None, choices=("val200", "val", "fewshot_val"))
     report_test: bool = option(True)
-    resize: str = option("squash", choices=("squash", "crop"))
+    resize: str = option("squash", choices=("squash", "crop", "squash_crop"))
     crop_pct: float = option(1.0, gt=0, le=1)
     interpolation: str = option("model", choices=("model", "bicubic", "bilinear"))
     antialias: bool = option(True)

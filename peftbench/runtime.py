@@ -17,6 +17,8 @@ class RuntimeSpec(Spec):
     to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.
     `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
     `save_adapter` keeps the trained tensors.
+    A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
+    `workers` processes (0: in the main one); neither changes a number.
     """
 
     section: ClassVar[str] = "runtime"
@@ -25,6 +27,8 @@ class RuntimeSpec(Spec):
     threads: int = option(0, ge=0)
     results: str = option("results")
     cache: str | None = option(None)
+    workers: int = option(2, ge=0)
+    stream_above_gb: float = option(8.0, ge=0)
     on_existing: str = option("skip", choices=("skip", "rerun", "error"))
     on_failed: str = option("skip", choices=("skip", "retry"))
     save_adapter: bool = option(True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from peftbench.backbones.base import InputSpec
 from peftbench.backbones.build import build_backbone
 from peftbench.config import RunConfig
 from peftbench.data.base import ImageSplit, Source
@@ -24,6 +25,7 @@ from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
+from peftbench.protocol import ProtocolSpec
 from peftbench.runtime import RuntimeSpec
 from peftbench.seeding import seeded
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
@@ -48,12 +50,14 @@ class Setup:
     device: torch.device
     cache_dir: Path
     progress: Progress
+    runtime: RuntimeSpec
     findings: Findings | None = None
     observe_seconds: float = 0.0
 
     def load(self, split: str) -> ImageSplit:
-        """Pixels and labels of a split, from the cache or decoded now."""
-        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images)
+        """Pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random."""
+        limit = _stream_above(self.config, self.runtime, split)
+        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images, limit)
 
     def train_batches(self, split: ImageSplit) -> Batches:
         config = self.config
@@ -66,11 +70,18 @@ class Setup:
             device=self.device,
             mean=self.mean,
             std=self.std,
+            workers=self.runtime.workers,
         )
 
     def eval_batches(self, split: ImageSplit) -> Batches:
         return evaluation_batches(
-            split.images, split.labels, self.config.train, device=self.device, mean=self.mean, std=self.std
+            split.images,
+            split.labels,
+            self.config.train,
+            device=self.device,
+            mean=self.mean,
+            std=self.std,
+            workers=self.runtime.workers,
         )
 
 
@@ -90,13 +101,16 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
     inputs, protocol = backbone.input_spec, config.protocol
-    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
-    transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+    transform = image_transform(inputs, protocol)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
     observe_seconds = 0.0
     if config.method.observes and findings is None:
-        load = cache(lambda split: load_split(source, split, transform, cache_dir, progress.images))
+        load = cache(
+            lambda split: load_split(
+                source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
+            )
+        )
         evidence = CellEvidence(
             backbone=backbone,
             num_classes=source.num_classes,
@@ -127,6 +141,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
         device,
         cache_dir,
         progress,
+        runtime,
         findings,
         observe_seconds,
     )
@@ -145,6 +160,19 @@ def open_source(config: RunConfig) -> Source:
     """The dataset, with a few-shot draw from it where the protocol asks for one. Raises what opening it does."""
     source, protocol = config.dataset.open(), config.protocol
     return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
+
+
+def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
+    """Decoded bytes above which a split is not stored; -1 where every epoch cuts other squares out of the pictures."""
+    if config.train.augment == "window_flip" and split.startswith("train"):
+        return -1
+    return int(runtime.stream_above_gb * 1e9)
+
+
+def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:
+    """The deterministic preprocessing of a protocol for a backbone."""
+    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
+    return ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
 
 
 def pick_device(name: str) -> torch.device:

@@ -36,7 +36,16 @@ FORBIDDEN = {
     "objectives": {"timm", "hydra", "omegaconf"},
 }
 # the modules through which a configuration enters; everything behind them sees typed objects
-CONFIGURATION = {"__main__", "config", "launch", "overrides", "registry", "evaluate_command", "sweep/grid"}
+CONFIGURATION = {
+    "__main__",
+    "config",
+    "launch",
+    "overrides",
+    "registry",
+    "evaluate_command",
+    "data_command",
+    "sweep/grid",
+}
 
 
 def imports(path: Path) -> set[str]:

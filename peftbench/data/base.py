@@ -17,6 +17,8 @@ from peftbench.spec import Spec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from peftbench.data.stream import StreamedImages
+
 __all__ = [
     "DATASETS",
     "FULL_SPLITS",
@@ -63,6 +65,10 @@ class RawSplit(ABC):
         """The images at `rows` (int64 [num_rows]), in that order."""
         return TakenSplit(self, rows)
 
+    def describe(self, index: int) -> str:
+        """What to call one image in a message to the user."""
+        return f"image {index}"
+
 
 class TakenSplit(RawSplit):
     """Chosen rows of a split that cannot name them itself; its digest needs that of the whole."""
@@ -76,6 +82,9 @@ class TakenSplit(RawSplit):
 
     def read(self, index: int) -> Image:
         return self._whole.read(int(self._rows[index]))
+
+    def describe(self, index: int) -> str:
+        return self._whole.describe(int(self._rows[index]))
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,15 @@ class DatasetSpec(Spec, ABC):
         """Files whose change would change the revision."""
         return []
 
+    def places(self) -> list[Path]:
+        """Files and folders the images are read from, as far as they are there; none for embedded data."""
+        return self.inputs()
+
+    @property
+    def download_megabytes(self) -> int | None:
+        """How much would be fetched if the data were not here; None where nothing is, or nothing can be."""
+        return None
+
     @abstractmethod
     def open(self) -> Source:
         """Find (or download) the data and check it. Raises `MissingInput` or `BadInput`."""
@@ -157,10 +175,11 @@ DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
 class ImageSplit:
     """A split ready for training.
 
-    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey.
+    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
+    large split it is a `StreamedImages`, which decodes when read.
     `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     labels: np.ndarray
     digest: str

@@ -59,6 +59,9 @@ class FileSplit(RawSplit):
     def take(self, rows: np.ndarray) -> FileSplit:
         return FileSplit([self.paths[row] for row in rows.tolist()], self.labels[rows])
 
+    def describe(self, index: int) -> str:
+        return str(self.paths[index])
+
 
 class JoinedSplit(RawSplit):
     """Two splits, one after the other."""
@@ -73,6 +76,10 @@ class JoinedSplit(RawSplit):
     def read(self, index: int) -> Image:
         first, second = self._parts
         return first.read(index) if index < len(first) else second.read(index - len(first))
+
+    def describe(self, index: int) -> str:
+        first, second = self._parts
+        return first.describe(index) if index < len(first) else second.describe(index - len(first))
 
 
 def joined(first: RawSplit, second: RawSplit) -> RawSplit:

@@ -84,6 +84,13 @@ class TorchvisionSet(DatasetSpec):
             raise self._missing("and dataset.download is false")
         return f"md5:{facts.md5}"
 
+    def places(self) -> list[Path]:
+        return [path for name in _names(self.task) if (path := self._root() / name).exists()]
+
+    @property
+    def download_megabytes(self) -> int | None:
+        return _FACTS[self.task].megabytes
+
     def open(self) -> Source:
         train, test = self._read()
         train800, val200 = train_and_val(len(train.data))

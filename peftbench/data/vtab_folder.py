@@ -53,6 +53,9 @@ class VtabFolder(DatasetSpec):
         folder = self._folder()
         return [path for split in SPLITS if (path := folder / f"{split}.txt").exists()]
 
+    def places(self) -> list[Path]:
+        return [self._folder()]
+
     def open(self) -> Source:
         folder = self._folder()
         lists = self._lists(folder)

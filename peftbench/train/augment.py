@@ -23,9 +23,11 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip.
+    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip.
 
     `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
+    `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
+    places are drawn here.
     """
 
     kind: str = "none"
@@ -48,6 +50,9 @@ class Augment:
         if self.kind == "crop_flip":
             generator = stream(seed, "augment", epoch, "crop")
             draws["shift"] = torch.randint(2 * self.crop_padding + 1, (num_samples, 2), generator=generator)
+        if self.kind == "window_flip":
+            generator = stream(seed, "augment", epoch, "place")
+            draws["place"] = torch.rand(num_samples, 2, generator=generator, dtype=torch.float64)
         if self.kind in ("rrc_flip", "contrast"):
             generator = stream(seed, "augment", epoch, "resized_crop")
             draws["box"] = random_boxes(num_samples, size, (0.08, 1.0), (3 / 4, 4 / 3), generator, whole=True)

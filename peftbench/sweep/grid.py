@@ -67,7 +67,7 @@ def expanded(words: list[str]) -> list[str]:
             result.append("method=" + ",".join(choices_of(config_dir() / "method")))
         else:
             result.append(word)
-    own = {_key(word) for word in words}
+    own = {_key(word) for word in words if word in result}
     return [word for word in result if word in words or _key(word) not in own]
 
 

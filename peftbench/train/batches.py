@@ -152,10 +152,12 @@ class Batches:
 
     def _to_float(self, images: Tensor, draws: Draws) -> Tensor:
         """uint8 [batch, height, width, channels] -> float32 [batch, 3, height, width], augmented and normalised."""
-        images = images.permute(0, 3, 1, 2).float() / 255
+        # in place where the memory is this batch's own: fresh pages cost more than the arithmetic
+        images = images.permute(0, 3, 1, 2).float().div_(255)
         if self._augment is not None:
             images = self._augment.geometry(images, draws)
-        images = (images.expand(-1, 3, -1, -1) - self._mean) / self._std
+        images = images.sub_(self._mean) if images.shape[1] == 3 else images.expand(-1, 3, -1, -1) - self._mean
+        images = images.div_(self._std)
         return self._augment.erase(images, draws) if self._augment is not None else images
 
 

@@ -22,8 +22,14 @@ from peftbench.train.loss import classification_loss
 from peftbench.train.optim import param_groups
 from peftbench.train.options import OptimSpec, TrainSpec
 
-# A search that trains and compares needs images apart from those it trains on, whatever the cell itself trains on.
-SEARCH_TRAIN, SEARCH_VAL = "train800", "val200"
+# A search that trains and compares needs images apart from those it trains on: a cell's training split -> the two.
+SEARCH_SPLITS = {
+    "train800val200": ("train800", "val200"),
+    "train800": ("train800", "val200"),
+    "trainval": ("train", "val"),
+    "train": ("train", "val"),
+    "fewshot": ("fewshot", "fewshot_val"),
+}
 
 
 class Split(Protocol):
@@ -84,7 +90,7 @@ class CellEvidence:
             warmup_epochs=min(self.optim.warmup_epochs, epochs / 10),
         )
         train = replace(self.train, epochs=epochs, select="last", compile=False)
-        pixels = self.load(SEARCH_TRAIN)
+        pixels = self.load(SEARCH_SPLITS[self.train_split][0])
         batches = training_batches(
             pixels.images,
             pixels.labels,
@@ -101,7 +107,7 @@ class CellEvidence:
             fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
 
     def accuracy(self, model: nn.Module) -> float:
-        batches = self._batches(SEARCH_VAL, batch_size=self.train.eval_batch_size)
+        batches = self._batches(SEARCH_SPLITS[self.train_split][1], batch_size=self.train.eval_batch_size)
         return evaluate(model, batches, self.num_classes, self.train.precision).accuracy
 
     def _batches(self, split: str, **options: Any) -> Batches:
@@ -133,7 +139,7 @@ def random_evidence(backbone: Backbone, num_images: int = 32, num_classes: int =
         backbone,
         num_classes,
         lambda _: split,
-        SEARCH_TRAIN,
+        "train800",
         OptimSpec(),
         train,
         seed,

@@ -41,7 +41,10 @@ class Evidence(Protocol):
         """The task's own loss of one batch, as `model(images)` gives logits."""
 
     def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
-        """Train what is trainable in a `classifier` on `train800` with the cell's recipe, apart from these numbers."""
+        """Train what is trainable in a `classifier` with the cell's recipe, apart from these numbers.
+
+        On training images without those of `accuracy`: train800 where the cell trains on VTAB's 1,000.
+        """
 
     def accuracy(self, model: nn.Module) -> float:
-        """Share of `val200` that the model classifies rightly."""
+        """Share of the validation images that the model classifies rightly: val200 of VTAB, never the test split."""

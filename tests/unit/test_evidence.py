@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from peftbench.evidence import CellEvidence, RandomSplit, random_evidence
+from peftbench.evidence import SEARCH_SPLITS, CellEvidence, RandomSplit, random_evidence
+from peftbench.protocol import VALIDATES
 from tests.contracts.backbones import make
 
 
@@ -53,6 +54,12 @@ def test_a_search_trains_on_one_part_and_compares_on_the_other(evidence: CellEvi
     assert asked == ["train800"]
     assert evidence.accuracy(model) in [count / 10 for count in range(11)]
     assert asked == ["train800", "val200"]
+
+
+def test_every_protocol_has_images_to_search_on() -> None:
+    assert SEARCH_SPLITS.keys() == VALIDATES.keys()
+    assert all(val in VALIDATES[train] for train, val in SEARCH_SPLITS.values())
+    assert all(SEARCH_SPLITS[split][0] == split for split, vals in VALIDATES.items() if vals)
 
 
 def test_a_short_search_fits_a_recipe_with_a_long_warm_up(evidence: CellEvidence) -> None:

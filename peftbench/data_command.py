@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 
 from peftbench.config import FIXED, NAMED, RunConfig, config_dir, register_schemas, to_run_config
-from peftbench.data.base import DATASETS, SPLITS, DatasetSpec
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
 from peftbench.data.cache import default_cache_dir, load_split
 from peftbench.data.cache_entry import Listed, listed, prune
 from peftbench.data.contact_sheet import contact_sheet
-from peftbench.data.verify import verify
+from peftbench.data.verify import splits_to_check, verify
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.overrides import choices_of, word_problems
 from peftbench.progress import Progress
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     action("verify", _verify, "decode every image; name all that is wrong", "dataset")
     show = action("show", _show, "a contact sheet with class names", "dataset")
     show.add_argument("--out", type=Path, help="the PNG to write (default: <dataset>.png here)")
-    show.add_argument("--split", choices=SPLITS, default="train800val200")
+    show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), default="train800val200")
     show.add_argument("--per-class", type=int, default=8, help="images of each class (default: 8)")
     cache = action("cache", _cache, "what the image cache holds", "")
     cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
@@ -161,7 +161,8 @@ def _prepare(arguments: argparse.Namespace) -> int:
         progress.say(note)
     transform = image_transform(input_spec(config.backbone), config.protocol)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    names = [name for name in SPLITS if not (arguments.no_test and name == "test")]
+    wanted = SPLITS if config.protocol.train_split in SPLITS else (*FULL_SPLITS, "test")
+    names = [name for name in wanted if not (arguments.no_test and name == "test")]
     for name in names:
         split = load_split(source, name, transform, cache_dir, progress.images)
         size = _size(split.images.nbytes)
@@ -177,7 +178,7 @@ def _is_choice(name: str) -> bool:
 def _verify(arguments: argparse.Namespace) -> int:
     config, runtime = _composed(arguments)
     source = config.dataset.open()
-    total = sum(len(source.split(name)) for name in SPLITS)
+    total = sum(len(source.split(name)) for name in splits_to_check(source))
     with Progress(runtime.progress).images("verifying", total) as step:
         found = verify(source, step)
     print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")

@@ -25,7 +25,7 @@ from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
-from peftbench.protocol import ProtocolSpec
+from peftbench.protocol import VALIDATES, ProtocolSpec
 from peftbench.runtime import RuntimeSpec
 from peftbench.seeding import seeded
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
@@ -164,7 +164,7 @@ def open_source(config: RunConfig) -> Source:
 
 def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
     """Decoded bytes above which a split is not stored; -1 where every epoch cuts other squares out of the pictures."""
-    if config.train.augment == "window_flip" and split.startswith("train"):
+    if config.train.augment == "window_flip" and split in VALIDATES:
         return -1
     return int(runtime.stream_above_gb * 1e9)
 

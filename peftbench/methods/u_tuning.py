@@ -30,6 +30,7 @@ class UTuning(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2303.00690"
     faithfulness: ClassVar[str] = "details not published"
+    size_option: ClassVar[str] = "bottleneck"
     identity_at_init: ClassVar[bool] = False
 
     attention: str = option("prefix", choices=("prefix", "adapter", "none"))

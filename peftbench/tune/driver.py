@@ -25,6 +25,9 @@ from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
 
+# between two looks at a trial that another worker trains
+WAIT_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -39,7 +42,8 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     """The cell with its hyperparameters chosen, ready to be trained; as it is when there is nothing to choose.
 
     Trials are ordinary cells of the tuning protocol: those with a record are not run again, so an interrupted tuning
-    goes on where it stopped, and the cells of other seeds find the trials done. Their adapters are not kept. Raises
+    goes on where it stopped, and the cells of other seeds find the trials done, or wait for the worker that holds one.
+    Their adapters are not kept. Raises
     `ConfigError` for a range that an option refuses, and `PeftbenchError` when every trial diverged.
     """
     config = cell.config
@@ -57,8 +61,8 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     setting: Setting | None = next(sampler)
     while setting is not None:
         trial = plan(trial_config(config, setting))
-        started, known = time.perf_counter(), store.find(trial.fingerprint, trial.labels) is not None
-        accuracy = _val_accuracy(store.get(trial.fingerprint)) if known else _run(trial, runtime, store)
+        started = time.perf_counter()
+        accuracy, known = _measured(trial, runtime, store)
         if not known:
             seconds.append(time.perf_counter() - started)
         trials.append(Trial(trial.fingerprint, setting, accuracy))
@@ -89,6 +93,21 @@ def final_config(config: RunConfig, setting: Setting) -> RunConfig:
     """The reported cell: the setting, and which values it replaced."""
     replaced = {name: option_of(config, name) for name in setting}
     return replace(with_options(config, setting), hparams=HparamsSpec(replaced=replaced))
+
+
+def _measured(trial: Cell, runtime: RuntimeSpec, store: Store) -> tuple[float | None, bool]:
+    """A trial's validation accuracy, and whether its record was there; one that another worker holds is waited for."""
+    claims = claims_of(store)
+    while store.find(trial.fingerprint, trial.labels) is None:
+        claim = claims.take(trial.fingerprint)
+        if claim is None:
+            time.sleep(WAIT_SECONDS)
+            continue
+        with claim:
+            # the record may have come between the look and the claim
+            if store.find(trial.fingerprint, trial.labels) is None:
+                return _run(trial, runtime, store), False
+    return _val_accuracy(store.get(trial.fingerprint)), True
 
 
 def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -20,7 +21,11 @@ from peftbench.errors import ConfigError
 from peftbench.methods.base import METHODS
 from peftbench.overrides import named_options
 from peftbench.results.record import RunRecord
+from peftbench.results.store import Store
 from peftbench.results.trials import best_trial, choice_problems
+from peftbench.runtime import RuntimeSpec
+from peftbench.sweep.state import claims_of
+from peftbench.tune import driver
 from peftbench.tune.driver import final_config, trial_protocol
 from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Setting, grid, grid_levels
@@ -232,3 +237,21 @@ def test_a_choice_that_does_not_follow_is_said():
     assert any("its record says val 0.9" in line for line in choice_problems(final, records))
     del records[first]
     assert any(f"({first}) has no record here" in line for line in choice_problems(final, records))
+
+
+def test_a_trial_that_another_worker_holds_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
+    store, config = Store(tmp_path), gate("method=linear")
+    record = next(iter(tuned_records()[1].values()))
+    trial = dataclasses.replace(plan(config), fingerprint=record.fingerprint, labels=record.labels)
+    claim = claims_of(store).take(trial.fingerprint)
+    waited: list[float] = []
+
+    def other_worker_finishes(seconds: float) -> None:
+        waited.append(seconds)
+        store.put(record)
+        claim.release()
+
+    monkeypatch.setattr(driver.time, "sleep", other_worker_finishes)
+    monkeypatch.setattr(driver, "run_cell", lambda *_: pytest.fail("the trial was run a second time"))
+    assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], True)
+    assert len(waited) == 1

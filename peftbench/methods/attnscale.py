@@ -85,6 +85,8 @@ class AttnScale(_Scaled):
     N counts all tokens, so the number of parameters, L N^2 + 2 L D, depends on the image size.
     """
 
+    faithfulness: ClassVar[str] = "details not published"
+
     def attach(self, backbone: Backbone) -> None:
         self._check(backbone)
         num_tokens = backbone.shape.num_patches + backbone.shape.num_prefix_tokens
@@ -106,6 +108,8 @@ class AttnScaleHead(_Scaled):
     """
 
     mergeable: ClassVar[bool] = True
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "One scalar per head in place of the paper's map over all token pairs."
 
     def attach(self, backbone: Backbone) -> None:
         self._check(backbone)

@@ -16,6 +16,9 @@ from peftbench.spec import Spec, labelled
 
 METHODS: Registry[Method]
 
+# how close a method is to its source
+FAITHFULNESS = ("as the paper", "adapted", "details not published")
+
 
 class MethodContractError(AssertionError):
     """A method's code does not do what the method declares: a bug in the method, not in the user's input."""
@@ -29,7 +32,8 @@ class Method(Spec):
     (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
     `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
     (the one option that sets how much is trained, which tuning searches; "" where there is none), `observes` (the
-    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`).
+    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`),
+    `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
     section: ClassVar[str] = "method"
@@ -42,6 +46,8 @@ class Method(Spec):
     pools_itself: ClassVar[bool] = False
     size_option: ClassVar[str] = ""
     observes: ClassVar[bool] = False
+    faithfulness: ClassVar[str] = FAITHFULNESS[0]
+    adapted: ClassVar[str] = ""
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -92,6 +98,11 @@ class Method(Spec):
     def label(self) -> str:
         """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
         return labelled(self.name, self)
+
+    @property
+    def remark(self) -> str:
+        """What a table must say beside the method's name; empty for a method as in its paper."""
+        return {"as the paper": "", "adapted": f"adapted. {self.adapted}"}.get(self.faithfulness, self.faithfulness)
 
 
 METHODS = Registry("method", "peftbench.methods")

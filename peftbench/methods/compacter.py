@@ -78,6 +78,10 @@ class Compacter(Method):
     identity_at_init: ClassVar[bool] = False
     roles: ClassVar[tuple[str, ...]] = ("attn", "mlp")
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for T5, whose layer norms train as well; here behind attention and MLP of a pre-norm block, norms frozen."
+    )
 
     bottleneck: int = option(24, ge=1)
     num_blocks: int = option(4, ge=1)

@@ -76,6 +76,10 @@ class Mona(Method):
     paper: ClassVar[str] = "arXiv:2408.08345"
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "The paper has Swin only; on a plain ViT the class token and registers pass the convolutions as 1 x 1 maps."
+    )
 
     bottleneck: int = option(64, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)

@@ -97,6 +97,14 @@ class AttnScale(_Scaled):
     def expected_params(self, shape: BackboneShape) -> int:
         return shape.depth * (shape.num_patches + shape.num_prefix_tokens) ** 2 + self._offset_params(shape)
 
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The last block's rows of queries that the pooling does not read."""
+        if backbone.num_pooled is None:
+            return {}
+        (hook,) = backbone.sites("attn")[-1].module.hooks  # type: ignore[union-attr, misc]
+        names = {id(parameter): name for name, parameter in backbone.trainable}
+        return {names[id(hook.alpha)]: slice(backbone.num_pooled, None)}
+
 
 @METHODS.add("attnscale_head")
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Tap, TokenGrid, tap_block
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, idle_taps
 from peftbench.spec import option
 
 KERNELS = (3, 5, 7)
@@ -98,3 +98,7 @@ class Mona(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         h = self.bottleneck
         return sum(5 * half.out_dim + 2 * half.out_dim * h + h**2 + 88 * h for half in shape.at("attn", "mlp"))
+
+    def inert(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The outer taps in the last block, where a class token alone is read behind them."""
+        return idle_taps(backbone)

@@ -14,12 +14,9 @@ from peftbench.interventions import Intervention, fold_all
 from peftbench.methods.evidence import Evidence, Findings
 from peftbench.registry import Registry
 from peftbench.seeding import seeded
-from peftbench.spec import Spec, labelled
+from peftbench.spec import FAITHFULNESS, Spec, labelled, remark
 
 METHODS: Registry[Method]
-
-# how close a method is to its source
-FAITHFULNESS = ("as the paper", "adapted", "details not published")
 
 
 class MethodContractError(AssertionError):
@@ -107,7 +104,7 @@ class Method(Spec):
     @property
     def remark(self) -> str:
         """What a table must say beside the method's name; empty for a method as in its paper."""
-        return {"as the paper": "", "adapted": f"adapted. {self.adapted}"}.get(self.faithfulness, self.faithfulness)
+        return remark(self.faithfulness, self.adapted)
 
 
 METHODS = Registry("method", "peftbench.methods")

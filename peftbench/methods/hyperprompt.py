@@ -66,6 +66,7 @@ class HyperPrompt(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2203.00759"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "num_tokens"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "Made for several language tasks with T5; here one image task, so nothing tells tasks apart."

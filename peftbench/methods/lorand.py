@@ -62,6 +62,7 @@ class LoRand(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "Yin et al., CVPR 2023"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = "Made for detection and segmentation on Swin; here the same adapters under a classifier."
 

@@ -28,6 +28,7 @@ class LosslessAdapter(Method):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2304.06600"
+    size_option: ClassVar[str] = "bottleneck"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "Made for robot policies; here plain bottlenecks at the same three places of an image classifier."

@@ -72,6 +72,7 @@ class MixPHM(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2303.01239"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "Made for visual question answering with T5; here behind the MLPs of a ViT, without the redundancy loss."

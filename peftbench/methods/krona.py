@@ -101,6 +101,10 @@ class KronAB(Method):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2212.10650"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for T5, without released code; the zero factor and the shapes of the factors are chosen here."
+    )
 
     rows: int | None = option(None, ge=1)
     columns: int | None = option(None, ge=1)

@@ -217,6 +217,13 @@ def test_entries_without_gradient_are_the_declared_ones(method: Method, installe
     pytest.fail(f"without gradient and not declared inert: {listed}")
 
 
+def test_a_forgotten_declaration_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = fitting("bitfit")
+    monkeypatch.setattr(type(method), "inert", lambda self, backbone: {})
+    with pytest.raises(pytest.fail.Exception, match=r"48 of net\.blocks\.0\.attn\.qkv\.bias, 48 of net\.blocks\.1"):
+        test_entries_without_gradient_are_the_declared_ones(method, fresh(method, "vit_cls"))
+
+
 def dead_entries(backbone: Backbone, seed: int) -> dict[str, Tensor]:
     """Tensor name -> where its gradient is zero up to rounding, at large images so that no tap of a kernel is idle."""
     backbone.zero_grad(set_to_none=True)

@@ -30,6 +30,7 @@ ORACLES = {
     "mlp_only": 56_669_184,
     "difffit": 140_544,
     "gps": 167_424,
+    "gps (num_connections=2)": 251_136,
     "adapter_pfeiffer": 156_768,
     "adapter_pfeiffer (bottleneck=64)": 1_189_632,
     "adapter_houlsby": 313_536,

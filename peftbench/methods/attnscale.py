@@ -101,7 +101,7 @@ class AttnScale(_Scaled):
         """The last block's rows of queries that the pooling does not read."""
         if backbone.num_pooled is None:
             return {}
-        (hook,) = backbone.sites("attn")[-1].module.hooks  # type: ignore[union-attr, misc]
+        (hook,) = backbone.sites("attn")[-1].module.hooks  # type: ignore[misc]
         names = {id(parameter): name for name, parameter in backbone.trainable}
         return {names[id(hook.alpha)]: slice(backbone.num_pooled, None)}
 

@@ -35,7 +35,7 @@ class ExpertLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([expert.bias.detach() for expert in experts]))
 
     def forward(self, x: Tensor) -> Tensor:
-        factors = self.left, self.right, self.bias
+        factors: tuple[Tensor, ...] = (self.left, self.right, self.bias)
         if self.training:
             drawn = torch.randint(len(self.bias), (1,), device=x.device)
             factors = tuple(factor.index_select(0, drawn) for factor in factors)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peftbench.backbones.base import Backbone
+from peftbench.methods.base import METHODS
 from tests.golden.counting import Count
 
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
@@ -38,6 +39,11 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
 @pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
 def test_count_on_vit_b16(count_on_vit_b16: Count, name: str, options: dict[str, Any], count: int) -> None:
     assert count_on_vit_b16(name, options) == count
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS.names() if not METHODS.get(name).observes])
+def test_every_formula_holds_on_vit_b16(count_on_vit_b16: Count, vit_b16: Backbone, name: str) -> None:
+    assert count_on_vit_b16(name, {}) == METHODS.get(name)().expected_params(vit_b16.shape)
 
 
 def test_shape_of_vit_b16(vit_b16: Backbone) -> None:

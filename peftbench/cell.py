@@ -67,6 +67,8 @@ def plan(config: RunConfig) -> Cell:
         "group": config.dataset.group,
         "protocol": config.protocol.title,
     }
+    if remarks := [part.remark for part in (config.method, objective) if part.remark]:
+        labels["remark"] = " / ".join(remarks)
     weights = weights_file(config.backbone)
     inputs = (*config.dataset.inputs(), *([weights] if weights else []))
     return Cell(config, identity, fingerprint(identity), labels, inputs)

@@ -104,6 +104,15 @@ def labelled(name: str, spec: Spec) -> str:
     return f"{name} ({', '.join(changed)})" if changed else name
 
 
+# how close a method or an objective is to its source
+FAITHFULNESS = ("as the paper", "adapted", "details not published")
+
+
+def remark(faithfulness: str, adapted: str) -> str:
+    """What a table must say beside a name: nothing where all is as the paper, else what was changed or is unknown."""
+    return {"as the paper": "", "adapted": f"adapted. {adapted}"}.get(faithfulness, faithfulness)
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

@@ -7,14 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from peftbench.__main__ import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_methods_page_is_current():
-    result = subprocess.run([sys.executable, "scripts/methods_page.py", "--check"], cwd=ROOT, check=False)
-    assert result.returncode == 0, "run scripts/methods_page.py"
+@pytest.mark.parametrize("page", ["methods", "parameters"])
+def test_a_generated_page_is_current(page):
+    result = subprocess.run([sys.executable, f"scripts/{page}_page.py", "--check"], cwd=ROOT, check=False)
+    assert result.returncode == 0, f"run scripts/{page}_page.py"
 
 
 def test_the_readme_names_only_targets_commands_and_files_that_exist():

@@ -155,6 +155,13 @@ class Backbone(nn.Module):
         return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     @property
+    def num_pooled(self) -> int | None:
+        """How many leading tokens the network's own pooling reads; None where it reads the patches as well."""
+        if getattr(self.net, "global_pool", "avg") != "token":
+            return None
+        return self.shape.num_prefix_tokens - int(getattr(self.net, "num_reg_tokens", 0))
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

@@ -6,6 +6,7 @@ from peftbench.interventions.attention import (
     OwnKeysValues,
     ValueScale,
     hook_attention,
+    in_front,
     split_heads,
 )
 from peftbench.interventions.base import Intervention, fold_all
@@ -61,6 +62,7 @@ __all__ = [
     "WithImages",
     "fold_all",
     "hook_attention",
+    "in_front",
     "refer",
     "release",
     "share",

@@ -54,6 +54,10 @@ class PfeifferAdapter(_Adapter):
 
     paper: ClassVar[str] = "arXiv:2005.00247"
     roles: ClassVar[tuple[str, ...]] = ("mlp",)
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for post-norm language models: here behind the MLP of a pre-norm block, ahead of the residual addition."
+    )
 
 
 @METHODS.add("adapter_houlsby")
@@ -66,3 +70,7 @@ class HoulsbyAdapter(_Adapter):
 
     paper: ClassVar[str] = "arXiv:1902.00751"
     roles: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for post-norm language models, whose layer norms train as well; here a pre-norm block with frozen norms."
+    )

@@ -85,6 +85,8 @@ class AttnScale(_Scaled):
     N counts all tokens, so the number of parameters, L N^2 + 2 L D, depends on the image size.
     """
 
+    faithfulness: ClassVar[str] = "details not published"
+
     def attach(self, backbone: Backbone) -> None:
         self._check(backbone)
         num_tokens = backbone.shape.num_patches + backbone.shape.num_prefix_tokens
@@ -94,6 +96,14 @@ class AttnScale(_Scaled):
 
     def expected_params(self, shape: BackboneShape) -> int:
         return shape.depth * (shape.num_patches + shape.num_prefix_tokens) ** 2 + self._offset_params(shape)
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The last block's rows of queries that the pooling does not read."""
+        if backbone.num_pooled is None:
+            return {}
+        (hook,) = backbone.sites("attn")[-1].module.hooks  # type: ignore[misc]
+        names = {id(parameter): name for name, parameter in backbone.trainable}
+        return {names[id(hook.alpha)]: slice(backbone.num_pooled, None)}
 
 
 @METHODS.add("attnscale_head")
@@ -106,6 +116,8 @@ class AttnScaleHead(_Scaled):
     """
 
     mergeable: ClassVar[bool] = True
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "One scalar per head in place of the paper's map over all token pairs."
 
     def attach(self, backbone: Backbone) -> None:
         self._check(backbone)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Intervention, fold_all
 from peftbench.methods.evidence import Evidence, Findings
 from peftbench.registry import Registry
 from peftbench.seeding import seeded
-from peftbench.spec import Spec, labelled
+from peftbench.spec import FAITHFULNESS, Spec, labelled, remark
 
 METHODS: Registry[Method]
 
@@ -29,7 +31,8 @@ class Method(Spec):
     (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
     `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
     (the one option that sets how much is trained, which tuning searches; "" where there is none), `observes` (the
-    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`).
+    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`),
+    `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
     section: ClassVar[str] = "method"
@@ -42,6 +45,8 @@ class Method(Spec):
     pools_itself: ClassVar[bool] = False
     size_option: ClassVar[str] = ""
     observes: ClassVar[bool] = False
+    faithfulness: ClassVar[str] = FAITHFULNESS[0]
+    adapted: ClassVar[str] = ""
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -76,8 +81,11 @@ class Method(Spec):
         """What of the findings is worth a line in a record, as plain values."""
         return {}
 
-    def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """Entries of trainable tensors that analytically get no gradient: tensor name -> slice of its first axis."""
+    def inert(self, backbone: Backbone) -> Mapping[str, slice | Tensor]:
+        """Entries of trainable tensors that analytically get no gradient: name -> slice of the first axis, or a mask.
+
+        They train and are counted; declaring them tells them from tensors that a mistake has cut off.
+        """
         return {}
 
     def merge(self, backbone: Backbone) -> None:
@@ -92,6 +100,11 @@ class Method(Spec):
     def label(self) -> str:
         """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
         return labelled(self.name, self)
+
+    @property
+    def remark(self) -> str:
+        """What a table must say beside the method's name; empty for a method as in its paper."""
+        return remark(self.faithfulness, self.adapted)
 
 
 METHODS = Registry("method", "peftbench.methods")
@@ -127,16 +140,37 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
 def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     """Where a trained offset of the fused qkv (attribute `tensor` of its site) acts on keys alone: name -> rows.
 
-    It shifts all scores of a query equally, which softmax cancels, unless the keys are normalised behind it.
+    It shifts all scores of a query equally, which softmax cancels. Where the keys are normalised behind it, the same
+    holds for the bias of that norm instead, as a whole.
     """
     names = {id(parameter): name for name, parameter in backbone.trainable}
     found = {}
     for site in backbone.all_sites:
-        normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-        name = names.get(id(getattr(site.module, tensor, None))) if site.shape.role == "attn.qkv" else None
-        if name is not None and not normed_keys:
+        if site.shape.role != "attn.qkv":
+            continue
+        norm = getattr(site.parent, "k_norm", nn.Identity())
+        normed_keys = not isinstance(norm, nn.Identity)
+        name = names.get(id(getattr(norm if normed_keys else site.module, "bias" if normed_keys else tensor, None)))
+        if name is not None:
             width = site.shape.out_dim // 3
-            found[name] = slice(width, 2 * width)
+            found[name] = slice(None) if normed_keys else slice(width, 2 * width)
+    return found
+
+
+def idle_taps(backbone: Backbone) -> dict[str, Tensor]:
+    """Masks of the trained kernels of the last block that leave out the centre, where the pooling reads no patches.
+
+    What is read then are prefix tokens, 1 x 1 maps to a convolution, and nothing behind the last block mixes tokens.
+    """
+    if backbone.num_pooled is None:
+        return {}
+    names = {id(parameter): name for name, parameter in backbone.trainable}
+    found = {}
+    for module in backbone.sites("block")[-1].module.modules():
+        if isinstance(module, nn.Conv2d) and id(module.weight) in names and module.weight[0, 0].numel() > 1:
+            mask = torch.ones_like(module.weight, dtype=torch.bool)
+            mask[..., module.weight.shape[2] // 2, module.weight.shape[3] // 2] = False
+            found[names[id(module.weight)]] = mask
     return found
 
 

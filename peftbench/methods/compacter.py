@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.errors import NotApplicable
 from peftbench.interventions import Behind, refer, share
 from peftbench.methods.base import METHODS, Method
@@ -25,6 +25,11 @@ class Rules(nn.Module):
     def __init__(self, num_blocks: int) -> None:
         super().__init__()
         self.matrices = nn.Parameter(0.01 * torch.randn(num_blocks, num_blocks, num_blocks))
+
+
+def kronecker_sum(rules: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """sum_i A_i kron (u_i v_i) [in, out] from A [t, t, t], u [t, in / t, rank] and v [t, rank, out / t]."""
+    return torch.einsum("iab,ikr,irl->akbl", rules, left, right).flatten(2).flatten(0, 1)
 
 
 class KroneckerLinear(nn.Module):
@@ -46,8 +51,7 @@ class KroneckerLinear(nn.Module):
             nn.init.xavier_uniform_(factor, gain=math.sqrt(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = torch.einsum("iab,ikr,irl->akbl", self.rules.matrices, self.left, self.right)
-        return F.linear(x, weight.flatten(2).flatten(0, 1).T, self.bias)
+        return F.linear(x, kronecker_sum(self.rules.matrices, self.left, self.right).T, self.bias)
 
 
 class KroneckerBottleneck(nn.Module):
@@ -78,6 +82,10 @@ class Compacter(Method):
     identity_at_init: ClassVar[bool] = False
     roles: ClassVar[tuple[str, ...]] = ("attn", "mlp")
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for T5, whose layer norms train as well; here behind attention and MLP of a pre-norm block, norms frozen."
+    )
 
     bottleneck: int = option(24, ge=1)
     num_blocks: int = option(4, ge=1)
@@ -90,9 +98,7 @@ class Compacter(Method):
 
     def attach(self, backbone: Backbone) -> None:
         sites = [site for role in self.roles for site in backbone.sites(role)]
-        for width in {site.shape.out_dim for site in sites}:
-            if width % self.num_blocks:
-                raise NotApplicable(f"{self.name} cannot cut width {width} into {self.num_blocks} blocks")
+        require_divisible(self.name, sites, self.num_blocks)
         rules = share(backbone, "rules", Rules(self.num_blocks))
         for site in sites:
             adapter = KroneckerBottleneck(site.shape.out_dim, self.bottleneck, rules, self.rank)
@@ -102,3 +108,10 @@ class Compacter(Method):
         h = self.bottleneck
         adapters = sum(2 * (site.out_dim + h) * self.rank + h + site.out_dim for site in shape.at(*self.roles))
         return adapters + self.num_blocks**3
+
+
+def require_divisible(name: str, sites: Sequence[Site], num_blocks: int) -> None:
+    """Raises `NotApplicable` unless all outputs can be cut into `num_blocks` equal parts."""
+    for width in {site.shape.out_dim for site in sites}:
+        if width % num_blocks:
+            raise NotApplicable(f"{name} cannot cut width {width} into {num_blocks} blocks")

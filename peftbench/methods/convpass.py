@@ -12,7 +12,7 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.errors import NotApplicable
 from peftbench.interventions import Tap, TokenGrid, tap_block
 from peftbench.interventions.sequential import quick_gelu
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, idle_taps
 from peftbench.spec import option
 
 
@@ -82,6 +82,10 @@ class Convpass(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         h = self.bottleneck
         return sum(2 * site.out_dim * h + 2 * h + site.out_dim + 9 * h**2 for site in shape.at(*self.halves))
+
+    def inert(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The outer taps in the last block, where a class token alone is read behind them."""
+        return idle_taps(backbone)
 
 
 @METHODS.add("convpass_attn")

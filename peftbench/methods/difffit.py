@@ -29,6 +29,10 @@ class DiffFit(BitFit):
     """
 
     paper: ClassVar[str] = "arXiv:2304.06648"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for diffusion transformers, whose class embedding trains as well; vision transformers have none."
+    )
 
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, key_third
 
 
 @METHODS.add("full")
@@ -22,3 +22,7 @@ class Full(Method):
 
     def expected_params(self, shape: BackboneShape) -> int:
         return shape.num_parameters
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
+        return key_third(backbone, "bias")

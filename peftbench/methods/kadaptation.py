@@ -90,6 +90,10 @@ class KAdaptation(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2203.16329"
     mergeable: ClassVar[bool] = True
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "The factors u start off zero; the released code starts u and v at zero, where neither gets a gradient."
+    )
 
     num_rules: int = option(32, ge=1)
     scale: float = option(160.0, gt=0)

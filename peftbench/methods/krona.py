@@ -51,6 +51,10 @@ class KronA(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2212.10650"
     mergeable: ClassVar[bool] = True
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for T5, without released code; the zero factor and the shapes of the factors are chosen here."
+    )
 
     rows: int | None = option(None, ge=1)
     columns: int | None = option(None, ge=1)
@@ -97,6 +101,10 @@ class KronAB(Method):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2212.10650"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for T5, without released code; the zero factor and the shapes of the factors are chosen here."
+    )
 
     rows: int | None = option(None, ge=1)
     columns: int | None = option(None, ge=1)

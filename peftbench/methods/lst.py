@@ -60,6 +60,10 @@ class LST(Method):
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2206.06522"
     identity_at_init: ClassVar[bool] = False
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for language models; the side network starts from random numbers, not from pruned weights."
+    )
 
     reduction: int = option(8, ge=1)
     temperature: float = option(0.1, gt=0)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Tap, TokenGrid, tap_block
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, idle_taps
 from peftbench.spec import option
 
 KERNELS = (3, 5, 7)
@@ -76,6 +76,10 @@ class Mona(Method):
     paper: ClassVar[str] = "arXiv:2408.08345"
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "The paper has Swin only; on a plain ViT the class token and registers pass the convolutions as 1 x 1 maps."
+    )
 
     bottleneck: int = option(64, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)
@@ -94,3 +98,7 @@ class Mona(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         h = self.bottleneck
         return sum(5 * half.out_dim + 2 * half.out_dim * h + h**2 + 88 * h for half in shape.at("attn", "mlp"))
+
+    def inert(self, backbone: Backbone) -> dict[str, Tensor]:
+        """The outer taps in the last block, where a class token alone is read behind them."""
+        return idle_taps(backbone)

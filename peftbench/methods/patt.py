@@ -50,6 +50,8 @@ class PATT(Method):
     paper: ClassVar[str] = "arXiv:2210.00788"
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "Made for video Swin; here attention over the tokens of one image, with sizes for VTAB-1k."
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(0.1, gt=0)

@@ -61,6 +61,10 @@ class Prefix(Method):
     paper: ClassVar[str] = "arXiv:2101.00190"
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "num_tokens"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for language models; the prefix is trained directly unless `mlp_width` asks for the paper's MLP."
+    )
 
     num_tokens: int = option(10, ge=1)
     mlp_width: int | None = option(None, ge=1, later=True)
@@ -98,6 +102,10 @@ class MAM(Prefix):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2110.04366"
     size_option: ClassVar[str] = "bottleneck"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Made for BART with its post-norm; here a pre-norm block, a directly trained prefix and sizes for VTAB-1k."
+    )
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(4.0, gt=0)

@@ -53,6 +53,8 @@ class SNF(Method):
 
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "Wang et al., CVPR 2023"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "The paper's objective on the log-determinants is left out, as in its released blocks."
 
     num_flows: int = option(0, ge=0)
 

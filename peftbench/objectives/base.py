@@ -11,7 +11,7 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.model import Classifier
 from peftbench.registry import Registry
 from peftbench.seeding import seeded
-from peftbench.spec import Spec, labelled
+from peftbench.spec import FAITHFULNESS, Spec, labelled, remark
 from peftbench.train.loss import LossFn
 
 OBJECTIVES: Registry[Objective]
@@ -21,16 +21,16 @@ OBJECTIVES: Registry[Objective]
 class Objective(Spec):
     """Base of all objectives. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
-    Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (as the paper |
-    adapted | details not published), `adapted` (one sentence: what was changed), `plain` (the loss is the task's own
-    and nothing is added; a cell's identity and label then do not name the objective).
+    Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
+    `FAITHFULNESS`), `adapted` (one sentence: what was changed), `plain` (the loss is the task's own and nothing is
+    added; a cell's identity and label then do not name the objective).
     """
 
     section: ClassVar[str] = "objective"
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
-    faithfulness: ClassVar[str] = "as the paper"
+    faithfulness: ClassVar[str] = FAITHFULNESS[0]
     adapted: ClassVar[str] = ""
     plain: ClassVar[bool] = False
 
@@ -59,6 +59,11 @@ class Objective(Spec):
     def label(self) -> str:
         """Name with the hyperparameters that differ from the defaults: `gist (temperature=1.0)`."""
         return labelled(self.name, self)
+
+    @property
+    def remark(self) -> str:
+        """What a table must say beside the objective's name; empty for one as in its paper."""
+        return remark(self.faithfulness, self.adapted)
 
 
 OBJECTIVES = Registry("objective", "peftbench.objectives")

@@ -44,6 +44,7 @@ class Column:
 class Row:
     """One method in one setting. All means are None unless every column of the table has a cell.
 
+    `remark` says how far the method is from its paper, empty where it is as published.
     Costs are means over the row's own cells, None when one of them is unknown; `device` names where the images per
     second were measured, and they are None when that is more than one device.
     """
@@ -60,6 +61,7 @@ class Row:
     train_images_per_second: float | None
     eval_images_per_second: float | None
     device: str
+    remark: str
 
     @property
     def complete(self) -> bool:
@@ -224,6 +226,7 @@ def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequen
         train_images_per_second=_cost(cells, "train_images_per_second") if len(devices) == 1 else None,
         eval_images_per_second=_cost(cells, "eval_images_per_second") if len(devices) == 1 else None,
         device=" / ".join(devices),
+        remark=" / ".join(sorted({record["remark"] for records in cells.values() for record in records} - {""})),
     )
 
 

@@ -18,13 +18,15 @@ from peftbench.results.files import replace_text
 from peftbench.results.leaderboard import Row, Score, Table
 
 EMPTY = "—"
+MARK = " †"
 
 LEGEND = (
     "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
     "params: trainable parameters of the method, without the head; head: those of the head. memory: weights, "
     "gradients, optimizer state and saved activations of one training step, counted. mean of groups: mean of the "
     "group means; flat mean: mean of all data sets; never compare one with the other. PPT: flat mean as a fraction, "
-    f"times exp(-log10(params / 10 M + 1)). {EMPTY}: no record, hence no means."
+    f"times exp(-log10(params / 10 M + 1)). {EMPTY}: no record, hence no means. "
+    f"{MARK.strip()}: not as in the paper, see the notes."
 )
 
 
@@ -50,7 +52,7 @@ def to_markdown(table: Table) -> str:
         disable_numparse=True,
         colalign=["left", *["right"] * (len(headers) - 1)],
     )
-    notes = "".join(f"\n- {note}" for note in table.notes)
+    notes = "".join(f"\n- {note}" for note in [*table.notes, *_remarks(table)])
     return f"## {table.title}\n\n{body}\n" + (f"{notes}\n" if notes else "")
 
 
@@ -64,7 +66,7 @@ def show(table: Table, console: Console) -> None:
             piece = []
         piece += block
     console.print(_rich(table, piece))
-    for note in table.notes:
+    for note in [*table.notes, *_remarks(table)]:
         console.print(Text(f"  {note}", style="dim"))
     console.print()
 
@@ -80,6 +82,15 @@ def write(tables: Sequence[Table], folder: Path) -> tuple[Path, Path]:
     return csv, markdown
 
 
+def _remarks(table: Table) -> list[str]:
+    """One footnote for each remark, with the rows it belongs to."""
+    methods: dict[str, list[str]] = {}
+    for row in sorted(table.rows, key=lambda row: row.method):
+        if row.remark:
+            methods.setdefault(row.remark, []).append(row.method)
+    return [f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()]
+
+
 def _numbers(table: Table, row: Row) -> dict[str, Any]:
     low, high = row.num_seeds
     values: dict[str, Any] = {
@@ -87,6 +98,7 @@ def _numbers(table: Table, row: Row) -> dict[str, Any]:
         "protocol": table.protocol,
         "hyperparameters": table.hyperparameters,
         "method": row.method,
+        "remark": row.remark,
         "complete": row.complete,
         "num_seeds_min": low,
         "num_seeds_max": high,
@@ -126,7 +138,9 @@ def _means(table: Table) -> list[str]:
 
 def _texts(table: Table, headers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Rounded text of the chosen columns behind the method, row by row."""
-    return ["method", *headers], [[row.method, *(_text(row, header) for header in headers)] for row in table.rows]
+    names = [row.method + (MARK if row.remark else "") for row in table.rows]
+    rows = [[name, *(_text(row, header) for header in headers)] for name, row in zip(names, table.rows, strict=True)]
+    return ["method", *headers], rows
 
 
 def _text(row: Row, header: str) -> str:

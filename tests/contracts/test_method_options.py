@@ -12,7 +12,7 @@ import yaml
 from peftbench.errors import ConfigError, NotApplicable
 from peftbench.identity import fingerprint
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import default_of
+from peftbench.spec import FAITHFULNESS, default_of
 from tests.conftest import REPOSITORY
 from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
 from tests.contracts.test_methods import FITTING
@@ -121,6 +121,15 @@ def test_every_method_states_its_facts(name: str) -> None:
     assert cls.__doc__ and cls.family and cls.version >= 1
     assert cls.paper or cls.family == "selection", "an added module comes from a paper"
     assert cls().label == name
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_an_adapted_method_says_in_one_sentence_what_was_changed(name: str) -> None:
+    cls = METHODS.get(name)
+    assert cls.faithfulness in FAITHFULNESS
+    assert bool(cls.adapted) == (cls.faithfulness == "adapted")
+    assert not cls.adapted or (cls.adapted.endswith(".") and ". " not in cls.adapted and "\n" not in cls.adapted)
+    assert cls.adapted in cls().remark and bool(cls().remark) == (cls.faithfulness != "as the paper")
 
 
 @pytest.mark.parametrize("name", METHODS.names())

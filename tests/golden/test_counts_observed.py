@@ -9,22 +9,13 @@ import copy
 from typing import Any
 
 import pytest
-import timm
 import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.build import from_timm
 from peftbench.methods.base import METHODS, MethodContractError, install
 
 WIDTHS = {"embed": 768, "attn.qkv": 2304, "attn.proj": 768, "mlp.fc1": 3072, "mlp.fc2": 768}
-
-
-@pytest.fixture(scope="module")
-def vit_b16() -> Backbone:
-    """Shapes without storage: only numbers are counted."""
-    with torch.device("meta"):
-        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
 
 
 def number_of(backbone: Backbone, role: str, layer: int) -> int:

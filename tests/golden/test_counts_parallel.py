@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
-import timm
-import torch
 
-from peftbench.backbones.base import Backbone
-from peftbench.backbones.build import from_timm
-from peftbench.methods.base import METHODS, install
+from tests.golden.counting import Count
 
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # by hand: 12 (2 * 10 * 768) + 12 (2 * 768 * 8 + 8 + 768)
@@ -28,16 +23,6 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def vit_b16() -> Backbone:
-    """Shapes without storage: only numbers are counted."""
-    with torch.device("meta"):
-        return from_timm(timm.create_model("vit_base_patch16_224", pretrained=False, num_classes=0))
-
-
 @pytest.mark.parametrize(("name", "options", "count"), COUNTS, ids=str)
-def test_count_on_vit_b16(vit_b16: Backbone, name: str, options: dict[str, Any], count: int) -> None:
-    method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
-    install(method, backbone)
-    assert sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad) == count
-    assert method.expected_params(vit_b16.shape) == count
+def test_count_on_vit_b16(count_on_vit_b16: Count, name: str, options: dict[str, Any], count: int) -> None:
+    assert count_on_vit_b16(name, options) == count

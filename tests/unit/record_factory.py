@@ -14,6 +14,7 @@ GROUPS = {"cifar100": "natural", "dtd": "natural", "eurosat": "specialized", "dm
 def record_values(
     *,
     method: str = "lora",
+    remark: str = "",
     dataset: str = "cifar100",
     accuracy: float | None = 0.5,
     seed: int = 0,
@@ -62,6 +63,7 @@ def record_values(
             "dataset": dataset,
             "group": group or GROUPS.get(dataset, "other"),
             "protocol": protocol,
+            **({"remark": remark} if remark else {}),
         },
         "metrics": {"val": None, "test": test},
         "primary": "accuracy",

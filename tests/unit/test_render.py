@@ -81,6 +81,21 @@ def test_labels_cannot_break_the_table() -> None:
     assert pd.read_csv(io.StringIO(to_csv(table)))["method"].tolist() == ["a|b [red]x[/red]"]
 
 
+def test_methods_that_depart_from_their_paper_are_marked_in_every_form() -> None:
+    remark = "adapted. Made for video; here images."
+    methods = [("lora", ""), ("patt", remark), ("patt (scale=1.0)", remark), ("last", "details not published")]
+    [table] = leaderboard(collect(make_record(method=method, remark=text) for method, text in methods))
+    marked = {"lora", "patt †", "patt (scale=1.0) †", "last †"}
+    text = to_markdown(table)
+    assert {row["method"] for row in markdown_rows(text)} == marked
+    assert f"\n- † patt, patt (scale=1.0): {remark}\n" in text
+    assert "\n- † last: details not published\n" in text
+    printed = shown(table, 140)
+    assert all(name in printed for name in marked) and f"† patt, patt (scale=1.0): {remark}" in printed
+    rows = pd.read_csv(io.StringIO(to_csv(table)), keep_default_na=False).set_index("method")["remark"]
+    assert rows.to_dict() == dict(methods)
+
+
 def shown(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     show(table, console)

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# processes of the test run, one core each
+TEST_WORKERS ?= 2
 DEMO := results/work/demo
 
 .PHONY: help install demo test lint types smoke leaderboard leaderboard-check clean
@@ -28,7 +30,7 @@ demo: install
 	$(BIN)/python -m peftbench leaderboard --results $(DEMO)
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)
 
 lint: install
 	$(BIN)/ruff check .

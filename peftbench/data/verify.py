@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from peftbench.data.base import SPLITS, RawSplit, Source
+from peftbench.data.base import RawSplit, Source
 from peftbench.errors import PeftbenchError
 
 _SHOWN = 5
@@ -29,7 +29,7 @@ class Findings:
 def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> Findings:
     """Decode every image of every split and check counts, labels, copies and unions; `step` is told of progress."""
     found = Findings(warnings=list(source.notes))
-    splits = {name: source.split(name) for name in SPLITS}
+    splits = {name: source.split(name) for name in source.whole_splits}
     pixels: dict[str, list[str | None]] = {}
     for name, split in splits.items():
         _check_labels(name, split, source.num_classes, found)
@@ -40,8 +40,8 @@ def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> F
         found.facts.append(
             f"{name}: {len(split):,} images, {num_classes} of {source.num_classes} classes, sha256 {digest}"
         )
-    _check_union(splits, pixels, found)
-    _check_copies(splits, pixels, found)
+    _check_union(source, splits, pixels, found)
+    _check_copies(source, splits, pixels, found)
     _check_classes(splits, source, found)
     return found
 
@@ -73,18 +73,25 @@ def _pixel_digests(name: str, split: RawSplit, found: Findings, step: Callable[[
     return [None if isinstance(result, PeftbenchError) else result for result in results]
 
 
-def _check_union(splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings) -> None:
+def _check_union(
+    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
+) -> None:
+    train, val, both, _ = source.whole_splits
+
     def counted(*names: str) -> Counter[tuple[str | None, int]]:
         return Counter(pair for name in names for pair in zip(pixels[name], splits[name].labels.tolist(), strict=True))
 
-    if counted("train800", "val200") != counted("train800val200"):
-        found.problems.append("train800val200 does not hold exactly the images and labels of train800 and val200")
+    if counted(train, val) != counted(both):
+        found.problems.append(f"{both} does not hold exactly the images and labels of {train} and {val}")
 
 
-def _check_copies(splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings) -> None:
+def _check_copies(
+    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
+) -> None:
     """Equal pictures: across splits they leak, within one they only weigh twice. Sources hold some of their own."""
     where: dict[str, list[tuple[str, int]]] = {}
-    for name in ("train800", "val200", "test"):
+    train, val, _, test = source.whole_splits
+    for name in (train, val, test):
         for row, digest in enumerate(pixels[name]):
             if digest is not None:
                 where.setdefault(digest, []).append((name, row))
@@ -104,10 +111,11 @@ def _check_copies(splits: dict[str, RawSplit], pixels: dict[str, list[str | None
 def _check_classes(splits: dict[str, RawSplit], source: Source, found: Findings) -> None:
     present = {name: set(split.labels.tolist()) for name, split in splits.items()}
     names = dict(enumerate(source.class_names))
-    unseen = sorted(present["test"] - present["train800val200"])
+    both = source.whole_splits[2]
+    unseen = sorted(present["test"] - present[both])
     if unseen:
         shown = _some([str(names.get(label, label)) for label in unseen])
-        found.warnings.append(f"{len(unseen)} classes are in test and not in train800val200: {shown}")
+        found.warnings.append(f"{len(unseen)} classes are in test and not in {both}: {shown}")
     untested = sorted(set(names) - present["test"])
     if untested:
         found.warnings.append(

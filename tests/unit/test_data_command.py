@@ -25,10 +25,10 @@ class Made(Source):
 
     def __init__(self, splits, class_names=("a", "b")):
         super().__init__(tuple(class_names), "embedded", "original", "embedded:1", ())
-        object.__setattr__(self, "splits", splits)
+        object.__setattr__(self, "made", splits)
 
     def split(self, name):
-        return self.splits[name]
+        return self.made[name]
 
 
 def flat(levels, labels) -> ArraySplit:

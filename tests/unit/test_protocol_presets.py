@@ -24,9 +24,9 @@ PRESETS = {
     "vtab1k_ssf": ("squash-224-bicubic-antialias", HALF, "none", False, "train800val200"),
     "vtab1k_dtl": ("squash-224-bicubic-antialias", HALF, "none", False, "train800val200"),
     "vtab1k_vpetl": ("squash-224-bilinear-antialias", IMAGENET, "none", True, "train800val200"),
-    "fgvc_vpt": ("crop0.875-224-bilinear-antialias", IMAGENET, "window_flip", True, "train800"),
-    "fgvc_trainval": ("crop0.875-224-bilinear-antialias", IMAGENET, "window_flip", True, "train800val200"),
-    "fgvc_spt": ("squash_crop0.875-224-bicubic-antialias", IMAGENET, "window_flip", True, "train800"),
+    "fgvc_vpt": ("crop0.875-224-bilinear-antialias", IMAGENET, "window_flip", True, "train"),
+    "fgvc_trainval": ("crop0.875-224-bilinear-antialias", IMAGENET, "window_flip", True, "trainval"),
+    "fgvc_spt": ("squash_crop0.875-224-bicubic-antialias", IMAGENET, "window_flip", True, "train"),
 }
 
 

@@ -232,3 +232,18 @@ def test_a_choice_that_does_not_follow_is_said():
     assert any("its record says val 0.9" in line for line in choice_problems(final, records))
     del records[first]
     assert any(f"({first}) has no record here" in line for line in choice_problems(final, records))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "splits"),
+    [
+        (ProtocolSpec(), ("train800", "val200")),
+        (ProtocolSpec(title="full", train_split="trainval"), ("train", "val")),
+        (ProtocolSpec(title="few", train_split="fewshot", shots=4), ("fewshot", "fewshot_val")),
+    ],
+    ids=["vtab1k", "full", "fewshot"],
+)
+def test_trials_measure_on_validation_images_of_the_same_size_of_dataset(protocol, splits):
+    trial = trial_protocol(protocol)
+    assert (trial.train_split, trial.val_split) == splits
+    assert (trial.report_test, trial.shots) == (False, protocol.shots)

@@ -20,7 +20,7 @@ from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
 from peftbench.data.cache import default_cache_dir, load_split
 from peftbench.data.cache_entry import Listed, listed, prune
 from peftbench.data.contact_sheet import contact_sheet
-from peftbench.data.verify import splits_to_check, verify
+from peftbench.data.verify import verify
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.overrides import choices_of, word_problems
 from peftbench.progress import Progress
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     action("verify", _verify, "decode every image; name all that is wrong", "dataset")
     show = action("show", _show, "a contact sheet with class names", "dataset")
     show.add_argument("--out", type=Path, help="the PNG to write (default: <dataset>.png here)")
-    show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), default="train800val200")
+    show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
     show.add_argument("--per-class", type=int, default=8, help="images of each class (default: 8)")
     cache = action("cache", _cache, "what the image cache holds", "")
     cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
@@ -156,12 +156,16 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from peftbench.setup import image_transform
 
     progress = Progress(runtime.progress)
-    source = config.dataset.open()
+    from peftbench.setup import open_source
+
+    source = open_source(config)
     for note in source.notes:
         progress.say(note)
     transform = image_transform(input_spec(config.backbone), config.protocol)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    wanted = SPLITS if config.protocol.train_split in SPLITS else (*FULL_SPLITS, "test")
+    asked = (config.protocol.train_split, config.protocol.val_split, "test")
+    # a run on VTAB's splits is tuned on their parts: all four are needed sooner or later
+    wanted = SPLITS if config.protocol.train_split in SPLITS else [name for name in asked if name]
     names = [name for name in wanted if not (arguments.no_test and name == "test")]
     for name in names:
         split = load_split(source, name, transform, cache_dir, progress.images)
@@ -178,7 +182,7 @@ def _is_choice(name: str) -> bool:
 def _verify(arguments: argparse.Namespace) -> int:
     config, runtime = _composed(arguments)
     source = config.dataset.open()
-    total = sum(len(source.split(name)) for name in splits_to_check(source))
+    total = sum(len(source.split(name)) for name in source.whole_splits)
     with Progress(runtime.progress).images("verifying", total) as step:
         found = verify(source, step)
     print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
@@ -193,13 +197,16 @@ def _show(arguments: argparse.Namespace) -> int:
         raise ConfigError([f"--per-class must be at least 1, got {arguments.per_class}"])
     config, _ = _composed(arguments)
     source = config.dataset.open()
-    sheet = contact_sheet(source.split(arguments.split), source.class_names, arguments.per_class)
+    split = arguments.split or source.whole_splits[2]
+    if split not in source.splits:
+        raise ConfigError([f"--split: this dataset has {', '.join(source.splits)}, not {split}"])
+    sheet = contact_sheet(source.split(split), source.class_names, arguments.per_class)
     path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
     try:
         sheet.save(path, "PNG")
     except OSError as error:
         raise PeftbenchError(f"{path} cannot be written ({error.strerror or error}); set --out") from error
-    print(f"{path}: {source.num_classes} classes of {config.dataset.label}, {arguments.split}")
+    print(f"{path}: {source.num_classes} classes of {config.dataset.label}, {split}")
     return 0
 
 

@@ -24,6 +24,15 @@ VALIDATES: dict[str, tuple[str, ...]] = {
     "fewshot": ("fewshot_val",),
 }
 
+# training split of a reported run -> the training and validation splits that choose its hyperparameters
+TUNED_ON: dict[str, tuple[str, str]] = {
+    "train800": ("train800", "val200"),
+    "train800val200": ("train800", "val200"),
+    "train": ("train", "val"),
+    "trainval": ("train", "val"),
+    "fewshot": ("fewshot", "fewshot_val"),
+}
+
 
 @dataclass(frozen=True)
 class ProtocolSpec(Spec):

@@ -117,6 +117,11 @@ class Source(ABC):
     def split(self, name: str) -> RawSplit:
         """The split called `name`, one of `splits`. Raises `BadInput` when there are too few images for it."""
 
+    @property
+    def whole_splits(self) -> tuple[str, str, str, str]:
+        """Training, validation, their union and test: the splits that together hold every image used by default."""
+        return SPLITS
+
     def membership_of(self, name: str) -> str:
         """Which images were chosen for the training split `name`."""
         return self.membership

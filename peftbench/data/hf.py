@@ -219,6 +219,10 @@ class HfSource(Source):
     def splits(self) -> tuple[str, ...]:
         return (*FULL_SPLITS, *SPLITS)
 
+    @property
+    def whole_splits(self) -> tuple[str, str, str, str]:
+        return (*FULL_SPLITS, "test")
+
     def split(self, name: str) -> RawSplit:
         train, val = self.parts["train"], self.parts.get("val")
         if name == "test":

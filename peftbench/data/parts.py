@@ -32,6 +32,10 @@ class PartsSource(Source):
     def splits(self) -> tuple[str, ...]:
         return (*FULL_SPLITS, *SPLITS)
 
+    @property
+    def whole_splits(self) -> tuple[str, str, str, str]:
+        return (*FULL_SPLITS, "test")
+
     def split(self, name: str) -> RawSplit:
         if name == "test":
             return self.test_part

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from peftbench.data.base import FULL_SPLITS, SPLITS, RawSplit, Source
+from peftbench.data.base import RawSplit, Source
 from peftbench.errors import PeftbenchError
 
 _SHOWN = 5
@@ -29,7 +29,7 @@ class Findings:
 def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> Findings:
     """Decode every image of every split and check counts, labels, copies and unions; `step` is told of progress."""
     found = Findings(warnings=list(source.notes))
-    splits = {name: source.split(name) for name in splits_to_check(source)}
+    splits = {name: source.split(name) for name in source.whole_splits}
     pixels: dict[str, list[str | None]] = {}
     for name, split in splits.items():
         _check_labels(name, split, source.num_classes, found)
@@ -40,15 +40,10 @@ def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> F
         found.facts.append(
             f"{name}: {len(split):,} images, {num_classes} of {source.num_classes} classes, sha256 {digest}"
         )
-    _check_union(splits, pixels, found)
-    _check_copies(splits, pixels, found)
+    _check_union(source, splits, pixels, found)
+    _check_copies(source, splits, pixels, found)
     _check_classes(splits, source, found)
     return found
-
-
-def splits_to_check(source: Source) -> tuple[str, ...]:
-    """Training part, validation part, their union, and test; all images where the source serves them all."""
-    return (*FULL_SPLITS, "test") if set(FULL_SPLITS) <= set(source.splits) else SPLITS
 
 
 def _check_labels(name: str, split: RawSplit, num_classes: int, found: Findings) -> None:
@@ -78,19 +73,24 @@ def _pixel_digests(name: str, split: RawSplit, found: Findings, step: Callable[[
     return [None if isinstance(result, PeftbenchError) else result for result in results]
 
 
-def _check_union(splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings) -> None:
+def _check_union(
+    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
+) -> None:
+    train, val, both, _ = source.whole_splits
+
     def counted(*names: str) -> Counter[tuple[str | None, int]]:
         return Counter(pair for name in names for pair in zip(pixels[name], splits[name].labels.tolist(), strict=True))
 
-    train, val, union, _ = splits
-    if counted(train, val) != counted(union):
-        found.problems.append(f"{union} does not hold exactly the images and labels of {train} and {val}")
+    if counted(train, val) != counted(both):
+        found.problems.append(f"{both} does not hold exactly the images and labels of {train} and {val}")
 
 
-def _check_copies(splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings) -> None:
+def _check_copies(
+    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
+) -> None:
     """Equal pictures: across splits they leak, within one they only weigh twice. Sources hold some of their own."""
     where: dict[str, list[tuple[str, int]]] = {}
-    train, val, _, test = splits
+    train, val, _, test = source.whole_splits
     for name in (train, val, test):
         for row, digest in enumerate(pixels[name]):
             if digest is not None:
@@ -111,11 +111,11 @@ def _check_copies(splits: dict[str, RawSplit], pixels: dict[str, list[str | None
 def _check_classes(splits: dict[str, RawSplit], source: Source, found: Findings) -> None:
     present = {name: set(split.labels.tolist()) for name, split in splits.items()}
     names = dict(enumerate(source.class_names))
-    union = list(splits)[2]
-    unseen = sorted(present["test"] - present[union])
+    both = source.whole_splits[2]
+    unseen = sorted(present["test"] - present[both])
     if unseen:
         shown = _some([str(names.get(label, label)) for label in unseen])
-        found.warnings.append(f"{len(unseen)} classes are in test and not in {union}: {shown}")
+        found.warnings.append(f"{len(unseen)} classes are in test and not in {both}: {shown}")
     untested = sorted(set(names) - present["test"])
     if untested:
         found.warnings.append(

@@ -16,6 +16,7 @@ from peftbench.errors import MissingInput
 from peftbench.spec import option
 
 SOURCES = ("folder", "hub", "original")
+_NOTHING_NEEDED = "dataset=digits needs no files."
 
 
 @DATASETS.add("vtab")
@@ -63,10 +64,10 @@ class Vtab(DatasetSpec):
             try:
                 spec.revision()
             except MissingInput as error:
-                reasons.append(str(error))
+                reasons.append(str(error).removeprefix(f"{self.label}: ").removesuffix(f" {_NOTHING_NEEDED}"))
                 continue
             return spec
-        raise MissingInput(" -- ".join(reasons))
+        raise MissingInput(f"{self.label}: {' -- '.join(reasons)}. {_NOTHING_NEEDED}")
 
     def candidates(self) -> list[DatasetSpec]:
         """One spec for each of `sources`."""

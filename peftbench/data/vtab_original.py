@@ -12,9 +12,10 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
 from peftbench.data.location import default_cache_dir
-from peftbench.data.originals.examples import Examples, JoinedSplit, Splits
+from peftbench.data.originals.examples import Examples, Splits
 from peftbench.data.originals.facts import BY_TORCHVISION, OFFICIAL, ORIGINALS, UNAVAILABLE, Original
 from peftbench.data.originals.fetch import fetch
+from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
 from peftbench.data.torchvision_sets import TorchvisionSet
 from peftbench.data.vtab_tasks import VTAB_TASKS, canonical_task
@@ -179,7 +180,7 @@ class OriginalSource(Source):
 
     def split(self, name: str) -> RawSplit:
         if name == "train800val200":
-            return JoinedSplit(self.split("train800"), self.split("val200"))
+            return joined(self.split("train800"), self.split("val200"))
         examples, rows = {"train800": self.train, "val200": self.val, "test": self.test_rows}[name]
         return examples.pick(rows)
 

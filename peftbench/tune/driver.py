@@ -14,7 +14,7 @@ from peftbench.config import RunConfig, option_of, with_options
 from peftbench.errors import PeftbenchError, TrainingDiverged
 from peftbench.hparams import HparamsSpec
 from peftbench.progress import Progress
-from peftbench.protocol import ProtocolSpec
+from peftbench.protocol import TUNED_ON, ProtocolSpec
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
 from peftbench.results.trials import best_trial
@@ -77,16 +77,15 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
 
 
 def trial_config(config: RunConfig, setting: Setting) -> RunConfig:
-    """The cell of one trial: train800 -> val200, no test split, the seed of the tuning and not of the reported run."""
+    """The cell of one trial: no test split, and the seed of the tuning instead of the reported run's."""
     cell = replace(config, protocol=trial_protocol(config.protocol), tune=TuneSpec(), seed=config.tune.seed)
     return with_options(cell, setting)
 
 
 def trial_protocol(protocol: ProtocolSpec) -> ProtocolSpec:
-    """The protocol that measures on val200 what `protocol` reports on the test split."""
-    return replace(
-        protocol, title=f"{protocol.title}_tune", train_split="train800", val_split="val200", report_test=False
-    )
+    """The protocol that measures on validation images what `protocol` reports on the test split."""
+    train, val = TUNED_ON[protocol.train_split]
+    return replace(protocol, title=f"{protocol.title}_tune", train_split=train, val_split=val, report_test=False)
 
 
 def final_config(config: RunConfig, setting: Setting) -> RunConfig:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from peftbench.data.csv_files import CsvFiles
 from peftbench.data.folder import Folder
+from peftbench.data.verify import verify
 from peftbench.errors import BadInput, ConfigError, MissingInput
 
 
@@ -399,3 +400,12 @@ def test_links_out_of_the_folder_are_refused(lists):
     spec = write(lists / "all.csv", "path,label,split", [",".join(row) for row in rows("train", "test")])
     with pytest.raises(BadInput, match="links outside the dataset's folder"):
         spec.open()
+
+
+def test_verify_looks_at_all_images_of_a_dataset_of_any_size(tmp_path):
+    root = divided(tmp_path / "pets", val=True)
+    (root / "test/dog/0001.png").write_bytes(b"no image")
+    found = verify(folder(root).open())
+    assert [fact.split(" images")[0] for fact in found.facts] == ["train: 12", "val: 4", "trainval: 16", "test: 6"]
+    [problem] = found.problems
+    assert "test/dog/0001.png" in problem

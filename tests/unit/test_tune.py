@@ -20,6 +20,7 @@ from peftbench.config import RunConfig, to_run_config
 from peftbench.errors import ConfigError
 from peftbench.methods.base import METHODS
 from peftbench.overrides import named_options
+from peftbench.protocol import ProtocolSpec
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
 from peftbench.results.trials import best_trial, choice_problems
@@ -255,3 +256,18 @@ def test_a_trial_that_another_worker_holds_is_waited_for_and_not_run_twice(tmp_p
     monkeypatch.setattr(driver, "run_cell", lambda *_: pytest.fail("the trial was run a second time"))
     assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], True)
     assert len(waited) == 1
+
+
+@pytest.mark.parametrize(
+    ("protocol", "splits"),
+    [
+        (ProtocolSpec(), ("train800", "val200")),
+        (ProtocolSpec(title="full", train_split="trainval"), ("train", "val")),
+        (ProtocolSpec(title="few", train_split="fewshot", shots=4), ("fewshot", "fewshot_val")),
+    ],
+    ids=["vtab1k", "full", "fewshot"],
+)
+def test_trials_measure_on_validation_images_of_the_same_size_of_dataset(protocol, splits):
+    trial = trial_protocol(protocol)
+    assert (trial.train_split, trial.val_split) == splits
+    assert (trial.report_test, trial.shots) == (False, protocol.shots)

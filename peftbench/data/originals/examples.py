@@ -73,25 +73,6 @@ class StoredSplit(RawSplit):
         return Image.fromarray(self._images[index])
 
 
-class JoinedSplit(RawSplit):
-    """Two splits, one after the other."""
-
-    def __init__(self, first: RawSplit, second: RawSplit) -> None:
-        self.parts = (first, second)
-        self.labels = np.concatenate([first.labels, second.labels])
-
-    def content_digest(self) -> str:
-        return hashlib.sha256("".join(part.content_digest() for part in self.parts).encode()).hexdigest()
-
-    def read(self, index: int) -> Image:
-        first, second = self.parts
-        return first.read(index) if index < len(first) else second.read(index - len(first))
-
-    def describe(self, index: int) -> str:
-        first, second = self.parts
-        return first.describe(index) if index < len(first) else second.describe(index - len(first))
-
-
 def lines_of(path: Path) -> list[str]:
     """The lines of a list file that are not blank, stripped. Raises `MissingInput` or `BadInput`."""
     try:

@@ -40,6 +40,4 @@ class BitFit(Method):
 
         That is the key third of a qkv bias or, where there is a norm on the keys, the bias of that.
         """
-        names = {id(parameter): name for name, parameter in backbone.trainable}
-        behind = [site.module.bias for site in backbone.all_sites if site.shape.role == "qk_norm.k"]
-        return key_third(backbone, "bias") | {names[id(bias)]: slice(None) for bias in behind if id(bias) in names}
+        return key_third(backbone, "bias")

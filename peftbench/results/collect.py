@@ -49,7 +49,7 @@ COLUMNS = (
     "data",
     "version",
     "git_commit",
-    "identity",
+    "setting",
 )
 
 
@@ -57,8 +57,8 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
 
     Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
-    is None. `repetition_group` is equal for cells that differ in the seed alone. `identity` and `data` are canonical
-    JSON: all that can change the number, and of that what concerns the images.
+    is None. `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
+    JSON: all but the seed that can change the number, and of that what concerns the images.
     """
     rows = sorted((_row(record) for record in records), key=lambda row: str(row["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
@@ -113,5 +113,5 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "data": canonical(_data_identity(record)),
         "version": record.provenance["version"],
         "git_commit": record.provenance["git_commit"],
-        "identity": canonical(record.identity),
+        "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
     }

@@ -12,8 +12,9 @@ from rich.console import Console
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.results.collect import collect
 from peftbench.results.leaderboard import leaderboard
-from peftbench.results.render import show, write
+from peftbench.results.render import write
 from peftbench.results.store import Store
+from peftbench.results.terminal import show
 
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")

@@ -53,6 +53,32 @@ COLUMNS = (
 )
 
 
+# Of these the columns that hold numbers (others: texts, the seed, whether tuned).
+NUMBERS = frozenset(
+    {
+        "accuracy",
+        "mean_class_accuracy",
+        "test_loss",
+        "num_test_images",
+        "val_accuracy",
+        "params_backbone",
+        "params_method",
+        "params_head",
+        "share",
+        "memory_bytes",
+        "memory_batch_size",
+        "peak_bytes",
+        "forward_flops_per_image",
+        "train_flops_per_image",
+        "train_images_per_second",
+        "eval_images_per_second",
+        "train_seconds",
+        "eval_seconds",
+        "adapter_bytes",
+    }
+)
+
+
 def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
 
@@ -60,9 +86,9 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     is None. `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
     JSON: all but the seed that can change the number, and of that what concerns the images.
     """
-    rows = sorted((_row(record) for record in records), key=lambda row: str(row["fingerprint"]))
+    rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
-    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS})
+    return pd.DataFrame({name: pd.Series([values[name] for values in rows], dtype=object) for name in COLUMNS})
 
 
 def _data_identity(record: RunRecord) -> dict[str, Any]:
@@ -71,7 +97,8 @@ def _data_identity(record: RunRecord) -> dict[str, Any]:
     return {**honest, "dataset": record.identity.get("dataset")}
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def row(record: RunRecord) -> dict[str, Any]:
+    """One record as a row of `collect`."""
     test, val = record.metrics["test"] or {}, record.metrics["val"] or {}
     memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
     return {

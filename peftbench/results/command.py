@@ -10,7 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
-from peftbench.results.collect import collect
+from peftbench.results.index import read_rows
 from peftbench.results.leaderboard import leaderboard
 from peftbench.results.render import write
 from peftbench.results.store import Store
@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
+    parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard)")
     for name in _FILTERS:
         parser.add_argument(
@@ -47,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    records, skipped = Store(arguments.results).scan()
+    everything, skipped = read_rows(Store(arguments.results), use_index=not arguments.no_index)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
-    rows = _narrow(collect(records), chosen)
+    rows = _narrow(everything, chosen)
     tables = leaderboard(rows)
     if not tables:
-        raise MissingInput(_nothing_to_show(arguments.results / "records", len(records), len(rows)))
+        raise MissingInput(_nothing_to_show(arguments.results / "records", len(everything), len(rows)))
     # what a pipe or a log file receives should not depend on the window of whoever reads it
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in tables:

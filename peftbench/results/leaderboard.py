@@ -176,6 +176,6 @@ def _notes(records: Sequence[Mapping[str, Any]], columns: Sequence[Column], rows
         yield f"without means, for lack of a data set that another row has: {missing} of {len(rows)} rows"
     sizes = sorted({record["memory_batch_size"] for record in records if not pd.isna(record["memory_batch_size"])})
     if len(sizes) > 1:
-        yield f"memory was counted at different batch sizes ({', '.join(map(str, sizes))})"
+        yield f"memory was counted at different batch sizes ({', '.join(f'{size:.0f}' for size in sizes)})"
     if len({row.device for row in rows}) > 1:
         yield "images per second were measured on different devices and compare within one device only"

@@ -1,0 +1,102 @@
+"""`python -m peftbench pack NAME`: many record files -> one compressed file that is committed in their place."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from pathlib import Path
+
+from peftbench.errors import MissingInput, PeftbenchError, RecordError
+from peftbench.results.files import create_text
+from peftbench.results.packed import SUFFIX, read_pack, write_pack
+from peftbench.results.record import RunRecord
+from peftbench.results.store import Store, read_record
+
+_FILTERS = ("backbone", "method", "dataset", "protocol")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, 1 when a file cannot be written or read, 2 when nothing matches."""
+    arguments = _parser().parse_args(argv)
+    store = Store(arguments.results)
+    path = store.records_folder / f"{arguments.name.removesuffix(SUFFIX)}{SUFFIX}"
+    try:
+        if arguments.unpack:
+            print(f"{unpack(store, path)} records unpacked from {path}")
+        else:
+            chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
+            added, total = pack(store, path, chosen)
+            print(f"{path}: {total} records, {added} of them new")
+    except PeftbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, int]:
+    """Move the record files with these labels into the pack at `path`; returns (how many were added, its size).
+
+    The files are deleted only after the pack was written and read back. Raises `RecordError` when a file is damaged or
+    holds another result than the pack does for the same cell, `MissingInput` when no record matches.
+    """
+    packed = _whole(path) if path.exists() else {}
+    files = {}
+    for file in store.record_files():
+        record = read_record(file)
+        if all(record.labels[name] in names for name, names in chosen.items()):
+            if packed.get(record.fingerprint, record) != record:
+                raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
+            files[file] = record
+    if not files:
+        raise MissingInput(f"no record files with the chosen labels under {store.records_folder}")
+    added = {record.fingerprint: record for record in files.values()}
+    everything = packed | added
+    write_pack(path, everything.values())
+    if _whole(path) != everything:
+        raise RecordError(f"{path} does not read back as it was written; the record files were left in place")
+    for file in files:
+        file.unlink()
+        # folders that have become empty, from the data set's up to the backbone's
+        with contextlib.suppress(OSError):
+            for parent in list(file.parents)[:3]:
+                parent.rmdir()
+    return len(added.keys() - packed.keys()), len(everything)
+
+
+def unpack(store: Store, path: Path) -> int:
+    """Turn a pack back into record files, byte for byte as they were, and delete it; returns their number."""
+    if not path.exists():
+        raise MissingInput(f"there is no {path}")
+    records = _whole(path)
+    for record in records.values():
+        file = store.path_of(record.labels, record.fingerprint)
+        with contextlib.suppress(FileExistsError):
+            create_text(file, record.to_json())
+        if read_record(file) != record:
+            raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
+    path.unlink()
+    return len(records)
+
+
+def _whole(path: Path) -> dict[str, RunRecord]:
+    records = {}
+    for entry in read_pack(path):
+        if isinstance(entry, RecordError):
+            raise entry
+        records[entry.fingerprint] = entry
+    return records
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m peftbench pack", description="Move record files into one compressed file, or back."
+    )
+    parser.add_argument("name", help=f"records/NAME{SUFFIX} is written, or added to")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+    )
+    parser.add_argument("--unpack", action="store_true", help="turn the pack back into files")
+    for name in _FILTERS:
+        parser.add_argument(f"--{name}", nargs="+", metavar=name.upper(), help=f"only records of these: {name}")
+    return parser

@@ -128,7 +128,7 @@ def _save(path: Path, table: pa.Table) -> None:
 
 
 def _result(folder: Path, table: pa.Table) -> tuple[pd.DataFrame, list[str]]:
-    columns = {name: _objects(table[name]) for name in (*collect.COLUMNS, *_OWN)}
+    columns: dict[str, Any] = {name: _objects(table[name]) for name in (*collect.COLUMNS, *_OWN)}
     problems, files = columns["problem"], columns["file"]
     order = sorted(
         (index for index, problem in enumerate(problems) if problem is None),

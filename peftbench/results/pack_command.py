@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.errors import MissingInput, PeftbenchError, RecordError
 from peftbench.results.files import create_text
-from peftbench.results.packed import SUFFIX, read_pack, write_pack
+from peftbench.results.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store, read_record
 
@@ -40,20 +41,20 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
     The files are deleted only after the pack was written and read back. Raises `RecordError` when a file is damaged or
     holds another result than the pack does for the same cell, `MissingInput` when no record matches.
     """
-    packed = _whole(path) if path.exists() else {}
-    files = {}
+    lines = {record.fingerprint: to_line(record) for record in _whole(path)} if path.exists() else {}
+    before = len(lines)
+    files = []
     for file in store.record_files():
         record = read_record(file)
         if all(record.labels[name] in names for name, names in chosen.items()):
-            if packed.get(record.fingerprint, record) != record:
+            line = to_line(record)
+            if lines.setdefault(record.fingerprint, line) != line:
                 raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
-            files[file] = record
+            files.append(file)
     if not files:
         raise MissingInput(f"no record files with the chosen labels under {store.records_folder}")
-    added = {record.fingerprint: record for record in files.values()}
-    everything = packed | added
-    write_pack(path, everything.values())
-    if _whole(path) != everything:
+    write_lines(path, lines)
+    if not holds_exactly(path, lines):
         raise RecordError(f"{path} does not read back as it was written; the record files were left in place")
     for file in files:
         file.unlink()
@@ -61,31 +62,29 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
         with contextlib.suppress(OSError):
             for parent in list(file.parents)[:3]:
                 parent.rmdir()
-    return len(added.keys() - packed.keys()), len(everything)
+    return len(lines) - before, len(lines)
 
 
 def unpack(store: Store, path: Path) -> int:
     """Turn a pack back into record files, byte for byte as they were, and delete it; returns their number."""
     if not path.exists():
         raise MissingInput(f"there is no {path}")
-    records = _whole(path)
-    for record in records.values():
+    number = 0
+    for number, record in enumerate(_whole(path), start=1):
         file = store.path_of(record.labels, record.fingerprint)
         with contextlib.suppress(FileExistsError):
             create_text(file, record.to_json())
         if read_record(file) != record:
             raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
     path.unlink()
-    return len(records)
+    return number
 
 
-def _whole(path: Path) -> dict[str, RunRecord]:
-    records = {}
+def _whole(path: Path) -> Iterator[RunRecord]:
     for entry in read_pack(path):
         if isinstance(entry, RecordError):
             raise entry
-        records[entry.fingerprint] = entry
-    return records
+        yield entry
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,7 +9,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 
 from peftbench.errors import RecordError
@@ -26,16 +27,31 @@ def write_pack(path: Path, records: Iterable[RunRecord]) -> None:
 
     (Bytes are those of the zlib at hand; other versions may compress the same lines differently.)
     """
-    by_fingerprint = {record.fingerprint: record for record in records}
-    ordered = sorted(by_fingerprint)
+    write_lines(path, {record.fingerprint: to_line(record) for record in records})
+
+
+def to_line(record: RunRecord) -> bytes:
+    """A record as one line, from which its file can be made again byte for byte."""
+    return _line({field: getattr(record, field) for field in FIELDS})
+
+
+def write_lines(path: Path, lines: Mapping[str, bytes]) -> None:
+    """`write_pack` for records that are lines already, by fingerprint: a tenth of the memory."""
     buffer = io.BytesIO()
     # no name and no time in the header: they would change the bytes
     with gzip.GzipFile(filename="", mode="wb", compresslevel=9, fileobj=buffer, mtime=0) as file:
-        file.write(_line({"pack": _VERSION, "fingerprints": ordered}))
-        for name in ordered:
-            record = by_fingerprint[name]
-            file.write(_line({field: getattr(record, field) for field in FIELDS}))
+        for line in _all_lines(lines):
+            file.write(line)
     replace_bytes(path, buffer.getvalue())
+
+
+def holds_exactly(path: Path, lines: Mapping[str, bytes]) -> bool:
+    """Whether a pack reads back as these lines."""
+    try:
+        with gzip.open(path, "rb") as file:
+            return all(found == line for found, line in zip_longest(file, _all_lines(lines)))
+    except _BROKEN:
+        return False
 
 
 def packed_fingerprints(path: Path) -> frozenset[str]:
@@ -84,6 +100,13 @@ def unpack_one(path: Path, fingerprint: str) -> RunRecord:
         else:
             problem = entry
     raise problem
+
+
+def _all_lines(lines: Mapping[str, bytes]) -> Iterator[bytes]:
+    ordered = sorted(lines)
+    yield _line({"pack": _VERSION, "fingerprints": ordered})
+    for name in ordered:
+        yield lines[name]
 
 
 def _line(value: object) -> bytes:

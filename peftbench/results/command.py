@@ -12,6 +12,7 @@ from rich.console import Console
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.results.index import read_rows
 from peftbench.results.leaderboard import leaderboard
+from peftbench.results.published import alone, beside
 from peftbench.results.render import write
 from peftbench.results.store import Store
 from peftbench.results.terminal import show
@@ -38,8 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
+    parser.add_argument(
+        "--published",
+        nargs="?",
+        const="beside",
+        choices=("beside", "all"),
+        help="add published rows beside measured ones of the same backbone and data sets; all: also tables of "
+        "published rows alone",
+    )
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
-    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard)")
+    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
     for name in _FILTERS:
         parser.add_argument(
             f"--{name}", nargs="+", metavar=name.upper(), help=f"only these; matches the {name} exactly"
@@ -54,6 +63,8 @@ def _run(arguments: argparse.Namespace) -> None:
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
     rows = _narrow(everything, chosen)
     tables = leaderboard(rows)
+    if arguments.published:
+        tables = beside(tables) + (alone() if arguments.published == "all" else [])
     if not tables:
         raise MissingInput(_nothing_to_show(arguments.results / "records", len(everything), len(rows)))
     # what a pipe or a log file receives should not depend on the window of whoever reads it
@@ -66,7 +77,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
-    for path in write(tables, arguments.out or arguments.results / "leaderboard"):
+    folder = arguments.results / "leaderboard"
+    if arguments.published:
+        folder /= "published"
+    for path in write(tables, arguments.out or folder):
         print(f"wrote {path}")
 
 

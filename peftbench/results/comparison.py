@@ -72,6 +72,8 @@ def _remarks(
     rows: Sequence[Row], columns: Sequence[Column], basis: str, friedman: sig.Friedman | None
 ) -> Iterable[str]:
     methods, datasets = len(rows), len(columns)
+    if methods == 0:
+        return
     if methods < 2:
         yield "nothing to compare: fewer than two complete rows"
         return

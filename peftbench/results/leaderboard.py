@@ -76,7 +76,7 @@ def _table(backbone: str, protocol: str, tuned: bool, records: Sequence[dict[str
             unique = label if label not in by_row else extend_label(label, "another setting")
             by_row[unique] = row_cells
     columns = sorted(_columns(records, names), key=_column_key)
-    rows = sorted((_row(method, row_cells, columns) for method, row_cells in by_row.items()), key=_row_key)
+    rows = sorted((_row(method, row_cells, columns) for method, row_cells in by_row.items()), key=row_key)
     notes = tuple(_notes(records, columns, rows))
     return Table(backbone, protocol, tuned, tuple(columns), tuple(rows), notes, compare(rows, columns))
 
@@ -96,20 +96,14 @@ def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequen
     repetitions: dict[str, Repetitions] = {
         name: {int(record["seed"]): float(record["accuracy"]) for record in records} for name, records in cells.items()
     }
-    groups: dict[str, list[Repetitions]] = {}
-    if set(cells) == {column.name for column in columns} and len({column.dataset for column in columns}) == len(
-        columns
-    ):
-        for column in columns:
-            groups.setdefault(column.group, []).append(repetitions[column.name])
-    flat_mean = _mean_over([[cell for group in groups.values() for cell in group]]) if groups else None
+    group_means, mean_of_groups, flat_mean = overall_means(repetitions, columns)
     params_method = _cost(cells, "params_method")
     devices = sorted({str(record["device"] or "unknown") for records in cells.values() for record in records})
     return Row(
         method=method,
         cells={c.name: score(list(repetitions[c.name].values())) for c in columns if c.name in cells},
-        group_means={name: _mean_over([group]) for name, group in groups.items()},
-        mean_of_groups=_mean_over(list(groups.values())) if groups else None,
+        group_means=group_means,
+        mean_of_groups=mean_of_groups,
         flat_mean=flat_mean,
         ppt=None if flat_mean is None or params_method is None else ppt(flat_mean.mean, params_method),
         params_method=params_method,
@@ -125,6 +119,20 @@ def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequen
             for name, records in cells.items()
         },
     )
+
+
+def overall_means(
+    repetitions: Mapping[str, Repetitions], columns: Sequence[Column]
+) -> tuple[dict[str, Score], Score | None, Score | None]:
+    """(mean of each group, mean of the group means, flat mean) of a row; nothing unless every column has a cell."""
+    distinct = len({column.dataset for column in columns}) == len(columns)
+    if not columns or not distinct or repetitions.keys() != {column.name for column in columns}:
+        return {}, None, None
+    groups: dict[str, list[Repetitions]] = {}
+    for column in columns:
+        groups.setdefault(column.group, []).append(repetitions[column.name])
+    flat = _mean_over([[cell for group in groups.values() for cell in group]])
+    return {name: _mean_over([group]) for name, group in groups.items()}, _mean_over(list(groups.values())), flat
 
 
 def _mean_over(groups: Sequence[Sequence[Repetitions]]) -> Score:
@@ -158,7 +166,8 @@ def _column_key(column: Column) -> tuple[int, str, str]:
     return known, column.group, column.name
 
 
-def _row_key(row: Row) -> tuple[bool, float, str]:
+def row_key(row: Row) -> tuple[bool, float, str]:
+    """Order of rows: by mean of groups, highest first; incomplete ones last; equal ones by name."""
     return not row.complete, -row.mean_of_groups.mean if row.mean_of_groups else 0.0, row.method
 
 

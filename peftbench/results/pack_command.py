@@ -70,7 +70,8 @@ def unpack(store: Store, path: Path) -> int:
     if not path.exists():
         raise MissingInput(f"there is no {path}")
     number = 0
-    for number, record in enumerate(_whole(path), start=1):
+    for record in _whole(path):
+        number += 1
         file = store.path_of(record.labels, record.fingerprint)
         with contextlib.suppress(FileExistsError):
             create_text(file, record.to_json())

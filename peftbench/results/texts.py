@@ -21,10 +21,10 @@ SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
 
 
 def cost_headers(table: Table) -> list[str]:
-    """Cost headers; the device is shown where a table has more than one."""
-    several = len({row.device for row in table.rows}) > 1
+    """Headers of the costs that some row knows; the device is shown where a table has more than one."""
     names = ["params (M)", "head (M)", "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
-    return [*names, *(["device"] if several else [])]
+    known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
+    return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
 
 
 def column_headers(table: Table) -> list[str]:

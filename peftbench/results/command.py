@@ -1,8 +1,9 @@
-"""`python -m peftbench leaderboard`: records -> tables on the terminal, leaderboard.csv and leaderboard.md."""
+"""`python -m peftbench leaderboard`: records -> tables on the terminal, as CSV, JSON, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from peftbench.results.index import read_rows
 from peftbench.results.leaderboard import leaderboard
 from peftbench.results.published import alone, beside
 from peftbench.results.render import write
+from peftbench.results.report import MOST_EMBEDDED, available, write_report
 from peftbench.results.store import Store
+from peftbench.results.table import Table
 from peftbench.results.terminal import show
 
 # Columns of `collect` that an option of the same name narrows.
@@ -34,7 +37,8 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m peftbench leaderboard", description="Show the leaderboard and write it as CSV and Markdown."
+        prog="python -m peftbench leaderboard",
+        description="Show the leaderboard and write it as CSV, JSON, Markdown, LaTeX and HTML.",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
@@ -47,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="add published rows beside measured ones of the same backbone and data sets; all: also tables of "
         "published rows alone",
     )
+    parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
     for name in _FILTERS:
@@ -77,11 +82,27 @@ def _run(arguments: argparse.Namespace) -> None:
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
-    folder = arguments.results / "leaderboard"
-    if arguments.published:
-        folder /= "published"
-    for path in write(tables, arguments.out or folder):
+    folder = arguments.out or arguments.results / "leaderboard" / ("published" if arguments.published else "")
+    for path in write(tables, folder):
         print(f"wrote {path}")
+    if not available():
+        print("no HTML report: pip install 'peftbench[report]'")
+    elif not arguments.no_report:
+        print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
+
+
+def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
+    used = {name for table in tables for row in table.rows for names in row.records.values() for name in names}
+    if len(used) <= MOST_EMBEDDED:
+        return write_report(folder / "leaderboard.html", tables, store.read(used))
+    labels = ("backbone", "method", "dataset")
+    paths = {
+        fingerprint: store.path_of(dict(zip(labels, names, strict=True)), fingerprint)
+        for fingerprint, *names in zip(rows["fingerprint"], *(rows[label] for label in labels), strict=True)
+        if fingerprint in used
+    }
+    links = {name: os.path.relpath(path, folder) for name, path in paths.items() if path.is_file()}
+    return write_report(folder / "leaderboard.html", tables, [], links)
 
 
 def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:

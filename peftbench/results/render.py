@@ -45,8 +45,8 @@ def to_csv(table: Table) -> str:
 
 def to_json(tables: Sequence[Table]) -> str:
     """All tables with unrounded numbers, the records behind each cell, and the tests; accuracies in percent."""
-    document = {"schema": 1, "accuracy_unit": "percent", "legend": LEGEND, "tables": [_document(t) for t in tables]}
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    content = {"schema": 1, "accuracy_unit": "percent", "legend": LEGEND, "tables": [document(t) for t in tables]}
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(table: Table) -> str:
@@ -167,7 +167,8 @@ def _score(score: Score | None) -> dict[str, Any] | None:
     }
 
 
-def _document(table: Table) -> dict[str, Any]:
+def document(table: Table) -> dict[str, Any]:
+    """One table as plain values: see `to_json`."""
     comparison = table.comparison
     friedman = comparison.friedman
     return {

@@ -62,17 +62,6 @@ def critical_difference(num_methods: int, num_datasets: int) -> float | None:
     return q * math.sqrt(num_methods * (num_methods + 1) / (6 * num_datasets))
 
 
-def cliques(ranks: Sequence[float], difference: float) -> list[tuple[int, ...]]:
-    """Largest groups of methods, as indices by rank, whose ranks lie within `difference`: the bars of a rank plot."""
-    order = sorted(range(len(ranks)), key=lambda index: ranks[index])
-    groups: list[tuple[int, ...]] = []
-    for start in range(len(order)):
-        group = tuple(index for index in order[start:] if ranks[index] - ranks[order[start]] <= difference)
-        if len(group) > 1 and not (groups and set(group) <= set(groups[-1])):
-            groups.append(group)
-    return groups
-
-
 def wilcoxon_can_decide(num_methods: int, num_datasets: int) -> bool:
     """Whether the smallest possible p-value, 2 / 2^datasets, survives Holm's correction over all pairs of methods."""
     return num_methods > 1 and math.comb(num_methods, 2) * 2.0 ** (1 - num_datasets) <= LEVEL

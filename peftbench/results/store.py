@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,6 +90,20 @@ class Store:
             except FileExistsError:
                 existing = path
         raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
+
+    def read(self, fingerprints: Set[str]) -> Iterator[RunRecord]:
+        """Those of the records that are here and whole, each once, in no stated order."""
+        left = set(fingerprints)
+        for path in self.record_files():
+            if path.stem in left:
+                with contextlib.suppress(RecordError):
+                    yield read_record(path)
+                    left.discard(path.stem)
+        for pack in self.packs():
+            for entry in read_pack(pack) if left & self._packed_in(pack) else ():
+                if isinstance(entry, RunRecord) and entry.fingerprint in left:
+                    left.discard(entry.fingerprint)
+                    yield entry
 
     def scan(self) -> tuple[list[RunRecord], list[str]]:
         """All records that can be read, in order of their paths, packed ones last, and one line for each problem."""

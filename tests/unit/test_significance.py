@@ -107,9 +107,3 @@ def test_the_t_test_over_seeds_pools_the_variance() -> None:
     t = (0.81 - 0.79) / math.sqrt(variance * 2 / 3)
     assert p[0] == pytest.approx(2 * stats.t.sf(t, 6))
     assert sig.pooled_t([(0.5, 0.0, 3), (0.5, 0.0, 3), (0.4, 0.0, 3)]) == [1.0, None]
-
-
-def test_bars_join_what_lies_within_the_difference() -> None:
-    assert sig.cliques([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 1), (1, 2)]
-    assert sig.cliques([2.0, 1.0, 3.0], 2.0) == [(1, 0, 2)]
-    assert sig.cliques([1.0, 5.0], 1.0) == []

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from peftbench.results.table import Row, Table
 
-# Key of a cost -> (title of its axis, unit).
+# Key of a cost -> title of its axis.
 AXES = {
-    "trainable": ("trainable parameters, head included", ""),
-    "memory": ("training memory", "B"),
-    "flops": ("training FLOPs per image", ""),
+    "trainable": "trainable parameters, head included",
+    "memory": "training memory, bytes",
+    "flops": "training FLOPs per image",
 }
 
 

@@ -125,12 +125,11 @@ def _behind(table: Table, row: Row, header: str) -> list[str]:
 def _plotted(table: Table) -> dict[str, Any]:
     """The table's plain values with what the plots need besides."""
     scatter = {}
-    for axis, (title, unit) in AXES.items():
+    for axis, title in AXES.items():
         found = points(table, axis)
         on_front = set(front([(value, accuracy) for _, value, accuracy in found]))
         scatter[axis] = {
             "title": title,
-            "unit": unit,
             "points": [
                 {
                     "method": row.method,

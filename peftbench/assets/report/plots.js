@@ -34,7 +34,7 @@ function empty(node, text) {
 }
 
 function scatter(node, table, axis, onMethod) {
-  const { title, unit, points } = table.scatter[axis];
+  const { title, points } = table.scatter[axis];
   if (!points.length) return empty(node, `no complete row knows its ${title}`);
   const trace = (chosen, extra) => ({
     x: chosen.map((p) => p.cost),
@@ -42,16 +42,17 @@ function scatter(node, table, axis, onMethod) {
     text: chosen.map((p) => p.method),
     customdata: chosen.map((p) => p.method),
     error_y: { type: "data", array: chosen.map((p) => p.interval ?? 0), thickness: 1, width: 3, color: colour("muted") },
-    hovertemplate: `%{text}<br>%{x:.4s}${unit}, %{y:.2f} %<extra></extra>`,
+    hovertemplate: "%{text}<br>%{x:.4s}, %{y:.2f} %<extra></extra>",
     ...extra,
   });
   const front = points.filter((p) => p.front).sort((a, b) => a.cost - b.cost);
   const others = points.filter((p) => !p.front);
   const logs = points.map((p) => Math.log10(p.cost));
-  const pad = 0.08 * (Math.max(...logs) - Math.min(...logs)) + 0.1;
-  // a label goes to the side of its point on which the plot has more room
+  const decades = Math.max(...logs) - Math.min(...logs);
+  const pad = 0.12 * decades + 0.1;
+  // labels point into the plot, those of neighbours up and down by turns
   const middle = (Math.max(...logs) + Math.min(...logs)) / 2;
-  const side = (p) => (Math.log10(p.cost) > middle ? "top left" : "bottom right");
+  const side = (p, i) => `${i % 2 ? "bottom" : "top"} ${Math.log10(p.cost) > middle ? "left" : "right"}`;
   draw(
     node,
     [
@@ -69,7 +70,8 @@ function scatter(node, table, axis, onMethod) {
       height: 400,
       showlegend: false,
       xaxis: {
-        type: "log", title: { text: title }, tickformat: "~s", ticksuffix: unit, nticks: 8,
+        type: "log", title: { text: title }, tickformat: "~s",
+        dtick: decades > 1.5 ? 1 : "D2",
         range: [Math.min(...logs) - pad, Math.max(...logs) + pad],
       },
       yaxis: { title: { text: `${table.overall}, %` } },
@@ -79,12 +81,13 @@ function scatter(node, table, axis, onMethod) {
 }
 
 function heatmap(node, table, onCell) {
-  const rows = table.rows;
+  const measured = table.rows.filter((r) => !r.published_by);
+  const rows = measured.length ? measured : table.rows;
   const columns = table.columns.map((c) => c.name);
   const families = new Set(columns.map((c) => c.split("/")[0]));
   const short = families.size === 1 ? columns.map((c) => c.split("/").slice(1).join("/") || c) : columns;
   const best = columns.map((c) =>
-    Math.max(...rows.filter((r) => !r.published_by && r.cells[c]).map((r) => r.cells[c].mean), 0));
+    Math.max(...rows.filter((r) => r.cells[c]).map((r) => r.cells[c].mean), 0));
   const z = rows.map((r) => columns.map((c, i) => (r.cells[c] ? r.cells[c].mean - best[i] : null)));
   const many = columns.length > 12;
   draw(

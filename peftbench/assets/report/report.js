@@ -87,8 +87,10 @@ function prepare(section, table, DataTable) {
   const verdict = section.querySelector(".by-verdict");
   const complete = section.querySelector(".only-complete");
   const verdictColumn = [...section.querySelectorAll("thead th")].findIndex((th) => th.textContent.trim() === "verdict");
-  grid.search.fixed("verdict", (_, values) => !verdict.value || values[verdictColumn] === verdict.value);
-  grid.search.fixed("complete", (_, __, index) => !complete.checked || !grid.row(index).node().classList.contains("incomplete"));
+  const nodeOf = (index) => grid.row(index).node();
+  const passes = (index) => !verdict.value || nodeOf(index).cells[verdictColumn].textContent.trim() === verdict.value;
+  grid.search.fixed("verdict", (_text, _data, index) => passes(index));
+  grid.search.fixed("complete", (_text, _data, index) => !complete.checked || !nodeOf(index).classList.contains("incomplete"));
   for (const control of [verdict, complete]) control.addEventListener("change", () => grid.draw());
   section.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-records]");
@@ -96,7 +98,7 @@ function prepare(section, table, DataTable) {
     event.preventDefault();
     const cell = grid.cell(link.closest("td")).index();
     const header = grid.column(cell.column).header().textContent.trim();
-    openRecords(`${grid.row(cell.row).node().cells[0].textContent}, ${header}: ${link.textContent}`, link.dataset.records.split(" "));
+    openRecords(`${nodeOf(cell.row).cells[0].textContent}, ${header}: ${link.textContent}`, link.dataset.records.split(" "));
   });
   const columns = section.querySelector(".curve-column");
   columns.replaceChildren(...table.columns.map((c) => new Option(c.name)));

@@ -15,6 +15,11 @@ COMMANDS = {
     "compare": "peftbench.results.compare_command",
     "pack": "peftbench.results.pack_command",
     "evaluate": "peftbench.evaluate_command",
+    "trials": "peftbench.results.trials",
+    "reproduce": "peftbench.reproduce_command",
+    "export": "peftbench.export_command",
+    "status": "peftbench.sweep.status_command",
+    "data": "peftbench.data_command",
 }
 
 

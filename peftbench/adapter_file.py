@@ -13,19 +13,33 @@ from safetensors.torch import save
 from torch import Tensor
 
 from peftbench.errors import BadInput, MissingInput
+from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.results.files import replace_bytes
 
+FINDINGS = "findings."
 
-def adapter_tensors(model: Classifier, frozen_buffers: Iterable[Tensor]) -> dict[str, Tensor]:
+
+def adapter_tensors(
+    model: Classifier, frozen_buffers: Iterable[Tensor], findings: Findings | None = None
+) -> dict[str, Tensor]:
     """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own.
 
-    Buffers are told apart as objects: wrapping a module changes the names below it.
+    Buffers are told apart as objects: wrapping a module changes the names below it. What follows from configuration
+    and findings (buffers that are not persistent) stays out; the `findings` themselves are kept under their prefix.
     """
     frozen = {id(buffer) for buffer in frozen_buffers}
+    kept = model.state_dict().keys()
     tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen and name in kept}
+    tensors |= {FINDINGS + name: tensor for name, tensor in (findings or {}).items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def take_findings(tensors: dict[str, Tensor]) -> Findings | None:
+    """Remove the findings from an adapter's tensors and return them under their own names; None where it has none."""
+    names = [name for name in tensors if name.startswith(FINDINGS)]
+    return {name.removeprefix(FINDINGS): tensors.pop(name) for name in names} or None
 
 
 def save_adapter(path: Path, tensors: dict[str, Tensor], config: dict[str, Any], fingerprint: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ from omegaconf.errors import OmegaConfBaseException
 from peftbench.backbones.options import BackboneSpec
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.errors import ConfigError, did_you_mean
+from peftbench.hparams import DEFAULT, HparamsSpec, apply_preset
+from peftbench.launchers.base import LAUNCHERS, Launcher
 from peftbench.methods.base import METHODS, Method
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.none import NoObjective
 from peftbench.protocol import ProtocolSpec
 from peftbench.runtime import RuntimeSpec
 from peftbench.spec import Spec, build, defaults_of
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
+from peftbench.tune.options import TuneSpec, for_method
 
 FIXED: dict[str, type[Spec]] = {
     "backbone": BackboneSpec,
@@ -27,11 +32,15 @@ FIXED: dict[str, type[Spec]] = {
     "optim": OptimSpec,
     "train": TrainSpec,
     "runtime": RuntimeSpec,
+    "hparams": HparamsSpec,
+    "tune": TuneSpec,
 }
 # sections whose class is chosen by a name inside them, under this key
 NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
     "method": ("name", lambda: METHODS),
+    "objective": ("name", lambda: OBJECTIVES),
     "dataset": ("kind", lambda: DATASETS),
+    "launcher": ("kind", lambda: LAUNCHERS),
 }
 
 
@@ -46,6 +55,15 @@ class RunConfig:
     optim: OptimSpec
     train: TrainSpec
     seed: int
+    hparams: HparamsSpec
+    tune: TuneSpec
+    # configurations from before there were objectives do not name one
+    objective: Objective = dataclasses.field(default_factory=NoObjective)
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether the hyperparameters are yet to be chosen by trials."""
+        return self.tune.active and not self.hparams.replaced
 
 
 def config_dir() -> Path:
@@ -76,8 +94,12 @@ def _open_node(values: dict[str, Any]) -> DictConfig:
     return node
 
 
-def to_run_config(tree: DictConfig) -> tuple[RunConfig, RuntimeSpec]:
+def to_run_config(tree: DictConfig, named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
     """The typed configuration of a composed tree.
+
+    `named` holds the options and groups that the command line names (see `overrides.named_options`): a preset
+    (`hparams=osu`) and tuning leave them alone. Where the tree says what a preset did (a section `hparams`, as in
+    `as_tree`), it was applied before and is not again.
 
     Raises one `ConfigError` with every unknown option, wrong type, value out of range, and contradiction.
     """
@@ -86,10 +108,14 @@ def to_run_config(tree: DictConfig) -> tuple[RunConfig, RuntimeSpec]:
     except OmegaConfBaseException as error:
         raise ConfigError([str(error).splitlines()[0]]) from error
     assert isinstance(values, dict)
-    problems: list[str] = []
+    return from_tree({str(key): value for key, value in values.items()}, named)
+
+
+def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
+    """The same from plain values, such as those of `as_tree`."""
     specs: dict[str, Any] = {}
-    for key, value in values.items():
-        section = str(key)
+    values, problems = _with_preset(values, named)
+    for section, value in values.items():
         try:
             if section in FIXED:
                 specs[section] = build(FIXED[section], _mapping(section, value))
@@ -110,10 +136,65 @@ def to_run_config(tree: DictConfig) -> tuple[RunConfig, RuntimeSpec]:
         and specs["protocol"].val_split is None
     ):
         problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
+    problems.extend(_tuning_problems(specs))
+    if "train" in specs and "protocol" in specs:
+        problems.extend(_window_problems(specs["train"], specs["protocol"]))
     if problems:
         raise ConfigError(problems)
+    # configurations from before there was tuning have no such section
+    specs["tune"] = for_method(specs.get("tune", TuneSpec()), specs["method"].size_option, named)
     runtime = specs.pop("runtime")
+    specs.pop("launcher", None)  # checked with the rest, but no part of a cell
     return RunConfig(**specs), runtime
+
+
+def _with_preset(values: dict[str, Any], named: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values with a preset applied, and what was wrong with it; other sections are checked by the caller."""
+    preset = values.get("hparams", DEFAULT)
+    if isinstance(preset, dict):
+        return values, []
+    unfilled = {**values, "hparams": {}}
+    try:
+        dataset = _build_named("dataset", _mapping("dataset", values.get("dataset")))
+    except ConfigError:
+        return unfilled, []
+    assert isinstance(dataset, DatasetSpec)
+    try:
+        return apply_preset(values, str(preset), dataset.label, named), []
+    except ConfigError as error:
+        return unfilled, error.problems
+
+
+def _tuning_problems(specs: Mapping[str, Any]) -> list[str]:
+    """What contradicts choosing hyperparameters on validation images before the reported run."""
+    if "tune" not in specs or not specs["tune"].active:
+        return []
+    problems = []
+    if "hparams" in specs and specs["hparams"].preset != DEFAULT:
+        problems.append("hparams and tune both choose hyperparameters; give one of them")
+    if "protocol" in specs and (specs["protocol"].val_split or not specs["protocol"].report_test):
+        problems.append(
+            "tune measures its trials on val200 by itself and reports the test split; leave protocol.val_split=null "
+            "and protocol.report_test=true (protocol=vtab1k)"
+        )
+    return problems
+
+
+def launcher_of(tree: DictConfig) -> Launcher:
+    """The launcher of a composed tree, which `to_run_config` has accepted."""
+    values = OmegaConf.to_container(tree.launcher, resolve=True)
+    launcher = _build_named("launcher", _mapping("launcher", values))
+    assert isinstance(launcher, Launcher)
+    return launcher
+
+
+def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
+    if train.augment != "window_flip" or protocol.resize != "squash":
+        return []
+    return [
+        "train.augment=window_flip cuts a part out of a larger picture; it needs protocol.resize=crop or squash_crop "
+        "and protocol.crop_pct below 1"
+    ]
 
 
 def _build_named(section: str, values: dict[str, Any]) -> Spec:
@@ -142,6 +223,22 @@ def _seed(value: Any) -> int:
     return value
 
 
+def option_of(config: RunConfig, name: str) -> Any:
+    """The value of an option by its name on the command line, such as `optim.lr`."""
+    section, _, option = name.partition(".")
+    return getattr(getattr(config, section), option)
+
+
+def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
+    """The configuration with some options set by their names, checked as the gate checks them."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        section, _, option = name.partition(".")
+        sections.setdefault(section, {})[option] = value
+    specs = {section: dataclasses.replace(getattr(config, section), **set_) for section, set_ in sections.items()}
+    return dataclasses.replace(config, **specs)
+
+
 def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
     """The resolved configuration as plain values, in the form `to_run_config` reads."""
     tree: dict[str, Any] = {}
@@ -150,6 +247,9 @@ def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
         tree[field.name] = dataclasses.asdict(value) if isinstance(value, Spec) else value
     tree["method"] = {"name": config.method.name} | tree["method"]
     tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
+    objective = tree.pop("objective")
+    if not config.objective.plain:
+        tree["objective"] = {"name": config.objective.name} | objective
     tree["runtime"] = dataclasses.asdict(runtime)
     return tree
 
@@ -159,7 +259,7 @@ def without_locations(tree: dict[str, Any], config: RunConfig) -> dict[str, Any]
     kept = {section: value for section, value in tree.items() if section != "runtime"}
     for field in dataclasses.fields(config):
         spec = getattr(config, field.name)
-        if isinstance(spec, Spec):
+        if isinstance(spec, Spec) and field.name in kept:
             places = {option.name for option in dataclasses.fields(spec) if option.metadata.get("location")}
             kept[field.name] = {key: value for key, value in kept[field.name].items() if key not in places}
     return kept

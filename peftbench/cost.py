@@ -20,7 +20,7 @@ def probe(model: nn.Module, loss_fn: LossFn, batches: Batches, optim: OptimSpec,
     """Numbers that need no clock: one step's memory on the first training batch, and FLOPs per image."""
     batch = next(iter(batches.epoch(0)))
     memory = training_memory(model, loss_fn, batch, optim, train.precision)
-    forward, train_flops = flops(model, (PROBE_IMAGES, *batch["image"].shape[1:]), batches.device)
+    forward, train_flops = flops(model, (PROBE_IMAGES, *batch["image"].shape[1:]), batches.device, loss_fn)
     return {"memory": memory, "forward_flops_per_image": forward, "train_flops_per_image": train_flops}
 
 

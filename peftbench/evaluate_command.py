@@ -11,15 +11,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from peftbench.adapter_file import load_adapter, read_adapter
+from peftbench.adapter_file import load_adapter, read_adapter, take_findings
 from peftbench.cell import plan
-from peftbench.config import to_run_config
+from peftbench.config import RunConfig, to_run_config
 from peftbench.errors import ConfigError, RecordError
 from peftbench.progress import Progress
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
+from peftbench.runtime import RuntimeSpec
 from peftbench.seeding import deterministic
 from peftbench.setup import pick_device, set_up
+from peftbench.spec import defaults_of
 from peftbench.train.evaluate import Evaluation, evaluate
 
 
@@ -66,20 +68,10 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
         raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
     path = store.adapter_path(record.fingerprint)
     tensors, metadata = read_adapter(path)
-    tree = OmegaConf.create(json.loads(metadata["config"]))
-    OmegaConf.set_struct(tree, False)
-    try:
-        tree.merge_with_dotlist(options)
-    except Exception as error:
-        raise ConfigError([f"options must be of the form section.option=value: {error}"]) from error
-    config, runtime = to_run_config(tree)
-    cell = plan(config)
-    if cell.fingerprint != record.fingerprint:
-        raise RecordError(
-            f"this is not the cell of record {record.fingerprint}: {_difference(record.identity, cell.identity)}"
-        )
+    config, runtime = record_config(record, options, json.loads(metadata["config"]))
     with deterministic(pick_device(runtime.device)):
-        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress))
+        findings = take_findings(tensors)
+        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress), findings)
         load_adapter(setup.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(setup.model.backbone)
@@ -87,13 +79,39 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
         return evaluate(setup.model, setup.eval_batches(test), setup.source.num_classes, config.train.precision)
 
 
-def _difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+def record_config(
+    record: RunRecord, options: list[str], tree: dict[str, Any] | None = None
+) -> tuple[RunConfig, RuntimeSpec]:
+    """The configuration of a record's cell on this machine; `tree` is it with the places of inputs, where known.
+
+    Raises `ConfigError` for wrong options, `MissingInput` when data or weights are not here, `RecordError` when they,
+    or the code, are not the record's.
+    """
+    config = OmegaConf.create(tree or {**record.config, "runtime": defaults_of(RuntimeSpec)})
+    OmegaConf.set_struct(config, False)
+    try:
+        config.merge_with_dotlist(options)
+    except Exception as error:
+        raise ConfigError([f"options must be of the form section.option=value: {error}"]) from error
+    typed, runtime = to_run_config(config)
+    cell = plan(typed)
+    if cell.fingerprint != record.fingerprint:
+        raise RecordError(
+            f"this is not the cell of record {record.fingerprint}: "
+            f"{identity_difference(record.identity, cell.identity)}; "
+            f"the record was made by commit {record.provenance['git_commit']}"
+        )
+    return typed, runtime
+
+
+def identity_difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:
     """The first option in which two identities differ."""
     for section, values in recorded.items():
         if values != now.get(section):
             if not isinstance(values, dict):
                 return f"{section} was {values}, is {now.get(section)}"
-            for key in {**values, **now.get(section, {})}:
-                if values.get(key) != now[section].get(key):
-                    return f"{section}.{key} was {values.get(key)}, is {now[section].get(key)}"
+            present = now.get(section, {})
+            for key in {**values, **present}:
+                if values.get(key) != present.get(key):
+                    return f"{section}.{key} was {values.get(key)}, is {present.get(key)}"
     return "its identity has other sections"

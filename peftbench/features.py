@@ -49,9 +49,9 @@ def trainee(setup: Setup, train_set: ImageSplit, val_set: ImageSplit | None) -> 
 
 
 def _features_are_fixed(setup: Setup) -> bool:
-    train = setup.config.train
+    train, objective = setup.config.train, setup.config.objective
     chance = train.drop_path > 0 or train.mixup > 0 or train.cutmix > 0 or train.augment != "none" or train.erasing > 0
-    return train.cache_features and not chance and not setup.model.backbone.trainable
+    return train.cache_features and objective.plain and not chance and not setup.model.backbone.trainable
 
 
 def _extract(setup: Setup, split: ImageSplit) -> Tensor:

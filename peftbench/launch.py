@@ -1,10 +1,6 @@
-"""From words to cells: Hydra composes, the gate types, and each cell is run, skipped, or noted as failed."""
+"""From words to cells: Hydra composes, the gate types; a single cell is run here, a sweep is handed to workers."""
 
 from __future__ import annotations
-
-import time
-import traceback
-from dataclasses import dataclass
 
 import hydra
 from omegaconf import DictConfig
@@ -12,27 +8,19 @@ from omegaconf import DictConfig
 from peftbench.cell import Cell, plan
 from peftbench.config import FIXED, NAMED, config_dir, register_schemas, to_run_config
 from peftbench.data.location import default_cache_dir
-from peftbench.errors import ConfigError, NotApplicable, PeftbenchError, RecordError
-from peftbench.loggers import open_logger
-from peftbench.overrides import word_problems
-from peftbench.progress import Progress
-from peftbench.report import finished_line, skipped_line, summary, sweep_lines
+from peftbench.errors import ConfigError, PeftbenchError, RecordError
+from peftbench.overrides import named_options, word_problems
+from peftbench.report import skipped_line, summary, sweep_lines
 from peftbench.results.store import Store
-from peftbench.runner import run_cell
 from peftbench.runtime import RuntimeSpec
 from peftbench.shortcut import note_finished
+from peftbench.sweep.attempt import Outcome, run_noted
+from peftbench.sweep.follow import followed
+from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.state import claims_of, states
 
 SWEEP_FLAGS = {"-m", "--multirun"}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one cell; `state` is done, skipped, failed or not applicable."""
-
-    state: str
-    title: str
-    message: str = ""
-    error: Exception | None = None
+SWEEP_KEYS = ("suite", "+suite", "launcher")
 
 
 def launch(words: list[str]) -> int:
@@ -40,69 +28,62 @@ def launch(words: list[str]) -> int:
     flags = {word for word in words if word.startswith("-")}
     overrides = [word for word in words if word not in flags]
     if flags <= SWEEP_FLAGS:
+        if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
+            return sweep(overrides)
         problems = word_problems(overrides, config_dir(), [*FIXED, *NAMED, "seed"])
         if problems:
             raise ConfigError(problems)
     register_schemas()
-    outcomes: list[Outcome] = []
+    errors: list[Exception | None] = []
     compose = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-    compose(lambda tree: outcomes.append(attempt(tree, overrides)))()
-    if flags & SWEEP_FLAGS:
-        print("\n".join(sweep_lines([(o.state, o.title, o.message) for o in outcomes])))
-        return 1 if any(outcome.state == "failed" for outcome in outcomes) else 0
-    for outcome in outcomes:
-        if outcome.error is not None:
-            raise outcome.error
+    compose(lambda tree: errors.append(attempt(tree, overrides)))()
+    for error in errors:
+        if error is not None:
+            raise error
     return 0
 
 
-def attempt(tree: DictConfig, words: list[str]) -> Outcome:
-    """Run one composed cell. Errors end in the outcome, not in Hydra, so that a sweep goes on to its next cell."""
-    title = " ".join(words)
+def sweep(words: list[str]) -> int:
+    """Plan the grid, let the launcher's workers run what is left of it, and sum up. Returns the exit code."""
+    grid, launcher = plan_grid(words)
+    first = grid.cells[0]
+    num_left = sum(outcome.state == "missing" for outcome in states(grid))
     try:
-        config, runtime = to_run_config(tree)
-        cell = plan(config)
+        if num_left:
+            file = grid.write(first.results / "work" / "sweeps")
+            with followed(grid, enabled=first.config["runtime"]["progress"] and not launcher.in_process):
+                launcher.run(file, num_left)
+    finally:
+        outcomes = states(grid)
+        print("\n".join(sweep_lines(outcomes)), flush=True)
+    return 1 if any(outcome.state in ("failed", "missing") for outcome in outcomes) else 0
+
+
+def attempt(tree: DictConfig, words: list[str]) -> Exception | None:
+    """Run one composed cell, or find it done. Returns what went wrong; inside Hydra an error would lose its kind."""
+    try:
+        config, runtime = to_run_config(tree, named_options(words))
+        return _run_or_skip(plan(config), runtime, words).error
     except PeftbenchError as error:
-        return Outcome("failed", title, str(error), error)
-    store = Store(runtime.results_root)
-    try:
-        return _run_or_skip(cell, runtime, store, words)
-    except NotApplicable as error:
-        return Outcome("not applicable", cell.title, str(error), error)
-    except Exception as error:
-        shown = _explained(error)
-        note = store.put_failure(cell.fingerprint, cell.labels, str(shown), traceback.format_exc())
-        if shown is not error:
-            shown = PeftbenchError(f"{shown} (traceback in {note})")
-        return Outcome("failed", cell.title, str(shown), shown)
-
-
-def _run_or_skip(cell: Cell, runtime: RuntimeSpec, store: Store, words: list[str]) -> Outcome:
-    existing = store.find(cell.fingerprint, cell.labels)
-    if existing is not None:
-        if runtime.on_existing == "error":
-            raise RecordError(f"{existing} already holds this cell (runtime.on_existing=error)")
-        print(skipped_line(summary(store.get(cell.fingerprint)), existing), flush=True)
-    else:
-        started = time.perf_counter()
-        with open_logger(cell, runtime) as log_epoch:
-            progress = Progress(runtime.progress, (log_epoch,) if log_epoch else ())
-            record = run_cell(cell, runtime, store, progress)
-        print(
-            finished_line(summary(record), store.path_of(cell.labels, cell.fingerprint), time.perf_counter() - started),
-            flush=True,
-        )
-    path = store.path_of(cell.labels, cell.fingerprint) if existing is None else existing
-    note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
-    return Outcome("done" if existing is None else "skipped", cell.title)
-
-
-def _explained(error: Exception) -> Exception:
-    """Errors of ours as they are; anything else named, with what to do where that is known."""
-    if isinstance(error, PeftbenchError):
         return error
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return PeftbenchError(
-            "out of memory; try a smaller train.batch_size with train.accumulate, or train.precision=bf16"
-        )
-    return PeftbenchError(f"unexpected {type(error).__name__}: {error}")
+
+
+def _run_or_skip(cell: Cell, runtime: RuntimeSpec, words: list[str]) -> Outcome:
+    store = Store(runtime.results_root)
+    path = store.find(cell.fingerprint, cell.labels)
+    if path is not None and runtime.on_existing == "error":
+        raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
+    if path is not None and runtime.on_existing == "skip":
+        print(skipped_line(summary(store.get(cell.fingerprint)), path), flush=True)
+        outcome = Outcome("skipped", cell.title)
+    else:
+        claim = claims_of(store).take(cell.fingerprint)
+        if claim is None:
+            held = claims_of(store).holder(cell.fingerprint)
+            raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
+        with claim:
+            outcome = run_noted(cell, runtime, store)
+    if outcome.error is None and runtime.on_existing == "skip":
+        path = path or store.path_of(cell.labels, cell.fingerprint)
+        note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
+    return outcome

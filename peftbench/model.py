@@ -17,6 +17,12 @@ class Classifier(nn.Module):
         with seeded(seed, "head"):
             self.head = new_head(backbone.feature_dim, num_classes)
 
+    @property
+    def added(self) -> list[tuple[str, nn.Parameter]]:
+        """All trainable tensors but the head's: what method and objective train."""
+        head = {id(parameter) for parameter in self.head.parameters()}
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in head]
+
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.head(self.backbone(images))
         return logits

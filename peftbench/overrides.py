@@ -30,6 +30,13 @@ def word_problems(words: list[str], config_dir: Path, sections: list[str]) -> li
     return problems
 
 
+def named_options(words: list[str]) -> frozenset[str]:
+    """The options and groups that the words name: `optim.lr=0.1 train=short` -> {"optim.lr", "train"}."""
+    parser = OverridesParser.create()
+    keys = [parser.parse_override(word).key_or_group or "" for word in words]
+    return frozenset(key.split("@")[0] for key in keys)
+
+
 def _problems(override: Override, config_dir: Path, sections: list[str]) -> list[str]:
     key = (override.key_or_group or "").split("@")[0]
     first, dot, _ = key.partition(".")

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+
+if TYPE_CHECKING:
+    from peftbench.train.batches import Batches
 
 Row = dict[str, Any]
 
+# without a terminal: lines of a sweep are this far apart, but the first one with a measured ETA comes early
+LINE_SECONDS = 30.0
+FIRST_LINE_SECONDS = 3.0
+
 
 class Progress:
-    """Bars and messages; silent when `enabled` is false. `listeners` also get every epoch's row (loggers)."""
+    """Bars and messages; silent when `enabled` is false. `listeners` also get every epoch's row (loggers).
 
-    def __init__(self, enabled: bool = True, listeners: tuple[Callable[[Row], None], ...] = ()) -> None:
+    `headline` says how far a sweep is, given the share (0..1) of this cell's training that is done.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = True,
+        listeners: tuple[Callable[[Row], None], ...] = (),
+        headline: Callable[[float], str] | None = None,
+    ) -> None:
         self.console = Console(stderr=True, quiet=not enabled, highlight=False, soft_wrap=True)
         self.listeners = listeners
+        self.headline = headline
 
     def say(self, message: str) -> None:
         self.console.print(message, markup=False)
@@ -27,30 +44,68 @@ class Progress:
     def images(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over images being decoded; yields a function told how many were just done."""
         with self._bars() as bars:
-            task = bars.add_task(title, total=total, note="")
-            yield lambda done: bars.advance(task, done)
+            task = bars.add_task(title, total=total, count=f"0/{total}", note="")
+            done = 0
+
+            def advance(number: int) -> None:
+                nonlocal done
+                done += number
+                bars.update(task, completed=done, count=f"{done}/{total}")
+
+            yield advance
 
     @contextmanager
-    def epochs(self, title: str, total: int) -> Iterator[Callable[[Row], None]]:
-        """A bar over epochs with the last loss; yields the loop's `on_epoch`."""
+    def epochs(self, title: str, num_epochs: int, batches: Batches) -> Iterator[Callable[[Row], None]]:
+        """A bar over the steps of all epochs with the last loss; yields the loop's `on_epoch`."""
+        steps_per_epoch = len(batches)
+        num_steps = num_epochs * steps_per_epoch
+        step, say_at = 0, time.monotonic() + FIRST_LINE_SECONDS
+
+        def full_title(fraction: float) -> str:
+            return title if self.headline is None else f"{self.headline(fraction)}: {title}"
+
         with self._bars() as bars:
-            task = bars.add_task(title, total=total, note="")
+            task = bars.add_task(full_title(0.0), total=num_steps, count=f"epoch 1/{num_epochs}", note="")
+            self._line(full_title(0.0))
+
+            def on_batch() -> None:
+                nonlocal step, say_at
+                step += 1
+                epoch = min(step // steps_per_epoch + 1, num_epochs)
+                bars.update(
+                    task,
+                    completed=step,
+                    count=f"epoch {epoch}/{num_epochs}",
+                    description=full_title(step / num_steps),
+                )
+                if time.monotonic() > say_at:
+                    say_at = time.monotonic() + LINE_SECONDS
+                    self._line(f"{full_title(step / num_steps)}, epoch {epoch}/{num_epochs}")
 
             def on_epoch(row: Row) -> None:
                 note = f"loss {row['loss']:.4f}"
                 if row["val_accuracy"] is not None:
                     note += f", val {row['val_accuracy']:.2%}"
-                bars.update(task, advance=1, note=note)
+                bars.update(task, note=note)
                 for listener in self.listeners:
                     listener(row)
 
-            yield on_epoch
+            batches.on_batch = on_batch
+            try:
+                yield on_epoch
+            finally:
+                batches.on_batch = None
+
+    def _line(self, text: str) -> None:
+        """How far a sweep is, where no bar can show it."""
+        if self.headline is not None and not self.console.is_terminal:
+            self.say(text)
 
     def _bars(self) -> Bars:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("ETA"),
             TimeRemainingColumn(),

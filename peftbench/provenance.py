@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def machine(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def command_words() -> list[str]:
-    """The words after the program's name, without those that hold a place on this machine."""
-    return [word for word in sys.argv[1:] if not _is_place(word.rpartition("=")[2])]
+def command_words(words: Iterable[str]) -> list[str]:
+    """The words of a command without those that hold a place on this machine."""
+    return [word for word in words if not _is_place(word.rpartition("=")[2])]
 
 
 def _is_place(value: str) -> bool:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tabulate import tabulate
+
 from peftbench.results.record import RunRecord
+from peftbench.sweep.state import STATES, CellState
 
 
 def summary(record: RunRecord) -> dict[str, Any]:
@@ -41,13 +44,23 @@ def _facts(facts: Mapping[str, Any]) -> str:
     )
 
 
-def sweep_lines(outcomes: Sequence[tuple[str, str, str]]) -> list[str]:
-    """Summary of a sweep from (state, title, message): one line a failed cell, then the counts."""
+def sweep_lines(outcomes: Sequence[CellState]) -> list[str]:
+    """Summary of a sweep: a line for each cell that failed or does not apply, a table by method, and the counts."""
     lines = [
-        f"{state}: {title}: {message}" for state, title, message in outcomes if state in ("failed", "not applicable")
+        f"{outcome.state}: {outcome.title}: {outcome.message}"
+        for outcome in outcomes
+        if outcome.state in ("failed", "not applicable")
     ]
-    counts = [
-        f"{sum(state == name for state, _, _ in outcomes)} {name}"
-        for name in ("done", "skipped", "failed", "not applicable")
-    ]
-    return [*lines, ", ".join(counts)]
+    methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
+    rows = [[method, *_counts([o for o in outcomes if o.method == method])] for method in methods]
+    if len(rows) > 1:
+        lines += ["", *tabulate(rows, headers=["method", *STATES], tablefmt="simple").splitlines(), ""]
+    lines.append(", ".join(f"{count} {state}" for count, state in zip(_counts(outcomes), STATES, strict=True)))
+    num_running = sum(outcome.running for outcome in outcomes)
+    if num_running:
+        lines.append(f"{num_running} of the missing cells are being run by other workers")
+    return lines
+
+
+def _counts(outcomes: Sequence[CellState]) -> list[int]:
+    return [sum(outcome.state == state for outcome in outcomes) for state in STATES]

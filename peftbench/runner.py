@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import io
+import sys
 import time
 from typing import Any
 
@@ -12,10 +14,11 @@ import numpy as np
 from peftbench.adapter_file import adapter_tensors, save_adapter
 from peftbench.backbones.weights import file_digest
 from peftbench.cell import Cell
-from peftbench.config import as_tree, without_locations
+from peftbench.config import RunConfig, as_tree, without_locations
 from peftbench.cost import measured, probe
 from peftbench.data.base import ImageSplit
 from peftbench.features import trainee
+from peftbench.hparams import DEFAULT
 from peftbench.progress import Progress
 from peftbench.provenance import command_words, git_state, machine, package_version, versions
 from peftbench.results.files import replace_bytes
@@ -40,8 +43,11 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     config, train = cell.config, cell.config.train
     with deterministic(pick_device(runtime.device)):
         peak = PeakMemory(pick_device(runtime.device))
+        for line in config.hparams.lines():
+            progress.say(line)
         setup = set_up(config, runtime, progress)
-        model, loss_fn = setup.model, classification_loss(train.label_smoothing)
+        model = setup.model
+        loss_fn = config.objective.loss_fn(model, classification_loss(train.label_smoothing))
         train_set = setup.load(config.protocol.train_split)
         val_set = setup.load(config.protocol.val_split) if config.protocol.val_split else None
 
@@ -49,14 +55,14 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         probed = (
             probe(model, loss_fn, setup.train_batches(train_set), config.optim, train) if runtime.measure_cost else {}
         )
-        groups = param_groups(model.backbone.trainable, model.head.named_parameters(prefix="head"), config.optim)
+        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
         trained = trainee(setup, train_set, val_set)
-        with progress.epochs(cell.title, train.epochs) as on_epoch:
+        with progress.epochs(cell.title, train.epochs, trained.train) as on_epoch:
             result = fit(
                 trained.module, loss_fn, trained.train, trained.val, config.optim, train, groups, config.seed, on_epoch
             )
 
-        tensors = adapter_tensors(model, setup.frozen_buffers)
+        tensors = adapter_tensors(model, setup.frozen_buffers, setup.findings)
         if config.protocol.merge:
             config.method.merge(model.backbone)
         val = _evaluate(setup, val_set) if val_set else None
@@ -74,21 +80,24 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         labels=cell.labels,
         metrics={"val": _metrics(val), "test": _metrics(test)},
         primary="accuracy",
-        selection={"rule": train.select, "epoch": result.epoch_selected},
+        selection={"rule": train.select, "epoch": result.epoch_selected} | _found(setup),
         params=params,
         cost={
             **NOT_PROBED,
             **probed,
             **measured(result, trained.feature_seconds, test, peak, adapter["bytes"], setup.device.type),
+            **({} if setup.findings is None else {"observe_seconds": setup.observe_seconds}),
         },
         curve=result.curve,
         data=_data(setup, train_set, val_set, test_set),
         weights={"id": cell.identity["backbone"]["weights"], "digest": None, "source": config.backbone.source},
-        provenance=_provenance(setup, started, time.perf_counter() - clock),
+        provenance=_provenance(cell, setup, started, time.perf_counter() - clock),
         predictions=_save_predictions(cell, store, test),
+        tuning=cell.tuning,
+        hparams=_hparams(config),
         adapter={"file": adapter["file"], "sha256": adapter["sha256"]} if adapter["file"] else None,
     )
-    store.put(record)
+    store.put(record, replace=runtime.on_existing == "rerun")
     store.clear_failure(cell.fingerprint)
     return record
 
@@ -101,16 +110,29 @@ def _evaluate(setup: Setup, split: ImageSplit) -> Evaluation:
     return evaluate(setup.model, batches, setup.source.num_classes, setup.config.train.precision)
 
 
+def _hparams(config: RunConfig) -> dict[str, Any] | None:
+    """Whose hyperparameters these are and on which split they were chosen; None for the method's own."""
+    spec = config.hparams
+    return None if spec.preset == DEFAULT else {"label": spec.label, **dataclasses.asdict(spec)}
+
+
+def _found(setup: Setup) -> dict[str, Any]:
+    """What a method that looked at the images first has chosen."""
+    return {} if setup.findings is None else {"found": setup.config.method.summary(setup.findings)}
+
+
 def _params(setup: Setup) -> dict[str, Any]:
-    method = sum(parameter.numel() for _, parameter in setup.model.backbone.trainable)
+    method = sum(parameter.numel() for _, parameter in setup.model.added)
     head = sum(parameter.numel() for parameter in setup.model.head.parameters())
+    objective = setup.config.objective
+    of_objective = objective.expected_params(setup.model.backbone.shape, setup.source.num_classes)
     return {
         "backbone": setup.num_backbone_params,
         "method": method,
         "head": head,
         "trainable": method + head,
         "share": method / setup.num_backbone_params,
-    }
+    } | ({} if objective.plain else {"objective": of_objective})
 
 
 def _metrics(evaluation: Evaluation | None) -> dict[str, Any] | None:
@@ -126,10 +148,11 @@ def _data(setup: Setup, train: ImageSplit, val: ImageSplit | None, test: ImageSp
         return {"name": name, "n": len(images.labels), "digest": images.digest} if images else None
 
     return {
-        "membership": source.membership,
+        "membership": source.membership_of(protocol.train_split),
         "pixels": source.pixels,
         "test": source.test,
         "classes": source.num_classes,
+        "class_names": list(source.class_names),
         "mean": list(setup.mean),
         "std": list(setup.std),
         "transform": setup.transform.key(),
@@ -141,7 +164,7 @@ def _data(setup: Setup, train: ImageSplit, val: ImageSplit | None, test: ImageSp
     }
 
 
-def _provenance(setup: Setup, started: datetime.datetime, seconds: float) -> dict[str, Any]:
+def _provenance(cell: Cell, setup: Setup, started: datetime.datetime, seconds: float) -> dict[str, Any]:
     commit, dirty = git_state()
     return {
         "version": package_version(),
@@ -151,7 +174,7 @@ def _provenance(setup: Setup, started: datetime.datetime, seconds: float) -> dic
         "machine": machine(setup.device),
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
-        "command": command_words(),
+        "command": command_words(sys.argv[1:] if cell.words is None else cell.words),
     }
 
 

@@ -14,7 +14,11 @@ class RuntimeSpec(Spec):
     """`device`: auto, cpu, cuda or cuda:N. `threads`: CPU threads, 0 leaves torch's choice.
 
     `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
-    to do when the cell has a record: skip, or error. `save_adapter` keeps the trained tensors.
+    to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.
+    `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
+    `save_adapter` keeps the trained tensors.
+    A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
+    `workers` processes (0: in the main one); neither changes a number.
     """
 
     section: ClassVar[str] = "runtime"
@@ -23,7 +27,10 @@ class RuntimeSpec(Spec):
     threads: int = option(0, ge=0)
     results: str = option("results")
     cache: str | None = option(None)
-    on_existing: str = option("skip", choices=("skip", "error"))
+    workers: int = option(2, ge=0)
+    stream_above_gb: float = option(8.0, ge=0)
+    on_existing: str = option("skip", choices=("skip", "rerun", "error"))
+    on_failed: str = option("skip", choices=("skip", "retry"))
     save_adapter: bool = option(True)
     measure_cost: bool = option(True)
     progress: bool = option(True)

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from peftbench.backbones.base import InputSpec
 from peftbench.backbones.build import build_backbone
 from peftbench.config import RunConfig
 from peftbench.data.base import ImageSplit, Source
 from peftbench.data.cache import load_split
+from peftbench.data.fewshot import few_shot
 from peftbench.data.location import default_cache_dir
 from peftbench.data.transform import ImageTransform
 from peftbench.errors import ConfigError
+from peftbench.evidence import CellEvidence
 from peftbench.methods.base import install
+from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
+from peftbench.objectives import base as objectives
 from peftbench.progress import Progress
+from peftbench.protocol import ProtocolSpec
 from peftbench.runtime import RuntimeSpec
+from peftbench.seeding import seeded
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 
 
 @dataclass
 class Setup:
-    """A model and its data, ready to be trained or evaluated on one device."""
+    """A model and its data, ready to be trained or evaluated on one device.
+
+    `findings` is what a method saw in the training images before it was attached, None for most; `observe_seconds`
+    is how long it looked.
+    """
 
     config: RunConfig
     source: Source
@@ -37,10 +50,14 @@ class Setup:
     device: torch.device
     cache_dir: Path
     progress: Progress
+    runtime: RuntimeSpec
+    findings: Findings | None = None
+    observe_seconds: float = 0.0
 
     def load(self, split: str) -> ImageSplit:
-        """Pixels and labels of a split, from the cache or decoded now."""
-        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images)
+        """Pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random."""
+        limit = _stream_above(self.config, self.runtime, split)
+        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images, limit)
 
     def train_batches(self, split: ImageSplit) -> Batches:
         config = self.config
@@ -53,33 +70,109 @@ class Setup:
             device=self.device,
             mean=self.mean,
             std=self.std,
+            workers=self.runtime.workers,
         )
 
     def eval_batches(self, split: ImageSplit) -> Batches:
         return evaluation_batches(
-            split.images, split.labels, self.config.train, device=self.device, mean=self.mean, std=self.std
+            split.images,
+            split.labels,
+            self.config.train,
+            device=self.device,
+            mean=self.mean,
+            std=self.std,
+            workers=self.runtime.workers,
         )
 
 
-def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress) -> Setup:
-    """Open the data, build the backbone, attach the method, add the head. Raises what those raise."""
+def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings: Findings | None = None) -> Setup:
+    """Open the data, build the backbone, attach the method, add the head. Raises what those raise.
+
+    A method that looks at images first does so here, unless the `findings` of an earlier look are given.
+    """
     device = pick_device(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    source = config.dataset.open()
+    source = open_source(config)
     for note in source.notes:
         progress.say(note)
     backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
-    frozen_buffers = tuple(backbone.buffers())
-    install(config.method, backbone, config.seed)
-    model = Classifier(backbone, source.num_classes, config.seed).to(device)
+    own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
+    frozen_buffers = (*backbone.buffers(), *own.buffers())
     inputs, protocol = backbone.input_spec, config.protocol
-    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
-    transform = ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+    transform = image_transform(inputs, protocol)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
-    return Setup(config, source, model, transform, mean, std, num_params, frozen_buffers, device, cache_dir, progress)
+    observe_seconds = 0.0
+    if config.method.observes and findings is None:
+        load = cache(
+            lambda split: load_split(
+                source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
+            )
+        )
+        evidence = CellEvidence(
+            backbone=backbone,
+            num_classes=source.num_classes,
+            load=load,
+            train_split=protocol.train_split,
+            optim=config.optim,
+            train=config.train,
+            seed=config.seed,
+            device=device,
+            mean=mean,
+            std=std,
+            progress=Progress(runtime.progress),
+        )
+        findings, observe_seconds = _observed(config, evidence, progress)
+    install(config.method, backbone, config.seed, findings)
+    model = Classifier(backbone, source.num_classes, config.seed)
+    objectives.install(config.objective, model, own)
+    model.to(device)
+    return Setup(
+        config,
+        source,
+        model,
+        transform,
+        mean,
+        std,
+        num_params,
+        frozen_buffers,
+        device,
+        cache_dir,
+        progress,
+        runtime,
+        findings,
+        observe_seconds,
+    )
+
+
+def _observed(config: RunConfig, evidence: CellEvidence, progress: Progress) -> tuple[Findings, float]:
+    """What the method finds in the training images, and the seconds it looked."""
+    progress.say(f"{config.method.name} looks at the training images before it is attached")
+    started = time.perf_counter()
+    with seeded(config.seed, "observe"):
+        findings = config.method.observe(evidence)
+    return findings, time.perf_counter() - started
+
+
+def open_source(config: RunConfig) -> Source:
+    """The dataset, with a few-shot draw from it where the protocol asks for one. Raises what opening it does."""
+    source, protocol = config.dataset.open(), config.protocol
+    return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
+
+
+def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
+    """Decoded bytes above which a split is not stored; -1 where every epoch cuts other squares out of the pictures."""
+    if config.train.augment == "window_flip" and split.startswith("train"):
+        return -1
+    return int(runtime.stream_above_gb * 1e9)
+
+
+def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:
+    """The deterministic preprocessing of a protocol for a backbone."""
+    interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
+    return ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
 
 
 def pick_device(name: str) -> torch.device:

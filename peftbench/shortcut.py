@@ -62,6 +62,6 @@ def _source_state() -> str:
     configs = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
     digest = hashlib.sha256()
     for root in (PACKAGE, configs):
-        for path in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
+        for path in sorted([*root.rglob("*.py"), *root.rglob("*.yaml"), *root.rglob("*.csv")]):
             digest.update(f"{path}:{_state(path)}".encode())
     return digest.hexdigest()

@@ -97,6 +97,13 @@ class Spec:
         return result
 
 
+def labelled(name: str, spec: Spec) -> str:
+    """`name` with the options that differ from their defaults, as tables print it: `lora (rank=16)`."""
+    default = type(spec)().identity()
+    changed = [f"{key}={value}" for key, value in spec.identity().items() if value != default.get(key, ...)]
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

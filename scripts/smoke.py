@@ -1,4 +1,4 @@
-"""Every method for two epochs through the command line, then the leaderboard: does each cell run?
+"""Every method and objective for two epochs through the command line, then the leaderboard: does each cell run?
 
     python scripts/smoke.py [RESULTS]
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from peftbench.methods.base import METHODS
+from peftbench.objectives.base import OBJECTIVES
 
 SETTINGS = ["dataset=digits", "train=smoke", "train.batch_size=125", "train.precision=bf16"]
 
@@ -18,10 +19,20 @@ SETTINGS = ["dataset=digits", "train=smoke", "train.batch_size=125", "train.prec
 def main() -> int:
     results = sys.argv[1] if len(sys.argv) > 1 else "results/work/smoke"
     python = [sys.executable, "-m", "peftbench"]
-    methods = ",".join(name for name in METHODS.names() if name != "noah_subnet")
-    sweep = subprocess.run([*python, "-m", f"method={methods}", f"runtime.results={results}", *SETTINGS], check=False)
+    # noah_subnet names the blocks of a larger network; the search needs small numbers
+    methods = ",".join(name for name in METHODS.names() if not name.startswith("noah"))
+    search = ["supernet_epochs=1", "population=4", "generations=2"]
+    cells = (
+        [f"method={methods}"],
+        ["method=noah_supernet", *(f"method.{option}" for option in search)],
+        ["method=lora", f"objective={','.join(OBJECTIVES.names())}"],
+    )
+    sweeps = [
+        subprocess.run([*python, "-m", *words, f"runtime.results={results}", *SETTINGS], check=False).returncode
+        for words in cells
+    ]
     table = subprocess.run([*python, "leaderboard", "--results", results], check=False)
-    return sweep.returncode or table.returncode
+    return max(sweeps) or table.returncode
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 ROOT = REPOSITORY / "peftbench"
 FILES = sorted(ROOT.rglob("*.py"))
-COMPONENTS = {"backbones", "interventions", "methods", "data", "train"}
+COMPONENTS = {"backbones", "interventions", "methods", "objectives", "data", "train"}
 
 # package -> parts of peftbench it may import besides itself
 ALLOWED = {
@@ -23,6 +23,7 @@ ALLOWED = {
     "backbones": {"errors", "spec", "hub"},
     "interventions": {"backbones.base", "errors"},
     "methods": {"backbones.base", "errors", "interventions", "registry", "seeding", "spec"},
+    "objectives": {"backbones.base", "errors", "model", "registry", "seeding", "spec", "train.batches", "train.loss"},
 }
 # package -> libraries it must not import
 FORBIDDEN = {
@@ -32,9 +33,19 @@ FORBIDDEN = {
     "backbones": {"hydra", "omegaconf"},
     "interventions": {"hydra", "omegaconf"},
     "methods": {"timm", "hydra", "omegaconf"},
+    "objectives": {"timm", "hydra", "omegaconf"},
 }
 # the modules through which a configuration enters; everything behind them sees typed objects
-CONFIGURATION = {"__main__", "config", "launch", "overrides", "registry", "evaluate_command"}
+CONFIGURATION = {
+    "__main__",
+    "config",
+    "launch",
+    "overrides",
+    "registry",
+    "evaluate_command",
+    "data_command",
+    "sweep/grid",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -21,12 +21,7 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
 
     Raises `ConfigError` for an unknown model or an impossible size, `MissingInput` and `BadInput` for weights.
     """
-    known = timm.list_models() + timm.list_pretrained()
-    if spec.model not in known:
-        raise ConfigError([f"backbone.model '{spec.model}' is not a timm model{did_you_mean(spec.model, known)}"])
-    arguments: dict[str, Any] = {"num_classes": 0, "drop_path_rate": drop_path}
-    if spec.img_size is not None and "convnext" not in spec.model:
-        arguments["img_size"] = spec.img_size
+    arguments = _arguments(spec) | {"drop_path_rate": drop_path}
     try:
         if spec.source == "timm":
             net = load_from_timm(spec.model, arguments, spec)
@@ -45,10 +40,38 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
             f"backbone.img_size={spec.img_size} is not a multiple of {spec.model}'s patch size {patch}; try {near}"
         )
         raise ConfigError([message])
+    stride = _stride(net, backbone)
+    if backbone.input_spec.size < stride:
+        # torch would say that a kernel is larger than its input
+        message = f"backbone.img_size={spec.img_size} is too small for {spec.model}, which divides it by {stride}"
+        raise ConfigError([f"{message}; try {stride}"])
     path = weights_file(spec)
     if path is not None:
         load_weights(net, path)
     return backbone
+
+
+def _stride(net: Any, backbone: Backbone) -> int:
+    """By how much the last stage of a convolutional family divides the image; 1 where timm itself checks the size."""
+    return int(net.feature_info[-1]["reduction"]) if backbone.shape.family == "convnext" else 1
+
+
+def _arguments(spec: BackboneSpec) -> dict[str, Any]:
+    """What timm's `create_model` is told. Raises `ConfigError` with the nearest names for an unknown model."""
+    known = timm.list_models() + timm.list_pretrained()
+    if spec.model not in known:
+        raise ConfigError([f"backbone.model '{spec.model}' is not a timm model{did_you_mean(spec.model, known)}"])
+    arguments: dict[str, Any] = {"num_classes": 0}
+    if spec.img_size is not None and "convnext" not in spec.model:
+        arguments["img_size"] = spec.img_size
+    return arguments
+
+
+def input_spec(spec: BackboneSpec) -> InputSpec:
+    """What the backbone of a cell expects of an image, without its weights."""
+    with torch.device("meta"):
+        net = timm.create_model(spec.model, pretrained=False, **_arguments(spec))
+    return _input_spec(net, spec.img_size)
 
 
 def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:

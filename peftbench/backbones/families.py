@@ -1,7 +1,8 @@
 """Translators: where the roles that methods speak of lie in each timm family.
 
 Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.embed, norm.pre,
-norm.merge, norm.final, merge (the linear of a downsampling step), conv (ConvNeXt's depthwise convolution).
+norm.merge, norm.final, qk_norm.q and qk_norm.k (no `norm`: they act on heads, not on the stream), merge (the linear of
+a downsampling step), conv (ConvNeXt's depthwise convolution).
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def _transformer_block(parent: nn.Module, key: str, layer: int) -> Iterator[Site
     yield from _site(block, "norm1", "norm.1", layer)
     yield from _site(block, "attn", "attn", layer)
     yield from _site(attn, "qkv", "attn.qkv", layer)
+    yield from _site(attn, "q_norm", "qk_norm.q", layer)
+    yield from _site(attn, "k_norm", "qk_norm.k", layer)
     yield from _site(attn, "proj", "attn.proj", layer)
     yield from _site(block, "norm2", "norm.2", layer)
     yield from _site(block, "mlp", "mlp", layer)

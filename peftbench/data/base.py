@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,13 @@ from peftbench.spec import Spec
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from peftbench.data.stream import StreamedImages
+
 __all__ = [
     "DATASETS",
+    "FULL_SPLITS",
     "GROUPS",
+    "PIXELS",
     "SPLITS",
     "SPLIT_SIZES",
     "DatasetSpec",
@@ -31,7 +36,10 @@ __all__ = [
 # train800 and val200 choose hyperparameters; train800val200 is their union, for the reported run; test is read once.
 SPLITS = ("train800", "val200", "train800val200", "test")
 SPLIT_SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
-GROUPS = ("natural", "specialized", "structured", "fgvc", "embedded", "other")
+# The same roles with all images there are, where a dataset has more than VTAB's 1,000.
+FULL_SPLITS = ("train", "val", "trainval")
+GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "other")
+PIXELS = ("original", "tfds", "jpeg75-folder", "webp-export", "unknown")
 
 
 class RawSplit(ABC):
@@ -53,12 +61,38 @@ class RawSplit(ABC):
         Raises `BadInput` naming the image when it cannot be decoded or has more than 8 bits a channel.
         """
 
+    def take(self, rows: np.ndarray) -> RawSplit:
+        """The images at `rows` (int64 [num_rows]), in that order."""
+        return TakenSplit(self, rows)
+
+    def describe(self, index: int) -> str:
+        """What to call one image in a message to the user."""
+        return f"image {index}"
+
+
+class TakenSplit(RawSplit):
+    """Chosen rows of a split that cannot name them itself; its digest needs that of the whole."""
+
+    def __init__(self, whole: RawSplit, rows: np.ndarray) -> None:
+        self._whole, self._rows = whole, rows
+        self.labels = whole.labels[rows]
+
+    def content_digest(self) -> str:
+        return hashlib.sha256(self._whole.content_digest().encode() + self._rows.tobytes()).hexdigest()
+
+    def read(self, index: int) -> Image:
+        return self._whole.read(int(self._rows[index]))
+
+    def describe(self, index: int) -> str:
+        return self._whole.describe(int(self._rows[index]))
+
 
 @dataclass(frozen=True)
 class Source(ABC):
     """An opened dataset. The three honest fields say what the numbers made from it may be compared with.
 
-    `membership`: which images were chosen (`vtab1k-official:...`, `vtab1k-style:...`, `embedded`, `synthetic:...`).
+    `membership`: which images were chosen (`vtab1k-official:...`, `vtab1k-style:...`, `few-shot:...`, `full`,
+    `embedded`, `synthetic:...`).
     `pixels`: `original`, `tfds`, `jpeg75-folder`, `webp-export` or `unknown`.
     `test`: `official:<n>` or `subset:<n>:<how>`; `<membership>:<n>` for embedded and synthetic data.
     `notes`: one-line warnings for the user.
@@ -74,9 +108,22 @@ class Source(ABC):
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names that `split` knows."""
+        return SPLITS
+
     @abstractmethod
     def split(self, name: str) -> RawSplit:
-        """The split called `name`, one of `SPLITS`."""
+        """The split called `name`, one of `splits`. Raises `BadInput` when there are too few images for it."""
+
+    def membership_of(self, name: str) -> str:
+        """Which images were chosen for the training split `name`."""
+        return self.membership
+
+    def pool(self) -> RawSplit:
+        """The labelled images that a sample for training may be drawn from."""
+        return self.split("train800val200")
 
 
 @dataclass(frozen=True)
@@ -107,6 +154,15 @@ class DatasetSpec(Spec, ABC):
         """Files whose change would change the revision."""
         return []
 
+    def places(self) -> list[Path]:
+        """Files and folders the images are read from, as far as they are there; none for embedded data."""
+        return self.inputs()
+
+    @property
+    def download_megabytes(self) -> int | None:
+        """How much would be fetched if the data were not here; None where nothing is, or nothing can be."""
+        return None
+
     @abstractmethod
     def open(self) -> Source:
         """Find (or download) the data and check it. Raises `MissingInput` or `BadInput`."""
@@ -119,10 +175,11 @@ DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
 class ImageSplit:
     """A split ready for training.
 
-    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey.
+    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
+    large split it is a `StreamedImages`, which decodes when read.
     `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
     """
 
-    images: np.ndarray
+    images: np.ndarray | StreamedImages
     labels: np.ndarray
     digest: str

@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, GROUPS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import (
+    DATASETS,
+    FULL_SPLITS,
+    GROUPS,
+    PIXELS,
+    SPLITS,
+    DatasetSpec,
+    RawSplit,
+    Source,
+)
 from peftbench.data.decode import decode_image
 from peftbench.data.digests import files_digest
 from peftbench.data.hub import hub_commit, unreachable
 from peftbench.data.location import default_cache_dir
+from peftbench.data.parts import class_notes, full_split
+from peftbench.data.splits import joined
 from peftbench.data.tfds_order import train_and_val
 from peftbench.errors import BadInput, MissingInput
 from peftbench.spec import option
@@ -27,16 +38,17 @@ if TYPE_CHECKING:
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-PIXELS = ("original", "tfds", "jpeg75-folder", "webp-export", "unknown")
+VALIDATION_NAMES = ("validation", "val", "valid", "dev")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 @DATASETS.add("hf")
 @dataclass(frozen=True)
 class HfDataset(DatasetSpec):
-    """800 / 200 images of the train split in TFDS's hash order over the row number, and the whole test split.
+    """800 / 200 images of the train split in TFDS's hash order over the row number, or all, and the whole test split.
 
-    `path`: a folder with train.parquet and test.parquet (or an image folder with train/ and test/), or a hub id.
+    `path`: a folder with train.parquet and test.parquet, one written by `save_to_disk`, an image folder with train/ and
+    test/, or a hub id. A validation split is used where there is one, else a tenth of the train split validates.
     `commit`: the hub revision, by default the newest. `title`: what tables print. `classes`: number of classes, for
     integer labels without names. `pixels`: what is known about the pixels' history.
     """
@@ -95,27 +107,23 @@ class HfDataset(DatasetSpec):
             )
         image_column = self._column(splits["train"], "image_column", self.image_column, IMAGE_COLUMNS)
         label_column = self._column(splits["train"], "label_column", self.label_column, LABEL_COLUMNS)
-        labels = {name: self._labels(splits[name], name, label_column) for name in ("train", "test")}
-        images = {name: self._images(splits[name], name, image_column) for name in ("train", "test")}
-        try:
-            train800, val200 = train_and_val(len(labels["train"]))
-        except BadInput as error:
-            raise BadInput(f"{self.path}: {error}") from error
+        val = next((name for name in VALIDATION_NAMES if name in splits), None)
+        stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
+        labels = {part: self._labels(splits[name], name, label_column) for part, name in stored.items()}
+        parts = {
+            part: HfSplit(self._images(splits[name], name, image_column), np.arange(len(labels[part])), labels[part])
+            for part, name in stored.items()
+        }
+        class_names = self._class_names(splits["train"], label_column, labels)
         return HfSource(
-            class_names=self._class_names(splits["train"], label_column, labels),
+            class_names=class_names,
             # Not plain tfds-order: copies shuffle, so row numbers need not be the source's own.
             membership="vtab1k-style:tfds-order-of-rows",
             pixels=self.pixels,
             test=f"official:{len(labels['test'])}",
-            notes=(),
-            images=images,
-            labels=labels,
-            rows={
-                "train800": train800,
-                "val200": val200,
-                "train800val200": np.concatenate([train800, val200]),
-                "test": np.arange(len(labels["test"])),
-            },
+            notes=tuple(class_notes(self.label, class_names, labels)),
+            place=str(self.path),
+            parts=parts,
         )
 
     def _place(self) -> Path:
@@ -141,10 +149,12 @@ class HfDataset(DatasetSpec):
 
         if self._is_local():
             place = self._place()
-            if place.is_file() and place.suffix != ".parquet":
+            if place.is_file() and place.suffix not in (".parquet", ".arrow"):
                 raise BadInput(f"{place}: dataset.path takes a parquet file, a folder or a hub id")
-            name, files = ("parquet", str(place)) if place.is_file() else (str(place.resolve()), None)
+            name, files = (place.suffix[1:], str(place)) if place.is_file() else (str(place.resolve()), None)
             with _translated(str(place)):
+                if (place / "dataset_dict.json").is_file():  # written by save_to_disk
+                    return datasets.load_from_disk(str(place.resolve()))
                 return datasets.load_dataset(name, data_files=files, cache_dir=str(default_cache_dir() / "hf"))
         hub_id = self._hub_id()
         with _translated(hub_id):
@@ -200,15 +210,38 @@ class HfDataset(DatasetSpec):
 
 @dataclass(frozen=True)
 class HfSource(Source):
-    """`images` and `labels` by stored split; `rows` by our split."""
+    """`parts`: the stored splits, `train`, `test` and perhaps `val`. `place`: what messages call the dataset."""
 
-    images: dict[str, EncodedImages]
-    labels: dict[str, np.ndarray]
-    rows: dict[str, np.ndarray]
+    place: str
+    parts: dict[str, HfSplit]
 
-    def split(self, name: str) -> HfSplit:
-        stored, rows = "test" if name == "test" else "train", self.rows[name]
-        return HfSplit(self.images[stored], rows, self.labels[stored][rows])
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (*FULL_SPLITS, *SPLITS)
+
+    def split(self, name: str) -> RawSplit:
+        train, val = self.parts["train"], self.parts.get("val")
+        if name == "test":
+            return self.parts["test"]
+        if name in FULL_SPLITS:
+            if val is None:
+                return full_split(train, name)
+            return {"train": train, "val": val}.get(name) or joined(train, val)
+        try:
+            train800, val200 = train_and_val(len(train))
+        except BadInput as error:
+            raise BadInput(
+                f"{self.place}: {error}; use all of them with protocol=full, "
+                "or a few of each class with protocol=fewshot"
+            ) from error
+        both = np.concatenate([train800, val200])
+        return train.take({"train800": train800, "val200": val200}.get(name, both))
+
+    def membership_of(self, name: str) -> str:
+        return "full" if name in FULL_SPLITS else self.membership
+
+    def pool(self) -> RawSplit:
+        return self.parts["train"]
 
 
 class HfSplit(RawSplit):
@@ -226,6 +259,9 @@ class HfSplit(RawSplit):
     def read(self, index: int) -> Image:
         [(name, data)] = self.images.encoded(self.rows[index : index + 1])
         return decode_image(data, name)
+
+    def take(self, rows: np.ndarray) -> HfSplit:
+        return HfSplit(self.images, self.rows[rows], self.labels[rows])
 
 
 class EncodedImages:

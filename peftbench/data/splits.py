@@ -34,6 +34,9 @@ class ArraySplit(RawSplit):
 
         return Image.fromarray(self.images[index])
 
+    def take(self, rows: np.ndarray) -> ArraySplit:
+        return ArraySplit(self.images[rows], self.labels[rows])
+
 
 class FileSplit(RawSplit):
     """Image files, in order."""
@@ -52,3 +55,36 @@ class FileSplit(RawSplit):
         except OSError as error:
             raise BadInput(f"{path}: the image cannot be read ({error.strerror})") from error
         return decode_image(data, str(path))
+
+    def take(self, rows: np.ndarray) -> FileSplit:
+        return FileSplit([self.paths[row] for row in rows.tolist()], self.labels[rows])
+
+    def describe(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+class JoinedSplit(RawSplit):
+    """Two splits, one after the other."""
+
+    def __init__(self, first: RawSplit, second: RawSplit) -> None:
+        self._parts = (first, second)
+        self.labels = np.concatenate([first.labels, second.labels])
+
+    def content_digest(self) -> str:
+        return hashlib.sha256("".join(part.content_digest() for part in self._parts).encode()).hexdigest()
+
+    def read(self, index: int) -> Image:
+        first, second = self._parts
+        return first.read(index) if index < len(first) else second.read(index - len(first))
+
+    def describe(self, index: int) -> str:
+        first, second = self._parts
+        return first.describe(index) if index < len(first) else second.describe(index - len(first))
+
+
+def joined(first: RawSplit, second: RawSplit) -> RawSplit:
+    """The images of `first` followed by those of `second`."""
+    if isinstance(first, FileSplit) and isinstance(second, FileSplit):
+        # one list of files is hashed as one, and can be drawn from without hashing the rest
+        return FileSplit(first.paths + second.paths, np.concatenate([first.labels, second.labels]))
+    return JoinedSplit(first, second)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, RawSplit, Source
 from peftbench.data.location import default_cache_dir
+from peftbench.data.parts import full_split
 from peftbench.data.splits import ArraySplit
 from peftbench.data.tfds_order import train_and_val
 from peftbench.errors import MissingInput, PeftbenchError
@@ -83,6 +84,13 @@ class TorchvisionSet(DatasetSpec):
             raise self._missing("and dataset.download is false")
         return f"md5:{facts.md5}"
 
+    def places(self) -> list[Path]:
+        return [path for name in _names(self.task) if (path := self._root() / name).exists()]
+
+    @property
+    def download_megabytes(self) -> int | None:
+        return _FACTS[self.task].megabytes
+
     def open(self) -> Source:
         train, test = self._read()
         train800, val200 = train_and_val(len(train.data))
@@ -94,6 +102,7 @@ class TorchvisionSet(DatasetSpec):
             test=f"official:{len(test.data)}",
             notes=(),
             train=ArraySplit(train.data[chosen], np.array(train.targets)[chosen]),
+            whole_train=ArraySplit(train.data, np.array(train.targets)),
             whole_test=ArraySplit(test.data, np.array(test.targets)),
         )
 
@@ -164,13 +173,26 @@ class CifarSource(Source):
     """`train`: train800 followed by val200."""
 
     train: ArraySplit
+    whole_train: ArraySplit
     whole_test: ArraySplit
 
-    def split(self, name: str) -> ArraySplit:
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (*FULL_SPLITS, *SPLITS)
+
+    def split(self, name: str) -> RawSplit:
         if name == "test":
             return self.whole_test
+        if name in FULL_SPLITS:
+            return full_split(self.whole_train, name)
         start, stop = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000)}[name]
         return ArraySplit(self.train.images[start:stop], self.train.labels[start:stop])
+
+    def membership_of(self, name: str) -> str:
+        return "full" if name in FULL_SPLITS else self.membership
+
+    def pool(self) -> ArraySplit:
+        return self.whole_train
 
 
 def _names(task: str) -> tuple[str, str]:

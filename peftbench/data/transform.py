@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-RESIZES = ("squash", "crop")
+RESIZES = ("squash", "crop", "squash_crop")
 INTERPOLATIONS = ("bicubic", "bilinear")
 
 
@@ -20,7 +20,8 @@ class ImageTransform:
     """Resize to `size` x `size` pixels.
 
     `resize`: "squash" goes straight to the square, ignoring the aspect ratio (the VTAB protocol); "crop" brings the
-    short side to size / crop_pct and cuts out the centre (timm's evaluation). `antialias` off samples the source at
+    short side to size / crop_pct and cuts out the centre (timm's evaluation); "squash_crop" does so from a square of
+    size / crop_pct. `antialias` off samples the source at
     half-pixel centres only, whatever the reduction.
     """
 
@@ -38,14 +39,21 @@ class ImageTransform:
 
     def key(self) -> str:
         """Text that is equal for two transforms exactly when they make the same pixels."""
-        resize = self.resize if self.resize == "squash" else f"crop{self.crop_pct!r}"
+        resize = self.resize if self.resize == "squash" else f"{self.resize}{self.crop_pct!r}"
         return f"{resize}-{self.size}-{self.interpolation}-{'antialias' if self.antialias else 'point'}"
 
-    def apply(self, image: Image) -> np.ndarray:
-        """`image` (mode RGB or L) as uint8 [size, size, 3 or 1]."""
+    def apply(self, image: Image, place: tuple[float, float] | None = None) -> np.ndarray:
+        """`image` (mode RGB or L) as uint8 [size, size, 3 or 1].
+
+        `place`: (down, across) in [0, 1), where in the resized picture the square is cut out; None is the centre.
+        """
         width, height = self._resized(image.width, image.height)
         pixels = self._resample(image, width, height)
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        if place is None:
+            top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        else:
+            top = math.floor(place[0] * (height - self.size + 1))
+            left = math.floor(place[1] * (width - self.size + 1))
         pixels = pixels[top : top + self.size, left : left + self.size]
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
@@ -53,6 +61,8 @@ class ImageTransform:
         if self.resize == "squash":
             return self.size, self.size
         short = math.floor(self.size / self.crop_pct)
+        if self.resize == "squash_crop":
+            return short, short
         long = int(short * max(width, height) / min(width, height))
         return (short, long) if width <= height else (long, short)
 

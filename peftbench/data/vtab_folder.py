@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, DatasetSpec, Source
+from peftbench.data.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
 from peftbench.data.splits import FileSplit
-from peftbench.data.vtab_lists import ImageList, image_sizes, read_list
+from peftbench.data.vtab_lists import read_list
 from peftbench.data.vtab_tasks import VTAB_TASKS, VtabTask, canonical_task
 from peftbench.errors import BadInput, MissingInput
 from peftbench.spec import option
@@ -46,22 +47,21 @@ class VtabFolder(DatasetSpec):
     def revision(self) -> str:
         folder = self._folder()
         lists = self._lists(folder)
-        sizes = _sizes(folder, lists)
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            for name, label in zip(lists[split].paths, lists[split].labels.tolist(), strict=True):
-                digest.update(f"{split}\n{name}\n{label}\n{sizes[name]}\n".encode())
-        return digest.hexdigest()
+        return lists_digest(folder, {split: lists[split] for split in SPLITS})
 
     def inputs(self) -> list[Path]:
         folder = self._folder()
         return [path for split in SPLITS if (path := folder / f"{split}.txt").exists()]
 
+    def places(self) -> list[Path]:
+        return [self._folder()]
+
     def open(self) -> Source:
         folder = self._folder()
         lists = self._lists(folder)
-        _refuse_overlap(folder, lists)
-        _sizes(folder, lists)
+        for apart in (("train800", "val200", "test"), ("train800val200", "test")):
+            refuse_overlap(folder, {f"{split}.txt": lists[split] for split in apart})
+        sizes_of_all(folder, lists)
         num_test = len(lists["test"].paths)
         official = num_test in self._facts.num_test
         membership, notes = _membership(self.label, self._facts, lists) if official else ("vtab1k-style:folder", [])
@@ -152,10 +152,6 @@ def label_fingerprint(labels: np.ndarray) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _sizes(folder: Path, lists: dict[str, ImageList]) -> dict[str, int]:
-    return image_sizes(folder, dict.fromkeys(name for images in lists.values() for name in images.paths))
-
-
 def _membership(label: str, facts: VtabTask, lists: dict[str, ImageList]) -> tuple[str, list[str]]:
     """Official by its counts; confirmed where the label counts of the official sample are known and equal."""
     different = [split for split, known in facts.histograms if label_fingerprint(lists[split].labels) != known]
@@ -172,16 +168,6 @@ def _label_notes(label: str, lists: dict[str, ImageList]) -> list[str]:
     if label_fingerprint(parts) == label_fingerprint(lists["train800val200"].labels):
         return []
     return [f"{label}: train800val200.txt is not the union of train800.txt and val200.txt (label counts differ)"]
-
-
-def _refuse_overlap(folder: Path, lists: dict[str, ImageList]) -> None:
-    for first, second in (("train800", "val200"), ("train800", "test"), ("val200", "test"), ("train800val200", "test")):
-        shared = set(lists[first].paths) & set(lists[second].paths)
-        if shared:
-            raise BadInput(
-                f"{folder}: {len(shared)} images are listed in both {first}.txt and {second}.txt, first {min(shared)}; "
-                "the splits must not share images"
-            )
 
 
 def _class_names(folder: Path, num_classes: int) -> tuple[str, ...]:

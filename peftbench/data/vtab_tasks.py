@@ -10,7 +10,8 @@ class VtabTask:
     """One task. `folders`: names of its processed folder, in order of preference. `spellings`: other names users write.
 
     `num_test` holds more than one count where builds of the source differ. `histograms` are fingerprints of the
-    official label counts (see `vtab_folder.label_fingerprint`), by split, where they are known.
+    official label counts (see `vtab_folder.label_fingerprint`), by split, where they are known. Every task trains on
+    800 images, validates on 200 and is scored by top-1 accuracy, whatever its own community reports.
     """
 
     group: str
@@ -19,6 +20,19 @@ class VtabTask:
     folders: tuple[str, ...]
     spellings: tuple[str, ...] = ()
     histograms: tuple[tuple[str, str], ...] = ()
+    metric: str = "accuracy"
+
+
+@dataclass(frozen=True)
+class Original:
+    """Where the images of a task come from. `megabytes`: of the archives, as TFDS lists them; None where unknown.
+
+    `licence`: as its authors state it; read their page before use. `notes`: what must be done by hand, if anything.
+    """
+
+    licence: str
+    megabytes: int | None
+    notes: str = "direct download"
 
 
 def _histograms(train800: str, val200: str, test: str = "") -> tuple[tuple[str, str], ...]:
@@ -99,6 +113,34 @@ VTAB_TASKS: dict[str, VtabTask] = {
     "smallnorb_ele": VtabTask(
         "structured", 9, (12_150,), ("smallnorb_ele", "smallnorb_elevation"), ("smallnorb_label_elevation",)
     ),
+}
+
+
+_CLEVR = Original("CC BY 4.0", 19_000, "direct download; one archive for 1,000 + 15,000 images")
+_DSPRITES = Original("zlib/libpng", 28)
+_SMALLNORB = Original("research only", 263)
+
+# task -> its original, which the processed folder re-encodes as JPEG
+ORIGINALS_OF_VTAB: dict[str, Original] = {
+    "cifar100": Original("none stated", 169),
+    "caltech101": Original("CC BY 4.0", 137),
+    "dtd": Original("research only", 625),
+    "oxford_flowers102": Original("none stated", 345),
+    "oxford_iiit_pet": Original("CC BY-SA 4.0", 811),
+    "svhn": Original("non-commercial", 246),
+    "sun397": Original("none stated", 39_100, "direct download; the host is slow"),
+    "patch_camelyon": Original("CC0 1.0", 8_000, "Google Drive (quota) or Zenodo"),
+    "eurosat": Original("MIT", 94),
+    "resisc45": Original("none stated", 425, "by hand (OneDrive, rar), or the hub dataset timm/resisc45"),
+    "diabetic_retinopathy": Original("rules of the Kaggle competition", None, "Kaggle account, rules to be accepted"),
+    "clevr_count": _CLEVR,
+    "clevr_dist": _CLEVR,
+    "dmlab": Original("none stated", 3_000),
+    "kitti": Original("CC BY-NC-SA 3.0", 12_600),
+    "dsprites_loc": _DSPRITES,
+    "dsprites_ori": _DSPRITES,
+    "smallnorb_azi": _SMALLNORB,
+    "smallnorb_ele": _SMALLNORB,
 }
 
 

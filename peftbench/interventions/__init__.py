@@ -1,13 +1,28 @@
 """The few ways in which methods change a frozen network. Each keeps what it wraps as `.base`."""
 
-from peftbench.interventions.attention import AttentionHook, ExtraKeysValues, ValueScale, hook_attention, split_heads
+from peftbench.interventions.attention import (
+    AttentionHook,
+    ExtraKeysValues,
+    OwnKeysValues,
+    ValueScale,
+    hook_attention,
+    split_heads,
+)
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
-from peftbench.interventions.linear import AffineLowRank, LinearDelta, LinearScale, LowRank, ParallelAndSequential
+from peftbench.interventions.linear import (
+    AffineLowRank,
+    LinearDelta,
+    LinearScale,
+    LowRank,
+    ParallelAndSequential,
+    Thinned,
+)
 from peftbench.interventions.scale_shift import ScaleShift
-from peftbench.interventions.sequential import Ahead, Behind, Bottleneck
+from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
 from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
+from peftbench.interventions.sparse import SparseDelta
 from peftbench.interventions.spatial import TokenGrid
 from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens
 
@@ -16,6 +31,8 @@ __all__ = [
     "Ahead",
     "AttentionHook",
     "Behind",
+    "BehindSlices",
+    "Beside",
     "BlockTaps",
     "Bottleneck",
     "CarriedReadout",
@@ -28,13 +45,16 @@ __all__ = [
     "MeanPatch",
     "MetaTokens",
     "OnlyToken",
+    "OwnKeysValues",
     "ParallelAndSequential",
     "QueryTokens",
     "ScaleShift",
     "SideBlock",
     "SparesCarried",
+    "SparseDelta",
     "StripTokens",
     "Tap",
+    "Thinned",
     "TokenGrid",
     "Unused",
     "ValueScale",

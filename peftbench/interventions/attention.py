@@ -42,6 +42,10 @@ class AttentionHook(nn.Module):
         """Change softmax(q k^T / sqrt(d)) [batch, heads, queries, keys]."""
         return probabilities
 
+    def mix(self, q: Tensor, mixed: Tensor) -> Tensor:
+        """Change what the queries brought back [batch, heads, length, head_dim], ahead of the output projection."""
+        return mixed
+
 
 class AttentionCore(Intervention):
     """timm's Attention or WindowAttention with hooks, applied in the order in which they were added."""
@@ -65,7 +69,10 @@ class AttentionCore(Intervention):
         if bias is not None and k.shape[2] > x.shape[1]:
             bias = F.pad(bias, (k.shape[2] - x.shape[1], 0), value=bias.dtype == torch.bool)
         scaling = [hook for hook in hooks if hook.needs_probabilities]
-        return output(attn, x, _attend(attn, q, k, v, bias, scaling))
+        mixed = _attend(attn, q, k, v, bias, scaling)
+        for hook in hooks:
+            mixed = hook.mix(q, mixed)
+        return output(attn, x, mixed)
 
 
 def hook_attention(attn: nn.Module, hooks: Sequence[AttentionHook]) -> nn.Module:
@@ -168,12 +175,37 @@ class ExtraKeysValues(AttentionHook):
         self.num_heads = num_heads
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        return _in_front(self.keys, k, self.num_heads), _in_front(self.values, v, self.num_heads)
+        return in_front(self.keys, k, self.num_heads), in_front(self.values, v, self.num_heads)
 
 
-def _in_front(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
+def in_front(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
+    """Tokens [number, width], split over the heads, ahead of keys or values [batch, heads, length, head_dim]."""
+    return torch.cat([_heads_for(tokens, of, num_heads), of], dim=2)
+
+
+def _heads_for(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
+    """Tokens [number, width] split over the heads, for every sample of `of` and in its precision."""
     (heads,) = split_heads(tokens.unsqueeze(0), num_heads, 1)
-    return torch.cat([heads.expand(len(of), -1, -1, -1).to(of.dtype), of], dim=2)
+    return heads.expand(len(of), -1, -1, -1).to(of.dtype)
+
+
+class OwnKeysValues(AttentionHook):
+    """Adds softmax(q P_k^T / sqrt(d)) P_v to what the queries bring back, P_k and P_v [num_tokens, width] per block.
+
+    Unlike `ExtraKeysValues` the prefix takes no probability from the keys of the sequence. Both are drawn
+    xavier-uniform as tensors [1, num_tokens, width]. Queries come behind their norm, where there is one.
+    """
+
+    def __init__(self, num_tokens: int, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.keys, self.values = (nn.Parameter(torch.empty(1, num_tokens, width)) for _ in range(2))
+        for tokens in (self.keys, self.values):
+            nn.init.xavier_uniform_(tokens)
+        self.num_heads = num_heads
+
+    def mix(self, q: Tensor, mixed: Tensor) -> Tensor:
+        k, v = (_heads_for(tokens, q, self.num_heads) for tokens in (self.keys[0], self.values[0]))
+        return mixed + F.scaled_dot_product_attention(q, k, v)
 
 
 class ValueScale(Intervention):

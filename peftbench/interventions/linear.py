@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,6 +61,27 @@ class AffineLowRank(nn.Module):
     def offset(self) -> Tensor:
         """What the map adds without input: [out_dim]."""
         return self.scale * (self.up.weight @ self.down.bias + self.up.bias)
+
+
+class Thinned(nn.Module):
+    """A delta with stochastic depth of its own: in training it acts on each sample with probability 1 - `drop_path`.
+
+    What acts is divided by that probability, so that the mean stays.
+    """
+
+    def __init__(self, delta: nn.Module, drop_path: float) -> None:
+        super().__init__()
+        self.delta = delta
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.drop_path(self.delta(x))
+        return y
+
+    def weight(self) -> Tensor:
+        """The matrix of the delta as it acts in evaluation."""
+        matrix: Tensor = self.delta.weight()  # type: ignore[operator]
+        return matrix
 
 
 class LinearDelta(Intervention):

@@ -1,10 +1,10 @@
-"""The bottleneck of the adapter family, and modules in series with a frozen one: behind it or ahead of it."""
+"""The bottleneck of the adapter family, and modules with a frozen one: behind it, beside it or ahead of it."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -84,6 +84,35 @@ class Behind(Intervention):
         y: Tensor = self.base(x, **arguments)
         added: Tensor = self.module(y.movedim(self.channel_dim, -1))
         return y + added.movedim(-1, self.channel_dim)
+
+
+class Beside(Intervention):
+    """base(x) + module(x). `module` sees channels last; `channel_dim` says where `base` has them, in and out."""
+
+    def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
+        super().__init__(base)
+        self.module = module
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.base(x, **arguments)
+        added: Tensor = self.module(x.movedim(self.channel_dim, -1))
+        return y + added.movedim(-1, self.channel_dim)
+
+
+class BehindSlices(Intervention):
+    """y_i + module_i(y_i) for some of the `num_slices` equal parts of y = base(x) (3 for a fused qkv)."""
+
+    def __init__(self, base: nn.Module, modules: Mapping[int, nn.Module], num_slices: int = 1) -> None:
+        super().__init__(base)
+        self.num_slices = num_slices
+        self.behind = nn.ModuleDict({str(number): module for number, module in modules.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.base(x).chunk(self.num_slices, dim=-1))
+        for number, module in self.behind.items():
+            parts[int(number)] = parts[int(number)] + module(parts[int(number)])
+        return torch.cat(parts, dim=-1)
 
 
 class Ahead(Intervention):

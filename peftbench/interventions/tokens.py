@@ -39,10 +39,14 @@ class InsertTokens(Intervention):
         self.num_prefix, self.strip = num_prefix, strip
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        prompts = self.dropout(self.tokens).expand(len(x), -1, -1).to(x.dtype)
+        prompts = self.dropout(self.present()).expand(len(x), -1, -1).to(x.dtype)
         x = torch.cat([x[:, : self.num_prefix], prompts, x[:, self.num_prefix :]], dim=1)
         x = self.base(x, **arguments)
-        return strip_tokens(x, self.num_prefix, self.tokens.shape[1]) if self.strip else x
+        return strip_tokens(x, self.num_prefix, prompts.shape[1]) if self.strip else x
+
+    def present(self) -> Tensor:
+        """The tokens that are inserted now, [1, at most num_tokens, width]."""
+        return self.tokens
 
 
 class StripTokens(Intervention):

@@ -24,6 +24,7 @@ class _Adapter(Method):
 
     family: ClassVar[str] = "adapter"
     roles: ClassVar[tuple[str, ...]] = ()
+    size_option: ClassVar[str] = "bottleneck"
 
     # 8 is the VTAB-1k convention
     bottleneck: int = option(8, ge=1)

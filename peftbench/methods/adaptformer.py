@@ -24,6 +24,7 @@ class AdaptFormer(Method):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2205.13535"
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(0.1, gt=0)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.interventions import Intervention, fold_all
+from peftbench.methods.evidence import Evidence, Findings
 from peftbench.registry import Registry
 from peftbench.seeding import seeded
-from peftbench.spec import Spec
+from peftbench.spec import Spec, labelled
 
 METHODS: Registry[Method]
 
@@ -26,7 +27,9 @@ class Method(Spec):
 
     Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
     (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
-    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens).
+    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
+    (the one option that sets how much is trained, which tuning searches; "" where there is none), `observes` (the
+    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`).
     """
 
     section: ClassVar[str] = "method"
@@ -37,6 +40,8 @@ class Method(Spec):
     identity_at_init: ClassVar[bool] = True
     mergeable: ClassVar[bool] = False
     pools_itself: ClassVar[bool] = False
+    size_option: ClassVar[str] = ""
+    observes: ClassVar[bool] = False
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -45,9 +50,31 @@ class Method(Spec):
         """
         raise NotImplementedError
 
-    def expected_params(self, shape: BackboneShape) -> int | None:
-        """Number of trainable parameters without the classifier, from numbers only; None where no formula is known."""
+    def observe(self, evidence: Evidence) -> Findings:
+        """Look at training images and say what was found. Leaves the backbone as it was.
+
+        Raises `NotApplicable` before looking if the backbone lacks a place.
+        """
         raise NotImplementedError
+
+    def attach_with(self, backbone: Backbone, findings: Findings) -> None:
+        """`attach` for a method that observes: what it does follows from the findings and its options alone."""
+        raise NotImplementedError
+
+    def expected_params(self, shape: BackboneShape) -> int | None:
+        """Number of trainable parameters without the classifier, from numbers only.
+
+        None where no formula is known, or where the number depends on what is found.
+        """
+        raise NotImplementedError
+
+    def expected_with(self, shape: BackboneShape, findings: Findings) -> int | None:
+        """The same once the findings are known."""
+        return self.expected_params(shape)
+
+    def summary(self, findings: Findings) -> dict[str, Any]:
+        """What of the findings is worth a line in a record, as plain values."""
+        return {}
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """Entries of trainable tensors that analytically get no gradient: tensor name -> slice of its first axis."""
@@ -64,30 +91,35 @@ class Method(Spec):
     @property
     def label(self) -> str:
         """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
-        default = type(self)().identity()
-        changed = [f"{key}={value}" for key, value in self.identity().items() if value != default[key]]
-        return f"{self.name} ({', '.join(changed)})" if changed else self.name
+        return labelled(self.name, self)
 
 
 METHODS = Registry("method", "peftbench.methods")
 
 
-def install(method: Method, backbone: Backbone, seed: int = 0) -> None:
+def install(method: Method, backbone: Backbone, seed: int = 0, findings: Findings | None = None) -> None:
     """Freeze the backbone, attach the method, and verify on every run that it did what it declares.
 
     The method's own initialisation draws from a stream of its own, so that it does not depend on what was drawn
-    before. Raises `MethodContractError` when an original tensor was replaced or the count is not the formula's.
+    before. A method that observes needs the `findings` of its `observe`. Raises `MethodContractError` without them,
+    when an original tensor was replaced, or when the count is not the formula's.
     """
+    if method.observes and findings is None:
+        raise MethodContractError(f"{method.name} looks at images first: install it with the findings of observe()")
     backbone.freeze()
     before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
     with seeded(seed, "method"):
-        method.attach(backbone)
+        if findings is None:
+            method.attach(backbone)
+        else:
+            method.attach_with(backbone, findings)
     after = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
     lost = [name for key, name in before.items() if key not in after]
     if lost:
         raise MethodContractError(f"{method.name} replaced {len(lost)} tensors of the backbone, first {lost[0]}")
     counted = sum(parameter.numel() for _, parameter in backbone.trainable)
-    expected = method.expected_params(backbone.shape)
+    shape = backbone.shape
+    expected = method.expected_params(shape) if findings is None else method.expected_with(shape, findings)
     if expected is not None and counted != expected:
         raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
 

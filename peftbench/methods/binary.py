@@ -80,6 +80,7 @@ class _Binary(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2307.16867"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(32, ge=1)
     bits: int = option(1, ge=1, le=8)

@@ -10,13 +10,16 @@ from torch import nn
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.methods.base import METHODS, Method, key_third
 
-LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm")
+LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm", "qk_norm")
 
 
 @METHODS.add("bitfit")
 @dataclass(frozen=True)
 class BitFit(Method):
-    """All biases: patch embedding, qkv, proj, fc1, fc2 and every norm; 11 D L + 2 D on a plain ViT."""
+    """All biases: patch embedding, qkv, proj, fc1, fc2 and every norm, those of queries and keys included.
+
+    11 D L + 2 D on a plain ViT.
+    """
 
     family: ClassVar[str] = "selection"
     paper: ClassVar[str] = "arXiv:2106.10199"
@@ -33,5 +36,10 @@ class BitFit(Method):
         return sum(site.out_dim for site in shape.sites if site.has_bias and site.role.startswith(LAYERS))
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        return key_third(backbone, "bias")
+        """What shifts all keys, and so all scores of a query, equally, which softmax cancels.
+
+        That is the key third of a qkv bias or, where there is a norm on the keys, the bias of that.
+        """
+        names = {id(parameter): name for name, parameter in backbone.trainable}
+        behind = [site.module.bias for site in backbone.all_sites if site.shape.role == "qk_norm.k"]
+        return key_third(backbone, "bias") | {names[id(bias)]: slice(None) for bias in behind if id(bias) in names}

@@ -77,6 +77,7 @@ class Compacter(Method):
     paper: ClassVar[str] = "arXiv:2106.04647"
     identity_at_init: ClassVar[bool] = False
     roles: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(24, ge=1)
     num_blocks: int = option(4, ge=1)

@@ -61,6 +61,7 @@ class Convpass(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2207.07039"
     halves: ClassVar[tuple[str, ...]] = ("attn", "mlp")
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(1.0, gt=0)

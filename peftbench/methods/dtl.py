@@ -65,6 +65,7 @@ class DTL(Method):
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2312.07856"
     pools_itself: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(2, ge=1)
     sharpness: float = option(100.0, gt=0)
@@ -110,7 +111,7 @@ class DTLPlus(DTL):
     """DTL with one depthwise k x k convolution behind theta, shared by all blocks (of a stage): k^2 D more parameters.
 
     No bias, zero padding that keeps the size, torch's default initialisation; the class token is not convolved. The
-    paper picks k in {3, 4, 5} for each task.
+    paper picks k in {3, 4, 5} for each task; an even k sees one more position behind than ahead.
     """
 
     kernel_size: int = option(3, ge=1)

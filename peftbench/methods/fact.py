@@ -111,6 +111,7 @@ class _FacT(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2212.03145"
     mergeable: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(16, ge=1)
     # chosen for each task from 0.01, 0.1, 1, 10, 100

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.errors import NotApplicable
+from peftbench.errors import ConfigError, NotApplicable
 from peftbench.interventions import MetaTokens, TokenGrid, Unused, WithImages
 from peftbench.interventions.side import init_linears
 from peftbench.methods.base import METHODS, Method
@@ -103,6 +103,14 @@ class Pyramid(nn.Module):
 
     def forward(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> Tensor:
         maps, (_, kept) = seen
+        if self.training and len(maps) < 2:
+            # torch would say that batch norm expected more than one value per channel
+            raise ConfigError(
+                [
+                    "hst has a batch norm and needs two images in every training batch; choose a train.batch_size that "
+                    "leaves no single image, or set train.keep_last_batch=false"
+                ]
+            )
         for stage, depth in zip(self.stages, self.depths, strict=True):
             maps, kept = stage(maps, kept[:depth], self.grid), kept[depth:]
         return self.norm(maps.mean(dim=(2, 3)))

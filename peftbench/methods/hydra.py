@@ -27,6 +27,7 @@ class Hydra(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2309.06922"
     mergeable: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(2, ge=1)
     scale: float = option(1.0, gt=0)

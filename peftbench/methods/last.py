@@ -67,6 +67,7 @@ class LAST(Method):
 
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2402.04009"
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(16, ge=1)
 

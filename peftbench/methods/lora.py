@@ -26,6 +26,7 @@ class LoRA(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2106.09685"
     mergeable: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(8, ge=1)
     alpha: float = option(8.0, gt=0)
@@ -76,6 +77,7 @@ class LoRASharedQKV(Method):
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2206.04673"
     mergeable: ClassVar[bool] = True
+    size_option: ClassVar[str] = "rank"
 
     rank: int = option(8, ge=1)
     scale: float = option(1.0, gt=0)

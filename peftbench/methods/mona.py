@@ -75,6 +75,7 @@ class Mona(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2408.08345"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(64, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)

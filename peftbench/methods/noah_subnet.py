@@ -22,6 +22,10 @@ from peftbench.spec import option
 SUPERNET_TOKENS = 100
 
 
+# prompts, LoRA rank and adapter width of a block
+Sizes = tuple[int, int, int]
+
+
 def published() -> dict[str, dict[str, list[int]]]:
     """Task -> `prompts`, `lora_ranks`, `adapter_widths` of the 12 blocks, as released for VTAB-1k.
 
@@ -48,7 +52,7 @@ class NOAHSubnet(Method):
     A [r, D] and B [3 D, r] serve q, k and v together; the adapter of width h_l sits behind the MLP. `subnet` takes
     the sizes that the search found for a VTAB-1k task on 12 blocks (section 3.2 and released configurations); an
     explicit list (`prompts`, `lora_ranks`, `adapter_widths`, one number per block, 0 for none) replaces its part, and
-    other depths need all three. The search itself is not part of this. sum p D + 4 D r + (2 D h + h + D) parameters.
+    other depths need all three. The search itself is `noah_supernet`. sum p D + 4 D r + (2 D h + h + D) parameters.
 
     Prompts start from the xavier bound of the released code, LoRA from kaiming and zero, adapters from xavier. Left
     out, since they are slips of that code: a second prompt that no block sees, and the init that overwrites B = 0.
@@ -70,7 +74,7 @@ class NOAHSubnet(Method):
             return ["method.prompts, method.lora_ranks and method.adapter_widths must have one number per block each"]
         return ()
 
-    def _sizes(self, depth: int) -> list[tuple[int, int, int]]:
+    def _sizes(self, depth: int) -> list[Sizes]:
         """Prompts, rank and adapter width of each block. Raises `NotApplicable` unless there is one for each."""
         found = published()[self.subnet]
         lists = [
@@ -86,40 +90,58 @@ class NOAHSubnet(Method):
         return list(zip(*lists, strict=True))
 
     def attach(self, backbone: Backbone) -> None:
-        shape = backbone.shape
-        if shape.family != "vit":
-            raise NotApplicable(
-                f"{self.name} needs one token sequence in all blocks; {shape.family} has windows or maps"
-            )
-        sizes = self._sizes(shape.depth)
-        bound = math.sqrt(6 / (shape.width * (SUPERNET_TOKENS + 1)))
-        for (_, rank, _), site in zip(sizes, backbone.sites("attn.qkv"), strict=True):
-            if rank:
-                pair = LowRank(site.shape.in_dim, site.shape.out_dim, rank, dropout=self.dropout)
-                site.wrap(partial(LinearDelta, deltas={0: pair}))
-        for (_, _, width), site in zip(sizes, backbone.sites("mlp"), strict=True):
-            if width:
-                adapter = Bottleneck(site.shape.out_dim, width, "quick_gelu", self.dropout, init="xavier")
-                site.wrap(partial(Behind, module=adapter))
-        for (num_tokens, _, _), site in zip(sizes, backbone.sites("block"), strict=True):
-            if num_tokens:
-                inserted = site.wrap(
-                    partial(
-                        InsertTokens,
-                        num_tokens=num_tokens,
-                        width=shape.width,
-                        patch_size=shape.patch_size,
-                        num_prefix=shape.num_prefix_tokens,
-                        dropout=self.dropout,
-                        strip=True,
-                    )
-                )
-                nn.init.uniform_(inserted.tokens, -bound, bound)  # type: ignore[arg-type]
+        require_tokens(self.name, backbone)
+        insert(backbone, self._sizes(backbone.shape.depth), self.dropout)
 
     def expected_params(self, shape: BackboneShape) -> int:
-        total = 0
-        sizes = zip(self._sizes(shape.depth), shape.at("attn.qkv"), shape.at("block"), strict=True)
-        for (num_tokens, rank, h), qkv, block in sizes:
-            total += num_tokens * shape.width + rank * (qkv.in_dim + qkv.out_dim)
-            total += 2 * block.out_dim * h + h + block.out_dim if h else 0
-        return total
+        return count(shape, self._sizes(shape.depth))
+
+
+def require_tokens(name: str, backbone: Backbone) -> None:
+    """Raises `NotApplicable` unless the blocks pass one token sequence on."""
+    family = backbone.shape.family
+    if family != "vit":
+        raise NotApplicable(f"{name} needs one token sequence in all blocks; {family} has windows or maps")
+
+
+def insert(
+    backbone: Backbone,
+    sizes: Sequence[Sizes],
+    dropout: float,
+    tokens: type[InsertTokens] = InsertTokens,
+    pair: type[LowRank] = LowRank,
+    adapter: type[Bottleneck] = Bottleneck,
+) -> None:
+    """Give each block prompts, a pair on qkv and an adapter of the sizes in `sizes`; 0 leaves one out."""
+    shape = backbone.shape
+    bound = math.sqrt(6 / (shape.width * (SUPERNET_TOKENS + 1)))
+    for (_, rank, _), site in zip(sizes, backbone.sites("attn.qkv"), strict=True):
+        if rank:
+            delta = pair(site.shape.in_dim, site.shape.out_dim, rank, dropout=dropout)
+            site.wrap(partial(LinearDelta, deltas={0: delta}))
+    for (_, _, width), site in zip(sizes, backbone.sites("mlp"), strict=True):
+        if width:
+            site.wrap(partial(Behind, module=adapter(site.shape.out_dim, width, "quick_gelu", dropout, init="xavier")))
+    for (num_tokens, _, _), site in zip(sizes, backbone.sites("block"), strict=True):
+        if num_tokens:
+            inserted = site.wrap(
+                partial(
+                    tokens,
+                    num_tokens=num_tokens,
+                    width=shape.width,
+                    patch_size=shape.patch_size,
+                    num_prefix=shape.num_prefix_tokens,
+                    dropout=dropout,
+                    strip=True,
+                )
+            )
+            nn.init.uniform_(inserted.tokens, -bound, bound)  # type: ignore[arg-type]
+
+
+def count(shape: BackboneShape, sizes: Sequence[Sizes]) -> int:
+    """Parameters of what `insert` adds."""
+    total = 0
+    for (num_tokens, rank, h), qkv, block in zip(sizes, shape.at("attn.qkv"), shape.at("block"), strict=True):
+        total += num_tokens * shape.width + rank * (qkv.in_dim + qkv.out_dim)
+        total += 2 * block.out_dim * h + h + block.out_dim if h else 0
+    return total

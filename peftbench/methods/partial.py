@@ -57,6 +57,7 @@ class PartialK(_Parts):
     """The last k blocks and the norm behind them; k (12 D^2 + 13 D) + 2 D parameters on a plain ViT."""
 
     paper: ClassVar[str] = "arXiv:2203.12119"
+    size_option: ClassVar[str] = "num_blocks"
 
     num_blocks: int = option(1, ge=1)
 

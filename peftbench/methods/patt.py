@@ -49,6 +49,7 @@ class PATT(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2210.00788"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(0.1, gt=0)

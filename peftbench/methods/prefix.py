@@ -6,10 +6,43 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.interventions import Bottleneck, ExtraKeysValues, Tap, hook_attention, tap_block
+from peftbench.interventions import AttentionHook, Bottleneck, ExtraKeysValues, Tap, hook_attention, tap_block
+from peftbench.interventions.attention import in_front
+from peftbench.interventions.shared import refer, share
 from peftbench.methods.base import METHODS, Method
 from peftbench.spec import option
+
+
+class PrefixSource(nn.Module):
+    """tanh(W E + b), E [num_tokens, width] drawn from N(0, 1), W [hidden, width]: shared by all blocks."""
+
+    def __init__(self, num_tokens: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(num_tokens, width))
+        self.linear = nn.Linear(width, hidden)
+
+    def forward(self) -> Tensor:
+        return torch.tanh(self.linear(self.embedding))
+
+
+class ProducedKeysValues(AttentionHook):
+    """[P_k, P_v] = V source() + c with V [2 width, hidden] of this block: its rows of the last map of the MLP."""
+
+    source: PrefixSource
+
+    def __init__(self, source: PrefixSource, width: int, num_heads: int) -> None:
+        super().__init__()
+        refer(self, "source", source)
+        self.up = nn.Linear(source.linear.out_features, 2 * width)
+        self.num_heads = num_heads
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.up(self.source()).chunk(2, dim=-1)
+        return in_front(keys, k, self.num_heads), in_front(values, v, self.num_heads)
 
 
 @METHODS.add("prefix")
@@ -18,24 +51,39 @@ class Prefix(Method):
     """softmax(q [P_k; K]^T / sqrt(d)) [P_v; V] in every block, P_k and P_v [num_tokens, D] (He et al., equation 5).
 
     The number of tokens stays, since the prefix asks nothing itself. Each window of a Swin sees the same prefix,
-    without relative position. Values are trained directly, drawn from N(0, 0.02) as in He et al.'s code; the
-    re-parameterisation by an MLP during training (Li and Liang, section 4.3) is left out. 2 p D L parameters.
+    without relative position. Values are trained directly, drawn from N(0, 0.02) as in He et al.'s code: 2 p D L
+    parameters. With `mlp_width` m an MLP makes them, [P_k; P_v of all blocks] = V tanh(W E + b) + c (Li and Liang,
+    section 4.3; 800 in He et al.'s code, whose init it has): p D + m (D + 1) + 2 D L (m + 1) parameters train. What it
+    makes no longer changes behind training; the record counts, and the adapter file holds, the MLP.
     """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2101.00190"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(10, ge=1)
+    mlp_width: int | None = option(None, ge=1, later=True)
 
     def attach(self, backbone: Backbone) -> None:
-        for site, qkv in zip(backbone.sites("attn"), backbone.sites("attn.qkv"), strict=True):
+        sites = zip(backbone.sites("attn"), backbone.sites("attn.qkv"), strict=True)
+        source = None
+        if self.mlp_width:
+            source = share(backbone, "prefix", PrefixSource(self.num_tokens, backbone.shape.width, self.mlp_width))
+        for site, qkv in sites:
             heads: int = site.module.num_heads  # type: ignore[assignment]
-            prefix = ExtraKeysValues(self.num_tokens, qkv.shape.out_dim // 3, heads)
+            width = qkv.shape.out_dim // 3
+            prefix: AttentionHook = (
+                ProducedKeysValues(source, width, heads) if source else ExtraKeysValues(self.num_tokens, width, heads)
+            )
             site.wrap(partial(hook_attention, hooks=[prefix]))
 
     def expected_params(self, shape: BackboneShape) -> int:
-        return sum(2 * self.num_tokens * (site.out_dim // 3) for site in shape.at("attn.qkv"))
+        widths = sum(site.out_dim // 3 for site in shape.at("attn.qkv"))
+        if self.mlp_width is None:
+            return 2 * self.num_tokens * widths
+        source = self.num_tokens * shape.width + (shape.width + 1) * self.mlp_width
+        return source + 2 * widths * (self.mlp_width + 1)
 
 
 @METHODS.add("mam")
@@ -49,6 +97,7 @@ class MAM(Prefix):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2110.04366"
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(4.0, gt=0)

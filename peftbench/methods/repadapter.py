@@ -62,6 +62,7 @@ class RepAdapter(Method):
     paper: ClassVar[str] = "arXiv:2302.08106"
     mergeable: ClassVar[bool] = True
     roles: ClassVar[tuple[str, ...]] = ("attn.qkv", "mlp.fc1")
+    size_option: ClassVar[str] = "bottleneck"
 
     bottleneck: int = option(8, ge=1)
     num_groups: int = option(2, ge=1)

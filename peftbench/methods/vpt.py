@@ -19,6 +19,7 @@ class _Prompts(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2203.12119"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(10, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)

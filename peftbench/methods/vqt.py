@@ -29,6 +29,7 @@ class VQT(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2212.03220"
     identity_at_init: ClassVar[bool] = False
+    size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(1, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)

@@ -10,6 +10,8 @@ import pandas as pd
 from peftbench.identity import canonical, group_fingerprint
 from peftbench.results.record import RunRecord
 
+PAPER_DEFAULTS = "paper defaults"
+
 COLUMNS = (
     "fingerprint",
     "repetition_group",
@@ -17,11 +19,13 @@ COLUMNS = (
     "weights_id",
     "weights_digest",
     "method",
+    "remark",
     "dataset",
     "group",
     "protocol",
     "seed",
-    "tuned",
+    "hyperparameters",
+    "replaced",
     "accuracy",
     "mean_class_accuracy",
     "test_loss",
@@ -53,7 +57,7 @@ COLUMNS = (
 )
 
 
-# Of these the columns that hold numbers (others: texts, the seed, whether tuned).
+# Of these the columns that hold numbers (all others but the seed hold texts).
 NUMBERS = frozenset(
     {
         "accuracy",
@@ -83,12 +87,19 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
 
     Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
-    is None. `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
+    is None. `hyperparameters` says how they were chosen, `replaced` (canonical JSON) what a preset set aside.
+    `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
     JSON: all but the seed that can change the number, and of that what concerns the images.
     """
     rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
     return pd.DataFrame({name: pd.Series([values[name] for values in rows], dtype=object) for name in COLUMNS})
+
+
+def _hyperparameters(record: RunRecord) -> str:
+    """How the hyperparameters were chosen, in the words of tables that never mix them."""
+    chosen = record.tuning or record.hparams
+    return PAPER_DEFAULTS if chosen is None else str(chosen.get("label", "tuned"))
 
 
 def _data_identity(record: RunRecord) -> dict[str, Any]:
@@ -108,11 +119,13 @@ def row(record: RunRecord) -> dict[str, Any]:
         "weights_id": record.weights["id"],
         "weights_digest": record.weights["digest"],
         "method": record.labels["method"],
+        "remark": record.labels.get("remark", ""),
         "dataset": record.labels["dataset"],
         "group": record.labels["group"],
         "protocol": record.labels["protocol"],
         "seed": record.seed,
-        "tuned": record.tuning is not None,
+        "hyperparameters": _hyperparameters(record),
+        "replaced": canonical((record.hparams or {}).get("replaced", {})),
         "accuracy": test.get("accuracy"),
         "mean_class_accuracy": test.get("mean_class_accuracy"),
         "test_loss": test.get("loss"),

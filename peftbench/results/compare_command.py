@@ -66,7 +66,7 @@ def differences(tables: Iterable[Table], published: Sequence[Published]) -> Iter
         title = table.backbone.split(" (")[0]
         matching = [line for line in published if title in backbones_of(line)]
         for row in table.rows:
-            for line in (line for line in matching if line.method == row.method.split(" (")[0].rstrip("†")):
+            for line in (line for line in matching if line.method == row.method.split(" (")[0]):
                 source = sources[line.sources[0]]
                 for column in table.columns:
                     if column.name not in row.cells or column.dataset not in line.figures:
@@ -74,7 +74,7 @@ def differences(tables: Iterable[Table], published: Sequence[Published]) -> Iter
                     score, printed = row.cells[column.name], line.figures[column.dataset]
                     yield Difference(
                         backbone=table.backbone,
-                        protocol=f"{table.protocol}{', tuned' if table.tuned else ''}",
+                        protocol=f"{table.protocol}, {table.hyperparameters}",
                         dataset=column.name,
                         method=row.method,
                         measured=100 * score.mean,

@@ -22,8 +22,10 @@ _USED = (
     "setting",
     "backbone",
     "protocol",
-    "tuned",
+    "hyperparameters",
+    "replaced",
     "method",
+    "remark",
     "dataset",
     "group",
     "data",
@@ -47,7 +49,8 @@ Repetitions = dict[int, float]
 
 
 def leaderboard(rows: pd.DataFrame) -> list[Table]:
-    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and tuned or not.
+    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and choice of
+    hyperparameters (paper defaults, a published preset, tuned with a budget).
 
     Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
     differs. Rows without a test accuracy (trials that only choose hyperparameters) are left out: a validation score
@@ -58,13 +61,13 @@ def leaderboard(rows: pd.DataFrame) -> list[Table]:
     records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
     backbones = distinct_names(records, "backbone", ("backbone",))
     protocols = distinct_names(records, "protocol", ("protocol", "train"))
-    by_table: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
+    by_table: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
-        by_table.setdefault((backbone, protocol, bool(record["tuned"])), []).append(record)
+        by_table.setdefault((backbone, protocol, record["hyperparameters"]), []).append(record)
     return [_table(*key, by_table[key]) for key in sorted(by_table)]
 
 
-def _table(backbone: str, protocol: str, tuned: bool, records: Sequence[dict[str, Any]]) -> Table:
+def _table(backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]) -> Table:
     names = column_names(records)
     cells: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for record in records:
@@ -78,7 +81,7 @@ def _table(backbone: str, protocol: str, tuned: bool, records: Sequence[dict[str
     columns = sorted(_columns(records, names), key=_column_key)
     rows = sorted((_row(method, row_cells, columns) for method, row_cells in by_row.items()), key=row_key)
     notes = tuple(_notes(records, columns, rows))
-    return Table(backbone, protocol, tuned, tuple(columns), tuple(rows), notes, compare(rows, columns))
+    return Table(backbone, protocol, hyperparameters, tuple(columns), tuple(rows), notes, compare(rows, columns))
 
 
 def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Column]:
@@ -114,6 +117,7 @@ def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequen
         train_images_per_second=_cost(cells, "train_images_per_second") if len(devices) == 1 else None,
         eval_images_per_second=_cost(cells, "eval_images_per_second") if len(devices) == 1 else None,
         device=" / ".join(devices),
+        remark=" / ".join(sorted({record["remark"] for records in cells.values() for record in records} - {""})),
         records={
             name: tuple(record["fingerprint"] for record in sorted(records, key=lambda record: record["seed"]))
             for name, records in cells.items()

@@ -139,7 +139,7 @@ def alone() -> list[Table]:
     for (backbone, benchmark), rows in sorted(by_table.items()):
         groups = rows[0].groups
         columns = tuple(Column(label, label, group, "as published", "as published") for label, group in groups.items())
-        empty = Table(backbone, f"{benchmark} as published", False, columns, (), (), compare((), columns))
+        empty = Table(backbone, benchmark, "as published", columns, (), (), compare((), columns))
         tables.append(_with_published(empty, rows, sources))
     return tables
 

@@ -104,6 +104,7 @@ class RunRecord:
     predictions: dict[str, Any] | None = None
     adapter: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
+    hparams: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -172,6 +173,7 @@ def _problems(record: RunRecord) -> Iterator[str]:
         optional = name in ("predictions", "adapter")
         yield from _value_problems(name, getattr(record, name), (keys,) if optional else keys)
     yield from _value_problems("tuning", record.tuning, "dict?")
+    yield from _value_problems("hparams", record.hparams, ({"label": "text", "chosen_on": "text", "replaced": "dict"},))
     yield from _curve_problems(record.curve)
     yield from _finite_problems(record)
     yield from _consistency_problems(record)

@@ -136,7 +136,7 @@ def _facts(table: Table, row: Row) -> dict[str, Any]:
     return {
         "backbone": table.backbone,
         "protocol": table.protocol,
-        "tuned": table.tuned,
+        "hyperparameters": table.hyperparameters,
         "method": row.method,
         "published_by": " ".join(row.sources) or None,
         "complete": row.complete,
@@ -175,7 +175,7 @@ def document(table: Table) -> dict[str, Any]:
         "title": table.title,
         "backbone": table.backbone,
         "protocol": table.protocol,
-        "tuned": table.tuned,
+        "hyperparameters": table.hyperparameters,
         "columns": [vars(column) for column in table.columns],
         "rows": [
             {

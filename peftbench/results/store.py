@@ -1,9 +1,10 @@
-"""Store: the folder of records. A record is written once, whole, and never overwritten."""
+"""Store: the folder of records. A record is written once, whole, and never changed."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import re
 import warnings
@@ -21,12 +22,16 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no record. Kept apart from the records, so that no reader of results has to filter."""
+    """Why a cell has no record. Kept apart from the records, so that no reader of results has to filter.
+
+    `state` is `failed`, or `not applicable` where the method has no meaning on the backbone.
+    """
 
     fingerprint: str
     labels: dict[str, str]
     message: str
     traceback: str
+    state: str = "failed"
 
 
 class Store:
@@ -76,13 +81,19 @@ class Store:
             raise RecordError(f"no record {fingerprint} under {self.records_folder}")
         return unpack_one(path, fingerprint) if path.name.endswith(SUFFIX) else read_record(path)
 
-    def put(self, record: RunRecord) -> Path:
-        """Write a record, atomically and exclusively.
+    def put(self, record: RunRecord, replace: bool = False) -> Path:
+        """Write a record, atomically and exclusively. With `replace`, an older one goes to `work/replaced/` first.
 
         Raises `RecordError` when one with this fingerprint exists, which stays as it is, and when the disk refuses.
         """
         path = self.path_of(record.labels, record.fingerprint)
         existing = self.find(record.fingerprint, record.labels)
+        if existing is not None and existing.name.endswith(SUFFIX) and replace:
+            raise RecordError(f"{existing} holds this cell packed; unpack it to measure again")
+        if existing is not None and replace:
+            self._keep_replaced(existing)
+            replace_text(existing, record.to_json())
+            return existing
         if existing is None:
             try:
                 create_text(path, record.to_json())
@@ -140,28 +151,30 @@ class Store:
         """Where a cell's test predictions belong (npy, class per image); the folder may not exist yet."""
         return self.work_folder / "predictions" / f"{_checked(fingerprint)}.npy"
 
-    def put_failure(self, fingerprint: str, labels: Mapping[str, str], message: str, traceback: str) -> Path:
+    def put_failure(
+        self, fingerprint: str, labels: Mapping[str, str], message: str, traceback: str, state: str = "failed"
+    ) -> Path:
         """Note that a cell failed, replacing an older note of the same cell."""
-        path = self._failure_path(fingerprint)
-        failure = Failure(fingerprint, dict(labels), message, traceback)
+        path = self.failure_path(fingerprint)
+        failure = Failure(fingerprint, dict(labels), message, traceback, state)
         replace_text(path, json.dumps(dataclasses.asdict(failure), indent=1) + "\n")
         return path
 
     def failures(self) -> list[Failure]:
         """All notes of failed cells, by fingerprint; raises `RecordError` for a note that cannot be read."""
-        failures = []
-        for path in sorted((self.work_folder / "failures").glob("*.json")):
-            try:
-                failures.append(Failure(**json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError) as error:
-                raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
-        return failures
+        return [_read_failure(path) for path in sorted((self.work_folder / "failures").glob("*.json"))]
+
+    def failure(self, fingerprint: str) -> Failure | None:
+        """The note of one failed cell, or None; raises `RecordError` when it cannot be read."""
+        path = self.failure_path(fingerprint)
+        return _read_failure(path) if path.is_file() else None
 
     def clear_failure(self, fingerprint: str) -> None:
         """Forget that a cell failed; nothing happens when it did not."""
-        self._failure_path(fingerprint).unlink(missing_ok=True)
+        self.failure_path(fingerprint).unlink(missing_ok=True)
 
-    def _failure_path(self, fingerprint: str) -> Path:
+    def failure_path(self, fingerprint: str) -> Path:
+        """Where the note of a failed cell is kept."""
         return self.work_folder / "failures" / f"{_checked(fingerprint)}.json"
 
     def _packed_in(self, pack: Path) -> frozenset[str]:
@@ -174,6 +187,12 @@ class Store:
             except RecordError:
                 self._packed[pack] = stamp, frozenset()
         return self._packed[pack][1]
+
+    def _keep_replaced(self, existing: Path) -> None:
+        """A copy of a record that a new run of its cell is about to replace, under a name of its own."""
+        content = existing.read_text(encoding="utf-8")
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        replace_text(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
 
     def record_files(self) -> list[Path]:
         """The files of records that are not packed, by path."""
@@ -197,6 +216,13 @@ def _folder_name(label: str) -> str:
 def second_file(path: Path, fingerprint: str) -> str:
     """What to say of a file whose record stands elsewhere as well."""
     return f"{path}: a second file for record {fingerprint}; delete one of the two"
+
+
+def _read_failure(path: Path) -> Failure:
+    try:
+        return Failure(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
 
 
 def read_record(path: Path) -> RunRecord:

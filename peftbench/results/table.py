@@ -42,6 +42,7 @@ class Column:
 class Row:
     """One method in one setting. All means are None unless every column of the table has a cell.
 
+    `remark` says how far the method is from its paper, empty where it is as published.
     Costs are means over the row's own cells, None when one of them is unknown; `device` names where the images per
     second were measured, and they are None when that is more than one device. `records` holds the fingerprints behind
     each cell, by seed. `sources` names who published the figures; it is empty for measured rows.
@@ -61,6 +62,7 @@ class Row:
     train_images_per_second: float | None = None
     eval_images_per_second: float | None = None
     device: str = ""
+    remark: str = ""
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
@@ -103,7 +105,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Table:
-    """Methods that may be compared: one backbone with one set of weights, one protocol and recipe, tuned or not.
+    """Methods that may be compared: one backbone, weights, protocol and recipe, and one choice of hyperparameters.
 
     `published` rows stand beside the measured ones for reading only: they follow protocols of their own and enter no
     rank, test or note.
@@ -111,7 +113,7 @@ class Table:
 
     backbone: str
     protocol: str
-    tuned: bool
+    hyperparameters: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
@@ -124,7 +126,7 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.backbone}, {self.protocol}, {'tuned per dataset' if self.tuned else 'untuned'}"
+        return f"{self.backbone}, {self.protocol}, {self.hyperparameters}"
 
 
 def score(values: Sequence[float]) -> Score:

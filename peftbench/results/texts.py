@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from peftbench.results.table import Row, Score, Table
 
 EMPTY = "—"
+MARK = " †"
 
 LEGEND = (
     "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
@@ -14,7 +15,7 @@ LEGEND = (
     "gradients, optimizer state and saved activations of one training step, counted. train GFLOPs: per image, forward "
     "and backward. mean of groups: mean of the group means; flat mean: mean of all data sets; never compare one with "
     "the other. PPT: flat mean as a fraction, times exp(-log10(params / 10 M + 1)). rank: average rank over data sets. "
-    f"{EMPTY}: no record, hence no means."
+    f"{EMPTY}: no record, hence no means. {MARK.strip()}: not as in the paper, see the notes."
 )
 
 SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
@@ -43,9 +44,9 @@ def headers(table: Table) -> list[str]:
 
 
 def label(row: Row) -> str:
-    """The method; for published rows also who printed it: `lora [vpetl_bench +6]`."""
+    """The method, marked if it departs from its paper; for published rows who printed it: `lora [vpetl_bench +6]`."""
     if not row.sources:
-        return row.method
+        return row.method + (MARK if row.remark else "")
     more = f" +{len(row.sources) - 1}" if len(row.sources) > 1 else ""
     return f"{row.method} [{row.sources[0]}{more}]"
 
@@ -61,7 +62,16 @@ def all_rows(table: Table) -> tuple[Row, ...]:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know before comparing numbers of this table."""
-    return [*table.notes, *table.comparison.remarks]
+    return [*table.notes, *table.comparison.remarks, *_remarks(table)]
+
+
+def _remarks(table: Table) -> list[str]:
+    """One footnote for each remark, with the rows it belongs to."""
+    methods: dict[str, list[str]] = {}
+    for row in sorted(table.rows, key=lambda row: row.method):
+        if row.remark:
+            methods.setdefault(row.remark, []).append(row.method)
+    return [f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()]
 
 
 def text(table: Table, row: Row, header: str) -> str:

@@ -28,6 +28,11 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
+def restored(setting: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat setting with the values that `replaced` holds for some of its options."""
+    return {name: replaced.get(name, value) for name, value in setting.items()}
+
+
 def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names of the options, sorted, that do not have one and the same value in all (flat) settings."""
     known = list(settings)
@@ -49,16 +54,19 @@ def extend_label(label: str, words: str) -> str:
 
 def distinct_names(records: Sequence[Mapping[str, Any]], label: str, sections: Sequence[str]) -> list[str]:
     """Each record's `label`, with what differs in those sections of the identity where one label has several."""
-    chosen: dict[str, str] = {}
+    chosen: dict[tuple[str, str], str] = {}
     for record in records:
-        if record["setting"] not in chosen:
+        key = record["setting"], record["replaced"]
+        if key not in chosen:
             identity = json.loads(record["setting"])
-            chosen[record["setting"]] = canonical({section: identity.get(section) for section in sections})
-    keys = [(record[label], chosen[record["setting"]]) for record in records]
+            flat = flatten({section: identity.get(section) for section in sections})
+            # a preset may set a recipe's options per data set: the recipe is what it was before
+            chosen[key] = canonical(restored(flat, json.loads(record["replaced"])))
+    keys = [(record[label], chosen[record["setting"], record["replaced"]]) for record in records]
     by_label: dict[str, dict[str, dict[str, Any]]] = {}
     for name, text in keys:
         if text not in by_label.setdefault(name, {}):
-            by_label[name][text] = flatten(json.loads(text))
+            by_label[name][text] = json.loads(text)
     options = {name: differing(settings.values()) for name, settings in by_label.items()}
     full = {
         (name, text): extend_label(name, describe(setting, options[name]))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peftbench.seeding import stream
+from peftbench.train.colours import change_colours, random_colours
 from peftbench.train.options import TrainSpec
 
 Draws = dict[str, Tensor]
@@ -22,7 +23,12 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip."""
+    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip.
+
+    `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
+    `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
+    places are drawn here.
+    """
 
     kind: str = "none"
     crop_padding: int = 4
@@ -44,9 +50,14 @@ class Augment:
         if self.kind == "crop_flip":
             generator = stream(seed, "augment", epoch, "crop")
             draws["shift"] = torch.randint(2 * self.crop_padding + 1, (num_samples, 2), generator=generator)
-        if self.kind == "rrc_flip":
+        if self.kind == "window_flip":
+            generator = stream(seed, "augment", epoch, "place")
+            draws["place"] = torch.rand(num_samples, 2, generator=generator, dtype=torch.float64)
+        if self.kind in ("rrc_flip", "contrast"):
             generator = stream(seed, "augment", epoch, "resized_crop")
             draws["box"] = random_boxes(num_samples, size, (0.08, 1.0), (3 / 4, 4 / 3), generator, whole=True)
+        if self.kind == "contrast":
+            draws |= random_colours(num_samples, stream(seed, "augment", epoch, "colours"))
         if self.erasing > 0:
             generator = stream(seed, "augment", epoch, "erasing")
             boxes = random_boxes(num_samples, size, (0.02, 1 / 3), (0.3, 1 / 0.3), generator, whole=False)
@@ -55,14 +66,17 @@ class Augment:
         return draws
 
     def geometry(self, images: Tensor, draws: Draws) -> Tensor:
-        """Crop and flip of images [batch, channels, height, width] in 0..1 (padding is black), before normalisation."""
+        """Crop, flip and colours of images [batch, channels, height, width] in 0..1, before normalisation.
+
+        Padding is black.
+        """
         if "shift" in draws:
             images = padded_crop(images, draws["shift"], self.crop_padding)
         if "box" in draws:
             images = resized_crop(images, draws["box"])
         if "flip" in draws:
             images = flip(images, draws["flip"])
-        return images
+        return change_colours(images, draws) if "grey" in draws else images
 
     def erase(self, images: Tensor, draws: Draws) -> Tensor:
         """Random erasing (arXiv:1708.04896) of normalised images: the rectangle becomes 0, the mean colour."""

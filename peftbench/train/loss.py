@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from peftbench.train.batches import Batch
 
-LossFn = Callable[[nn.Module, Batch], Tensor]
+# images [batch, 3, height, width] -> logits [batch, classes]; a module is one
+Model = Callable[[Tensor], Tensor]
+LossFn = Callable[[Model, Batch], Tensor]
 
 
 def classification_loss(label_smoothing: float = 0.0) -> LossFn:
@@ -18,7 +20,7 @@ def classification_loss(label_smoothing: float = 0.0) -> LossFn:
     Takes the soft targets of mixup and cutmix (`batch["target"]: [batch, classes]`) where there are any.
     """
 
-    def loss_fn(model: nn.Module, batch: Batch) -> Tensor:
+    def loss_fn(model: Model, batch: Batch) -> Tensor:
         logits = model(batch["image"]).float()
         return F.cross_entropy(logits, batch.get("target", batch["label"]), label_smoothing=label_smoothing)
 

@@ -83,7 +83,8 @@ def training_memory(
     def keep(tensor: Tensor) -> Tensor:
         if _address(tensor) not in given:
             saved[_address(tensor)] = tensor.untyped_storage()
-        return tensor
+        # Detached: a node of the graph that holds its own output would be a circle that nothing frees.
+        return tensor.detach()
 
     device = next(iter(batch.values())).device
     with _undisturbed(model), autocast(device, precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
@@ -99,15 +100,22 @@ def training_memory(
     return memory | {"total_bytes": sum(memory.values()), "batch_size": len(next(iter(batch.values())))}
 
 
-def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device | str = "cpu") -> tuple[int, int]:
+def flops(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    loss_fn: LossFn = lambda model, batch: model(batch["image"]).sum(),
+) -> tuple[int, int]:
     """Floating-point operations per image: (forward in eval mode, forward plus backward in train mode).
 
     A multiplication and an addition are two operations. Matrix products, convolutions and attention are counted, as
-    torch runs them; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for.
+    torch runs them; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for,
+    of `loss_fn` (which may run networks of its own), unless given that of the output's sum.
 
     image_shape: [batch, 3, height, width] of the probe; work done once per batch is shared among its images.
     """
     images = torch.zeros(image_shape, device=device)
+    batch = {"image": images, "label": torch.zeros(image_shape[0], dtype=torch.int64, device=device)}
     trainable = [tensor for tensor in model.parameters() if tensor.requires_grad]
     counts = []
     for training in (False, True):
@@ -115,10 +123,13 @@ def flops(model: nn.Module, image_shape: tuple[int, ...], device: torch.device |
         # Only this attention kernel is made of products that the counter knows on every device.
         with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.set_grad_enabled(training):
             model.train(training)
-            output = model(images)
-            if training and trainable:
-                # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
-                output.sum().backward()
+            if not training:
+                model(images)
+            else:
+                loss = loss_fn(model, batch)
+                if trainable:
+                    # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
+                    loss.backward()
         counts.append(counter.get_total_flops() // image_shape[0])
     return counts[0], counts[1]
 

@@ -9,7 +9,7 @@ from peftbench.spec import Spec, option
 
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("fp32", "bf16", "fp16")
-AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip")
+AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip")
 SELECTIONS = ("last", "best_val")
 
 

@@ -13,6 +13,10 @@ from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
+from peftbench.evidence import random_evidence
+from peftbench.methods.base import Method, install
+from peftbench.methods.evidence import Findings
+from peftbench.seeding import seeded
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 24, "num_heads": (2, 4)}
@@ -77,3 +81,29 @@ def make(name: str) -> Backbone:
 def images(count: int = 4) -> Tensor:
     """Random images [count, 3, 32, 32], the same at every call."""
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+# What a method that looks at images first found on a backbone of this module; looking once is enough.
+_found: dict[tuple[str, str], Findings] = {}
+
+
+def look(method: Method, backbone: Backbone) -> Findings | None:
+    """What `method` sees in random images of random classes on `backbone`; None for a method that does not look."""
+    if not method.observes:
+        return None
+    with seeded(0, "observe"):
+        return method.observe(random_evidence(backbone))
+
+
+def findings(method: Method, backbone: str) -> Findings | None:
+    key = repr(method), backbone
+    if method.observes and key not in _found:
+        _found[key] = look(method, make(backbone)) or {}
+    return _found.get(key)
+
+
+def installed(method: Method, backbone: str, seed: int = 0) -> Backbone:
+    """A fresh copy of a tiny backbone with `method`, whether it looks at images first or not."""
+    built = make(backbone)
+    install(method, built, seed, findings(method, backbone))
+    return built

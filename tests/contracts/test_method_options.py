@@ -11,19 +11,29 @@ import yaml
 
 from peftbench.errors import ConfigError, NotApplicable
 from peftbench.identity import fingerprint
-from peftbench.methods.base import METHODS, Method, install
+from peftbench.methods.base import METHODS, Method
 from peftbench.spec import default_of
 from tests.conftest import REPOSITORY
-from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, make
+from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
+from tests.contracts.test_methods import FITTING
 
 CONFIGS = REPOSITORY / "configs" / "method"
 FIELDS = [(name, field) for name in METHODS.names() for field in dataclasses.fields(METHODS.get(name))]
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 
 
-def candidates(field: dataclasses.Field[Any]) -> list[Any]:
-    """Values that differ from the default, likely ones first."""
-    value, choices = default_of(field), field.metadata.get("choices")
+def start_options(name: str) -> dict[str, Any]:
+    """Options to depart from: small ones where a method looks at images first, the defaults of all others."""
+    return FITTING.get(name, {}) if METHODS.get(name).observes else {}
+
+
+def start(name: str) -> Method:
+    return METHODS.get(name)(**start_options(name))
+
+
+def candidates(field: dataclasses.Field[Any], value: Any) -> list[Any]:
+    """Values that differ from `value`, likely ones first."""
+    choices = field.metadata.get("choices")
     words = list(choices() if callable(choices) else choices or [])
     if isinstance(value, (list, tuple)):
         if not value and not words:  # sizes that may be given block by block
@@ -44,13 +54,13 @@ def candidates(field: dataclasses.Field[Any]) -> list[Any]:
 
 
 def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
-    """The method with this one option changed, for each candidate value that is allowed."""
+    """The starting method with this one option changed, for each candidate value that is allowed."""
     methods = []
-    for value in candidates(field):
-        if value == default_of(field):
+    for value in candidates(field, getattr(start(name), field.name)):
+        if value == getattr(start(name), field.name):
             continue
         try:
-            methods.append(METHODS.get(name)(**{field.name: value}))
+            methods.append(METHODS.get(name)(**(start_options(name) | {field.name: value})))
         except (ConfigError, TypeError):
             continue
     assert methods, f"no allowed value other than the default is known for {name}.{field.name}"
@@ -59,9 +69,8 @@ def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
 
 def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
     """Features in training mode after the trainable tensors were moved, or None where the method does not apply."""
-    built = make(backbone)
     try:
-        install(method, built)
+        built = installed(method, backbone)
     except NotApplicable:
         return None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -74,7 +83,7 @@ def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
 
 @every_field
 def test_changing_an_option_changes_identity_and_fingerprint(name: str, field: dataclasses.Field[Any]) -> None:
-    default = METHODS.get(name)()
+    default = start(name)
     for method in changed(name, field):
         assert method.identity() != default.identity()
         assert fingerprint(method.identity()) != fingerprint(default.identity())
@@ -83,7 +92,7 @@ def test_changing_an_option_changes_identity_and_fingerprint(name: str, field: d
 
 @every_field
 def test_every_option_does_something(name: str, field: dataclasses.Field[Any]) -> None:
-    default = METHODS.get(name)()
+    default = start(name)
     for backbone in (*BUILDERS, *TWELVE_BLOCKS):
         expected = behaviour(default, backbone)
         for method in changed(name, field) if expected is not None else []:

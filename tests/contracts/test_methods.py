@@ -18,11 +18,23 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.errors import NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
-from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, make
+from tests.contracts import backbones
+from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 
-# Options for methods whose defaults name the sizes of a real network, block by block.
+# Options for methods whose defaults name the sizes of a real network, or take long to look at its images.
 FITTING: dict[str, dict[str, Any]] = {
-    "noah_subnet": {"prompts": [2, 1, 0], "lora_ranks": [0, 2, 3], "adapter_widths": [1, 0, 2]}
+    "noah_subnet": {"prompts": [2, 1, 0], "lora_ranks": [0, 2, 3], "adapter_widths": [1, 0, 2]},
+    "noah_supernet": {
+        "sizes": [1, 2, 3],
+        "supernet_epochs": 2,
+        "supernet_lr": 0.02,
+        "population": 6,
+        "generations": 1,
+        "budget": 0.02,
+    },
+    "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
+    "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
+    "gps": {"batch_size": 16},
 }
 # One backbone of each family for what does not depend on a backbone's details, such as copying and saving.
 FAMILIES = ("vit_cls", "swin", "convnext")
@@ -67,9 +79,7 @@ def fitting(name: str) -> Method:
 
 
 def fresh(method: Method, backbone: str, seed: int = 0) -> Backbone:
-    built = make(backbone)
-    install(method, built, seed)
-    return built.eval()
+    return backbones.installed(method, backbone, seed).eval()
 
 
 @torch.no_grad()
@@ -83,7 +93,7 @@ def nudge(backbone: Backbone) -> Backbone:
 def refusal(method: Method, backbone: Backbone) -> str:
     """Why the method refuses this backbone, or nothing."""
     try:
-        install(method, backbone)
+        install(method, backbone, findings=look(method, backbone))
     except NotApplicable as error:
         return str(error) or "refused without a reason"
     return ""
@@ -119,10 +129,14 @@ def test_a_refusal_says_why_and_the_plain_vit_is_never_refused(name: str, backbo
 
 
 @on_every_family
-def test_attaching_leaves_every_original_tensor_in_place(method: Method, bare: Backbone) -> None:
+def test_attaching_leaves_every_original_tensor_in_place(
+    pair: tuple[Method, str], method: Method, bare: Backbone
+) -> None:
     objects = tensors_of(bare)
     bytes_before = {name: tensor.detach().clone() for name, tensor in objects.items()}
-    install(method, bare)
+    look(method, bare)
+    assert not bare.trainable and not has_interventions(bare), "looking changes nothing"
+    install(method, bare, findings=backbones.findings(*pair))
     kept = {id(tensor) for tensor in tensors_of(bare).values()}
     for name, tensor in objects.items():
         assert id(tensor) in kept, f"{name} is another object"
@@ -139,12 +153,15 @@ def test_output_at_the_start(method: Method, bare: Backbone, installed: Backbone
 
 
 @on_every_family
-def test_trainable_is_what_is_new_and_what_was_unfrozen(method: Method, bare: Backbone) -> None:
+def test_trainable_is_what_is_new_and_what_was_unfrozen(
+    pair: tuple[Method, str], method: Method, bare: Backbone
+) -> None:
     original = {id(parameter) for parameter in bare.parameters()}
-    install(method, bare)
+    found = backbones.findings(*pair)
+    install(method, bare, findings=found)
     frozen_new = [n for n, p in bare.named_parameters() if id(p) not in original and not p.requires_grad]
     assert not frozen_new, "a new tensor that does not train belongs into a buffer"
-    expected = method.expected_params(bare.shape)
+    expected = method.expected_params(bare.shape) if found is None else method.expected_with(bare.shape, found)
     if expected is not None:
         assert sum(parameter.numel() for _, parameter in bare.trainable) == expected
 
@@ -174,6 +191,10 @@ def test_gradient_reaches_all_trainable_tensors_and_no_other(method: Method, nud
         live = parameter.grad.clone()
         if name in inert:
             dead = parameter.grad[inert[name]]
+            if dead.numel() == live.numel():
+                largest = max(float(tensor.grad.abs().max()) for _, tensor in nudged.trainable)  # type: ignore[union-attr]
+                assert dead.abs().max() <= 1e-4 * largest, f"{name} is not inert"
+                continue
             live[inert[name]] = 0
             assert dead.numel() and dead.abs().max() <= 1e-4 * live.abs().max(), f"{name} is not inert where declared"
         assert live.abs().max() > 0, f"the gradient of {name} is zero"
@@ -222,9 +243,12 @@ def test_merging_keeps_the_function_and_leaves_no_wrapper(method: Method, nudged
 def test_trainable_tensors_alone_restore_the_model(
     method: Method, pair: tuple[Method, str], nudged: Backbone, tmp_path: Path
 ) -> None:
-    save_file({name: p.detach() for name, p in nudged.trainable}, tmp_path / "state.safetensors")
-    other = fresh(*pair, seed=1)
+    found = {f"findings.{name}": tensor for name, tensor in (backbones.findings(*pair) or {}).items()}
+    save_file({name: p.detach() for name, p in nudged.trainable} | found, tmp_path / "state.safetensors")
     state = load_file(tmp_path / "state.safetensors")
+    other = make(pair[1])
+    install(method, other, 1, {name.removeprefix("findings."): state.pop(name) for name in found} or None)
+    other.eval()
     assert set(state) == {name for name, _ in other.trainable}
     assert other.load_state_dict(state, strict=False).unexpected_keys == []
     assert torch.equal(outputs(other), outputs(nudged))
@@ -272,6 +296,34 @@ def test_initialisation_follows_the_seed_and_no_other_source(pair: tuple[Method,
 
 def draws_random_numbers(method: Method, backbone: str) -> bool:
     built = make(backbone)
+    found = backbones.findings(method, backbone)
     before = torch.get_rng_state()
-    method.attach(built)
+    if found is None:
+        method.attach(built)
+    else:
+        method.attach_with(built, found)
     return not torch.equal(before, torch.get_rng_state())
+
+
+LOOKING = [name for name in METHODS.names() if METHODS.get(name).observes]
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_looking_twice_finds_the_same_and_leaves_the_backbone_alone(name: str) -> None:
+    method, backbone = fitting(name), make("vit_cls")
+    before = {name: tensor.detach().clone() for name, tensor in tensors_of(backbone).items()}
+    mode = backbone.training
+    first, state = look(method, backbone), torch.get_rng_state()
+    second = look(method, backbone)
+    assert first is not None and second is not None and first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(state, torch.get_rng_state()) and backbone.training == mode
+    now = tensors_of(backbone)
+    assert now.keys() == before.keys() and all(torch.equal(now[name], before[name]) for name in before)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in backbone.modules())
+
+
+@pytest.mark.parametrize("name", LOOKING)
+def test_a_method_that_looks_is_not_installed_blindly(name: str) -> None:
+    with pytest.raises(MethodContractError, match=rf"{name} looks at images first"):
+        install(fitting(name), make("vit_cls"))

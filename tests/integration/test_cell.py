@@ -117,7 +117,7 @@ def test_a_sweep_skips_what_is_done_and_goes_on_past_failures(run, results, caps
     assert run("-m", "method=linear,lora", "optim.lr=1e-2,1e30") == 1
     shown = capsys.readouterr().out
     # lr 0.01 is the linear probe's own rate; 1e30 diverges for both
-    assert "1 done, 1 skipped, 2 failed, 0 not applicable" in shown
+    assert "1 done, 1 skipped, 2 failed, 0 missing, 0 not applicable" in shown
     failures = Store(results).failures()
     assert {failure.labels["method"] for failure in failures} == {"linear", "lora"}
     assert all("not finite at step" in failure.message and "optim.lr" in failure.message for failure in failures)

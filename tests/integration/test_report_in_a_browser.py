@@ -48,7 +48,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         page.on("request", lambda request: page.problems.append(request.url) if _outside(request.url) else None)
         page.goto((root / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
         page.wait_for_selector("body[data-ready]")
-        page.select_option("#choose-table", label="vit_b16, vtab1k, untuned")
+        page.select_option("#choose-table", label="vit_b16, vtab1k, paper defaults")
         yield page
         browser.close()
 

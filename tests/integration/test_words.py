@@ -26,6 +26,9 @@ import pytest
         (["backbone=vit_b16_in21k_npz"], ["backbone.checkpoint must name a file", "ViT-B_16.npz"]),
         (["backbone.checkpoint=none.safetensors"], ["backbone.checkpoint=none.safetensors is not a file"]),
         (["runtime.device=cdua"], ["runtime.device 'cdua'"]),
+        (["objective=gits"], ["objective has no choice 'gits'", "'gist'"]),
+        (["objective=gist", "objective.temprature=2"], ["unknown option objective.temprature", "'temperature'"]),
+        (["objective=pesf_kd", "objective.temperature=0"], ["objective.temperature must be greater than 0, got 0"]),
         (["+extra=1"], ["unknown option extra"]),
         (["method=lora", "what"], ["'what' is not of the form"]),
         (["leaderbord"], ["unknown command 'leaderbord'", "'leaderboard'"]),
@@ -41,6 +44,21 @@ def test_wrong_words_are_named(run, capsys, words, parts):
 def test_vpt_is_an_accepted_name_for_vpt_deep(run, capsys):
     assert run("method=vpt", "--cfg", "job", fast=False) == 0
     assert "name: vpt_deep" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["method=repattn"], "name: repadapter_attn"),
+        (["method=repblock"], "name: repadapter"),
+        (["method=adapter_houlsby", "method.init=xavier"], "init: xavier"),
+        (["method=lora", "method.targets=[q,k,v,proj,fc1,fc2]"], "- fc2"),
+        (["method=krona_b_res"], "name: krona_b_res"),
+    ],
+)
+def test_the_words_of_the_papers_are_understood(run, capsys, words, shown):
+    assert run(*words, "--cfg", "job", fast=False) == 0
+    assert shown in capsys.readouterr().out
 
 
 def test_help_lists_groups_and_options(run, capsys):

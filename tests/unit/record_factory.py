@@ -27,6 +27,7 @@ def record_values(
     weights: str = "w1",
     options: dict[str, Any] | None = None,
     tuning: dict[str, Any] | None = None,
+    hparams: dict[str, Any] | None = None,
     device: str = "cpu",
     speed: float | None = 100.0,
     memory_bytes: int | None = 4_000_000,
@@ -115,6 +116,7 @@ def record_values(
         "predictions": None,
         "adapter": None,
         "tuning": tuning,
+        "hparams": hparams,
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 import timm
 import torch
 
-from peftbench.adapter_file import adapter_tensors, load_adapter, read_adapter, save_adapter
+from peftbench.adapter_file import adapter_tensors, load_adapter, read_adapter, save_adapter, take_findings
 from peftbench.backbones.build import from_timm
 from peftbench.errors import BadInput, MissingInput
 from peftbench.methods.base import METHODS, install
@@ -63,3 +63,17 @@ def test_what_does_not_fit_is_named(tmp_path):
         load_adapter(model, tensors | {"stranger": torch.zeros(1)}, tmp_path)
     with pytest.raises(MissingInput, match="save_adapter"):
         read_adapter(tmp_path / "none.safetensors")
+
+
+def test_findings_travel_in_the_file_and_what_follows_from_them_does_not(tmp_path):
+    model, frozen = swin_with("lora")
+    model.backbone.register_buffer("follows", torch.arange(3), persistent=False)
+    found = {"0": torch.tensor([4, 2])}
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, adapter_tensors(model, frozen, found), {}, "f")
+    tensors, _ = read_adapter(path)
+    assert "backbone.follows" not in tensors
+    taken = take_findings(tensors)
+    assert taken is not None and taken.keys() == {"0"} and taken["0"].tolist() == [4, 2]
+    load_adapter(model, tensors, path)
+    assert take_findings(tensors) is None

@@ -189,3 +189,9 @@ def test_a_wrong_option_is_one_clear_line(options: dict[str, object], message: s
         build_backbone(tiny(**options))
     assert len(caught.value.problems) == 1 and message in caught.value.problems[0]
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_too_small_for_all_stages_of_a_convnext_is_named() -> None:
+    with pytest.raises(ConfigError, match="img_size=16 is too small for convnext_atto, which divides it by 32; try 32"):
+        build_backbone(tiny(model="convnext_atto", img_size=16))
+    assert build_backbone(tiny(model="convnext_atto", img_size=32)).input_spec.size == 32

@@ -19,6 +19,7 @@ from PIL import Image
 from peftbench.data import cache
 from peftbench.data.base import ImageTransform, RawSplit, Source
 from peftbench.data.cache import default_cache_dir, load_split
+from peftbench.data.cache_entry import listed, prune
 from peftbench.data.splits import ArraySplit
 from peftbench.errors import BadInput, PeftbenchError
 
@@ -223,8 +224,8 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(cache.os, "fsync", full)
-    with pytest.raises(PeftbenchError, match=r"disk filled up.*PEFTBENCH_CACHE"):
-        load(source_of(noise(3, 4, 4, 3)), tmp_path)
+    with pytest.raises(PeftbenchError, match=r"disk filled up.*0\.2 MB needed.*PEFTBENCH_CACHE"):
+        load(source_of(noise(1_000, 4, 4, 3)), tmp_path)
     assert not [path for path in (tmp_path / "images").iterdir() if path.suffix != ".lock"]
     monkeypatch.undo()
     assert load(source_of(noise(3, 4, 4, 3)), tmp_path).images.shape == (3, 8, 8, 3)
@@ -259,3 +260,47 @@ def test_the_default_folder_follows_the_environment(monkeypatch):
     monkeypatch.delenv("PEFTBENCH_CACHE")
     monkeypatch.setenv("HOME", "/home/user")
     assert default_cache_dir() == Path("/home/user/.cache/peftbench")
+
+
+def test_pruning_removes_what_nobody_reads_and_nothing_else(tmp_path):
+    kept = load(source_of(noise(3, 4, 4, 3)), tmp_path)
+    folder = tmp_path / "images"
+    other = load(source_of(noise(3, 4, 4, 3, seed=1)), tmp_path)
+    header = next(
+        path for path in folder.glob("*.json") if np.memmap(path.with_suffix(".bin")).sum() == other.images.sum()
+    )
+    header.write_text(json.dumps(json.loads(header.read_text()) | {"pillow": "0.1"}))
+    (folder / f"{'a' * 64}.bin.tmp").write_bytes(b"half")
+    (folder / f"{'b' * 64}.bin").write_bytes(b"no header")
+    (folder / f"{'c' * 64}.lock").write_bytes(b"")
+    removed = prune(folder)
+    assert sorted(entry.key[0] for entry in removed if not entry.about) == ["a", "b"]
+    assert [entry.key for entry in removed if entry.about] == [header.stem]
+    assert len(list(folder.iterdir())) == 3, "pixels, header and lock of the one that is still read"
+    assert other.images.sum() > 0, "an array that is open stays valid"
+    source = source_of(noise(3, 4, 4, 3))
+    assert np.array_equal(load(source, tmp_path).images, kept.images)
+    assert source.raw.reads == 0
+
+
+def test_pruning_by_age_goes_by_the_last_use(tmp_path):
+    for seed in (0, 1):
+        load(source_of(noise(3, 4, 4, 3, seed=seed)), tmp_path)
+    folder = tmp_path / "images"
+    for path in folder.iterdir():
+        os.utime(path, (time.time() - 10 * 86_400,) * 2)
+    load(source_of(noise(3, 4, 4, 3)), tmp_path)  # used again
+    assert len(prune(folder, unused_days=5)) == 1
+    assert len(listed(folder)) == 1
+
+
+def test_pruning_leaves_a_builder_alone(tmp_path):
+    code = _SLOW_BUILDER.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "writing"
+        assert prune(tmp_path / "images") == []
+        assert list((tmp_path / "images").glob("*.tmp"))
+        process.send_signal(signal.SIGKILL)
+    assert len(prune(tmp_path / "images")) == 1
+    assert list((tmp_path / "images").iterdir()) == []

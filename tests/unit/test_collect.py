@@ -28,7 +28,7 @@ def test_one_row_holds_the_numbers_of_its_record() -> None:
         "group": "natural",
         "protocol": "vtab1k",
         "seed": 2,
-        "tuned": False,
+        "hyperparameters": "paper defaults",
         "accuracy": 0.7123,
         "num_test_images": 10_000,
         "params_method": 589_824,
@@ -77,9 +77,12 @@ def test_no_records_give_no_rows_but_all_columns() -> None:
     assert collect([]).shape == (0, len(COLUMNS))
 
 
-def test_a_tuned_record_is_marked() -> None:
-    frame = collect([make_record(tuning={"num_trials": 12})])
-    assert list(frame["tuned"]) == [True]
+def test_a_record_says_how_its_hyperparameters_were_chosen() -> None:
+    tuned = make_record(tuning={"label": "tuned (budget 12, random)"})
+    published = make_record(seed=1, hparams={"label": "published (x)", "chosen_on": "test", "replaced": {"a.b": 1}})
+    frame = collect([tuned, published]).sort_values("seed")
+    assert list(frame["hyperparameters"]) == ["tuned (budget 12, random)", "published (x)"]
+    assert list(frame["replaced"]) == ["{}", '{"a.b":1}']
 
 
 def test_counts_stay_exact() -> None:

@@ -15,7 +15,7 @@ from peftbench.errors import ConfigError, MissingInput
 from peftbench.overrides import choices_of, word_problems
 from peftbench.runtime import RuntimeSpec
 
-SECTIONS = ["backbone", "dataset", "protocol", "optim", "train", "runtime", "method"]
+SECTIONS = ["backbone", "dataset", "protocol", "optim", "train", "runtime", "tune", "method", "objective"]
 CHOICES = [(group, choice) for group in SECTIONS for choice in choices_of(config_dir() / group)]
 # what a choice cannot do without
 NEEDS = {
@@ -112,7 +112,7 @@ def test_all_problems_come_at_once():
     problems = caught.value.problems
     assert len(problems) == 4
     assert any("method.alfa" in line and "'alpha'" in line for line in problems)
-    assert any("val200 lies inside" in line for line in problems)
+    assert any("val200 does not go with" in line for line in problems)
 
 
 def test_a_missing_value_is_named():
@@ -142,3 +142,19 @@ def test_specs_are_frozen():
 def test_configs_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert (config_dir() / "config.yaml").is_file() and Path(config_dir()).is_absolute()
+
+
+def test_no_objective_leaves_a_cell_as_it_was_and_another_one_makes_another_cell():
+    plain, named = gate("method=lora"), gate("method=lora", "objective=none")
+    assert plan(plain[0]) == plan(named[0])
+    cell = plan(plain[0])
+    assert "objective" not in cell.identity and "objective" not in as_tree(*plain) and cell.labels["method"] == "lora"
+    other = plan(gate("method=lora", "objective=gist")[0])
+    assert other.fingerprint != cell.fingerprint and other.labels["method"] == "lora + gist"
+    assert plan(gate("method=lora", "objective=gist", "objective.dropout=0")[0]).fingerprint != other.fingerprint
+
+
+def test_a_configuration_with_an_objective_survives_its_own_tree():
+    config, runtime = gate("method=lora", "objective=gist", "objective.gist_weight=0.25")
+    assert to_run_config(DictConfig(as_tree(config, runtime))) == (config, runtime)
+    assert without_locations(as_tree(config, runtime), config)["objective"]["gist_weight"] == 0.25

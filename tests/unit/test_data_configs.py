@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from peftbench.data.base import DATASETS
+from peftbench.data.base import DATASETS, GROUPS
+from peftbench.data.suites import SUITES
 from peftbench.data.vtab_tasks import VTAB_TASKS
 from peftbench.spec import build, defaults_of
 
@@ -28,13 +29,22 @@ def test_a_config_builds_and_holds_departures_only(name):
     spec = build(cls, values)
     defaults = defaults_of(cls)
     assert [key for key, value in values.items() if defaults[key] == value] == []
-    if name not in ("hf", "cifar10_parquet"):
+    if name not in ("hf", "cifar10_parquet"):  # hf takes its label from the data
         assert spec.label == name
-    assert spec.group in ("natural", "specialized", "structured", "embedded", "other")
+    assert spec.group in GROUPS
 
 
 def test_every_vtab_task_has_its_config():
     assert {f"vtab/{task}" for task in VTAB_TASKS} == {name for name in NAMES if name.startswith("vtab/")}
+
+
+def test_every_dataset_of_a_suite_has_its_config_and_its_group():
+    assert {name for names in SUITES.values() for name in names} <= set(NAMES)
+    for suite in ("fgvc", "fewshot"):
+        assert {name for name in NAMES if name.startswith(f"{suite}/")} == set(SUITES[suite])
+        for name in SUITES[suite]:
+            kind, values = read(name)
+            assert build(DATASETS.get(kind), values).group == suite
 
 
 def test_both_forms_of_cifar10_stand_in_one_column():

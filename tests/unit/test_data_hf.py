@@ -10,6 +10,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from peftbench.data.base import SPLITS
+from peftbench.data.fewshot import few_shot
 from peftbench.data.hf import HfDataset
 from peftbench.errors import BadInput, MissingInput, PeftbenchError
 
@@ -150,8 +151,47 @@ def test_no_test_split_or_too_small_a_train_split(tmp_path):
         with pytest.raises(BadInput, match=r"no test split \(found: train\)"):
             HfDataset(path=str(path)).open()
     write(tmp_path / "set", "test", 10)
-    with pytest.raises(BadInput, match="set: the train split has 900 images"):
+    source = HfDataset(path=str(tmp_path / "set")).open()
+    with pytest.raises(BadInput, match=r"set: the train split has 900 images; .*protocol=full"):
+        source.split("train800")
+    assert [len(source.split(name)) for name in ("train", "val", "trainval")] == [810, 90, 900]
+    assert len(few_shot(source, 16, 0, "m").split("fewshot")) == 64
+
+
+def test_all_rows_with_a_validation_split(tmp_path):
+    for name, count in (("train", 40), ("validation", 12), ("test", 8)):
+        write(tmp_path / "set", name, count)
+    source = HfDataset(path=str(tmp_path / "set")).open()
+    assert [len(source.split(name)) for name in ("train", "val", "trainval", "test")] == [40, 12, 52, 8]
+    assert [row_of(source.split("trainval").read(index)) for index in (0, 39, 40, 51)] == [0, 39, 0, 11]
+    assert (source.membership_of("trainval"), source.membership_of("train800")) == (
+        "full",
+        "vtab1k-style:tfds-order-of-rows",
+    )
+
+
+def test_a_class_that_is_only_tested_is_named(tmp_path):
+    write(tmp_path / "set", "train", 40, labels=dict.fromkeys(range(3, 40, 4), 0))
+    write(tmp_path / "set", "test", 8)
+    with pytest.raises(BadInput, match="1 of 4 classes have no training image, first 'd'"):
         HfDataset(path=str(tmp_path / "set")).open()
+
+
+def test_what_save_to_disk_writes_and_arrow_files(small, tmp_path):
+    import datasets
+
+    tables = datasets.load_dataset(str(small), cache_dir=str(tmp_path / "hf"))
+    tables.save_to_disk(str(tmp_path / "saved"))
+    source = HfDataset(path=str(tmp_path / "saved")).open()
+    assert [len(source.split(name)) for name in SPLITS] == [800, 200, 1_000, 120]
+    assert row_of(source.split("test").read(7)) == 7
+    assert source.class_names == ("a", "b", "c", "d")
+    (tmp_path / "arrow").mkdir()
+    for name in ("train", "test"):
+        [file] = (tmp_path / "saved" / name).glob("*.arrow")
+        file.rename(tmp_path / "arrow" / f"{name}.arrow")
+    loose = HfDataset(path=str(tmp_path / "arrow")).open()
+    assert loose.split("train800").content_digest() == source.split("train800").content_digest()
 
 
 @pytest.mark.parametrize("content", [b"", b"not parquet at all", None])
@@ -241,3 +281,23 @@ def test_the_real_cifar10_parquet(shared):
     train = source.split("train800")
     assert train.rows[0] == 16_399
     assert train.read(0).size == (32, 32)
+
+
+def test_a_half_downloaded_hub_dataset_is_one_line(tmp_path, monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    # what a broken-off download leaves: the commit is known, its large files are not here
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "datasets--some-owner--some-set"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / ".gitattributes").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    with pytest.raises(MissingInput, match=r"some-owner/some-set: .*hf download some-owner/some-set") as caught:
+        HfDataset(path="some-owner/some-set").open()
+    assert "\n" not in str(caught.value)

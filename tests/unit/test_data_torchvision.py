@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from peftbench.data import torchvision_sets
+from peftbench.data.fewshot import few_shot
 from peftbench.data.torchvision_sets import TorchvisionSet
 from peftbench.errors import MissingInput, PeftbenchError
 
@@ -138,6 +139,15 @@ def test_the_sample_follows_the_hash_order_over_the_running_index(archive):
     assert len(source.split("test")) == 500
     assert (source.membership, source.pixels, source.num_classes) == ("vtab1k-official:rebuilt", "original", 100)
     assert source.class_names[7] == "class7"
+
+
+def test_all_images_are_served_too(archive):
+    source = TorchvisionSet(task="cifar100", root=str(archive.parent), download=False).open()
+    assert [len(source.split(name)) for name in ("train", "val", "trainval")] == [2_700, 300, 3_000]
+    whole = source.split("trainval")
+    assert [row_of(np.asarray(whole.read(index))) for index in (0, 2_999)] == [0, 2_999]
+    assert len(few_shot(source, 16, 0, "m").split("fewshot")) == 1_600
+    assert (source.membership_of("trainval"), source.membership_of("train800")) == ("full", "vtab1k-official:rebuilt")
 
 
 def test_unpacked_files_are_enough_and_damaged_ones_are_unpacked_again(archive):

@@ -12,7 +12,7 @@ from PIL import Image
 from peftbench.data.base import GROUPS, SPLITS, ImageTransform
 from peftbench.data.cache import load_split
 from peftbench.data.vtab_folder import VtabFolder, label_fingerprint
-from peftbench.data.vtab_tasks import VTAB_TASKS
+from peftbench.data.vtab_tasks import ORIGINALS_OF_VTAB, VTAB_TASKS
 from peftbench.errors import BadInput, ConfigError, MissingInput
 
 
@@ -223,12 +223,12 @@ def test_links_out_of_the_folder_are_refused_and_links_within_are_not(root, tmp_
     secret.write_bytes(b"x")
     image.unlink()
     image.symlink_to(secret)
-    with pytest.raises(BadInput, match="links outside the task folder"):
+    with pytest.raises(BadInput, match="links outside the dataset's folder"):
         kitti(root).open()
     image.unlink()
     shutil.move(root / "kitti/images/test", tmp_path / "moved")
     (root / "kitti/images/test").symlink_to(tmp_path / "moved")
-    with pytest.raises(BadInput, match="links outside the task folder"):
+    with pytest.raises(BadInput, match="links outside the dataset's folder"):
         kitti(root).open()
 
 
@@ -287,6 +287,12 @@ def test_published_totals():
     assert sum(facts.num_test[0] for facts in VTAB_TASKS.values()) == 387_904
     groups = [facts.group for facts in VTAB_TASKS.values()]
     assert [groups.count(group) for group in GROUPS[:3]] == [7, 4, 8]
+
+
+def test_every_task_says_where_its_images_come_from_and_under_which_terms():
+    assert set(ORIGINALS_OF_VTAB) == set(VTAB_TASKS)
+    assert all(original.licence and original.notes for original in ORIGINALS_OF_VTAB.values())
+    assert {facts.metric for facts in VTAB_TASKS.values()} == {"accuracy"}
 
 
 @pytest.mark.shared

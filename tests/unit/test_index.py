@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Store:
             for seed in range(2):
                 memory = None if seed else 4_000
                 store.put(make_record(method=method, dataset=dataset, seed=seed, memory_bytes=memory))
-    store.put(make_record(accuracy=None, protocol="vtab1k_tune", tuning={"num_trials": 3}))
+    store.put(make_record(accuracy=None, protocol="vtab1k_tune", tuning={"label": "tuned (budget 3, grid)"}))
     return store
 
 

@@ -146,17 +146,27 @@ def test_columns_follow_the_groups_of_vtab() -> None:
     assert table.groups == ("natural", "specialized", "structured", "other")
 
 
+CHOSEN_ON_TEST = {"label": "published (chosen on test)", "chosen_on": "test", "replaced": {}}
+
+
 @pytest.mark.parametrize(
     ("other", "title"),
     [
-        ({"backbone": "swin_b"}, "swin_b, vtab1k, untuned"),
-        ({"protocol": "fgvc"}, "vit_b16, fgvc, untuned"),
-        ({"tuning": {"num_trials": 8}, "options": {"lr": 1}}, "vit_b16, vtab1k, tuned per dataset"),
-        ({"weights": "w2"}, "vit_b16 (backbone.digest=w2), vtab1k, untuned"),
-        ({"options": {"train": {"epochs": 2}}}, "vit_b16, vtab1k (train.epochs=2), untuned"),
-        ({"options": {"protocol": {"name": "vtab1k", "version": 2}}}, "vit_b16, vtab1k (protocol.version=2), untuned"),
+        ({"backbone": "swin_b"}, "swin_b, vtab1k, paper defaults"),
+        ({"protocol": "fgvc"}, "vit_b16, fgvc, paper defaults"),
+        (
+            {"tuning": {"label": "tuned (budget 8, grid)"}, "options": {"lr": 1}},
+            "vit_b16, vtab1k, tuned (budget 8, grid)",
+        ),
+        ({"hparams": CHOSEN_ON_TEST, "options": {"lr": 1}}, "vit_b16, vtab1k, published (chosen on test)"),
+        ({"weights": "w2"}, "vit_b16 (backbone.digest=w2), vtab1k, paper defaults"),
+        ({"options": {"train": {"epochs": 2}}}, "vit_b16, vtab1k (train.epochs=2), paper defaults"),
+        (
+            {"options": {"protocol": {"name": "vtab1k", "version": 2}}},
+            "vit_b16, vtab1k (protocol.version=2), paper defaults",
+        ),
     ],
-    ids=["backbone", "protocol", "tuned", "weights", "recipe", "protocol version"],
+    ids=["backbone", "protocol", "tuned", "published", "weights", "recipe", "protocol version"],
 )
 @pytest.mark.parametrize("method", ["lora", "vpt"])
 def test_what_cannot_be_compared_has_its_own_table(other: dict[str, Any], title: str, method: str) -> None:
@@ -168,6 +178,16 @@ def test_what_cannot_be_compared_has_its_own_table(other: dict[str, Any], title:
     assert [len(table.rows) for table in found] == [1, 1]
     [named] = [table.title for table in found if table.rows[0].cells["cifar100"].mean == 0.7]
     assert named == title
+
+
+def test_a_recipe_that_a_preset_changes_per_data_set_stays_one_table() -> None:
+    def record(dataset: str, batch_size: int) -> RunRecord:
+        hparams = CHOSEN_ON_TEST | {"replaced": {"train.batch_size": 64}}
+        return make_record(dataset=dataset, hparams=hparams, options={"train": {"batch_size": batch_size}})
+
+    table = only_table(record("cifar100", 16), record("dtd", 32))
+    assert table.title == "vit_b16, vtab1k, published (chosen on test)"
+    assert table.rows[0].complete
 
 
 def test_settings_that_meet_in_one_cell_become_rows_that_name_the_difference() -> None:

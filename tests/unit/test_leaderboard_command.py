@@ -24,7 +24,7 @@ def results(tmp_path: Path) -> Path:
 def test_tables_are_shown_and_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--results", str(results)]) == 0
     output = capsys.readouterr()
-    assert "vit_b16, vtab1k, untuned" in output.out
+    assert "vit_b16, vtab1k, paper defaults" in output.out
     assert "lora" in output.out
     assert output.err == ""
     frame = pd.read_csv(results / "leaderboard" / "leaderboard.csv")

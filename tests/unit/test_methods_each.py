@@ -8,7 +8,7 @@ import torch
 from peftbench.backbones.base import Backbone
 from peftbench.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import images, make
+from tests.contracts.backbones import BUILDERS, images, make
 
 
 def trained(name: str, backbone: str = "vit_cls", **options: object) -> list[str]:
@@ -35,9 +35,12 @@ def test_full_and_linear_are_all_and_nothing() -> None:
     assert len(trained("full")) == len(list(make("vit_cls").parameters()))
 
 
-def test_bitfit_trains_every_bias_and_no_weight() -> None:
-    expected = [name for name, _ in make("vit_cls").net.named_parameters() if name.endswith(".bias")]
-    assert trained("bitfit") == expected and len(expected) == 1 + 3 * 6 + 1
+@pytest.mark.parametrize("backbone", BUILDERS)
+def test_bitfit_trains_every_bias_and_no_weight(backbone: str) -> None:
+    expected = [name for name, _ in make(backbone).net.named_parameters() if name.endswith(".bias")]
+    assert trained("bitfit", backbone) == expected
+    # a plain ViT has those of the embedding, six a block and the last norm; with norms on queries and keys two more
+    assert {"vit_cls": 1 + 3 * 6 + 1, "vit_qknorm": 1 + 3 * 8 + 1}.get(backbone, len(expected)) == len(expected)
 
 
 def test_bitfit_skips_what_has_no_bias() -> None:
@@ -128,3 +131,19 @@ def test_prompts_do_not_take_part_in_average_pooling(name: str) -> None:
 def test_prompts_need_one_sequence(name: str, backbone: str) -> None:
     with pytest.raises(NotApplicable, match=f"{name} needs one token sequence through all blocks; {backbone}"):
         trained(name, backbone)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 4, 5])
+def test_dtl_plus_keeps_the_size_of_the_map_for_each_published_kernel(kernel_size: int) -> None:
+    built = make("vit_cls")
+    install(METHODS.get("dtl_plus")(kernel_size=kernel_size), built)
+    with torch.no_grad():
+        assert built.eval()(images(2)).shape == (2, 48)
+
+
+def test_hst_says_why_it_cannot_train_on_a_single_image() -> None:
+    built = make("vit_cls")
+    install(METHODS.get("hst")(), built)
+    with pytest.raises(ConfigError, match="two images in every training batch"):
+        built.train()(images(1))
+    assert len(built.eval()(images(1))) == 1

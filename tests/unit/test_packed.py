@@ -109,3 +109,11 @@ def test_nothing_to_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["suite", "--results", str(tmp_path)]) == 2
     assert "no record files" in capsys.readouterr().err
     assert main(["suite", "--results", str(tmp_path), "--unpack"]) == 2
+
+
+def test_a_packed_result_is_never_replaced(store: Store) -> None:
+    main(["suite", "--results", str(store.root)])
+    before = store.packs()[0].read_bytes()
+    with pytest.raises(RecordError, match="unpack it to measure again"):
+        store.put(make_record(seed=0), replace=True)
+    assert store.packs()[0].read_bytes() == before

@@ -58,7 +58,7 @@ def test_csv_holds_unrounded_numbers_and_leaves_the_unknown_empty(table: Table) 
 def test_markdown_is_rounded_and_says_what_is_missing(table: Table) -> None:
     text = to_markdown(table)
     lora, vpt = markdown_rows(text)
-    assert text.startswith("## vit_b16, vtab1k, untuned\n\n|")
+    assert text.startswith("## vit_b16, vtab1k, paper defaults\n\n|")
     assert lora["cifar100"] == "70.7 ± 0.8"
     assert lora["eurosat"] == "91.0 ± 1.4 (n=2)"
     assert (lora["params (M)"], lora["memory (MB)"], lora["seeds"]) == ("0.290", "4", "2 to 3")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import pytest
@@ -75,6 +77,17 @@ def test_a_frozen_stem_below_the_trained_layer_saves_nothing() -> None:
     model.requires_grad_(False)
     model[4].requires_grad_(True)
     assert training_memory(model, output_sum, batch(), OptimSpec())["saved_bytes"] == ACTIVATION
+
+
+def test_the_memory_probe_lets_go_of_what_it_counted() -> None:
+    model = mlp()
+    kept: list[weakref.ref[torch.Tensor]] = []
+    # sigmoid saves its own output: the case in which a graph can come to hold itself
+    model[1] = nn.Sigmoid()
+    model[1].register_forward_hook(lambda module, inputs, output: kept.append(weakref.ref(output)))
+    training_memory(model, output_sum, batch(), OptimSpec())
+    gc.collect()
+    assert kept and all(reference() is None for reference in kept)
 
 
 @pytest.mark.parametrize(("options", "states"), [({"momentum": 0.9}, 1), ({"momentum": 0.0}, 0)])

@@ -1,0 +1,37 @@
+"""Suites: one word for the datasets that are reported together."""
+
+from __future__ import annotations
+
+from peftbench.data.vtab_tasks import VTAB_TASKS
+from peftbench.errors import ConfigError, did_you_mean
+
+
+def _vtab(*groups: str) -> tuple[str, ...]:
+    return tuple(f"vtab/{task}" for task, facts in VTAB_TASKS.items() if facts.group in groups)
+
+
+SUITES: dict[str, tuple[str, ...]] = {
+    "vtab": _vtab("natural", "specialized", "structured"),
+    "vtab/natural": _vtab("natural"),
+    "vtab/specialized": _vtab("specialized"),
+    "vtab/structured": _vtab("structured"),
+    "fgvc": ("fgvc/cub200", "fgvc/nabirds", "fgvc/oxford_flowers", "fgvc/stanford_dogs", "fgvc/stanford_cars"),
+    "fewshot": (
+        "fewshot/fgvc_aircraft",
+        "fewshot/oxford_pets",
+        "fewshot/food101",
+        "fewshot/stanford_cars",
+        "fewshot/oxford_flowers102",
+    ),
+    "micro": ("digits", "shapes_location", "shapes_orientation", "shapes_count"),
+}
+
+
+def suite(name: str) -> list[str]:
+    """The choices of `dataset=` that make up the suite `name`, in the order tables show them.
+
+    Raises `ConfigError` with the nearest names.
+    """
+    if name not in SUITES:
+        raise ConfigError([f"unknown suite '{name}'{did_you_mean(name, SUITES)}"])
+    return list(SUITES[name])

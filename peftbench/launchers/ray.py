@@ -1,0 +1,63 @@
+"""Workers as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.errors import MissingInput
+from peftbench.launchers.base import LAUNCHERS, Launcher, needs
+from peftbench.spec import option
+
+
+@LAUNCHERS.add("ray")
+@dataclass(frozen=True)
+class Ray(Launcher):
+    """`num_workers` tasks on the cluster at `address` (`auto`: the one of this host; null: a cluster of this command).
+
+    Every node needs this package and the folders that the words name, on a shared file system. Ray gives each task
+    its GPUs, and starts a task whose process died again, at most `max_retries` times.
+    """
+
+    address: str | None = option("auto")
+    num_workers: int = option(2, ge=1)
+    cpus_per_worker: int = option(1, ge=1)
+    gpus_per_worker: float = option(0.0, ge=0)
+    max_retries: int = option(20, ge=0)
+
+    def run(self, plan_file: Path, num_cells: int) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise needs("ray", "ray") from error
+        try:
+            ray.init(address=self.address, log_to_driver=False, include_dashboard=None if self.address else False)
+        except ConnectionError as error:
+            raise MissingInput(
+                f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
+                "or let this command have its own with launcher.address=null"
+            ) from error
+        try:
+            task = ray.remote(
+                num_cpus=self.cpus_per_worker,
+                num_gpus=self.gpus_per_worker,
+                max_retries=self.max_retries,
+            )(_work)
+            num_workers = min(self.num_workers, max(num_cells, 1))
+            futures: list[Any] = [task.remote(str(plan_file), self.cpus_per_worker) for _ in range(num_workers)]
+            while futures:
+                ended, futures = ray.wait(futures, num_returns=1)
+                for future in ended:
+                    try:
+                        ray.get(future)
+                    except ray.exceptions.WorkerCrashedError as error:
+                        print(f"a Ray worker ended: {str(error).splitlines()[0]}", flush=True)
+        finally:
+            ray.shutdown()
+
+
+def _work(plan_file: str, threads: int) -> int:
+    from peftbench.sweep.worker import work
+
+    return work(plan_file, threads)

@@ -1,0 +1,47 @@
+"""What a method that looks at images first may look at: the training images, never the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone
+
+# what was seen, as tensors: small enough to be saved beside the trained ones
+Findings = dict[str, Tensor]
+Batch = dict[str, Tensor]
+Loss = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
+
+
+class Evidence(Protocol):
+    """A task before its method is attached. Everything drawn from it follows from the cell's seed.
+
+    A batch holds `image` [batch, 3, height, width], normalised, and `label` [batch].
+    """
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen backbone. An observer that changes weights or modes works on a deepcopy."""
+
+    @property
+    def num_classes(self) -> int: ...
+
+    def images(self, batch_size: int) -> Iterator[Batch]:
+        """The training images once, in the order of their split, without augmentation."""
+
+    def views(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
+        """The training images once, shuffled, each in two random views: crop, flip, and changed colours."""
+
+    def classifier(self, backbone: Backbone) -> nn.Module:
+        """`backbone` under a fresh classifier: images -> logits [batch, num_classes]."""
+
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        """The task's own loss of one batch, as `model(images)` gives logits."""
+
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
+        """Train what is trainable in a `classifier` on `train800` with the cell's recipe, apart from these numbers."""
+
+    def accuracy(self, model: nn.Module) -> float:
+        """Share of `val200` that the model classifies rightly."""

@@ -1,0 +1,95 @@
+"""GPS (Zhang et al., CVPR 2024, arXiv:2312.10136): the entries of each neuron with the largest gradients train."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone, BackboneShape, Site, unfreeze
+from peftbench.interventions import SparseDelta
+from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.evidence import Evidence, Findings
+from peftbench.spec import option
+
+LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv")
+
+
+@METHODS.add("gps")
+@dataclass(frozen=True)
+class GPS(Method):
+    """In each row of each weight matrix the `num_connections` entries whose loss gradient is largest, and all biases.
+
+    The loss is the supervised contrastive one (arXiv:2004.11362) of pooled features, two augmented views of each
+    image, so that no untrained head takes part (section 3.2); its gradient is summed with sign over one pass of the
+    training set at the pretrained weights. Rows are output neurons; a convolution's are flattened. Matrices: patch
+    embedding, qkv, proj, fc1, fc2, and the convolutions and merging steps of hierarchical models. As in the released
+    code the biases of these train whole and norms stay frozen. Layer scales and a window's position bias, which that
+    code also trains because of their names, stay frozen here. R (K + 1) parameters with R rows.
+    """
+
+    family: ClassVar[str] = "selection"
+    paper: ClassVar[str] = "arXiv:2312.10136"
+    mergeable: ClassVar[bool] = True
+    observes: ClassVar[bool] = True
+    size_option: ClassVar[str] = "num_connections"
+
+    num_connections: int = option(1, ge=1)
+    temperature: float = option(0.07, gt=0)
+    batch_size: int = option(32, ge=2)
+
+    def observe(self, evidence: Evidence) -> Findings:
+        """Columns [rows, num_connections] of the chosen entries for each matrix, under the number of its site."""
+        backbone = copy.deepcopy(evidence.backbone).train()
+        weights = {number: site.module.get_parameter("weight") for number, site in _matrices(backbone).items()}
+        unfreeze(*weights.values())
+        for first, second in evidence.views(self.batch_size):
+            features = backbone(torch.cat([first["image"], second["image"]]))
+            contrastive(features, first["label"].repeat(2), self.temperature).backward()
+        found = {}
+        for number, weight in weights.items():
+            assert weight.grad is not None
+            order = weight.grad.abs().flatten(1).sort(dim=1, descending=True, stable=True).indices
+            found[str(number)] = order[:, : self.num_connections].sort(dim=1).values.to(torch.int32)
+        return found
+
+    def attach_with(self, backbone: Backbone, findings: Findings) -> None:
+        for number, site in _matrices(backbone).items():
+            columns = findings[str(number)].long()
+            places = columns + site.shape.in_dim * torch.arange(len(columns), device=columns.device)[:, None]
+            if site.shape.has_bias:
+                bias = site.module.bias
+                assert isinstance(bias, nn.Parameter)
+                unfreeze(bias)
+            site.wrap(partial(SparseDelta, entries={"weight": places.flatten()}))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        matrices = [site for site in shape.sites if site.role in LAYERS]
+        return sum(site.out_dim * (min(self.num_connections, site.in_dim) + site.has_bias) for site in matrices)
+
+    def inert(self, backbone: Backbone) -> dict[str, slice]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
+        return key_third(backbone, "bias")
+
+
+def _matrices(backbone: Backbone) -> dict[int, Site]:
+    return {number: site for number, site in enumerate(backbone.all_sites) if site.shape.role in LAYERS}
+
+
+def contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Mean over anchors i of -mean over p of log(exp(z_i z_p / t) / sum over j of exp(z_i z_j / t)).
+
+    z are the features [num, width] scaled to length 1, p the others of i's label, j all others; each label must occur
+    twice. Equation 2 of arXiv:2004.11362.
+    """
+    z = F.normalize(features.float(), dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    scores = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
+    log_share = scores.log_softmax(dim=1).masked_fill(itself, 0.0)
+    positive = (labels[:, None] == labels) & ~itself
+    return -((log_share * positive).sum(dim=1) / positive.sum(dim=1)).mean()

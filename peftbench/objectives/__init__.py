@@ -1,0 +1,1 @@
+"""What a cell minimises; one file for each objective that combines with any method."""

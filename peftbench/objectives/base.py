@@ -1,0 +1,78 @@
+"""What an objective is: a training loss that goes with any method, and the tensors it brings along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.model import Classifier
+from peftbench.registry import Registry
+from peftbench.seeding import seeded
+from peftbench.spec import Spec, labelled
+from peftbench.train.loss import LossFn
+
+OBJECTIVES: Registry[Objective]
+
+
+@dataclass(frozen=True)
+class Objective(Spec):
+    """Base of all objectives. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
+
+    Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (as the paper |
+    adapted | details not published), `adapted` (one sentence: what was changed), `plain` (the loss is the task's own
+    and nothing is added; a cell's identity and label then do not name the objective).
+    """
+
+    section: ClassVar[str] = "objective"
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = ""
+    faithfulness: ClassVar[str] = "as the paper"
+    adapted: ClassVar[str] = ""
+    plain: ClassVar[bool] = False
+
+    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        """What belongs to the objective, made on the frozen backbone before a method changes it.
+
+        Initialisation happens here and nowhere else. Raises `NotApplicable` if the backbone lacks a place.
+        """
+        return nn.Module()
+
+    def install(self, model: Classifier, own: nn.Module) -> None:
+        """Give `own`, which `prepare` returned, its place in the model, behind the method; its tensors train from here.
+
+        Raises `NotApplicable` if the method left no such place.
+        """
+
+    def expected_params(self, shape: BackboneShape, num_classes: int) -> int:
+        """Number of trainable parameters of the objective, from numbers only."""
+        return 0
+
+    def loss_fn(self, model: Classifier, base: LossFn) -> LossFn:
+        """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
+        return base
+
+    @property
+    def label(self) -> str:
+        """Name with the hyperparameters that differ from the defaults: `gist (temperature=1.0)`."""
+        return labelled(self.name, self)
+
+
+OBJECTIVES = Registry("objective", "peftbench.objectives")
+
+
+def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: int) -> nn.Module:
+    """`objective.prepare` with a random stream of its own, so that method and head draw what they draw without it."""
+    with seeded(seed, "objective"):
+        return objective.prepare(backbone, num_classes)
+
+
+def install(objective: Objective, model: Classifier, own: nn.Module) -> None:
+    """`objective.install`, and the check on every run that as many tensors train as the formula says."""
+    objective.install(model, own)
+    counted = sum(parameter.numel() for parameter in own.parameters() if parameter.requires_grad)
+    expected = objective.expected_params(model.backbone.shape, model.head.out_features)
+    assert counted == expected, f"{objective.name} trains {counted} parameters; its formula gives {expected}"

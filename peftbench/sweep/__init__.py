@@ -1,0 +1,1 @@
+"""Grids of cells: planning them, claiming one cell for one worker, running, and telling how far a grid is."""

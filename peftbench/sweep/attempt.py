@@ -1,0 +1,65 @@
+"""One claimed cell: it is run, and whatever stops it is noted, so that a sweep can go on."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peftbench.cell import Cell
+from peftbench.errors import NotApplicable, PeftbenchError, RecordError
+from peftbench.loggers import open_logger
+from peftbench.progress import Progress
+from peftbench.report import finished_line, summary
+from peftbench.results.store import Store
+from peftbench.runner import run_cell
+from peftbench.runtime import RuntimeSpec
+from peftbench.tune.driver import tuned
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one cell; `state` is done, skipped, failed or not applicable."""
+
+    state: str
+    title: str
+    message: str = ""
+    error: Exception | None = None
+
+
+def run_noted(
+    cell: Cell, runtime: RuntimeSpec, store: Store, headline: Callable[[float], str] | None = None
+) -> Outcome:
+    """Run a cell that is this worker's. Errors end in the outcome and in a note beside the records."""
+    started = time.perf_counter()
+    try:
+        with open_logger(cell, runtime) as log_epoch:
+            progress = Progress(runtime.progress, (log_epoch,) if log_epoch else (), headline)
+            record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
+    except NotApplicable as error:
+        store.put_failure(cell.fingerprint, cell.labels, str(error), "", "not applicable")
+        return Outcome("not applicable", cell.title, str(error), error)
+    except Exception as error:
+        if isinstance(error, RecordError) and store.find(cell.fingerprint, cell.labels) is not None:
+            # another host took this worker for dead and was faster; both trained the same cell
+            return Outcome("skipped", cell.title)
+        shown = _explained(error)
+        note = store.put_failure(cell.fingerprint, cell.labels, str(shown), traceback.format_exc())
+        if shown is not error:
+            shown = PeftbenchError(f"{shown} (traceback in {note})")
+        return Outcome("failed", cell.title, str(shown), shown)
+    path = store.path_of(cell.labels, cell.fingerprint)
+    print(finished_line(summary(record), path, time.perf_counter() - started), flush=True)
+    return Outcome("done", cell.title)
+
+
+def _explained(error: Exception) -> Exception:
+    """Errors of ours as they are; anything else named, with what to do where that is known."""
+    if isinstance(error, PeftbenchError):
+        return error
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return PeftbenchError(
+            "out of memory; try a smaller train.batch_size with train.accumulate, or train.precision=bf16"
+        )
+    return PeftbenchError(f"unexpected {type(error).__name__}: {error}")

@@ -1,0 +1,68 @@
+"""What became of the cells of a plan, from the files of a results folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from peftbench.errors import RecordError
+from peftbench.results.store import Store
+from peftbench.sweep.claims import Claims
+from peftbench.sweep.plan import Plan, PlannedCell, file_state
+
+# done: recorded since the plan was made; skipped: recorded before; missing: neither recorded nor noted as failed
+STATES = ("done", "skipped", "failed", "missing", "not applicable")
+
+
+@dataclass(frozen=True)
+class CellState:
+    """`state` is one of `STATES`; `running` tells a missing cell that somebody alive works on."""
+
+    state: str
+    title: str
+    method: str
+    message: str = ""
+    running: bool = False
+
+
+def claims_of(store: Store) -> Claims:
+    return Claims(store.work_folder / "claims")
+
+
+def state_of(cell: PlannedCell) -> tuple[str, str]:
+    """State and message of one cell; only a missing one is still to be run."""
+    record = file_state(cell.record_path)
+    if record is not None and record != cell.record:
+        return "done", ""
+    if record is not None and not cell.reruns:
+        return "skipped", ""
+    failure = file_state(cell.failure_path)
+    if failure is None or (failure == cell.failure and cell.retries):
+        return "missing", ""
+    try:
+        note = Store(cell.results).failure(cell.fingerprint)
+    except RecordError as error:
+        return "failed", str(error)
+    if note is None:
+        return "missing", ""
+    return note.state, f"{note.message} (traceback in {cell.failure_path})" if note.state == "failed" else note.message
+
+
+def states(plan: Plan) -> list[CellState]:
+    """All cells of a plan, and those that could not be planned as failed."""
+    running = running_in(plan.cells)
+    known = []
+    for cell in plan.cells:
+        state, message = state_of(cell)
+        is_running = state == "missing" and cell.fingerprint in running
+        known.append(CellState(state, cell.title, cell.labels["method"], message, is_running))
+    return known + [CellState("failed", words, "not planned", message) for words, message in plan.problems]
+
+
+def running_in(cells: Iterable[PlannedCell]) -> dict[str, str]:
+    """Fingerprint -> owner of the cells that somebody alive works on, in all results folders of the cells."""
+    found: dict[str, str] = {}
+    for results in sorted({cell.results for cell in cells}):
+        held = claims_of(Store(results)).running()
+        found |= {fingerprint: str(claim.owner or "unknown") for fingerprint, claim in held.items()}
+    return found

@@ -1,0 +1,65 @@
+"""Batches of images that are decoded while training goes on, in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from peftbench.errors import PeftbenchError
+
+
+class Reader(Protocol):
+    """Images that are read on demand.
+
+    `shape`, `dtype`: as of the whole array, [num, height, width, 3] of uint8. `read` gives chosen rows; what it
+    gives depends on its arguments alone, so that any number of processes may share the work.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def read(self, rows: np.ndarray, places: np.ndarray | None = None) -> np.ndarray: ...
+
+
+def read_ahead(reader: Reader, indices: list[Tensor], places: Tensor | None, workers: int) -> Iterator[Tensor]:
+    """The images of each batch of `indices`, in order; `places` are random crop positions by sample, [num, 2].
+
+    With `workers` above 0 that many processes each decode whole batches, two batches ahead.
+    Raises what `reader.read` raises.
+    """
+    tasks = [(rows.numpy(), None if places is None else places[rows].numpy()) for rows in indices]
+    loader: DataLoader[Tensor | PeftbenchError] = DataLoader(
+        _Tasks(reader, tasks),
+        batch_size=None,
+        num_workers=workers,
+        # Its own generator: the loader draws a seed, and from the global one that would move dropout's numbers.
+        generator=torch.Generator(),
+        # Readers hold open tables and locks, which only a fork can hand over.
+        multiprocessing_context="fork" if workers else None,
+    )
+    for images in loader:
+        if isinstance(images, PeftbenchError):
+            raise images
+        yield images
+
+
+class _Tasks(Dataset[Tensor | PeftbenchError]):
+    """Batch number -> images."""
+
+    def __init__(self, reader: Reader, tasks: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
+        self._reader, self._tasks = reader, tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __getitem__(self, step: int) -> Tensor | PeftbenchError:
+        try:
+            return torch.from_numpy(self._reader.read(*self._tasks[step]))
+        except PeftbenchError as error:
+            # returned, not raised: the loader would wrap it in a traceback of the worker
+            return error

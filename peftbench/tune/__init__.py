@@ -1,0 +1,1 @@
+"""Choosing hyperparameters on validation images: the same number of trials for every method."""

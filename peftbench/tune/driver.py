@@ -1,0 +1,144 @@
+"""From a cell that is to be tuned to the cell that is reported: trials on validation, a choice, nothing else."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from peftbench.cell import Cell, plan
+from peftbench.config import RunConfig, option_of, with_options
+from peftbench.errors import PeftbenchError, TrainingDiverged
+from peftbench.hparams import HparamsSpec
+from peftbench.progress import Progress
+from peftbench.protocol import ProtocolSpec
+from peftbench.results.record import RunRecord
+from peftbench.results.store import Store
+from peftbench.results.trials import best_trial
+from peftbench.runner import run_cell
+from peftbench.runtime import RuntimeSpec
+from peftbench.sweep.state import claims_of
+from peftbench.tune.options import TuneSpec
+from peftbench.tune.samplers import Sampler, Setting, settings
+from peftbench.tune.space import search_space
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and what it reached on the validation images; None when its training diverged."""
+
+    fingerprint: str
+    setting: Setting
+    val_accuracy: float | None
+
+
+def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
+    """The cell with its hyperparameters chosen, ready to be trained; as it is when there is nothing to choose.
+
+    Trials are ordinary cells of the tuning protocol: those with a record are not run again, so an interrupted tuning
+    goes on where it stopped, and the cells of other seeds find the trials done. Their adapters are not kept. Raises
+    `ConfigError` for a range that an option refuses, and `PeftbenchError` when every trial diverged.
+    """
+    config = cell.config
+    if not config.needs_tuning:
+        return cell
+    axes = search_space(config)
+    for axis in axes:
+        # a bound that the gate would refuse is found before any training
+        with_options(config, {axis.option: axis.at(0.0)})
+    runtime = replace(runtime, save_adapter=False)
+    say = Progress(runtime.progress).say
+    trials: list[Trial] = []
+    seconds: list[float] = []
+    sampler = settings(config.tune, axes)
+    setting: Setting | None = next(sampler)
+    while setting is not None:
+        trial = plan(trial_config(config, setting))
+        started, known = time.perf_counter(), store.find(trial.fingerprint, trial.labels) is not None
+        accuracy = _val_accuracy(store.get(trial.fingerprint)) if known else _run(trial, runtime, store)
+        if not known:
+            seconds.append(time.perf_counter() - started)
+        trials.append(Trial(trial.fingerprint, setting, accuracy))
+        say(_line(config, trials, seconds, known))
+        setting = _next(sampler, accuracy)
+    best = best_trial([trial.val_accuracy for trial in trials])
+    if best is None:
+        raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
+    say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {trials[best].val_accuracy:.2%})")
+    chosen = final_config(config, trials[best].setting)
+    return replace(cell, config=chosen, tuning=_tuning(config.tune, trials, best))
+
+
+def trial_config(config: RunConfig, setting: Setting) -> RunConfig:
+    """The cell of one trial: train800 -> val200, no test split, the seed of the tuning and not of the reported run."""
+    cell = replace(config, protocol=trial_protocol(config.protocol), tune=TuneSpec(), seed=config.tune.seed)
+    return with_options(cell, setting)
+
+
+def trial_protocol(protocol: ProtocolSpec) -> ProtocolSpec:
+    """The protocol that measures on val200 what `protocol` reports on the test split."""
+    return replace(
+        protocol, title=f"{protocol.title}_tune", train_split="train800", val_split="val200", report_test=False
+    )
+
+
+def final_config(config: RunConfig, setting: Setting) -> RunConfig:
+    """The reported cell: the setting, and which values it replaced."""
+    replaced = {name: option_of(config, name) for name in setting}
+    return replace(with_options(config, setting), hparams=HparamsSpec(replaced=replaced))
+
+
+def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
+    """Train one trial and return its validation accuracy; a diverged one is noted like any failed cell."""
+    with claims_of(store).wait_for(trial.fingerprint):
+        if store.find(trial.fingerprint, trial.labels) is not None:
+            # a worker on another seed of the same cell ran it meanwhile
+            return _val_accuracy(store.get(trial.fingerprint))
+        try:
+            return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
+        except TrainingDiverged as error:
+            store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
+            return None
+
+
+def _val_accuracy(record: RunRecord) -> float:
+    accuracy: float = record.metrics["val"]["accuracy"]
+    return accuracy
+
+
+def _next(sampler: Sampler, accuracy: float | None) -> Setting | None:
+    try:
+        return sampler.send(accuracy)
+    except StopIteration:
+        return None
+
+
+def _tuning(tune: TuneSpec, trials: Sequence[Trial], best: int) -> dict[str, Any]:
+    """What the reported record says about its tuning: enough to choose again from the trials' records."""
+    return {
+        "label": tune.label,
+        **tune.identity(),
+        "val_accuracy": trials[best].val_accuracy,
+        "chosen": trials[best].fingerprint,
+        "trials": [
+            {"fingerprint": trial.fingerprint, "setting": trial.setting, "val_accuracy": trial.val_accuracy}
+            for trial in trials
+        ],
+    }
+
+
+def _line(config: RunConfig, trials: Sequence[Trial], seconds: Sequence[float], known: bool) -> str:
+    trial, num = trials[-1], config.tune.num_trials
+    score = "diverged" if trial.val_accuracy is None else f"val {trial.val_accuracy:.2%}"
+    spent = "from its record" if known else f"{seconds[-1]:.1f} s"
+    # the reported run still follows the trials
+    left = (num - len(trials) + 1) * statistics.fmean(seconds) if seconds else None
+    eta = "" if left is None else f", ETA {left:.0f} s"
+    return f"trial {len(trials)}/{num} of {config.method.name}: {_words(trial.setting)}: {score}, {spent}{eta}"
+
+
+def _words(setting: Setting) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in setting.items())

@@ -1,0 +1,75 @@
+"""The losses of the objectives, written out from the papers' equations on logits computed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftbench.train.loss import classification_loss
+from tests.contracts.backbones import images, make
+from tests.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum(dim=1).mean()
+
+
+def head(model: Any, features: Tensor) -> Tensor:
+    return features @ model.head.weight.T + model.head.bias
+
+
+@torch.no_grad()
+def test_gist_adds_the_tokens_cross_entropy_and_two_divergences() -> None:
+    model: Any = nudge(build("linear", "gist", dropout=0.0)[0]).train()
+    net: Any = make("vit_cls").net
+    patches = net.patch_embed(images())
+    tokens = torch.cat([net.cls_token.expand(4, -1, -1), patches], dim=1) + net.pos_embed
+    token = dict(model.named_parameters())["backbone.net.patch_drop.token"]
+    tokens = torch.cat([tokens[:, :1], token.expand(4, -1, -1), tokens[:, 1:]], dim=1)
+    for block in net.blocks:
+        tokens = block(tokens)
+    tokens = net.norm(tokens)
+    c, g = head(model, tokens[:, 0]), head(model, tokens[:, 1])
+    p_c, p_g = (c / 2).softmax(dim=1), (g / 2).softmax(dim=1)
+    label = batch()["label"]
+    expected = F.cross_entropy(c, label) + 0.3 * F.cross_entropy(g, label) + 0.9 * (kl(p_c, p_g) + kl(p_g, p_c))
+    options = {"gist_weight": 0.3, "interaction_weight": 0.9, "temperature": 2.0, "dropout": 0.0}
+    torch.testing.assert_close(loss_of(model, "gist", **options), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.eval()(images()), c, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pesf_kd_adds_the_teachers_cross_entropy_and_a_divergence() -> None:
+    model: Any = nudge(build("bitfit", "pesf_kd", hidden=6)[0]).train()
+    f = make("vit_cls")(images())
+    w = {name: tensor for name, tensor in model.teacher.named_parameters() if not name.startswith("backbone")}
+    first = f @ w["adapter.0.weight"].T + w["adapter.0.bias"]
+    hidden = (first @ w["adapter.1.weight"].T + w["adapter.1.bias"]).clamp(min=0)
+    adapter = hidden @ w["adapter.3.weight"].T + w["adapter.3.bias"]
+    t = f @ w["classifier.weight"].T + w["classifier.bias"] - adapter
+    s = model.eval()(images())
+    label = batch()["label"]
+    gap = 4.0**2 * kl((t / 4).softmax(dim=1), (s / 4).softmax(dim=1))
+    expected = F.cross_entropy(s, label) + F.cross_entropy(t, label) + 0.7 * gap
+    found = loss_of(model.train(), "pesf_kd", weight=0.7, temperature=4.0, hidden=6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_none_is_the_tasks_own_loss() -> None:
+    model = build("linear", "none")[0]
+    assert torch.equal(loss_of(model, "none"), classification_loss()(model, batch()))
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    # by hand for width 48, 5 classes: one token; 2 * 49 * 5 + 11 * 32 + 5
+    [("none", 0), ("gist", 48), ("pesf_kd", 847)],
+)
+def test_number_of_parameters(objective: str, expected: int) -> None:
+    alone = sum(tensor.numel() for _, tensor in build("lora", "none")[0].added)
+    assert sum(tensor.numel() for _, tensor in build("lora", objective)[0].added) == alone + expected
+    assert CLASSES == 5

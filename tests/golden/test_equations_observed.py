@@ -1,0 +1,231 @@
+"""Methods that look at images first: what they choose, and what they compute, written out in plain tensor operations.
+
+The reference reads weights by name from a bare backbone and never calls the methods' own classes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.evidence import random_evidence
+from peftbench.methods.base import METHODS, install
+from peftbench.methods.evidence import Findings
+from tests.contracts.backbones import images, make
+
+WIDTH, LAYER = 48, 1
+
+
+def moved(name: str, findings: Findings, backbone: str = "vit_cls", **options: Any) -> Backbone:
+    """The method in eval mode, its tensors moved off their start."""
+    built = make(backbone)
+    install(METHODS.get(name)(**options), built, 5, findings)
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for _, tensor in built.trainable:
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=generator))
+    return built.eval()
+
+
+def number_of(backbone: Backbone, role: str, layer: int = LAYER) -> int:
+    return [(site.shape.role, site.layer) for site in backbone.all_sites].index((role, layer))
+
+
+def tensor(backbone: Backbone, ending: str) -> Tensor:
+    """The one tensor of block LAYER whose name ends so."""
+    (found,) = [
+        t for n, t in backbone.named_parameters() if n.startswith(f"net.blocks.{LAYER}.") and n.endswith(ending)
+    ]
+    return found.detach()
+
+
+def all_images(num_images: int) -> tuple[Tensor, Tensor]:
+    """The images and labels that `random_evidence` shows, in order."""
+    batches = list(random_evidence(make("vit_cls"), num_images).images(8))
+    return torch.cat([b["image"] for b in batches]), torch.cat([b["label"] for b in batches])
+
+
+def test_gps_moves_one_entry_of_each_row_and_the_bias() -> None:
+    bare = make("vit_cls")
+    columns = {
+        str(number): torch.arange(site.shape.out_dim)[:, None] % 7
+        for number, site in enumerate(bare.all_sites)
+        if site.shape.role in ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    backbone = moved("gps", columns)
+    weight = tensor(bare, "mlp.fc1.weight").clone()
+    rows = torch.arange(192)
+    weight[rows, rows % 7] += tensor(backbone, "mlp.fc1.weight_values")
+    x = torch.randn(2, 5, WIDTH)
+    site = backbone.sites("mlp.fc1")[LAYER]
+    torch.testing.assert_close(site.module(x), x @ weight.T + tensor(backbone, "mlp.fc1.base.bias"), atol=1e-5, rtol=0)
+
+
+def test_gps_convolution_rows_are_flattened() -> None:
+    bare = make("vit_cls")
+    columns = {
+        str(number): torch.full((site.shape.out_dim, 1), site.shape.in_dim - 1)
+        for number, site in enumerate(bare.all_sites)
+        if site.shape.role in ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    backbone = moved("gps", columns)
+    embed: Any = backbone.sites("embed")[0].module
+    weight = make("vit_cls").net.patch_embed.proj.weight.detach().clone()  # type: ignore[union-attr]
+    weight[:, 2, 7, 7] += embed.weight_values.detach()
+    expected = F.conv2d(images(), weight, embed.base.bias, stride=8)
+    torch.testing.assert_close(embed(images()), expected, atol=1e-5, rtol=0)
+
+
+def test_gps_chooses_by_the_gradient_of_the_supervised_contrastive_loss() -> None:
+    backbone = make("vit_cls")
+    evidence = random_evidence(backbone, num_images=8)
+    found = METHODS.get("gps")(num_connections=2, batch_size=4, temperature=0.2).observe(evidence)
+    model = make("vit_cls").train()
+    weight = model.net.blocks[LAYER].attn.proj.weight.requires_grad_(True)  # type: ignore[union-attr, index, operator]
+    total = torch.zeros_like(weight)
+    for first, second in evidence.views(4):
+        assert torch.equal(first["label"], second["label"]) and not torch.equal(first["image"], second["image"])
+        z = model(torch.cat([first["image"], second["image"]]))
+        z, labels = z / z.norm(dim=1, keepdim=True), [*first["label"].tolist()] * 2
+        losses = []
+        for i in range(8):
+            others = [j for j in range(8) if j != i]
+            scores = torch.stack([z[i] @ z[j] / 0.2 for j in others])
+            positives = [scores[n] for n, j in enumerate(others) if labels[j] == labels[i]]
+            losses.append(-(torch.stack(positives) - scores.exp().sum().log()).mean())
+        total += torch.autograd.grad(torch.stack(losses).mean(), weight)[0]
+    expected = total.abs().topk(2, dim=1).indices.sort(dim=1).values
+    assert torch.equal(found[str(number_of(backbone, "attn.proj"))].long(), expected)
+
+
+@pytest.mark.parametrize("place", ["attn", "mlp"])
+def test_sct_changes_the_salient_channels(place: str) -> None:
+    channels = {str(layer): torch.tensor([3, 10, 20, 21, 40, 47]) for layer in range(3)}
+    bare, backbone = make("vit_layerscale"), moved("sct", channels, "vit_layerscale", place=place, scale=0.5)
+    block: Any = bare.net.blocks[LAYER]  # type: ignore[union-attr, index, operator]
+    weight, bias = tensor(backbone, "linear.weight"), tensor(backbone, "linear.bias")
+
+    def change(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[..., channels["0"]] = x[..., channels["0"]] + 0.5 * (x[..., channels["0"]] @ weight.T + bias)
+        return x
+
+    x = torch.randn(2, 17, WIDTH)
+    with torch.no_grad():
+        middle = x + block.ls1(block.attn(block.norm1(x)))
+        middle = change(middle) if place == "attn" else middle
+        out = block.mlp(block.norm2(middle))
+        expected = middle + block.ls2(change(out) if place == "mlp" else out)
+        found = backbone.net.blocks[LAYER](x)  # type: ignore[union-attr, index, operator]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_sct_scores_channels_class_by_class_on_patches_alone() -> None:
+    found = METHODS.get("sct")(share=0.25).observe(random_evidence(make("vit_registers"), num_images=60))
+    net: Any = make("vit_registers").net
+    pixels, labels = all_images(60)
+    with torch.no_grad():
+        x = net.norm_pre(net._pos_embed(net.patch_embed(pixels)))
+        for block in net.blocks[:LAYER]:
+            x = block(x)
+        block = net.blocks[LAYER]
+        x = (x + block.attn(block.norm1(x)))[:, 3:]  # a class token and two registers
+    scores = torch.stack([x[labels == label].reshape(-1, WIDTH).norm(dim=0) for label in range(4)]).mean(dim=0)
+    assert found[str(LAYER)].tolist() == sorted(scores.topk(12).indices.tolist())
+
+
+def spt_findings(backbone: Backbone) -> Findings:
+    qkv, norm = number_of(backbone, "attn.qkv"), number_of(backbone, "norm.2")
+    return {
+        f"{qkv}.weight": torch.tensor([7, 48 * 60 + 5]),
+        f"{qkv}.modules": torch.tensor([2]),
+        f"{norm}.weight": torch.arange(48),
+        f"{norm}.bias": torch.tensor([11]),
+        "class_token": torch.tensor(48),
+    }
+
+
+@pytest.mark.parametrize("name", ["spt_lora", "spt_adapter"])
+def test_spt_adds_entries_and_modules(name: str) -> None:
+    bare = make("vit_cls")
+    backbone = moved(name, spt_findings(bare), rank=2)
+    x = torch.randn(2, 5, WIDTH)
+    weight, values = tensor(bare, "attn.qkv.weight").clone(), tensor(backbone, "attn.qkv.base.weight_values")
+    weight[0, 7] += values[0]
+    weight[60, 5] += values[1]
+    expected = x @ weight.T + tensor(bare, "attn.qkv.bias")
+    if name == "spt_lora":
+        expected[..., 96:] += x @ tensor(backbone, "delta.down").T @ tensor(backbone, "delta.up").T
+    else:
+        v = expected[..., 96:]
+        hidden = F.gelu(v @ tensor(backbone, "down.weight").T + tensor(backbone, "down.bias"))
+        expected = torch.cat(
+            [expected[..., :96], v + hidden @ tensor(backbone, "up.weight").T + tensor(backbone, "up.bias")], dim=-1
+        )
+    found = backbone.sites("attn.qkv")[LAYER].module(x)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+    norm: Any = backbone.sites("norm.2")[LAYER].module
+    scale, shift = tensor(bare, "norm2.weight") + norm.weight_values.detach(), tensor(bare, "norm2.bias").clone()
+    shift[11] += norm.bias_values.detach()[0]
+    expected = F.layer_norm(x, (WIDTH,), scale, shift, eps=1e-6)
+    torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=0)
+
+
+def test_spt_marks_the_most_sensitive_entries_within_the_budget() -> None:
+    options = {"budget": 0.02, "rank": 2, "num_batches": 2, "batch_size": 8, "alpha": 4.0}
+    backbone = make("vit_cls")
+    evidence = random_evidence(backbone)
+    method = METHODS.get("spt_lora")(**options)
+    found = method.observe(evidence)
+
+    model = evidence.classifier(make("vit_cls")).train()
+    names = [n for n, _ in model.named_parameters() if ".blocks." in n or n.startswith("backbone.net.norm.")]
+    parameters = dict(model.named_parameters())
+    for name in names:
+        parameters[name].requires_grad_(True)
+    sensitivity = {name: torch.zeros_like(parameters[name]) for name in names}
+    for step, batch in enumerate(evidence.images(8)):
+        if step < 2:
+            loss = F.cross_entropy(model(batch["image"]), batch["label"])
+            for name, gradient in zip(names, torch.autograd.grad(loss, [parameters[n] for n in names]), strict=True):
+                sensitivity[name] += gradient**2
+
+    budget = 0.02 * sum(p.numel() for p in make("vit_cls").parameters())
+    best, best_marks = 1e9, {}
+    for step in range(1, 81):
+        ranked = torch.cat([s.flatten() for s in sensitivity.values()]).sort(descending=True).values
+        level = ranked[-int(-step * budget // 20) - 1]
+        total, marks = 48, {}
+        for name, score in sensitivity.items():
+            for part, piece in enumerate(score.chunk(3 if ".qkv." in name else 1)):
+                marked = piece >= level
+                size = 2 * sum(piece.shape) if piece.ndim == 2 else piece.numel()
+                whole = int(marked.sum()) >= (size / 4 if piece.ndim == 2 else size / 5)
+                total += size if whole else int(marked.sum())
+                marks[name, part] = "whole" if whole else marked.flatten().nonzero().flatten().tolist()
+        if abs(total - budget) <= best:
+            best, best_marks = abs(total - budget), marks
+    assert method.expected_with(backbone.shape, found) == pytest.approx(budget, abs=best + 1)
+
+    fc1 = f"{number_of(backbone, 'mlp.fc1')}"
+    for part in range(3):
+        key, qkv = (f"backbone.net.blocks.{LAYER}.attn.qkv.weight", part), number_of(backbone, "attn.qkv")
+        if best_marks[key] == "whole":
+            assert part in found[f"{qkv}.modules"].tolist()
+        else:
+            own = [p - part * 48 * 48 for p in found.get(f"{qkv}.weight", torch.tensor([])).tolist()]
+            assert [p for p in own if 0 <= p < 48 * 48] == best_marks[key]
+    marks = best_marks[f"backbone.net.blocks.{LAYER}.mlp.fc1.weight", 0]
+    assert (f"{fc1}.modules" in found) == (marks == "whole")
+    if marks != "whole":
+        assert found.get(f"{fc1}.weight", torch.tensor([])).tolist() == marks
+    kinds = {
+        "modules" if marks == "whole" and key[0].endswith("weight") else "entries" for key, marks in best_marks.items()
+    }
+    assert kinds == {"modules", "entries"}, "both kinds must occur for this test to mean anything"

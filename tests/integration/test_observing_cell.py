@@ -1,0 +1,39 @@
+"""Cells of methods that look at the training images first: recorded, restored without a second look, and repeatable."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench.adapter_file import read_adapter
+from peftbench.methods.sct import SCT
+from peftbench.results.store import Store
+
+
+def test_a_cell_is_restored_from_what_was_found(run, results, monkeypatch, capsys):
+    assert run("method=sct") == 0
+    (record,) = Store(results).all()
+    tensors, _ = read_adapter(Store(results).adapter_path(record.fingerprint))
+    # 16 of 128 channels in each of six blocks
+    assert record.params["method"] == 6 * (16 * 16 + 16)
+    found = record.selection["found"]["channels"]
+    assert [tensors[f"findings.{layer}"].tolist() for layer in range(6)] == found and len(found[0]) == 16
+    assert record.cost["observe_seconds"] > 0
+    monkeypatch.setattr(SCT, "observe", lambda *_: pytest.fail("a restored cell does not look again"))
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
+def test_a_search_never_builds_the_test_split_and_repeats(run, results, monkeypatch, tmp_path):
+    from peftbench.data.digits import DigitsSource
+
+    asked: list[str] = []
+    original = DigitsSource.split
+    monkeypatch.setattr(DigitsSource, "split", lambda self, name: asked.append(name) or original(self, name))
+    words = ["method=noah_supernet", "method.supernet_epochs=1", "method.population=3", "method.generations=1"]
+    words += ["protocol=vtab1k_tune", "train.epochs=1", "runtime.measure_cost=false"]
+    assert run(*words, "optim.warmup_epochs=0", fast=True) == 0
+    assert set(asked) == {"train800", "val200"}
+    assert run(*words, "optim.warmup_epochs=0", f"runtime.results={tmp_path / 'other'}", fast=True) == 0
+    (first,), (second,) = Store(results).all(), Store(tmp_path / "other").all()
+    assert first.selection["found"] == second.selection["found"]
+    assert first.metrics["val"] == second.metrics["val"] and first.curve == second.curve

@@ -1,0 +1,111 @@
+"""Running a record again, and sharing its adapter, through the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from peftbench.backbones.weights import embedded_file
+from peftbench.data.digits import Digits
+from peftbench.data.transform import ImageTransform
+from peftbench.evaluate_command import record_config
+from peftbench.reproduce_command import number_differences, setting_differences, verdict
+from peftbench.results.record import RunRecord
+from peftbench.results.store import Store
+from tests.conftest import REPOSITORY
+from tests.integration.test_sweeps import TINY
+
+
+def test_a_record_is_reproduced_bit_for_bit(run, results, capsys):
+    assert run("method=bitfit", *TINY) == 0
+    (record,) = Store(results).all()
+    before = sorted(path for path in results.rglob("*") if path.is_file())
+    capsys.readouterr()
+    assert run("reproduce", record.fingerprint, "--results", str(results), fast=False) == 0
+    shown = capsys.readouterr().out
+    assert "reproduced bit for bit" in shown and "what else differs" not in shown
+    assert sorted(path for path in results.rglob("*") if path.is_file()) == before
+
+
+def test_what_differs_is_named_and_measured(run, results, capsys):
+    assert run("method=bitfit", *TINY) == 0
+    (record,) = Store(results).all()
+    path = Store(results).find(record.fingerprint)
+    values = json.loads(path.read_text())
+    values["metrics"]["test"]["loss"] += 0.125
+    values["curve"][0]["loss"] += 0.25
+    values["provenance"]["versions"]["torch"] = "1.0"
+    values["provenance"]["machine"]["cpu"] = "an abacus"
+    path.write_text(json.dumps(values))
+    capsys.readouterr()
+    assert run("reproduce", str(path), "runtime.progress=false", fast=False) == 1
+    shown = capsys.readouterr().out
+    assert shown.startswith("not the same numbers:")
+    assert "test loss: " in shown and "equal before epoch 1" in shown and "losses by 2.5e-01" in shown
+    assert "torch: 1.0 -> " in shown and "cpu: an abacus -> " in shown
+
+
+def test_equal_settings_and_unequal_numbers_are_called_wrong():
+    assert verdict(["test loss: 1 -> 2"], [])[-1].endswith("this should not be")
+
+
+def test_a_record_of_other_code_is_not_run(run, results, capsys):
+    assert run("method=linear", *TINY) == 0
+    (record,) = Store(results).all()
+    assert run("reproduce", record.fingerprint, "dataset.seed=1", fast=False) == 2 - 1
+    assert "is not the cell of record" in capsys.readouterr().err
+    assert number_differences(record, record) == [] and setting_differences(record, record) == []
+
+
+def test_committed_records_are_still_the_cells_of_their_configurations():
+    records = list(Store(REPOSITORY / "results").all())
+    for record in records[::4]:
+        config, _ = record_config(record, [])
+        assert config.seed == record.seed
+
+
+def test_the_documented_lines_restore_an_exported_adapter(run, results, tmp_path, capsys, monkeypatch):
+    words = [word for word in TINY if "img_size" not in word]
+    assert run("method=lora", *words) == 0
+    (record,) = Store(results).all()
+    target = tmp_path / "lora_digits.safetensors"
+    assert run("export", record.fingerprint, str(target), fast=False) == 0
+    assert f"wrote {target}: lora on digits" in capsys.readouterr().out
+    page = (REPOSITORY / "docs" / "adapters.md").read_text()
+    three_lines, embedded = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in three_lines.splitlines() if line]) == 3
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    exec(embedded, made)
+    assert made["facts"]["accuracy"] == record.metrics["test"]["accuracy"]
+    assert made["facts"]["class_names"] == [str(digit) for digit in range(10)]
+
+    # the network is not here: timm's download is stood in for by the embedded weights
+    net = made["timm"].create_model("vit_micro_patch4_32", num_classes=10)
+    net.load_state_dict(load_file(embedded_file()), strict=False)
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: net)
+    again: dict[str, Any] = {}
+    exec(three_lines, again)
+
+    tensors = load_file(Store(results).adapter_path(record.fingerprint))
+    assert torch.equal(again["model"].state_dict()["head.weight"], tensors["head.weight"])
+    split = load_digits_test(record)
+    with torch.inference_mode():
+        predicted = [model(split).argmax(1) for model in (made["model"], again["model"])]
+    expected = np.load(Store(results).predictions_path(record.fingerprint), allow_pickle=False)[: len(split)]
+    assert all(np.array_equal(classes.numpy(), expected) for classes in predicted)
+
+
+def load_digits_test(record: RunRecord, number: int = 64) -> torch.Tensor:
+    """The first test images of digits as a user would prepare them: resized, scaled, normalised."""
+    transform = ImageTransform(32, "squash", "bicubic", True, 1.0)
+    raw = Digits().open().split("test")
+    pixels = np.stack([transform.apply(raw.read(index)) for index in range(number)])
+    images = torch.as_tensor(pixels).permute(0, 3, 1, 2).float().expand(-1, 3, -1, -1) / 255
+    mean, std = (torch.tensor(record.data[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    return (images - mean) / std

@@ -1,0 +1,177 @@
+"""A sweep from words to its summary: planning, skipping, failing, retrying, status."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from peftbench.results.store import Store
+from peftbench.sweep.state import claims_of
+
+# the smallest real cells: 16 px, one epoch, no cost probe
+TINY = ["backbone.img_size=16", "train.epochs=1", "runtime.measure_cost=false", "runtime.threads=1"]
+
+
+def counts(shown: str) -> dict[str, int]:
+    last = shown.strip().splitlines()[-1]
+    return {state: int(count) for count, state in re.findall(r"(\d+) ([a-z ]+)", last)}
+
+
+def test_a_grid_runs_once_and_equal_cells_fall_together(run, results, capsys):
+    # vpt is another name of vpt_deep
+    assert run("-m", "method=linear,vpt,vpt_deep", "seed=0,1", *TINY) == 0
+    shown = capsys.readouterr().out
+    assert counts(shown) == {"done": 4, "skipped": 0, "failed": 0, "missing": 0, "not applicable": 0}
+    assert len(list(Store(results).all())) == 4
+    assert run("-m", "method=linear,vpt_deep", "seed=range(3)", *TINY) == 0
+    assert counts(capsys.readouterr().out)["done"] == 2
+    assert {record.provenance["command"][-1] for record in Store(results).all()} == {"seed=0", "seed=1", "seed=2"}
+
+
+def test_failed_cells_are_left_alone_until_a_retry_is_asked_for(run, results, capsys, monkeypatch):
+    words = ["-m", "method=linear,bitfit", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr("peftbench.sweep.attempt.run_cell", lambda *_: 1 / 0)
+        assert run(*words) == 1
+    shown = capsys.readouterr().out
+    assert counts(shown) == {"done": 0, "skipped": 0, "failed": 2, "missing": 0, "not applicable": 0}
+    assert "failed: linear on digits, vit_micro, seed 0: unexpected ZeroDivisionError" in shown
+    assert all("ZeroDivisionError" in failure.traceback for failure in Store(results).failures())
+    assert run(*words) == 1
+    assert counts(capsys.readouterr().out)["failed"] == 2
+    assert run(*words, "runtime.on_failed=retry") == 0
+    assert counts(capsys.readouterr().out)["done"] == 2
+    assert Store(results).failures() == []
+
+
+def test_not_applicable_is_told_from_failed_and_remembered(run, results, capsys):
+    words = ["backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none", "backbone.img_size=32"]
+    assert run("-m", "method=vpt_deep", *words) == 0
+    shown = capsys.readouterr().out
+    assert counts(shown)["not applicable"] == 1 and "not applicable: vpt_deep" in shown
+    assert run("status", "method=vpt_deep", *words, *FAST_WORDS, fast=False) == 0
+
+
+FAST_WORDS = ["train=smoke", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]
+
+
+def test_rerun_measures_again_and_keeps_the_old_record(run, results, capsys):
+    assert run("-m", "method=linear", *TINY) == 0
+    (first,) = Store(results).all()
+    path = Store(results).find(first.fingerprint)
+    old = path.read_text()
+    assert run("-m", "method=linear", *TINY, "runtime.on_existing=rerun") == 0
+    assert counts(capsys.readouterr().out)["done"] == 1
+    (second,) = Store(results).all()
+    assert second.metrics == first.metrics and second.curve == first.curve
+    assert path.read_text() != old, "times differ"
+    (kept,) = (results / "work" / "replaced").iterdir()
+    assert kept.read_text() == old
+
+
+def test_an_existing_record_can_stop_a_sweep_before_it_starts(run, results, capsys):
+    assert run("-m", "method=linear", *TINY) == 0
+    assert run("-m", "method=linear,bitfit", *TINY, "runtime.on_existing=error") == 1
+    assert "already recorded (runtime.on_existing=error)" in capsys.readouterr().err
+    assert len(list(Store(results).all())) == 1
+
+
+def test_a_cell_of_another_worker_is_missing_and_said_to_be_running(run, results, capsys):
+    words = ["method=linear,bitfit", *TINY]
+    assert run("status", *words, *FAST_WORDS, fast=False) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"^all +0 +0 +0 +2 +0$", shown, re.MULTILINE)
+    assert "known once one is done" in shown
+    assert run("-m", *words[:1], *TINY) == 0
+    bitfit = next(record for record in Store(results).all() if record.labels["method"] == "bitfit")
+    Store(results).find(bitfit.fingerprint).unlink()
+    capsys.readouterr()
+    with claims_of(Store(results)).take(bitfit.fingerprint):
+        assert run("-m", *words) == 1
+        shown = capsys.readouterr().out
+        assert counts(shown.rsplit("\n", 2)[0]) == {
+            "done": 0,
+            "skipped": 1,
+            "failed": 0,
+            "missing": 1,
+            "not applicable": 0,
+        }
+        assert "1 of the missing cells are being run by other workers" in shown
+        assert run("method=bitfit", *TINY) == 1
+        assert "this cell is being run by" in capsys.readouterr().err
+        assert run("status", *words, *FAST_WORDS, fast=False) == 1
+        shown = capsys.readouterr().out
+        assert re.search(r"^bitfit +0 +1 +0 +0 +0$", shown, re.MULTILINE)
+        assert re.search(r"1 cells left: .* with 1 worker$", shown)
+
+
+def test_a_cell_that_kills_its_workers_is_given_up(run, results, capsys):
+    words = ["-m", "method=linear", *TINY]
+    assert run(*words) == 0
+    (record,) = Store(results).all()
+    store = Store(results)
+    store.find(record.fingerprint).unlink()
+    for generation in (1, 2, 3):
+        path = claims_of(store).path_of(record.fingerprint, generation)
+        claim = claims_of(store).take(record.fingerprint) if generation == 1 else None
+        if claim is not None:
+            owner = json.loads(path.read_text()) | {"process": "1@1"}
+        path.write_text(json.dumps(owner))
+    assert run(*words) == 1
+    assert "its worker died 3 times" in capsys.readouterr().out
+
+
+def test_progress_tells_cell_and_eta_from_the_first_cell_on(run, results, capsys, monkeypatch):
+    monkeypatch.setattr("peftbench.progress.FIRST_LINE_SECONDS", -1.0)
+    assert run("-m", "method=bitfit", "seed=0,1", *TINY, "train.epochs=2", *FAST_WORDS[:3], fast=False) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cell ")]
+    assert re.match(r"cell 1/2, ETA not known yet: bitfit on digits", lines[0])
+    assert re.match(r"cell 1/2, ETA \d+ .*: bitfit on digits.*, epoch 1/2$", lines[1])
+    assert any(re.match(r"cell 2/2, ETA \d+ .*seed 1", line) for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["+suite=vtabb"], "did you mean 'vtab'"),
+        (["method=lora", "hydra/launcher=joblib"], "choose launcher=local, joblib, slurm or ray"),
+        (["launcher=local,joblib"], "a sweep has one launcher"),
+        (["launcher=joblib", "launcher.num_workers=-1"], "launcher.num_workers must be at least 0"),
+        (["method=lora,ssf", "method.rank=0"], "method.rank must be at least 1, got 0"),
+    ],
+)
+def test_wrong_words_stop_a_sweep_before_it_starts(run, results, capsys, words, message):
+    assert run("-m", *words) == 2
+    assert message in capsys.readouterr().err
+    assert not (results / "work").exists()
+
+
+def test_absent_data_are_named_and_the_rest_runs(run, results, capsys, tmp_path):
+    words = ["method=linear", "dataset=digits,vtab/dtd", "seed=0", "runtime.progress=false"]
+    assert run("-m", *words, "train=smoke", "train.batch_size=250", *TINY, fast=False) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"failed: .*dataset=vtab/dtd.*: dataset\.root", shown)
+    assert counts(shown)["done"] == 1
+
+
+def test_offline_logging_of_a_sweep_leaves_one_run_a_cell_and_changes_no_number(run, results, tmp_path):
+    pytest.importorskip("wandb")
+    words = ["-m", "method=linear,bitfit", *TINY]
+    assert run(*words, "runtime.wandb=offline") == 0
+    logged = list((results / "work" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(logged) == 2 and all(path.stat().st_size > 0 for path in logged)
+    plain = tmp_path / "plain"
+    assert run(*words, f"runtime.results={plain}") == 0
+    metrics = [{r.fingerprint: (r.metrics, r.curve) for r in Store(root).all()} for root in (results, plain)]
+    assert metrics[0] == metrics[1]
+
+
+def test_joblib_workers_share_a_grid(run, results, capsys):
+    words = ["launcher=joblib", "launcher.num_workers=2", "launcher.threads=1"]
+    assert run("-m", "method=linear", "seed=range(4)", *TINY, *words) == 0
+    assert counts(capsys.readouterr().out)["done"] == 4
+    records = list(Store(results).all())
+    assert len(records) == 4
+    assert {record.provenance["machine"]["threads"] for record in records} == {1}

@@ -1,0 +1,80 @@
+"""Launchers: options, what they ask of their cluster, and what they say when it is not there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftbench.errors import ConfigError, MissingInput
+from peftbench.launchers.base import LAUNCHERS
+from peftbench.launchers.joblib import Joblib, visible_gpus
+from peftbench.launchers.ray import Ray
+from peftbench.launchers.slurm import Slurm, SlurmWork, queued
+
+
+def test_there_is_a_file_of_options_for_each_launcher():
+    folder = Path(__file__).resolve().parents[2] / "configs" / "launcher"
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == LAUNCHERS.names()
+
+
+@pytest.mark.parametrize(("launcher", "package"), [(Joblib(), "joblib"), (Slurm(), "submitit"), (Ray(), "ray")])
+def test_a_package_that_is_not_there_is_named_with_its_extra(launcher, package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingInput, match=rf"needs the package {package}: pip install 'peftbench\[{launcher.name}\]'"):
+        launcher.run(tmp_path / "plan.json", 1)
+
+
+def test_slurm_is_asked_for_what_the_options_say(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    parameters = Slurm(partition="gpu", timeout_minutes=30, gpus_per_worker=2, mem_gb=8, extra={"exclude": "n1"})
+    asked = parameters._parameters()
+    assert asked["partition"] == "gpu" and asked["time"] == 30 and asked["gpus_per_node"] == 2
+    assert asked["mem"] == "8GB" and "account" not in asked
+    assert asked["additional_parameters"] == {"requeue": True, "exclude": "n1"}
+
+
+def test_slurm_away_from_a_cluster_says_where_to_go(monkeypatch, tmp_path):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingInput, match="login node"):
+        Slurm().run(tmp_path / "plan.json", 1)
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code", "expected"),
+    [
+        ("RUNNING", "", 0, True),
+        ("PENDING", "", 0, True),
+        ("", "", 0, False),
+        ("", "slurm_load_jobs error: Invalid job id specified", 1, False),
+        ("", "Unable to contact slurm controller", 1, True),
+    ],
+)
+def test_an_array_is_over_when_the_controller_no_longer_has_it(tmp_path, monkeypatch, out, err, code, expected):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\n[ -n '{out}' ] && echo '{out}'\n[ -n '{err}' ] && echo '{err}' >&2\nexit {code}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert queued("7") is expected
+
+
+def test_a_requeued_job_goes_on_with_the_same_plan():
+    pytest.importorskip("submitit")
+    again = SlurmWork("plan.json", 3).checkpoint()
+    assert isinstance(again.function, SlurmWork)
+    assert (again.function.plan_file, again.function.threads) == ("plan.json", 3)
+
+
+def test_workers_share_only_the_gpus_this_process_may_use(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
+def test_options_have_limits():
+    with pytest.raises(ConfigError, match=r"launcher\.timeout_minutes must be at least 1, got 0"):
+        Slurm(timeout_minutes=0)

@@ -12,6 +12,8 @@ from peftbench.errors import PeftbenchError, did_you_mean
 # tool -> module with `main(words) -> exit code`; imported only when asked for
 COMMANDS = {
     "leaderboard": "peftbench.results.command",
+    "compare": "peftbench.results.compare_command",
+    "pack": "peftbench.results.pack_command",
     "evaluate": "peftbench.evaluate_command",
     "trials": "peftbench.results.trials",
     "reproduce": "peftbench.reproduce_command",

@@ -53,7 +53,33 @@ COLUMNS = (
     "data",
     "version",
     "git_commit",
-    "identity",
+    "setting",
+)
+
+
+# Of these the columns that hold numbers (all others but the seed hold texts).
+NUMBERS = frozenset(
+    {
+        "accuracy",
+        "mean_class_accuracy",
+        "test_loss",
+        "num_test_images",
+        "val_accuracy",
+        "params_backbone",
+        "params_method",
+        "params_head",
+        "share",
+        "memory_bytes",
+        "memory_batch_size",
+        "peak_bytes",
+        "forward_flops_per_image",
+        "train_flops_per_image",
+        "train_images_per_second",
+        "eval_images_per_second",
+        "train_seconds",
+        "eval_seconds",
+        "adapter_bytes",
+    }
 )
 
 
@@ -62,12 +88,12 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
 
     Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
     is None. `hyperparameters` says how they were chosen, `replaced` (canonical JSON) what a preset set aside.
-    `repetition_group` is equal for cells that differ in the seed alone. `identity` and `data` are canonical
-    JSON: all that can change the number, and of that what concerns the images.
+    `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
+    JSON: all but the seed that can change the number, and of that what concerns the images.
     """
-    rows = sorted((_row(record) for record in records), key=lambda row: str(row["fingerprint"]))
+    rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
-    return pd.DataFrame({name: pd.Series([row[name] for row in rows], dtype=object) for name in COLUMNS})
+    return pd.DataFrame({name: pd.Series([values[name] for values in rows], dtype=object) for name in COLUMNS})
 
 
 def _hyperparameters(record: RunRecord) -> str:
@@ -82,7 +108,8 @@ def _data_identity(record: RunRecord) -> dict[str, Any]:
     return {**honest, "dataset": record.identity.get("dataset")}
 
 
-def _row(record: RunRecord) -> dict[str, Any]:
+def row(record: RunRecord) -> dict[str, Any]:
+    """One record as a row of `collect`."""
     test, val = record.metrics["test"] or {}, record.metrics["val"] or {}
     memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
     return {
@@ -126,5 +153,5 @@ def _row(record: RunRecord) -> dict[str, Any]:
         "data": canonical(_data_identity(record)),
         "version": record.provenance["version"],
         "git_commit": record.provenance["git_commit"],
-        "identity": canonical(record.identity),
+        "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
     }

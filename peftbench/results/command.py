@@ -1,8 +1,9 @@
-"""`python -m peftbench leaderboard`: records -> tables on the terminal, leaderboard.csv and leaderboard.md."""
+"""`python -m peftbench leaderboard`: records -> tables on the terminal, as CSV, JSON, Markdown, LaTeX and HTML."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pandas as pd
 from rich.console import Console
 
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
-from peftbench.results.collect import collect
+from peftbench.results.index import read_rows
 from peftbench.results.leaderboard import leaderboard
-from peftbench.results.render import show, write
+from peftbench.results.published import alone, beside
+from peftbench.results.render import write
+from peftbench.results.report import MOST_EMBEDDED, available, write_report
 from peftbench.results.store import Store
+from peftbench.results.table import Table
+from peftbench.results.terminal import show
 
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
@@ -32,12 +37,23 @@ def main(argv: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m peftbench leaderboard", description="Show the leaderboard and write it as CSV and Markdown."
+        prog="python -m peftbench leaderboard",
+        description="Show the leaderboard and write it as CSV, JSON, Markdown, LaTeX and HTML.",
     )
     parser.add_argument(
         "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard)")
+    parser.add_argument(
+        "--published",
+        nargs="?",
+        const="beside",
+        choices=("beside", "all"),
+        help="add published rows beside measured ones of the same backbone and data sets; all: also tables of "
+        "published rows alone",
+    )
+    parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
+    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
     for name in _FILTERS:
         parser.add_argument(
             f"--{name}", nargs="+", metavar=name.upper(), help=f"only these; matches the {name} exactly"
@@ -46,14 +62,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    records, skipped = Store(arguments.results).scan()
+    everything, skipped = read_rows(Store(arguments.results), use_index=not arguments.no_index)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
-    rows = _narrow(collect(records), chosen)
+    rows = _narrow(everything, chosen)
     tables = leaderboard(rows)
+    if arguments.published:
+        tables = beside(tables) + (alone() if arguments.published == "all" else [])
     if not tables:
-        raise MissingInput(_nothing_to_show(arguments.results / "records", len(records), len(rows)))
+        raise MissingInput(_nothing_to_show(arguments.results / "records", len(everything), len(rows)))
     # what a pipe or a log file receives should not depend on the window of whoever reads it
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in tables:
@@ -64,8 +82,27 @@ def _run(arguments: argparse.Namespace) -> None:
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
-    for path in write(tables, arguments.out or arguments.results / "leaderboard"):
+    folder = arguments.out or arguments.results / "leaderboard" / ("published" if arguments.published else "")
+    for path in write(tables, folder):
         print(f"wrote {path}")
+    if not available():
+        print("no HTML report: pip install 'peftbench[report]'")
+    elif not arguments.no_report:
+        print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
+
+
+def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
+    used = {name for table in tables for row in table.rows for names in row.records.values() for name in names}
+    if len(used) <= MOST_EMBEDDED:
+        return write_report(folder / "leaderboard.html", tables, store.read(used))
+    labels = ("backbone", "method", "dataset")
+    paths = {
+        fingerprint: store.path_of(dict(zip(labels, names, strict=True)), fingerprint)
+        for fingerprint, *names in zip(rows["fingerprint"], *(rows[label] for label in labels), strict=True)
+        if fingerprint in used
+    }
+    links = {name: os.path.relpath(path, folder) for name, path in paths.items() if path.is_file()}
+    return write_report(folder / "leaderboard.html", tables, [], links)
 
 
 def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:

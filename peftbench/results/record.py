@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -239,6 +240,9 @@ def _curve_problems(curve: Any) -> Iterator[str]:
 
 def _finite_problems(record: RunRecord) -> Iterator[str]:
     """JSON has no NaN or infinity and no other Python objects: name the field that would not survive."""
+    with contextlib.suppress(TypeError, ValueError):
+        json.dumps(vars(record), allow_nan=False)
+        return
     for name in FIELDS:
         try:
             json.dumps(getattr(record, name), allow_nan=False)

@@ -1,39 +1,41 @@
-"""Tables -> CSV, Markdown and the terminal. The only place where numbers of the leaderboard are rounded."""
+"""Tables -> CSV, JSON, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from peftbench.results.files import replace_text
-from peftbench.results.leaderboard import Row, Score, Table
+from peftbench.results.table import Row, Score, Table
+from peftbench.results.texts import EMPTY, LEGEND, all_rows, column_headers, headers, label, notes, texts
 
-EMPTY = "—"
-MARK = " †"
+FORMATS = ("csv", "json", "md", "tex")
 
-LEGEND = (
-    "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
-    "params: trainable parameters of the method, without the head; head: those of the head. memory: weights, "
-    "gradients, optimizer state and saved activations of one training step, counted. mean of groups: mean of the "
-    "group means; flat mean: mean of all data sets; never compare one with the other. PPT: flat mean as a fraction, "
-    f"times exp(-log10(params / 10 M + 1)). {EMPTY}: no record, hence no means. "
-    f"{MARK.strip()}: not as in the paper, see the notes."
-)
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "≈": r"$\approx$",
+    "†": r"$\dagger$",
+    EMPTY: "---",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
 
 
 def frame(table: Table) -> pd.DataFrame:
-    """One row per method with unrounded numbers: accuracies in percent as `<column>_mean`, `_std` and `_n`."""
+    """One row per method with unrounded numbers: accuracies in percent as `<column>_mean`, `_std`, `_ci95` and `_n`.
+
+    `_ci95` is half the width of the 95 % t interval over seeds.
+    """
     # object columns keep whole numbers whole beside empty cells
-    return pd.DataFrame([_numbers(table, row) for row in table.rows], dtype=object)
+    return pd.DataFrame([_numbers(table, row) for row in all_rows(table)], dtype=object)
 
 
 def to_csv(table: Table) -> str:
@@ -41,160 +43,176 @@ def to_csv(table: Table) -> str:
     return frame(table).to_csv(index=False, lineterminator="\n")
 
 
+def to_json(tables: Sequence[Table]) -> str:
+    """All tables with unrounded numbers, the records behind each cell, and the tests; accuracies in percent."""
+    content = {"schema": 1, "accuracy_unit": "percent", "legend": LEGEND, "tables": [document(t) for t in tables]}
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def to_markdown(table: Table) -> str:
     """The table as Markdown for readers: rounded, under a heading, with its notes below."""
-    headers, rows = _texts(table, [*_costs(table), *_column_names(table), *_means(table), "seeds"])
-    cells = pd.DataFrame([[text.replace("|", "\\|") for text in row] for row in rows])
+    names = ["method", *headers(table)]
+    cells = pd.DataFrame([[text.replace("|", "\\|") for text in row] for row in texts(table, names[1:])])
     body = cells.to_markdown(
         index=False,
-        headers=[header.replace("|", "\\|") for header in headers],
+        headers=[name.replace("|", "\\|") for name in names],
         tablefmt="pipe",
         disable_numparse=True,
-        colalign=["left", *["right"] * (len(headers) - 1)],
+        colalign=["left", *["right"] * (len(names) - 1)],
     )
-    notes = "".join(f"\n- {note}" for note in [*table.notes, *_remarks(table)])
-    return f"## {table.title}\n\n{body}\n" + (f"{notes}\n" if notes else "")
+    listed = "".join(f"\n- {note}" for note in notes(table))
+    return f"## {table.title}\n\n{body}\n" + (f"{listed}\n" if listed else "")
 
 
-def show(table: Table, console: Console) -> None:
-    """Print the table: means and costs first, then data sets, in as many pieces below each other as the width needs."""
-    console.print(Text(table.title, style="bold"))
-    piece: list[str] = []
-    for block in ([*_means(table), "seeds"], _costs(table), *([name] for name in _column_names(table))):
-        if piece and not _fits(_rich(table, [*piece, *block]), console):
-            console.print(_rich(table, piece))
-            piece = []
-        piece += block
-    console.print(_rich(table, piece))
-    for note in [*table.notes, *_remarks(table)]:
-        console.print(Text(f"  {note}", style="dim"))
-    console.print()
+def to_latex(table: Table) -> str:
+    """The table as a LaTeX float (packages booktabs and graphicx), the highest mean of each data set in bold."""
+    names = headers(table)
+    best = _best(table)
+    lines = []
+    for row, cells in zip(all_rows(table), texts(table, names), strict=True):
+        if table.published and row is table.published[0]:
+            lines.append(r"\midrule")
+        marked = [
+            rf"\textbf{{{_tex(cell)}}}" if best.get(name) == row.method and not row.sources else _tex(cell)
+            for name, cell in zip(names, cells[1:], strict=True)
+        ]
+        lines.append(" & ".join([_tex(cells[0]), *marked]) + r" \\")
+    return "\n".join(
+        [
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_tex(table.title)}. {_tex(' '.join(f'{note}.' for note in notes(table)))}}}",
+            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.title.lower()).strip('-')}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
+            r"\toprule",
+            " & ".join(map(_tex, ["method", *names])) + r" \\",
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
 
 
-def write(tables: Sequence[Table], folder: Path) -> tuple[Path, Path]:
-    """Write leaderboard.csv and leaderboard.md, each in one step; raises `RecordError` when the disk refuses."""
-    csv, markdown = folder / "leaderboard.csv", folder / "leaderboard.md"
+def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write leaderboard.csv, .json, .md and .tex, each in one step; raises `RecordError` when the disk refuses."""
+    contents = {
+        "csv": lambda: _all_csv(tables),
+        "json": lambda: to_json(tables),
+        "md": lambda: "\n".join(["# Leaderboard\n", f"{LEGEND}\n", *map(to_markdown, tables)]),
+        "tex": lambda: "\n".join([f"% {LEGEND}\n", *map(to_latex, tables)]),
+    }
+    paths = []
+    for name, content in contents.items():
+        if name in formats:
+            paths.append(folder / f"leaderboard.{name}")
+            replace_text(paths[-1], content())
+    return paths
+
+
+def _all_csv(tables: Sequence[Table]) -> str:
     text = io.StringIO()
     if tables:
         pd.concat([frame(table) for table in tables]).to_csv(text, index=False, lineterminator="\n")
-    replace_text(csv, text.getvalue())
-    replace_text(markdown, "\n".join(["# Leaderboard\n", f"{LEGEND}\n", *map(to_markdown, tables)]))
-    return csv, markdown
-
-
-def _remarks(table: Table) -> list[str]:
-    """One footnote for each remark, with the rows it belongs to."""
-    methods: dict[str, list[str]] = {}
-    for row in sorted(table.rows, key=lambda row: row.method):
-        if row.remark:
-            methods.setdefault(row.remark, []).append(row.method)
-    return [f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()]
+    return text.getvalue()
 
 
 def _numbers(table: Table, row: Row) -> dict[str, Any]:
+    values = _facts(table, row)
+    scores: dict[str, Score | None] = {"mean_of_groups": row.mean_of_groups, "flat": row.flat_mean}
+    scores |= {f"{group}_group": row.group_means.get(group) for group in table.groups}
+    scores |= {name: row.cells.get(name) for name in column_headers(table)}
+    for name, score in scores.items():
+        numbers = _score(score) or dict.fromkeys(("mean", "std", "ci95", "n"))
+        values |= {f"{name}_{key}": value for key, value in numbers.items()}
+    return values
+
+
+def _facts(table: Table, row: Row) -> dict[str, Any]:
     low, high = row.num_seeds
-    values: dict[str, Any] = {
+    return {
         "backbone": table.backbone,
         "protocol": table.protocol,
         "hyperparameters": table.hyperparameters,
         "method": row.method,
         "remark": row.remark,
+        "published_by": " ".join(row.sources) or None,
         "complete": row.complete,
+        "verdict": table.comparison.verdicts.get(row.method) if not row.sources else None,
+        "average_rank": table.comparison.rank_of.get(row.method) if not row.sources else None,
         "num_seeds_min": low,
         "num_seeds_max": high,
         "params_method": row.params_method,
         "params_head": row.params_head,
         "memory_bytes": row.memory_bytes,
+        "train_flops_per_image": row.train_flops_per_image,
+        "forward_flops_per_image": row.forward_flops_per_image,
         "train_images_per_second": row.train_images_per_second,
         "eval_images_per_second": row.eval_images_per_second,
         "device": row.device,
         "ppt": row.ppt,
     }
-    scores: dict[str, Score | None] = {"mean_of_groups": row.mean_of_groups, "flat": row.flat_mean}
-    scores |= {f"{group}_group": row.group_means.get(group) for group in table.groups}
-    scores |= {column.name: row.cells.get(column.name) for column in table.columns}
-    for name, score in scores.items():
-        values[f"{name}_mean"] = None if score is None else 100 * score.mean
-        values[f"{name}_std"] = None if score is None or score.std is None else 100 * score.std
-        values[f"{name}_n"] = None if score is None else score.n
-    return values
 
 
-def _costs(table: Table) -> list[str]:
-    """Cost headers; the device is shown where a table has more than one."""
-    several = len({row.device for row in table.rows}) > 1
-    return ["params (M)", "head (M)", "memory (MB)", "train img/s", "eval img/s", *(["device"] if several else [])]
-
-
-def _column_names(table: Table) -> list[str]:
-    return [column.name for column in table.columns]
-
-
-def _means(table: Table) -> list[str]:
-    """Headers of the means; with a single group its mean, the mean of groups and the flat mean are one number."""
-    groups = [*(f"{group} mean" for group in table.groups), "mean of groups"] if len(table.groups) > 1 else []
-    return [*groups, "flat mean", "PPT"]
-
-
-def _texts(table: Table, headers: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Rounded text of the chosen columns behind the method, row by row."""
-    names = [row.method + (MARK if row.remark else "") for row in table.rows]
-    rows = [[name, *(_text(row, header) for header in headers)] for name, row in zip(names, table.rows, strict=True)]
-    return ["method", *headers], rows
-
-
-def _text(row: Row, header: str) -> str:
-    if header in row.cells:
-        score = row.cells[header]
-        return _percent(score, 1) + (f" (n={score.n})" if score.n < row.num_seeds[1] else "")
-    group = header.removesuffix(" mean")
-    if header != group and group in row.group_means:
-        return _percent(row.group_means[group], 1)
-    low, high = row.num_seeds
-    known = {
-        "params (M)": _number(row.params_method, 1e6, 3),
-        "head (M)": _number(row.params_head, 1e6, 3),
-        "memory (MB)": _number(row.memory_bytes, 1e6, 0),
-        "train img/s": _number(row.train_images_per_second, 1, 0),
-        "eval img/s": _number(row.eval_images_per_second, 1, 0),
-        "device": row.device,
-        "mean of groups": _percent(row.mean_of_groups, 2),
-        "flat mean": _percent(row.flat_mean, 2),
-        "PPT": _number(row.ppt, 1, 2),
-        "seeds": str(low) if low == high else f"{low} to {high}",
-    }
-    return known.get(header, EMPTY)
-
-
-def _percent(score: Score | None, decimals: int) -> str:
+def _score(score: Score | None) -> dict[str, Any] | None:
     if score is None:
-        return EMPTY
-    mean = f"{100 * score.mean:.{decimals}f}"
-    return mean if score.std is None else f"{mean} ± {100 * score.std:.{decimals}f}"
+        return None
+    return {
+        "mean": 100 * score.mean,
+        "std": None if score.std is None else 100 * score.std,
+        "ci95": None if score.interval is None else 100 * score.interval,
+        "n": score.n,
+    }
 
 
-def _number(value: float | None, unit: float, decimals: int) -> str:
-    return EMPTY if value is None else f"{value / unit:.{decimals}f}"
+def document(table: Table) -> dict[str, Any]:
+    """One table as plain values: see `to_json`."""
+    comparison = table.comparison
+    friedman = comparison.friedman
+    return {
+        "title": table.title,
+        "backbone": table.backbone,
+        "protocol": table.protocol,
+        "hyperparameters": table.hyperparameters,
+        "columns": [vars(column) for column in table.columns],
+        "rows": [
+            {
+                **_facts(table, row),
+                "label": label(row),
+                "cells": {
+                    name: {**(_score(score) or {}), "records": list(row.records.get(name, ()))}
+                    for name, score in row.cells.items()
+                },
+                "group_means": {name: _score(score) for name, score in row.group_means.items()},
+                "mean_of_groups": _score(row.mean_of_groups),
+                "flat_mean": _score(row.flat_mean),
+            }
+            for row in all_rows(table)
+        ],
+        "comparison": {
+            "methods": list(comparison.methods),
+            "average_ranks": list(comparison.ranks),
+            "friedman": None if friedman is None else {"statistic": friedman.statistic, "p": friedman.p},
+            "nemenyi_critical_difference": comparison.critical_difference,
+            "wilcoxon_holm_p": comparison.wilcoxon,
+            "verdict_basis": comparison.basis,
+            "p_against_best": dict(comparison.against_best),
+        },
+        "notes": notes(table),
+    }
 
 
-def _rich(table: Table, headers: Sequence[str]) -> RichTable:
-    names, rows = _texts(table, headers)
-    result = RichTable(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1))
-    result.add_column("method", max_width=36, overflow="fold")
-    for name in names[1:]:
-        result.add_column(_short_header(table, name), justify="right")
-    for row, texts in zip(table.rows, rows, strict=True):
-        result.add_row(*map(Text, texts), style="" if row.complete else "dim")
-    return result
+def _best(table: Table) -> dict[str, str]:
+    """Header of a data set -> the measured method with the highest mean."""
+    best = {}
+    for name in column_headers(table):
+        scored = [row for row in table.rows if name in row.cells]
+        best[name] = max(scored, key=lambda row: row.cells[name].mean).method if scored else ""
+    return best
 
 
-def _short_header(table: Table, name: str) -> Text:
-    """One word per line, and `vtab/dtd` as `dtd` where all columns come from one family: columns stay narrow."""
-    families = {column.dataset.rpartition("/")[0] for column in table.columns}
-    if len(families) == 1 and name in _column_names(table):
-        name = name.removeprefix(f"{families.pop()}/")
-    return Text(name.replace(" ", "\n"), justify="right")
-
-
-def _fits(table: RichTable, console: Console) -> bool:
-    return Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width
+def _tex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

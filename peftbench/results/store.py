@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.errors import RecordError
 from peftbench.results.files import create_text, replace_text
+from peftbench.results.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
 from peftbench.results.record import RunRecord
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -35,6 +37,7 @@ class Failure:
 class Store:
     """Records under `<root>/records/<backbone>/<method>/<dataset>/<fingerprint>.json`; the rest under `<root>/work/`.
 
+    Records may also be packed, many in one `<root>/records/<name>.jsonl.gz`: they are found and read like the others.
     `records/` belongs in version control; `work/` (adapters, predictions, failures) does not.
     """
 
@@ -42,6 +45,7 @@ class Store:
         self.root = Path(root)
         self.records_folder = self.root / "records"
         self.work_folder = self.root / "work"
+        self._packed: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
 
     def path_of(self, labels: Mapping[str, str], fingerprint: str) -> Path:
         """Where the record of a cell belongs. The method's folder leaves out departures: `lora (rank=16)` -> `lora`."""
@@ -50,23 +54,32 @@ class Store:
         return self.records_folder.joinpath(*folders, f"{_checked(fingerprint)}.json")
 
     def find(self, fingerprint: str, labels: Mapping[str, str] | None = None) -> Path | None:
-        """The record's file, or None. Reads no record; with `labels` a hit costs one look at the disk."""
+        """The record's file or the pack that holds it, or None. Reads no record.
+
+        With `labels` a hit costs one look at the disk.
+        """
         if labels is not None:
             expected = self.path_of(labels, fingerprint)
             if expected.is_file():
                 return expected
-        return next(self.records_folder.glob(f"*/*/*/{_checked(fingerprint)}.json"), None)
+        plain = next(self.records_folder.glob(f"*/*/*/{_checked(fingerprint)}.json"), None)
+        return plain or next((pack for pack in self.packs() if fingerprint in self._packed_in(pack)), None)
+
+    def packs(self) -> list[Path]:
+        """The packed files, by name."""
+        return sorted(path for path in self.records_folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
     def fingerprints(self) -> set[str]:
         """Fingerprints of all records, from file names alone: for planning many cells at once."""
-        return {path.stem for path in self._paths() if _FINGERPRINT.fullmatch(path.stem)}
+        plain = {path.stem for path in self.record_files() if _FINGERPRINT.fullmatch(path.stem)}
+        return plain.union(*map(self._packed_in, self.packs()))
 
     def get(self, fingerprint: str) -> RunRecord:
         """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""
         path = self.find(fingerprint)
         if path is None:
             raise RecordError(f"no record {fingerprint} under {self.records_folder}")
-        return _read(path)
+        return unpack_one(path, fingerprint) if path.name.endswith(SUFFIX) else read_record(path)
 
     def put(self, record: RunRecord, replace: bool = False) -> Path:
         """Write a record, atomically and exclusively. With `replace`, an older one goes to `work/replaced/` first.
@@ -75,6 +88,8 @@ class Store:
         """
         path = self.path_of(record.labels, record.fingerprint)
         existing = self.find(record.fingerprint, record.labels)
+        if existing is not None and existing.name.endswith(SUFFIX) and replace:
+            raise RecordError(f"{existing} holds this cell packed; unpack it to measure again")
         if existing is not None and replace:
             self._keep_replaced(existing)
             replace_text(existing, record.to_json())
@@ -87,18 +102,38 @@ class Store:
                 existing = path
         raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
 
+    def read(self, fingerprints: Set[str]) -> Iterator[RunRecord]:
+        """Those of the records that are here and whole, each once, in no stated order."""
+        left = set(fingerprints)
+        for path in self.record_files():
+            if path.stem in left:
+                with contextlib.suppress(RecordError):
+                    yield read_record(path)
+                    left.discard(path.stem)
+        for pack in self.packs():
+            for entry in read_pack(pack) if left & self._packed_in(pack) else ():
+                if isinstance(entry, RunRecord) and entry.fingerprint in left:
+                    left.discard(entry.fingerprint)
+                    yield entry
+
     def scan(self) -> tuple[list[RunRecord], list[str]]:
-        """All records that can be read, in order of their paths, and one line for each file that cannot."""
+        """All records that can be read, in order of their paths, packed ones last, and one line for each problem."""
         records: dict[str, RunRecord] = {}
         skipped: list[str] = []
-        for path in self._paths():
+        for path in self.record_files():
             try:
-                record = _read(path)
+                record = read_record(path)
                 if record.fingerprint in records:
-                    raise RecordError(f"{path}: a second file for record {record.fingerprint}; delete one of the two")
+                    raise RecordError(second_file(path, record.fingerprint))
                 records[record.fingerprint] = record
             except RecordError as error:
                 skipped.append(str(error))
+        for pack in self.packs():
+            for entry in read_pack(pack):
+                if isinstance(entry, RecordError):
+                    skipped.append(str(entry))
+                elif records.setdefault(entry.fingerprint, entry) != entry:
+                    skipped.append(second_file(pack, entry.fingerprint))
         return list(records.values()), skipped
 
     def all(self) -> Iterator[RunRecord]:
@@ -142,13 +177,25 @@ class Store:
         """Where the note of a failed cell is kept."""
         return self.work_folder / "failures" / f"{_checked(fingerprint)}.json"
 
+    def _packed_in(self, pack: Path) -> frozenset[str]:
+        """Fingerprints in a pack, remembered while the file stays as it is; empty for a file that is no pack."""
+        stat = pack.stat()
+        stamp = stat.st_mtime_ns, stat.st_size
+        if self._packed.get(pack, ((0, 0), None))[0] != stamp:
+            try:
+                self._packed[pack] = stamp, packed_fingerprints(pack)
+            except RecordError:
+                self._packed[pack] = stamp, frozenset()
+        return self._packed[pack][1]
+
     def _keep_replaced(self, existing: Path) -> None:
         """A copy of a record that a new run of its cell is about to replace, under a name of its own."""
         content = existing.read_text(encoding="utf-8")
         digest = hashlib.sha256(content.encode()).hexdigest()[:8]
         replace_text(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
 
-    def _paths(self) -> list[Path]:
+    def record_files(self) -> list[Path]:
+        """The files of records that are not packed, by path."""
         return sorted(path for path in self.records_folder.glob("*/*/*/*.json") if not path.name.startswith("."))
 
 
@@ -166,6 +213,11 @@ def _folder_name(label: str) -> str:
     return name[:100]
 
 
+def second_file(path: Path, fingerprint: str) -> str:
+    """What to say of a file whose record stands elsewhere as well."""
+    return f"{path}: a second file for record {fingerprint}; delete one of the two"
+
+
 def _read_failure(path: Path) -> Failure:
     try:
         return Failure(**json.loads(path.read_text(encoding="utf-8")))
@@ -173,7 +225,8 @@ def _read_failure(path: Path) -> Failure:
         raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
 
 
-def _read(path: Path) -> RunRecord:
+def read_record(path: Path) -> RunRecord:
+    """The record in one file; raises `RecordError` naming the file when it holds none or another's."""
     try:
         record = RunRecord.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecordError) as error:

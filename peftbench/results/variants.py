@@ -1,4 +1,7 @@
-"""Naming what differs: two settings under one label are told apart by the options that are not equal."""
+"""What must not be averaged, and how it is told apart: settings under one label are named by the options that differ.
+
+All rules that split tables, columns and rows stand here. Records are rows of `collect` as dicts.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from peftbench.identity import canonical
 
 _UNSET = object()
 # twelve digits of a digest tell it from any other in a table
@@ -45,6 +50,66 @@ def extend_label(label: str, words: str) -> str:
     if not words:
         return label
     return f"{label[:-1]}, {words})" if label.endswith(")") else f"{label} ({words})"
+
+
+def distinct_names(records: Sequence[Mapping[str, Any]], label: str, sections: Sequence[str]) -> list[str]:
+    """Each record's `label`, with what differs in those sections of the identity where one label has several."""
+    chosen: dict[tuple[str, str], str] = {}
+    for record in records:
+        key = record["setting"], record["replaced"]
+        if key not in chosen:
+            identity = json.loads(record["setting"])
+            flat = flatten({section: identity.get(section) for section in sections})
+            # a preset may set a recipe's options per data set: the recipe is what it was before
+            chosen[key] = canonical(restored(flat, json.loads(record["replaced"])))
+    keys = [(record[label], chosen[record["setting"], record["replaced"]]) for record in records]
+    by_label: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, text in keys:
+        if text not in by_label.setdefault(name, {}):
+            by_label[name][text] = json.loads(text)
+    options = {name: differing(settings.values()) for name, settings in by_label.items()}
+    full = {
+        (name, text): extend_label(name, describe(setting, options[name]))
+        for name, settings in by_label.items()
+        for text, setting in settings.items()
+    }
+    return [full[key] for key in keys]
+
+
+def column_names(records: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """(data, dataset) -> header. Different images under one dataset label get headers that say what differs."""
+    first: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for record in records:
+        first.setdefault((record["data"], record["dataset"]), record)
+    names = {}
+    for (data, dataset), record in first.items():
+        kind = record["membership"].split(":")[0]
+        name = extend_label(dataset, kind if kind.endswith("-style") else "")
+        options = differing(flatten(json.loads(other)) for other, label in first if label == dataset)
+        names[data, dataset] = extend_label(name, describe(flatten(json.loads(data)), options))
+    return names
+
+
+def split_settings(method: str, cells: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, list[Any]]]:
+    """Row label -> column -> repetitions. Settings of one method that meet in one column are never averaged.
+
+    `cells` are pairs of a column's header and a record. The options in which settings differ within a column split the
+    method into rows of their own in every column.
+    """
+    settings: dict[str, dict[str, str]] = {}
+    for column, record in cells:
+        settings.setdefault(column, {})[record["repetition_group"]] = record["setting"]
+    meeting = [groups for groups in settings.values() if len(groups) > 1]
+    names = sorted({name for groups in meeting for name in differing(_flat(text) for text in groups.values())})
+    rows: dict[str, dict[str, list[Any]]] = {}
+    for column, record in cells:
+        label = extend_label(method, describe(_flat(record["setting"]), names)) if names else method
+        rows.setdefault(label, {}).setdefault(column, []).append(record)
+    return rows
+
+
+def _flat(setting: str) -> dict[str, Any]:
+    return flatten(json.loads(setting))
 
 
 def _text(value: Any) -> str:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from record_factory import make_record
 
 from peftbench.results.collect import collect
-from peftbench.results.leaderboard import Row, Table, leaderboard, ppt, score
+from peftbench.results.leaderboard import leaderboard
 from peftbench.results.record import RunRecord
+from peftbench.results.table import Row, Table, ppt, score
 
 # LoRA, ViT-B/16, 0.29 M parameters, as printed by V-PETL Bench and six papers: natural, specialized, structured.
 PUBLISHED_LORA = {

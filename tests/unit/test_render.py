@@ -12,9 +12,11 @@ from record_factory import make_record
 from rich.console import Console
 
 from peftbench.results.collect import collect
-from peftbench.results.leaderboard import Table, leaderboard
+from peftbench.results.leaderboard import leaderboard
 from peftbench.results.record import RunRecord
-from peftbench.results.render import show, to_csv, to_markdown, write
+from peftbench.results.render import to_csv, to_markdown, write
+from peftbench.results.table import Table
+from peftbench.results.terminal import show
 
 
 def records() -> list[RunRecord]:
@@ -124,7 +126,7 @@ def test_the_terminal_shows_every_number_whole(width: int) -> None:
 
 def test_tables_of_other_columns_share_one_file(tmp_path: Path) -> None:
     tables = leaderboard(collect([*records(), make_record(backbone="swin_b", dataset="dtd")]))
-    csv, markdown = write(tables, tmp_path / "leaderboard")
+    csv, markdown = write(tables, tmp_path / "leaderboard", ["csv", "md"])
     frame = pd.read_csv(csv)
     assert frame["backbone"].tolist() == ["swin_b", "vit_b16", "vit_b16"]
     assert frame["dtd_mean"].notna().tolist() == [True, False, False]

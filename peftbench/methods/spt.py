@@ -168,15 +168,23 @@ class _SPT(Method):
         return total
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """Entries of a key bias: they shift all scores of a query equally, which softmax cancels."""
+        """What shifts all keys, and so all scores of a query, equally, which softmax cancels.
+
+        That are entries of a key bias or, where an adapter reads the keys, its last offset.
+        """
         names = {id(parameter): name for name, parameter in backbone.trainable}
         found = {}
         for site in backbone.all_sites:
+            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
+            if site.shape.role != "attn.qkv" or normed_keys:
+                continue
+            if adapter := _behind_keys(site.module):
+                found[names[id(adapter.up.bias)]] = slice(None)
+                continue
             sparse: Any = site.module
             while not isinstance(sparse, SparseDelta) and hasattr(sparse, "base"):
                 sparse = sparse.base
-            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-            if site.shape.role != "attn.qkv" or normed_keys or not hasattr(sparse, "bias_places"):
+            if not hasattr(sparse, "bias_places"):
                 continue
             width = site.shape.out_dim // 3
             first, last = torch.searchsorted(sparse.bias_places, torch.tensor([width, 2 * width])).tolist()
@@ -202,6 +210,14 @@ def _parts(site: SiteShape) -> tuple[range, int]:
 
 def _tensor(backbone: Backbone, piece: Piece) -> nn.Parameter:
     return backbone.all_sites[piece.site].module.get_parameter(piece.tensor)
+
+
+def _behind_keys(qkv: nn.Module) -> Bottleneck | None:
+    """The adapter that reads the keys of a wrapped qkv, if there is one."""
+    for module in qkv.modules():
+        if isinstance(module, BehindSlices) and "1" in module.behind:
+            return next(part for part in module.behind["1"].modules() if isinstance(part, Bottleneck))
+    return None
 
 
 def _class_token(backbone: Backbone) -> list[nn.Parameter]:

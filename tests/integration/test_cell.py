@@ -171,6 +171,8 @@ def test_an_interrupted_cell_leaves_nothing_behind(results, signal_number):
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # a test run in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list((results.parent / "cache" / "images").glob("*.json")) and time.monotonic() < deadline:

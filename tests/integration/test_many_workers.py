@@ -19,7 +19,7 @@ from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.state import claims_of
 from peftbench.sweep.worker import work
 
-NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 20, 4, 8, 1200
+NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 20, 4, 8, 300
 NUM_CELLS = 2 * NUM_SEEDS
 WORDS = [
     "method=linear,bitfit",
@@ -94,6 +94,7 @@ def test_killed_workers_lose_and_double_nothing(results, run, tmp_path, capsys):
     for kill in range(NUM_KILLS):
         # spread over the grid by its progress, so that a slow machine is disturbed as often as a fast one
         while num_records() < kill * (NUM_CELLS - 10) // NUM_KILLS and time.monotonic() < deadline:
+            assert any(worker.is_alive() for worker in workers.alive), (logs / "worker1.log").read_text()
             time.sleep(0.01)
         time.sleep(chance.uniform(0.0, 0.5))
         workers.kill(chance.choice(workers.alive))

@@ -252,7 +252,7 @@ def test_a_trial_that_another_worker_holds_is_waited_for_and_not_run_twice(tmp_p
         store.put(record)
         claim.release()
 
-    monkeypatch.setattr(driver.time, "sleep", other_worker_finishes)
+    monkeypatch.setattr("time.sleep", other_worker_finishes)
     monkeypatch.setattr(driver, "run_cell", lambda *_: pytest.fail("the trial was run a second time"))
     assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], True)
     assert len(waited) == 1

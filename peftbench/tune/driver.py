@@ -25,9 +25,6 @@ from peftbench.tune.options import TuneSpec
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
 
-# between two looks at a trial that another worker trains
-WAIT_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -95,31 +92,24 @@ def final_config(config: RunConfig, setting: Setting) -> RunConfig:
 
 
 def _measured(trial: Cell, runtime: RuntimeSpec, store: Store) -> tuple[float | None, bool]:
-    """A trial's validation accuracy, and whether its record was there; one that another worker holds is waited for."""
-    claims = claims_of(store)
-    while store.find(trial.fingerprint, trial.labels) is None:
-        claim = claims.take(trial.fingerprint)
-        if claim is None:
-            time.sleep(WAIT_SECONDS)
-            continue
-        with claim:
-            # the record may have come between the look and the claim
+    """A trial's validation accuracy, and whether it was found in a record: an old one, or that of another worker.
+
+    A trial that another worker holds, for another seed of the same cell, is waited for. A diverged one is noted like
+    any failed cell.
+    """
+    if store.find(trial.fingerprint, trial.labels) is None:
+        with claims_of(store).wait_for(trial.fingerprint):
             if store.find(trial.fingerprint, trial.labels) is None:
                 return _run(trial, runtime, store), False
     return _val_accuracy(store.get(trial.fingerprint)), True
 
 
 def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
-    """Train one trial and return its validation accuracy; a diverged one is noted like any failed cell."""
-    with claims_of(store).wait_for(trial.fingerprint):
-        if store.find(trial.fingerprint, trial.labels) is not None:
-            # a worker on another seed of the same cell ran it meanwhile
-            return _val_accuracy(store.get(trial.fingerprint))
-        try:
-            return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
-        except TrainingDiverged as error:
-            store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
-            return None
+    try:
+        return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
+    except TrainingDiverged as error:
+        store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
+        return None
 
 
 def _val_accuracy(record: RunRecord) -> float:

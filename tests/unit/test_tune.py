@@ -252,7 +252,7 @@ def test_a_trial_that_another_worker_holds_is_waited_for_and_not_run_twice(tmp_p
         store.put(record)
         claim.release()
 
-    monkeypatch.setattr(driver.time, "sleep", other_worker_finishes)
+    monkeypatch.setattr("time.sleep", other_worker_finishes)
     monkeypatch.setattr(driver, "run_cell", lambda *_: pytest.fail("the trial was run a second time"))
     assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], True)
     assert len(waited) == 1
@@ -271,3 +271,20 @@ def test_trials_measure_on_validation_images_of_the_same_size_of_dataset(protoco
     trial = trial_protocol(protocol)
     assert (trial.train_split, trial.val_split) == splits
     assert (trial.report_test, trial.shots) == (False, protocol.shots)
+
+
+def test_a_trial_without_a_record_is_run_once_under_its_own_claim(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    record = next(iter(tuned_records()[1].values()))
+    trial = dataclasses.replace(plan(gate("method=linear")), fingerprint=record.fingerprint, labels=record.labels)
+    run: list[str] = []
+
+    def run_cell(cell, *_):
+        assert claims_of(store).take(cell.fingerprint) is None, "others must see that the trial is being run"
+        run.append(cell.fingerprint)
+        return record
+
+    monkeypatch.setattr(driver, "run_cell", run_cell)
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the trial waits for its own claim"))
+    assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], False)
+    assert run == [record.fingerprint] and claims_of(store).holder(record.fingerprint) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from peftbench.adapter_file import read_adapter, take_findings
 from peftbench.backbones.build import build_backbone
 from peftbench.evaluate_command import find_record, record_config
 from peftbench.progress import Progress
@@ -23,7 +24,9 @@ def main(words: list[str]) -> int:
     record, store = find_record(arguments.record, arguments.results)
     config, runtime = record_config(record, arguments.options)
     digest = weights_digest(build_backbone(config.backbone).net)
-    setup = set_up(config, runtime, Progress(runtime.progress))
-    path = export_adapter(record, store.adapter_path(record.fingerprint), setup, digest, arguments.file)
+    adapter = store.adapter_path(record.fingerprint)
+    findings = take_findings(read_adapter(adapter)[0])
+    setup = set_up(config, runtime, Progress(runtime.progress), findings)
+    path = export_adapter(record, adapter, setup, digest, arguments.file)
     print(f"wrote {path}: {record.labels['method']} on {record.labels['dataset']}, {path.stat().st_size:,} bytes")
     return 0

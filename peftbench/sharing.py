@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
-from peftbench.adapter_file import load_adapter, read_adapter
+from peftbench.adapter_file import load_adapter, read_adapter, take_findings
 from peftbench.backbones.build import from_timm
 from peftbench.config import RunConfig
 from peftbench.errors import BadInput
@@ -48,7 +48,7 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
     num_classes, seed = len(facts["class_names"]), facts["seed"]
     backbone = from_timm(net, facts["backbone"]["img_size"])
     own = objectives.prepare(objective, backbone, num_classes, seed)
-    install(method, backbone, seed)
+    install(method, backbone, seed, take_findings(tensors))
     model = Classifier(backbone, num_classes, seed)
     objectives.install(objective, model, own)
     load_adapter(model, tensors, path)

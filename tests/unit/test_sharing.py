@@ -14,7 +14,9 @@ from peftbench.adapter_file import adapter_tensors, save_adapter
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.errors import BadInput
+from peftbench.evidence import random_evidence
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.evidence import Findings
 from peftbench.model import Classifier
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.sharing import adapter_facts, export_adapter, weights_digest, with_adapter
@@ -29,26 +31,28 @@ def plain() -> torch.nn.Module:
     return timm.create_model("vit_micro_patch4_32", num_classes=7)
 
 
-def trained(name: str, net: torch.nn.Module) -> Classifier:
-    """A classifier whose trainable tensors all differ from their start."""
+def trained(name: str, net: torch.nn.Module) -> tuple[Classifier, Findings | None]:
+    """A classifier whose trainable tensors all differ from their start, and what its method found in the images."""
     net.reset_classifier(0)
     backbone = from_timm(net, None)
-    install(METHODS.get(name)(), backbone, 0)
+    method = METHODS.get(name)()
+    findings = method.observe(random_evidence(backbone)) if method.observes else None
+    install(method, backbone, 0, findings)
     model = Classifier(backbone, NUM_CLASSES, 0).eval()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
-    return model
+    return model, findings
 
 
 def exported(name: str, tmp_path):
     net = plain()
     buffers = tuple(net.buffers())
-    model = trained(name, net)
+    model, findings = trained(name, net)
     adapter, target = tmp_path / "adapter.safetensors", tmp_path / f"{name}.safetensors"
-    save_adapter(adapter, adapter_tensors(model, buffers), {"runtime": {"results": str(tmp_path)}}, "0" * 16)
+    save_adapter(adapter, adapter_tensors(model, buffers, findings), {"runtime": {"results": str(tmp_path)}}, "0" * 16)
     without = plain()
     without.reset_classifier(0)
     config = SimpleNamespace(
@@ -75,8 +79,11 @@ def exported(name: str, tmp_path):
     return model, export_adapter(record, adapter, setup, weights_digest(without), target)
 
 
-# one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own
-@pytest.mark.parametrize("name", ["linear", "bitfit", "lora", "adaptformer", "ssf", "vpt_deep", "lst", "vqt", "full"])
+# one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own, and
+# places found by looking at images
+@pytest.mark.parametrize(
+    "name", ["linear", "bitfit", "lora", "adaptformer", "ssf", "vpt_deep", "lst", "vqt", "full", "gps", "sct"]
+)
 def test_three_lines_give_the_trained_classifier(name, tmp_path):
     model, path = exported(name, tmp_path)
     restored = with_adapter(plain(), path)
@@ -89,7 +96,7 @@ def test_a_mergeable_method_leaves_plain_modules(tmp_path):
     model, path = exported("lora", tmp_path)
     restored = with_adapter(plain(), path, merge=True)
     kinds = [type(module) for module in restored.backbone.net.modules()]
-    assert kinds == [type(module) for module in trained("linear", plain()).backbone.net.modules()]
+    assert kinds == [type(module) for module in trained("linear", plain())[0].backbone.net.modules()]
     with torch.no_grad():
         torch.testing.assert_close(restored(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
 

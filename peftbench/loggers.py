@@ -28,7 +28,8 @@ def open_logger(cell: Cell, runtime: RuntimeSpec) -> Iterator[Callable[[Row], No
         raise ConfigError(
             [f"runtime.wandb={runtime.wandb} needs the package wandb: pip install 'peftbench[wandb]'"]
         ) from error
-    folder = runtime.results_root / "work"
+    # absolute: wandb's writer is one process for all runs and keeps the working folder it was started in
+    folder = (runtime.results_root / "work").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     run = wandb.init(
         project=runtime.wandb_project,

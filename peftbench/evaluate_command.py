@@ -27,13 +27,7 @@ from peftbench.train.evaluate import Evaluation, evaluate
 
 def main(words: list[str]) -> int:
     """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ."""
-    parser = argparse.ArgumentParser(prog="peftbench evaluate", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("record", help="a record's file, or its fingerprint under --results")
-    parser.add_argument(
-        "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
-    arguments = parser.parse_args(words)
+    arguments = record_parser("evaluate", __doc__).parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
     result = restore_and_evaluate(record, store, arguments.options)
     recorded = record.metrics["test"]
@@ -44,6 +38,17 @@ def main(words: list[str]) -> int:
         file=sys.stdout,
     )
     return 0 if same else 1
+
+
+def record_parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """The words of a command on one record: RECORD, where its inputs are, and the results folder."""
+    parser = argparse.ArgumentParser(prog=f"peftbench {command}", description=(doc or "").partition(": ")[2])
+    parser.add_argument("record", help="a record's file, or its fingerprint under --results")
+    parser.add_argument(
+        "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+    return parser
 
 
 def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:

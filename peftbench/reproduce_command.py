@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from peftbench.cell import plan
-from peftbench.evaluate_command import find_record, record_config
+from peftbench.evaluate_command import find_record, record_config, record_parser
 from peftbench.progress import Progress
 from peftbench.results.record import RunRecord
 from peftbench.results.store import Store
@@ -20,13 +18,7 @@ from peftbench.runner import run_cell
 
 def main(words: list[str]) -> int:
     """Exit code 0 when curve, metrics and predictions equal the record's bit for bit, 1 when they differ."""
-    parser = argparse.ArgumentParser(prog="peftbench reproduce", description=(__doc__ or "").partition(": ")[2])
-    parser.add_argument("record", help="a record's file, or its fingerprint under --results")
-    parser.add_argument(
-        "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.threads=1"
-    )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
-    arguments = parser.parse_args(words)
+    arguments = record_parser("reproduce", __doc__).parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
     with tempfile.TemporaryDirectory(prefix="peftbench-reproduce-") as folder:
         again = rerun(record, arguments.options, Store(folder))

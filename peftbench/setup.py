@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,7 @@ from peftbench.train.batches import Batches, evaluation_batches, training_batche
 class Setup:
     """A model and its data, ready to be trained or evaluated on one device.
 
+    `load` gives pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random.
     `findings` is what a method saw in the training images before it was attached, None for most; `observe_seconds`
     is how long it looked.
     """
@@ -48,16 +50,11 @@ class Setup:
     num_backbone_params: int
     frozen_buffers: tuple[Tensor, ...]
     device: torch.device
-    cache_dir: Path
+    load: Callable[[str], ImageSplit]
     progress: Progress
     runtime: RuntimeSpec
     findings: Findings | None = None
     observe_seconds: float = 0.0
-
-    def load(self, split: str) -> ImageSplit:
-        """Pixels and labels of a split: from the cache, or a reader when it is too large or cropped at random."""
-        limit = _stream_above(self.config, self.runtime, split)
-        return load_split(self.source, split, self.transform, self.cache_dir, self.progress.images, limit)
 
     def train_batches(self, split: ImageSplit) -> Batches:
         config = self.config
@@ -104,13 +101,13 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     transform = image_transform(inputs, protocol)
     mean, std = protocol.pixel_statistics(inputs.mean, inputs.std)
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
+    load = cache(
+        lambda split: load_split(
+            source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
+        )
+    )
     observe_seconds = 0.0
     if config.method.observes and findings is None:
-        load = cache(
-            lambda split: load_split(
-                source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
-            )
-        )
         evidence = CellEvidence(
             backbone=backbone,
             num_classes=source.num_classes,
@@ -139,7 +136,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
         num_params,
         frozen_buffers,
         device,
-        cache_dir,
+        load,
         progress,
         runtime,
         findings,

@@ -27,6 +27,7 @@ __all__ = [
     "SPLITS",
     "SPLIT_SIZES",
     "DatasetSpec",
+    "FullSource",
     "ImageSplit",
     "ImageTransform",
     "RawSplit",
@@ -129,6 +130,18 @@ class Source(ABC):
     def pool(self) -> RawSplit:
         """The labelled images that a sample for training may be drawn from."""
         return self.split("train800val200")
+
+
+class FullSource(Source):
+    """A source of all images there are, which can also draw VTAB's 1,000 from them."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (*FULL_SPLITS, *SPLITS)
+
+    @property
+    def whole_splits(self) -> tuple[str, str, str, str]:
+        return (*FULL_SPLITS, "test")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from peftbench.data.base import (
     FULL_SPLITS,
     GROUPS,
     PIXELS,
-    SPLITS,
     DatasetSpec,
+    FullSource,
     RawSplit,
     Source,
 )
@@ -209,19 +209,11 @@ class HfDataset(DatasetSpec):
 
 
 @dataclass(frozen=True)
-class HfSource(Source):
+class HfSource(FullSource):
     """`parts`: the stored splits, `train`, `test` and perhaps `val`. `place`: what messages call the dataset."""
 
     place: str
     parts: dict[str, HfSplit]
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return (*FULL_SPLITS, *SPLITS)
-
-    @property
-    def whole_splits(self) -> tuple[str, str, str, str]:
-        return (*FULL_SPLITS, "test")
 
     def split(self, name: str) -> RawSplit:
         train, val = self.parts["train"], self.parts.get("val")

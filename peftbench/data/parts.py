@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftbench.data.base import FULL_SPLITS, SPLIT_SIZES, SPLITS, RawSplit, Source
+from peftbench.data.base import FULL_SPLITS, SPLIT_SIZES, FullSource, RawSplit
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
 from peftbench.errors import BadInput
@@ -17,7 +17,7 @@ VAL_PERCENT = 10
 
 
 @dataclass(frozen=True)
-class PartsSource(Source):
+class PartsSource(FullSource):
     """Serves all images (`train`, `val`, `trainval`) and VTAB-sized draws of them (`train800`, `val200`, both).
 
     Without `given_val` a tenth of the training images validates. Draws are stratified by class and depend on `seed`.
@@ -27,14 +27,6 @@ class PartsSource(Source):
     given_val: RawSplit | None
     test_part: RawSplit
     seed: int
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return (*FULL_SPLITS, *SPLITS)
-
-    @property
-    def whole_splits(self) -> tuple[str, str, str, str]:
-        return (*FULL_SPLITS, "test")
 
     def split(self, name: str) -> RawSplit:
         if name == "test":

@@ -11,7 +11,7 @@ from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.vtab_folder import VtabFolder
 from peftbench.data.vtab_hub import REPOSITORY, VtabHub
 from peftbench.data.vtab_original import VtabOriginal
-from peftbench.data.vtab_tasks import VTAB_TASKS, canonical_task
+from peftbench.data.vtab_spec import VtabSpec
 from peftbench.errors import MissingInput
 from peftbench.spec import option
 
@@ -21,7 +21,7 @@ _NOTHING_NEEDED = "dataset=digits needs no files."
 
 @DATASETS.add("vtab")
 @dataclass(frozen=True)
-class Vtab(DatasetSpec):
+class Vtab(VtabSpec):
     """One VTAB-1k task; `sources` says where to look and in which order.
 
     `folder` is the processed VTAB-1k folder at `root`, `hub` the same folder from the Hugging Face dataset `repo`,
@@ -30,7 +30,6 @@ class Vtab(DatasetSpec):
     source which was found, and not of this search.
     """
 
-    task: str = option("caltech101", choices=lambda: list(VTAB_TASKS))
     root: str = option("data/vtab-1k", location=True)
     repo: str = option(REPOSITORY, location=True)
     commit: str | None = option(None, location=True)
@@ -38,35 +37,22 @@ class Vtab(DatasetSpec):
     download: bool = option(False, location=True)
     sources: list[str] = option(list(SOURCES), choices=SOURCES, location=True)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "task", canonical_task(self.task))
-        super().__post_init__()
-
     def problems(self) -> list[str]:
         return [] if self.sources else [f"dataset.sources must name at least one of {', '.join(SOURCES)}"]
 
-    @property
-    def label(self) -> str:
-        return f"vtab/{self.task}"
-
-    @property
-    def group(self) -> str:
-        return VTAB_TASKS[self.task].group
-
     @cached_property
-    def found(self) -> DatasetSpec:
-        """The first source that has the task. Raises `MissingInput` with every source's reason when none has.
+    def found(self) -> tuple[DatasetSpec, str]:
+        """The first source that has the task, and its revision.
 
+        Raises `MissingInput` with every source's reason when none has.
         A damaged source stops the search: going on would change the data behind a name without a word.
         """
         reasons = []
         for spec in self.candidates():
             try:
-                spec.revision()
+                return spec, spec.revision()
             except MissingInput as error:
                 reasons.append(str(error).removeprefix(f"{self.label}: ").removesuffix(f" {_NOTHING_NEEDED}"))
-                continue
-            return spec
         raise MissingInput(f"{self.label}: {' -- '.join(reasons)}. {_NOTHING_NEEDED}")
 
     def candidates(self) -> list[DatasetSpec]:
@@ -79,13 +65,13 @@ class Vtab(DatasetSpec):
         return [made[name] for name in self.sources]
 
     def revision(self) -> str:
-        return self.found.revision()
+        return self.found[1]
 
     def inputs(self) -> list[Path]:
-        return self.found.inputs()
+        return self.found[0].inputs()
 
     def places(self) -> list[Path]:
-        return self.found.places()
+        return self.found[0].places()
 
     @property
     def download_megabytes(self) -> int | None:
@@ -93,8 +79,8 @@ class Vtab(DatasetSpec):
         return next((size for size in sizes if size is not None), None)
 
     def identity(self) -> dict[str, Any]:
-        spec = self.found
+        spec, _ = self.found
         return {"kind": spec.name} | spec.identity()
 
     def open(self) -> Source:
-        return self.found.open()
+        return self.found[0].open()

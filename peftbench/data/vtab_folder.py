@@ -8,41 +8,22 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, DatasetSpec, Source
+from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
 from peftbench.data.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
 from peftbench.data.splits import FileSplit
 from peftbench.data.vtab_lists import read_list
-from peftbench.data.vtab_tasks import VTAB_TASKS, VtabTask, canonical_task
+from peftbench.data.vtab_spec import VtabSpec
+from peftbench.data.vtab_tasks import VtabTask
 from peftbench.errors import BadInput, MissingInput
 from peftbench.spec import option
 
 
 @DATASETS.add("vtab_folder")
 @dataclass(frozen=True)
-class VtabFolder(DatasetSpec):
-    """One VTAB-1k task from `<root>/<task>/{train800,val200,train800val200,test}.txt` and the images they list.
+class VtabFolder(VtabSpec):
+    """One VTAB-1k task from `<root>/<task>/{train800,val200,train800val200,test}.txt` and the images they list."""
 
-    `task` may also be a folder name or a known spelling (`pets`, `pcam`); it is kept as VTAB's own id.
-    """
-
-    task: str = option("caltech101", choices=lambda: list(VTAB_TASKS))
     root: str = option("data/vtab-1k", location=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "task", canonical_task(self.task))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        return f"vtab/{self.task}"
-
-    @property
-    def group(self) -> str:
-        return self._facts.group
-
-    @property
-    def _facts(self) -> VtabTask:
-        return VTAB_TASKS[self.task]
 
     def revision(self) -> str:
         folder = self._folder()
@@ -63,10 +44,10 @@ class VtabFolder(DatasetSpec):
             refuse_overlap(folder, {f"{split}.txt": lists[split] for split in apart})
         sizes_of_all(folder, lists)
         num_test = len(lists["test"].paths)
-        official = num_test in self._facts.num_test
-        membership, notes = _membership(self.label, self._facts, lists) if official else ("vtab1k-style:folder", [])
+        official = num_test in self.facts.num_test
+        membership, notes = _membership(self.label, self.facts, lists) if official else ("vtab1k-style:folder", [])
         if not official:
-            expected = " or ".join(f"{count:,}" for count in self._facts.num_test)
+            expected = " or ".join(f"{count:,}" for count in self.facts.num_test)
             shortened = (
                 f"{self.label}: {num_test:,} test images, the official test has {expected}; "
                 "recorded as a subset, not comparable with published numbers"
@@ -74,7 +55,7 @@ class VtabFolder(DatasetSpec):
             notes = [shortened]
         notes += _label_notes(self.label, lists)
         return VtabSource(
-            class_names=_class_names(folder, self._facts.num_classes),
+            class_names=_class_names(folder, self.facts.num_classes),
             membership=membership,
             pixels="jpeg75-folder",
             test=f"official:{num_test}" if official else f"subset:{num_test}:folder",
@@ -85,7 +66,7 @@ class VtabFolder(DatasetSpec):
 
     def _folder(self) -> Path:
         root = Path(self.root).expanduser()
-        tried = self._facts.folders
+        tried = self.facts.folders
         found = {path.resolve(): path for name in tried if (path := root / name).is_dir()}
         if len(found) > 1:
             both = ", ".join(str(path) for path in found.values())
@@ -115,7 +96,7 @@ class VtabFolder(DatasetSpec):
                 f"{self.label}: {folder} lacks {names}; copy the task folder again (dataset.root={self.root})"
             )
         lists = {
-            split: read_list(folder / f"{split}.txt", self._facts.num_classes)
+            split: read_list(folder / f"{split}.txt", self.facts.num_classes)
             for split in SPLITS
             if split not in missing
         }

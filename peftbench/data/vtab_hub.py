@@ -12,12 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftbench.data.archive import building, is_archive, unpack
-from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.base import DATASETS, Source
 from peftbench.data.digests import hash_file
 from peftbench.data.hub import unreachable
 from peftbench.data.location import default_cache_dir
 from peftbench.data.vtab_folder import VtabFolder
-from peftbench.data.vtab_tasks import VTAB_TASKS, VtabTask, canonical_task
+from peftbench.data.vtab_spec import VtabSpec
+from peftbench.data.vtab_tasks import VtabTask
 from peftbench.errors import BadInput, MissingInput
 from peftbench.hub import offline_reason
 from peftbench.spec import option
@@ -38,33 +39,16 @@ class HubFile:
 
 @DATASETS.add("vtab_hub")
 @dataclass(frozen=True)
-class VtabHub(DatasetSpec):
+class VtabHub(VtabSpec):
     """One VTAB-1k task of the processed folder at `repo`, kept below `vtab-1k-hub` in the cache folder.
 
     Without `download` only what was fetched before is used. `commit` pins the revision; by default the one fetched
     first, so that a change on the hub changes nothing here. Identity and revision are those of the same folder on disk.
     """
 
-    task: str = option("caltech101", choices=lambda: list(VTAB_TASKS))
     repo: str = option(REPOSITORY, location=True)
     commit: str | None = option(None, location=True)
     download: bool = option(False, location=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "task", canonical_task(self.task))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        return f"vtab/{self.task}"
-
-    @property
-    def group(self) -> str:
-        return self._facts.group
-
-    @property
-    def _facts(self) -> VtabTask:
-        return VTAB_TASKS[self.task]
 
     def identity(self) -> dict[str, Any]:
         return {"kind": VtabFolder.name, "task": self.task}
@@ -78,7 +62,7 @@ class VtabHub(DatasetSpec):
     def open(self) -> Source:
         source = self.folder().open()
         commit, files = self._listing()
-        made_from = [file for file in files_of_task(files, self._facts) if is_archive(file.name)]
+        made_from = [file for file in files_of_task(files, self.facts) if is_archive(file.name)]
         shown = [f"{file.name} SHA-256 {file.sha256 or 'not stated'}" for file in made_from]
         note = f"{self.label}: from {self.repo} at {commit[:12]}{': ' if shown else ''}{', '.join(shown)}"
         return dataclasses.replace(source, notes=(*source.notes, note))
@@ -89,7 +73,7 @@ class VtabHub(DatasetSpec):
         Raises `MissingInput` when it cannot be had, `BadInput` when what arrived is not what the hub promised.
         """
         commit, files = self._listing()
-        wanted = files_of_task(files, self._facts)
+        wanted = files_of_task(files, self.facts)
         if not wanted:
             raise BadInput(
                 f"{self.label}: {self.repo} holds no archive or folder for this task, only "
@@ -100,12 +84,12 @@ class VtabHub(DatasetSpec):
         if len(archives) < len(wanted):
             folders.append(self._copied(commit, [file for file in wanted if not is_archive(file.name)]))
         for folder in folders:
-            found = _task_folder(folder, self._facts)
+            found = _task_folder(folder, self.facts)
             if found is not None:
                 return VtabFolder(task=self.task, root=str(found.parent))
         raise BadInput(
             f"{self.label}: {', '.join(file.name for file in archives or wanted[:3])} of {self.repo} holds no folder "
-            f"{' or '.join(self._facts.folders)} with train800.txt; use another source (dataset.root=<folder>)"
+            f"{' or '.join(self.facts.folders)} with train800.txt; use another source (dataset.root=<folder>)"
         )
 
     @property

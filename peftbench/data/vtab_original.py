@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, RawSplit, Source
 from peftbench.data.location import default_cache_dir
 from peftbench.data.originals.examples import Examples, Splits
 from peftbench.data.originals.facts import BY_TORCHVISION, OFFICIAL, ORIGINALS, UNAVAILABLE, Original
@@ -18,7 +18,8 @@ from peftbench.data.originals.fetch import fetch
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
 from peftbench.data.torchvision_sets import TorchvisionSet
-from peftbench.data.vtab_tasks import VTAB_TASKS, canonical_task
+from peftbench.data.vtab_spec import VtabSpec
+from peftbench.data.vtab_tasks import VTAB_TASKS
 from peftbench.errors import BadInput, MissingInput
 from peftbench.spec import option
 
@@ -28,7 +29,7 @@ T = TypeVar("T")
 
 @DATASETS.add("vtab_original")
 @dataclass(frozen=True)
-class VtabOriginal(DatasetSpec):
+class VtabOriginal(VtabSpec):
     """One VTAB-1k task from its original archive, with VTAB's sample and VTAB's labels.
 
     `originals`: the folder of unpacked archives, by default `torchvision` in the cache folder, laid out as torchvision
@@ -38,18 +39,6 @@ class VtabOriginal(DatasetSpec):
     task: str = option("svhn", choices=lambda: list(VTAB_TASKS))
     originals: str | None = option(None, location=True)
     download: bool = option(False, location=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "task", canonical_task(self.task))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        return f"vtab/{self.task}"
-
-    @property
-    def group(self) -> str:
-        return VTAB_TASKS[self.task].group
 
     @property
     def root(self) -> Path:
@@ -136,8 +125,8 @@ class VtabOriginal(DatasetSpec):
             for name, count in original.counts.items()
             if len(splits[name].keys) != count
         ]
-        if len(class_names) != VTAB_TASKS[self.task].num_classes:
-            problems.append(f"{len(class_names)} classes, expected {VTAB_TASKS[self.task].num_classes}")
+        if len(class_names) != self.facts.num_classes:
+            problems.append(f"{len(class_names)} classes, expected {self.facts.num_classes}")
         if problems:
             raise BadInput(
                 f"{self.label}: the original in {self.root} is not complete: {'; '.join(problems)}; "

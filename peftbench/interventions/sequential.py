@@ -72,32 +72,36 @@ class Bottleneck(nn.Module):
         return self.scale * self.up(hidden)
 
 
-class Behind(Intervention):
-    """y + module(y) with y = base(x). `module` sees channels last; `channel_dim` says where `base` has them."""
+class _Adding(Intervention):
+    """Base of what adds a module's output to that of `base`.
+
+    `module` sees channels last; `channel_dim` says where `base` has them, in and out.
+    """
 
     def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
         super().__init__(base)
         self.module = module
         self.channel_dim = channel_dim
 
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        y: Tensor = self.base(x, **arguments)
-        added: Tensor = self.module(y.movedim(self.channel_dim, -1))
-        return y + added.movedim(-1, self.channel_dim)
-
-
-class Beside(Intervention):
-    """base(x) + module(x). `module` sees channels last; `channel_dim` says where `base` has them, in and out."""
-
-    def __init__(self, base: nn.Module, module: nn.Module, channel_dim: int = -1) -> None:
-        super().__init__(base)
-        self.module = module
-        self.channel_dim = channel_dim
-
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        y: Tensor = self.base(x, **arguments)
+    def added(self, x: Tensor) -> Tensor:
         added: Tensor = self.module(x.movedim(self.channel_dim, -1))
-        return y + added.movedim(-1, self.channel_dim)
+        return added.movedim(-1, self.channel_dim)
+
+
+class Behind(_Adding):
+    """y + module(y) with y = base(x)."""
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.base(x, **arguments)
+        return y + self.added(y)
+
+
+class Beside(_Adding):
+    """base(x) + module(x)."""
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y: Tensor = self.base(x, **arguments)
+        return y + self.added(x)
 
 
 class BehindSlices(Intervention):

@@ -38,19 +38,11 @@ class Kronecker(nn.Module):
         return self.scale * torch.kron(self.first, self.second)
 
 
-@METHODS.add("krona")
 @dataclass(frozen=True)
-class KronA(Method):
-    """W' = W + s A kron B on q and v, A [a1, a2], B [out / a1, in / a2]. Folds exactly; unlike B A it has full rank.
+class _KronAForm(Method):
+    """What the forms of the paper share: where they come from, and the sizes of the factors."""
 
-    `rows` is a1 and `columns` a2. By default the factors are as square as the widths allow, which needs the fewest
-    parameters: A [24, 32] and B [32, 24] at width 768. Of the factors A starts at zero and B kaiming-uniform, as the
-    PEFT library does for its Kronecker form; there is no released code.
-    """
-
-    family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2212.10650"
-    mergeable: ClassVar[bool] = True
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "Made for T5, without released code; the zero factor and the shapes of the factors are chosen here."
@@ -59,6 +51,20 @@ class KronA(Method):
     rows: int | None = option(None, ge=1)
     columns: int | None = option(None, ge=1)
     scale: float = option(1.0, gt=0)
+
+
+@METHODS.add("krona")
+@dataclass(frozen=True)
+class KronA(_KronAForm):
+    """W' = W + s A kron B on q and v, A [a1, a2], B [out / a1, in / a2]. Folds exactly; unlike B A it has full rank.
+
+    `rows` is a1 and `columns` a2. By default the factors are as square as the widths allow, which needs the fewest
+    parameters: A [24, 32] and B [32, 24] at width 768. Of the factors A starts at zero and B kaiming-uniform, as the
+    PEFT library does for its Kronecker form; there is no released code.
+    """
+
+    family: ClassVar[str] = "reparametrisation"
+    mergeable: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:
         sites = backbone.sites("attn.qkv")
@@ -92,7 +98,7 @@ class ScaledInput(nn.Module):
 
 @METHODS.add("krona_b")
 @dataclass(frozen=True)
-class KronAB(Method):
+class KronAB(_KronAForm):
     """mlp'(x) = mlp(x) + s (A kron B) x, x the MLP's normed input, A [a1, a2], B [D / a1, D / a2] (KronA^B).
 
     Sizes and start of the factors are those of `krona`. Beside a network with an activation the product does not fold.
@@ -100,15 +106,6 @@ class KronAB(Method):
     """
 
     family: ClassVar[str] = "adapter"
-    paper: ClassVar[str] = "arXiv:2212.10650"
-    faithfulness: ClassVar[str] = "adapted"
-    adapted: ClassVar[str] = (
-        "Made for T5, without released code; the zero factor and the shapes of the factors are chosen here."
-    )
-
-    rows: int | None = option(None, ge=1)
-    columns: int | None = option(None, ge=1)
-    scale: float = option(1.0, gt=0)
 
     def attach(self, backbone: Backbone) -> None:
         sites = backbone.sites("block")

@@ -120,8 +120,9 @@ def flops(
     counts = []
     for training in (False, True):
         counter = FlopCounterMode(display=False)
-        # Only this attention kernel is made of products that the counter knows on every device.
-        with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.set_grad_enabled(training):
+        # Only this attention kernel is made of products that the counter knows on every device. Gradients stay on in
+        # both passes: the counter's hooks do not bear views of trainable tensors that were made without.
+        with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
             model.train(training)
             if not training:
                 model(images)

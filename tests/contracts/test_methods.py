@@ -18,6 +18,7 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.errors import NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
+from peftbench.train.meter import flops
 from tests.contracts import backbones
 from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 
@@ -300,6 +301,14 @@ def test_train_and_eval_copies_and_bf16(nudged: Backbone) -> None:
     assert reduced.shape == expected.shape and reduced.isfinite().all()
     assert (reduced.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
     assert outputs(nudged.train()).shape == expected.shape
+
+
+@on_every_family
+def test_work_can_be_counted_and_is_no_less_than_the_backbones(bare: Backbone, installed: Backbone) -> None:
+    shape = (2, 3, bare.input_spec.size, bare.input_spec.size)
+    frozen, _ = flops(bare, shape, loss_fn=lambda model, batch: loss_of(model, batch["image"]))
+    forward, step = flops(installed, shape, loss_fn=lambda model, batch: loss_of(model, batch["image"]))
+    assert frozen <= forward <= step
 
 
 @on_every_family

@@ -33,16 +33,27 @@ function empty(node, text) {
   });
 }
 
+// Of neighbours whose labels would cover each other only the first is named; the others tell their name when pointed at.
+function named(points, cover) {
+  const kept = [];
+  for (const point of points) if (!kept.some((other) => cover(point, other))) kept.push(point);
+  return new Set(kept);
+}
+
 function scatter(node, table, axis, onMethod) {
   const { title, points } = table.scatter[axis];
   if (!points.length) return empty(node, `no complete row knows its ${title}`);
+  // the bars of many methods hide their points: then only the front's are drawn
+  const many = points.length > 20;
   const trace = (chosen, extra) => ({
     x: chosen.map((p) => p.cost),
     y: chosen.map((p) => p.accuracy),
-    text: chosen.map((p) => p.method),
     customdata: chosen.map((p) => p.method),
-    error_y: { type: "data", array: chosen.map((p) => p.interval ?? 0), thickness: 1, width: 3, color: colour("muted") },
-    hovertemplate: "%{text}<br>%{x:.4s}, %{y:.2f} %<extra></extra>",
+    error_y: {
+      type: "data", array: chosen.map((p) => p.interval ?? 0), thickness: 1, width: 3, color: colour("muted"),
+      visible: !many || chosen[0]?.front,
+    },
+    hovertemplate: "%{customdata}<br>%{x:.4s}, %{y:.2f} %<extra></extra>",
     ...extra,
   });
   const front = points.filter((p) => p.front).sort((a, b) => a.cost - b.cost);
@@ -53,12 +64,17 @@ function scatter(node, table, axis, onMethod) {
   // labels point into the plot, those of neighbours up and down by turns
   const middle = (Math.max(...logs) + Math.min(...logs)) / 2;
   const side = (p, i) => `${i % 2 ? "bottom" : "top"} ${Math.log10(p.cost) > middle ? "left" : "right"}`;
+  const means = points.map((p) => p.accuracy);
+  const height = Math.max(...means) - Math.min(...means);
+  const labelled = named([...front].reverse(), (a, b) =>
+    Math.abs(Math.log10(a.cost / b.cost)) < 0.25 * decades && Math.abs(a.accuracy - b.accuracy) < 0.12 * height);
   draw(
     node,
     [
       trace(others, { mode: "markers", marker: { color: colour("muted"), size: 8 }, name: "other" }),
       trace(front, {
         mode: "lines+markers+text",
+        text: front.map((p) => (labelled.has(p) ? p.method : "")),
         textposition: front.map(side),
         textfont: { size: 11 },
         line: { color: colour("accent"), width: 1.5, shape: "hv" },
@@ -74,7 +90,11 @@ function scatter(node, table, axis, onMethod) {
         dtick: decades > 1.5 ? 1 : "D2",
         range: [Math.min(...logs) - pad, Math.max(...logs) + pad],
       },
-      yaxis: { title: { text: `${table.overall}, %` } },
+      yaxis: {
+        title: { text: `${table.overall}, %` },
+        ...(many && { range: [Math.min(...means) - 0.1 * height, Math.max(...means) + 0.15 * height] }),
+      },
+      margin: { l: 60, r: 20, t: 20, b: 65 },
     },
     (point) => onMethod(point.customdata),
   );

@@ -21,7 +21,8 @@ from peftbench.spec import option
 class ExpertLinear(nn.Module):
     """x -> x W_e + b_e with W_e = sum_i A_i kron (u_ei v_ei), the expert e drawn anew at every training pass.
 
-    Otherwise u, v and b are the means over the experts. Each expert starts like Compacter's linear map.
+    Otherwise u, v and b are the means over the experts. All experts start as copies of one, which starts like
+    Compacter's linear map: a product of means is near the means of products only where experts have a common origin.
     """
 
     rules: Rules
@@ -29,10 +30,9 @@ class ExpertLinear(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, rules: Rules, rank: int, num_experts: int) -> None:
         super().__init__()
         refer(self, "rules", rules)
-        experts = [KroneckerLinear(in_dim, out_dim, rules, rank) for _ in range(num_experts)]
-        self.left = nn.Parameter(torch.stack([expert.left.detach() for expert in experts]))
-        self.right = nn.Parameter(torch.stack([expert.right.detach() for expert in experts]))
-        self.bias = nn.Parameter(torch.stack([expert.bias.detach() for expert in experts]))
+        first = KroneckerLinear(in_dim, out_dim, rules, rank)
+        factors = (factor.detach() for factor in (first.left, first.right, first.bias))
+        self.left, self.right, self.bias = (nn.Parameter(torch.stack([factor] * num_experts)) for factor in factors)
 
     def forward(self, x: Tensor) -> Tensor:
         factors: tuple[Tensor, ...] = (self.left, self.right, self.bias)
@@ -71,6 +71,7 @@ class MixPHM(Method):
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2303.01239"
+    version: ClassVar[int] = 2
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"

@@ -76,7 +76,8 @@ def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _, tensor in built.trainable:
-            tensor.add_(0.1)
+            # not by one number: copies of a tensor, such as experts of one origin, have to part
+            tensor.add_(torch.linspace(0.08, 0.12, tensor.numel(), device=tensor.device).view_as(tensor))
         features: torch.Tensor = built.train()(images(2))
     return features
 

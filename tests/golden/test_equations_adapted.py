@@ -145,6 +145,16 @@ def test_mixphm_trains_one_expert_at_a_time() -> None:
     assert seen == {0, 1}
 
 
+def test_the_experts_of_mixphm_start_as_one() -> None:
+    backbone = make("vit_cls")
+    install(METHODS.get("mixphm")(num_experts=3), backbone)
+    adapter = tensors(backbone, 1)
+    for part in ("left", "right", "bias"):
+        first, *others = adapter[f"up.{part}"]
+        assert len(others) == 2 and all(torch.equal(first, other) for other in others)
+    assert adapter["up.left"].std() > 0
+
+
 def test_hyperprompt() -> None:
     backbone, w = installed("hyperprompt", num_tokens=4, bottleneck=5), weights()
     prompt = shared(backbone)["tokens"]

@@ -85,7 +85,6 @@ class CellEvidence:
         optim = replace(
             self.optim,
             lr=lr,
-            head_lr=None,
             min_lr=min(self.optim.min_lr, lr),
             warmup_lr=min(self.optim.warmup_lr, lr),
             warmup_epochs=min(self.optim.warmup_epochs, epochs / 10),

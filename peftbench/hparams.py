@@ -115,10 +115,6 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
             filled[row.option] = row.number
             replaced[row.option] = sections[section].get(name)
             sections[section][name] = row.number
-    if "optim.lr" in filled and sections["optim"].get("head_lr") is not None and "optim.head_lr" not in named:
-        # a published rate is that of the head, too
-        replaced["optim.head_lr"] = sections["optim"]["head_lr"]
-        filled["optim.head_lr"] = sections["optim"]["head_lr"] = None
     splits = sorted({row.chosen_on for row in rows} - {FIXED})
     sources = list(dict.fromkeys(row.source for row in rows))
     done = {"preset": preset, "chosen_on": " and ".join(splits), "source": "; ".join(sources)}

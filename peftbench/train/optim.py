@@ -25,7 +25,7 @@ def param_groups(method_params: NamedParameters, head_params: NamedParameters, s
     Raises `ConfigError` when there is nothing to train.
     """
     groups = []
-    for owner, named, lr_scale in (("method", method_params, 1.0), ("head", head_params, spec.head_factor)):
+    for owner, named, lr_scale in (("method", method_params, 1.0), ("head", head_params, spec.head_lr_scale)):
         tensors = list(named)
         for kind, decays in (("decay", True), ("no_decay", False)):
             chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1) == decays]

@@ -18,8 +18,7 @@ class OptimSpec(Spec):
     """Optimiser and learning-rate schedule: linear warm-up, then cosine decay, both counted in steps.
 
     The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
-    `min_lr` are absolute rates, not factors of `lr`. The head's rates are all of these times `head_lr_scale`; with
-    `head_lr` its highest rate is that, and the others in proportion.
+    `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
     """
 
     section: ClassVar[str] = "optim"
@@ -30,23 +29,15 @@ class OptimSpec(Spec):
     betas: list[float] = option([0.9, 0.999], ge=0, lt=1)
     momentum: float = option(0.9, ge=0, lt=1)
     head_lr_scale: float = option(1.0, gt=0)
-    head_lr: float | None = option(None, gt=0, later=True)
     warmup_epochs: float = option(10.0, ge=0)
     warmup_lr: float = option(1e-6, ge=0)
     min_lr: float = option(1e-5, ge=0)
     clip_norm: float | None = option(None, gt=0)
 
-    @property
-    def head_factor(self) -> float:
-        """The head's rate as a multiple of the method's."""
-        return self.head_lr_scale if self.head_lr is None else self.head_lr / self.lr
-
     def problems(self) -> list[str]:
         problems = []
         if len(self.betas) != 2:
             problems.append(f"optim.betas must hold two numbers, got {len(self.betas)}")
-        if self.head_lr is not None and self.head_lr_scale != 1:
-            problems.append("optim.head_lr and optim.head_lr_scale both set the head's rate; leave one of them out")
         if self.min_lr > self.lr:
             problems.append(
                 f"optim.min_lr ({self.min_lr:g}) must not exceed optim.lr ({self.lr:g}); lower optim.min_lr"

@@ -52,11 +52,11 @@ def test_the_default_cell_is_the_linear_probe_on_digits():
 
 
 def test_a_methods_yaml_may_set_its_own_rate_and_the_command_line_wins():
-    assert gate("method=full")[0].optim.lr == 1e-4
+    assert gate("method=full")[0].optim.lr == 1e-3
     assert gate("method=full", "optim.lr=3e-4")[0].optim.lr == 3e-4
     short = gate("method=lora", "train=short")[0].optim
     assert (short.lr, short.warmup_epochs) == (5e-3, 0.5)
-    assert gate("method=full", "train=short")[0].optim.lr == 1e-4
+    assert gate("method=full", "train=short")[0].optim.lr == 1e-3
 
 
 def test_the_tree_of_a_configuration_gives_the_same_configuration():

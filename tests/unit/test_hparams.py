@@ -113,13 +113,6 @@ def test_a_preset_fills_what_the_command_line_does_not_name():
     }
 
 
-def test_a_published_rate_is_that_of_the_head_too():
-    config = gate("method=full", "dataset=vtab/dtd", "hparams=osu")
-    assert config.optim.lr == float(values_of("osu", "full", "dtd")["optim.lr"]) and config.optim.head_lr is None
-    assert gate("method=full", "dataset=vtab/dtd").optim.head_lr == 0.01
-    assert gate("method=full", "dataset=vtab/dtd", "hparams=osu", "optim.head_lr=0.002").optim.head_lr == 0.002
-
-
 def test_words_win_over_the_preset():
     words = ["method=lora", "dataset=vtab/dtd", "hparams=osu", "optim.lr=0.5", "method.rank=3", "train=short"]
     config = gate(*words)

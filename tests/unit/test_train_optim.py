@@ -85,19 +85,6 @@ def test_head_rate_is_the_scheduled_rate_times_its_scale() -> None:
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([lr, lr, 10 * lr, 10 * lr])
 
 
-def test_head_rate_may_be_named_by_itself() -> None:
-    net = model()
-    spec = OptimSpec(lr=1e-4, head_lr=1e-2, warmup_epochs=0)
-    optimizer = build_optimizer(groups_of(net, spec), spec)
-    Schedule(spec, epochs=10, steps_per_epoch=10).apply(optimizer, 0)
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-4, 1e-4, 1e-2, 1e-2])
-
-
-def test_two_ways_to_set_the_heads_rate_are_one_too_many() -> None:
-    with pytest.raises(ConfigError, match="leave one of them out"):
-        OptimSpec(head_lr=1e-2, head_lr_scale=10.0)
-
-
 def test_adamw_first_step_moves_by_the_rate_against_the_gradient() -> None:
     net = model()
     spec = OptimSpec(lr=0.01, weight_decay=0.0, betas=[0.8, 0.9])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import random
 import resource
 import subprocess
@@ -76,7 +77,7 @@ def leaderboard_once(root: Path) -> None:
     from peftbench.results.store import Store
 
     imported = time.perf_counter()
-    rows, skipped = read_rows(Store(root))
+    rows, skipped = read_rows(Store(root), num_workers=os.cpu_count() or 1)
     collected = time.perf_counter()
     tables = leaderboard(rows)
     made = time.perf_counter()
@@ -89,7 +90,9 @@ def leaderboard_once(root: Path) -> None:
         "collect_seconds": collected - imported,
         "tables_seconds": made - collected,
         "write_seconds": time.perf_counter() - made,
-        "cpu_seconds": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
+        "cpu_seconds": sum(
+            sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        ),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(result))
@@ -120,7 +123,7 @@ def main() -> int:
     from peftbench.results.pack_command import pack
     from peftbench.results.store import Store
 
-    template = json.loads(next((ROOT / "results/records").glob("*/*/*/*.json")).read_text(encoding="utf-8"))
+    template = json.loads(next(Store(ROOT / "results").all()).to_json())
     for number in arguments.records:
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             root = Path(folder)

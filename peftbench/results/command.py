@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    everything, skipped = read_rows(Store(arguments.results), use_index=not arguments.no_index)
+    everything, skipped = read_rows(Store(arguments.results), not arguments.no_index, os.cpu_count() or 1)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}

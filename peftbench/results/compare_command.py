@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    rows, skipped = read_rows(Store(arguments.results), use_index=not arguments.no_index)
+    rows, skipped = read_rows(Store(arguments.results), not arguments.no_index, os.cpu_count() or 1)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +35,12 @@ _KINDS = {"seed": pa.int64()}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-def read_rows(store: Store, use_index: bool = True) -> tuple[pd.DataFrame, list[str]]:
+def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tuple[pd.DataFrame, list[str]]:
     """Rows of all readable records (see `collect`), ordered by fingerprint, and one line for each file that is none.
 
     With `use_index` only files that are new or changed (by time and size) since the last call are read, and
     `<root>/work/index/records.parquet` is brought up to date. Where that cannot be written, all goes on without it.
+    Several thousand files are read by `num_workers` processes; more than one asks for a main module that is guarded.
     """
     path = store.work_folder / "index" / "records.parquet"
     stamps = dict(_files(store.records_folder))
@@ -44,7 +48,7 @@ def read_rows(store: Store, use_index: bool = True) -> tuple[pd.DataFrame, list[
     kept = _still_valid(known, stamps) if known is not None else _SCHEMA.empty_table()
     present = set(kept["file"].unique().to_pylist())
     new = [name for name in stamps if name not in present]
-    table = pa.concat_tables([kept, *_read(store.records_folder, new, stamps)]).unify_dictionaries()
+    table = pa.concat_tables([kept, *_read(store.records_folder, new, stamps, num_workers)]).unify_dictionaries()
     if use_index and (new or known is None or len(kept) != len(known)):
         with contextlib.suppress(RecordError):
             _save(path, table)
@@ -72,16 +76,27 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
                         yield os.path.relpath(entry.path, folder), f"{stat.st_mtime_ns}:{stat.st_size}"
 
 
-def _read(folder: Path, names: Iterable[str], stamps: dict[str, str]) -> Iterator[pa.Table]:
-    rows: list[dict[str, Any]] = []
-    for name in sorted(names):
+def _read(folder: Path, names: Iterable[str], stamps: dict[str, str], num_workers: int) -> Iterator[pa.Table]:
+    ordered = sorted(names)
+    batches = [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
+    jobs = [(folder, {name: stamps[name] for name in batch}) for batch in batches]
+    if len(jobs) <= 2 or num_workers == 1:
+        yield from itertools.chain.from_iterable(map(_read_batch, jobs))
+        return
+    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+        yield from itertools.chain.from_iterable(pool.map(_read_batch, jobs))
+
+
+def _read_batch(job: tuple[Path, dict[str, str]]) -> list[pa.Table]:
+    folder, stamps = job
+    tables, rows = [], []
+    for name, stamp in stamps.items():
         for row in _rows_of(folder / name):
-            rows.append({**row, "file": name, "stamp": stamps[name]})
+            rows.append({**row, "file": name, "stamp": stamp})
             if len(rows) == _BATCH:
-                yield _columns(rows)
+                tables.append(_columns(rows))
                 rows = []
-    if rows:
-        yield _columns(rows)
+    return [*tables, _columns(rows)] if rows else tables
 
 
 def _rows_of(path: Path) -> Iterator[dict[str, Any]]:

@@ -54,6 +54,17 @@ def test_rows_equal_those_of_reading_everything(store: Store) -> None:
         assert leaderboard(rows) == leaderboard(expected)
 
 
+def test_several_processes_read_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = store.records_folder / "vit_b16" / "lora" / "dtd" / "0123456789abcdef.json"
+    broken.parent.mkdir(parents=True, exist_ok=True)
+    broken.write_text("{")
+    expected, expected_skipped = read_rows(store, use_index=False)
+    monkeypatch.setattr(module, "_BATCH", 2)
+    rows, skipped = read_rows(store, use_index=False, num_workers=2)
+    assert rows.to_dict("records") == expected.to_dict("records") and len(rows) == 9
+    assert skipped == expected_skipped and len(skipped) == 1
+
+
 def test_only_new_files_are_read(store: Store, reads: list[str]) -> None:
     read_rows(store)
     assert len(reads) == 9

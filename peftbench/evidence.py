@@ -59,6 +59,10 @@ class CellEvidence:
     std: tuple[float, float, float]
     progress: Progress
 
+    @property
+    def epochs(self) -> int:
+        return self.train.epochs
+
     def images(self, batch_size: int) -> Iterator[Batch]:
         return self._batches(self.train_split, batch_size=batch_size).epoch(0)
 
@@ -81,7 +85,8 @@ class CellEvidence:
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         return classification_loss(self.train.label_smoothing)(model, batch)
 
-    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
+        lr = self.optim.lr if lr is None else lr
         optim = replace(
             self.optim,
             lr=lr,

@@ -30,6 +30,7 @@ WRAPPERS = {
     "MetaTokens": "tokens into ",
     "QueryTokens": "queries to ",
     "SideBlock": "a side network along ",
+    "HighwayBlock": "a side network along ",
 }
 # wrappers that only clear away what another has brought in
 BOOKKEEPING = ("StripTokens", "SparesCarried", "Unused", "MeanPatch")

@@ -63,7 +63,7 @@ count as the method's.
 class Glance(CellEvidence):
     """Random images on which nothing is trained: enough to see whether a backbone fits."""
 
-    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
         """Leaves the model as it is."""
 
     def accuracy(self, model: nn.Module) -> float:

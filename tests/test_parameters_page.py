@@ -39,6 +39,7 @@ ORACLES = {
     "convpass": 327_552,
     "convpass_attn": 163_776,
     "sct": 111_744,
+    "ttc": 150_144,
     "compacter": 57_088,
     "mona": 2_684_928,
     "mam": 341_088,

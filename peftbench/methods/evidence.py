@@ -28,6 +28,10 @@ class Evidence(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def epochs(self) -> int:
+        """How many epochs the cell trains once its method is attached."""
+
     def images(self, batch_size: int) -> Iterator[Batch]:
         """The training images once, in the order of their split, without augmentation."""
 
@@ -40,8 +44,10 @@ class Evidence(Protocol):
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """The task's own loss of one batch, as `model(images)` gives logits."""
 
-    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float) -> None:
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
         """Train what is trainable in a `classifier` with the cell's recipe, apart from these numbers.
+
+        `lr` None is the cell's own rate.
 
         On training images without those of `accuracy`: train800 where the cell trains on VTAB's 1,000.
         """

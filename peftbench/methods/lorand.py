@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.errors import NotApplicable
 from peftbench.interventions import Behind
 from peftbench.methods.base import METHODS, Method
@@ -71,14 +71,18 @@ class LoRand(Method):
     reduction: int = option(2, ge=1)
 
     def attach(self, backbone: Backbone) -> None:
+        for site, adapter in self._adapters(backbone):
+            site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))
+
+    def _adapters(self, backbone: Backbone) -> list[tuple[Site, SynthesisedBottleneck]]:
+        """Each attention and each MLP with an adapter of its width."""
         sites = [site for role in ROLES for site in backbone.sites(role)]
         for width in {site.shape.out_dim for site in sites}:
             if self._bottleneck(width) < 1:
                 raise NotApplicable(f"method.reduction = {self.reduction} leaves nothing of the width {width}")
-        for site in sites:
-            width = site.shape.out_dim
-            adapter = SynthesisedBottleneck(width, self._bottleneck(width), self.num_branches, self.rank)
-            site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))
+        widths = [site.shape.out_dim for site in sites]
+        adapters = [SynthesisedBottleneck(w, self._bottleneck(w), self.num_branches, self.rank) for w in widths]
+        return list(zip(sites, adapters, strict=True))
 
     def _bottleneck(self, width: int) -> int:
         return width // self.reduction

@@ -86,12 +86,7 @@ class SCT(Method):
         watched = self._watched(backbone)
         energy = [torch.zeros(evidence.num_classes, site.shape.out_dim, dtype=torch.float64) for site in watched]
         energy = [sums.to(backbone.device) for sums in energy]
-        seen: list[Tensor] = []
-        for site in watched:
-            if self.place == "attn":
-                site.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-            else:
-                site.module.register_forward_hook(lambda _, __, output: seen.append(output))
+        seen = self._listen(watched)
         for batch in evidence.images(BATCH_SIZE):
             with torch.no_grad():
                 backbone(batch["image"])
@@ -109,6 +104,16 @@ class SCT(Method):
             backbone.sites("attn")
             return backbone.sites("norm.2")
         return backbone.sites("block")
+
+    def _listen(self, watched: Sequence[Site]) -> list[Tensor]:
+        """A list that grows by one tensor a block, in order, whenever the network runs."""
+        seen: list[Tensor] = []
+        for site in watched:
+            if self.place == "attn":
+                site.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+            else:
+                site.module.register_forward_hook(lambda _, __, output: seen.append(output))
+        return seen
 
     def _largest(self, score: Tensor) -> Tensor:
         order = score.sort(descending=True, stable=True).indices

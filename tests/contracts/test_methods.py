@@ -36,6 +36,7 @@ FITTING: dict[str, dict[str, Any]] = {
     "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "gps": {"batch_size": 16},
+    "ttc": {"align_share": 0.02},
 }
 # One backbone of each family for what does not depend on a backbone's details, such as copying and saving.
 FAMILIES = ("vit_cls", "swin", "convnext")
@@ -141,7 +142,8 @@ def test_attaching_leaves_every_original_tensor_in_place(
     kept = {id(tensor) for tensor in tensors_of(bare).values()}
     for name, tensor in objects.items():
         assert id(tensor) in kept, f"{name} is another object"
-        assert torch.equal(tensor, bytes_before[name]), f"{name} has other values"
+        moved_by_findings = method.observes and tensor.requires_grad
+        assert moved_by_findings or torch.equal(tensor, bytes_before[name]), f"{name} has other values"
 
 
 @on_every_backbone

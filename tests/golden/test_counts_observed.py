@@ -1,6 +1,7 @@
 """Trainable parameters on ViT-B/16 of the methods that look at images first, with findings written down by hand.
 
 D = 768, L = 12, M = 3072. GPS: D + L (3 D + D + M + D) = 83,712 rows. SCT: L (K^2 + K) with K = 96.
+TTC: the same and 2 D (2 L + 1) of the norms.
 """
 
 from __future__ import annotations
@@ -47,6 +48,12 @@ def test_sct(vit_b16: Backbone) -> None:
     found = {str(layer): torch.arange(96) * 8 for layer in range(12)}
     assert counted("sct", vit_b16, found) == 111_744 == METHODS.get("sct")().expected_params(vit_b16.shape)
     assert counted("sct", vit_b16, found, place="mlp") == 111_744
+
+
+def test_ttc(vit_b16: Backbone) -> None:
+    channels = {str(layer): torch.arange(96) * 8 for layer in range(12)}
+    norms = {f"norm.{number}.{part}": torch.ones(768) for number in range(25) for part in ("weight", "bias")}
+    assert counted("ttc", vit_b16, channels | norms) == 150_144 == METHODS.get("ttc")().expected_params(vit_b16.shape)
 
 
 def test_spt(vit_b16: Backbone) -> None:

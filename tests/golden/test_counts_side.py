@@ -23,6 +23,9 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("lst", {}, 2_374_284),
     ("last", {}, 608_256),
     ("hst", {}, 764_840),
+    # by hand: 24 adapters of two branches 2 * 8 * (768 + 384) + 64 and biases 384 + 768, and the final norm
+    ("e3va", {}, 24 * 38_144 + 1_536),
+    ("e3va", {"num_branches": 1, "rank": 4}, 24 * (8 * 1152 + 16 + 1152) + 1_536),
 ]
 
 
@@ -37,6 +40,15 @@ def test_stages_of_swin_that_are_never_written_to_have_no_side_network() -> None
         backbone = from_timm(timm.create_model("swin_base_patch4_window7_224", pretrained=False, num_classes=0))
     install(METHODS.get("dtl")(rank=4), backbone)
     assert sum(tensor.numel() for _, tensor in backbone.trainable) == 8 * (18 * 512 + 2 * 1024)
+
+
+@pytest.mark.parametrize(("model", "width", "published"), [("base", 1024, 1_197_312), ("large", 1536, 1_792_896)])
+def test_the_highway_has_the_published_sizes_on_swin(model: str, width: int, published: int) -> None:
+    """1.20 M and 1.79 M; the norms that train in front of the paper's pyramid are not counted there."""
+    with torch.device("meta"):
+        backbone = from_timm(timm.create_model(f"swin_{model}_patch4_window7_224", pretrained=False, num_classes=0))
+    install(METHODS.get("e3va")(), backbone)
+    assert sum(tensor.numel() for _, tensor in backbone.trainable) == published + 2 * width
 
 
 def test_the_side_pyramid_ends_in_72_channels(vit_b16: Backbone) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
-from peftbench.evidence import random_evidence
+from peftbench.evidence import CellEvidence, random_evidence
 from peftbench.methods.base import METHODS, install
-from peftbench.methods.evidence import Findings
+from peftbench.methods.evidence import Findings, Loss
 from tests.contracts.backbones import images, make
 
 WIDTH, LAYER = 48, 1
@@ -136,6 +136,80 @@ def test_sct_scores_channels_class_by_class_on_patches_alone() -> None:
         block = net.blocks[LAYER]
         x = (x + block.attn(block.norm1(x)))[:, 3:]  # a class token and two registers
     scores = torch.stack([x[labels == label].reshape(-1, WIDTH).norm(dim=0) for label in range(4)]).mean(dim=0)
+    assert found[str(LAYER)].tolist() == sorted(scores.topk(12).indices.tolist())
+
+
+def test_ttc_starts_from_the_norms_it_found_and_changes_the_channels() -> None:
+    norms = {f"norm.{n}.{part}": torch.randn(WIDTH) for n in range(7) for part in ("weight", "bias")}
+    channels = torch.tensor([3, 10, 20, 21, 40, 47])
+    bare, backbone = make("vit_layerscale"), make("vit_layerscale")
+    method = METHODS.get("ttc")(scale=0.5)
+    install(method, backbone, 5, norms | {str(layer): channels for layer in range(3)})
+    with torch.no_grad():
+        tensor(backbone, "linear.bias").add_(torch.randn(6))
+    weight, bias = tensor(backbone, "linear.weight"), tensor(backbone, "linear.bias")
+    block: Any = bare.net.blocks[LAYER]  # type: ignore[union-attr, index, operator]
+
+    def norm(x: Tensor, number: int) -> Tensor:
+        return F.layer_norm(x, (WIDTH,), norms[f"norm.{number}.weight"], norms[f"norm.{number}.bias"], eps=1e-6)
+
+    x = torch.randn(2, 17, WIDTH)
+    with torch.no_grad():
+        middle = x + block.ls1(block.attn(norm(x, 2)))
+        middle[..., channels] += 0.5 * (middle[..., channels] @ weight.T + bias)
+        expected = middle + block.ls2(block.mlp(norm(middle, 3)))
+        found = backbone.eval().net.blocks[LAYER](x)  # type: ignore[union-attr, index, operator]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    last: Any = backbone.net.norm
+    assert torch.equal(last.weight, norms["norm.6.weight"]) and torch.equal(last.bias, norms["norm.6.bias"])
+    assert {name.split(".")[-2] for name, _ in backbone.trainable} == {"norm1", "norm2", "norm", "linear"}
+
+
+class Moved(CellEvidence):
+    """Stage 1 without training: every tensor that may train is moved by a known amount."""
+
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
+        assert (epochs, lr) == (20, None), "a fifth of the cell's 100 epochs at its own rate"
+        move(model)
+
+
+def move(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+
+
+def test_ttc_scores_channels_by_the_change_of_the_loss_without_them() -> None:
+    evidence = Moved(**vars(random_evidence(make("vit_registers"), num_images=60)))
+    found = METHODS.get("ttc")(share=0.25).observe(evidence)
+
+    model: Any = evidence.classifier(make("vit_registers"))
+    net = model.backbone.net
+    norms = [norm for block in net.blocks for norm in (block.norm1, block.norm2)] + [net.norm]
+    model.backbone.freeze()
+    for norm in norms:
+        norm.requires_grad_(True)
+    move(model)
+    for number, norm in enumerate(norms):
+        assert torch.equal(found[f"norm.{number}.weight"], norm.weight)
+        assert torch.equal(found[f"norm.{number}.bias"], norm.bias)
+
+    pixels, labels = all_images(60)
+    scores = torch.zeros(WIDTH)
+    for image, label in zip(pixels, labels, strict=True):
+        x = net.norm_pre(net._pos_embed(net.patch_embed(image[None])))
+        for block in net.blocks[:LAYER]:
+            x = block(x)
+        block = net.blocks[LAYER]
+        stream = (x + block.attn(block.norm1(x))).detach().requires_grad_(True)
+        x = stream + block.mlp(block.norm2(stream))
+        for block in net.blocks[LAYER + 1 :]:
+            x = block(x)
+        loss = F.cross_entropy(model.head(net.norm(x)[:, 0]), label[None])
+        (slope,) = torch.autograd.grad(loss, stream)
+        scores += (stream.detach() * slope)[0].sum(dim=0).abs()
     assert found[str(LAYER)].tolist() == sorted(scores.topk(12).indices.tolist())
 
 

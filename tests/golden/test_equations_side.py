@@ -96,6 +96,48 @@ def test_dtl_starts_anew_in_every_stage_of_swin() -> None:
     agree(backbone(images(2)), bare.norm(x).mean(dim=(1, 2)))
 
 
+def highway(w: dict[str, Tensor], prefix: str, y: Tensor) -> Tensor:
+    """A(y): both projections are sums of products with the same kernels."""
+    t = below(w, prefix)
+    down = torch.einsum("iwr,irs,ish->wh", t["down_left"], t["kernels"], t["down_right"])
+    up = torch.einsum("ihr,irs,isw->hw", t["up_left"], t["kernels"], t["up_right"])
+    return F.gelu(y @ down + t["down_bias"]) @ up + t["up_bias"]
+
+
+@torch.no_grad()
+def test_e3va_adds_what_its_adapters_read_of_the_frozen_branches_to_the_last_stream() -> None:
+    for name, norm in (("vit_layerscale", "norm"), ("vit_avg", "fc_norm")):
+        backbone, tensors = installed("e3va", name, num_branches=3, rank=4, reduction=6)
+        bare: Any = make(name).net
+        x = embedded(bare)
+        e = torch.zeros_like(x)
+        for layer, block in enumerate(bare.blocks):
+            own = f"net.blocks.{layer}.adapters."
+            y = block.attn(block.norm1(x))
+            z = block.mlp(block.norm2(x + block.ls1(y)))
+            e = e + highway(tensors, f"{own}attn.", y) + highway(tensors, f"{own}mlp.", z)
+            x = block(x)
+        pooled = (x + e).mean(dim=1) if norm == "fc_norm" else (x + e)[:, 0]
+        agree(backbone(images(2)), normed(pooled, tensors, f"net.{norm}"))
+
+
+@torch.no_grad()
+def test_e3va_takes_the_highway_of_swin_through_the_merging_steps() -> None:
+    backbone, tensors = installed("e3va", "swin")
+    bare: Any = make("swin").net
+    x = bare.patch_embed(images(2))
+    e = torch.zeros_like(x)
+    for depth, stage in enumerate(bare.layers):
+        x, e = stage.downsample(x), stage.downsample(e) if depth else e
+        for index, block in enumerate(stage.blocks):
+            own = f"net.layers.{depth}.blocks.{index}.adapters."
+            y = block._attn(block.norm1(x))
+            z = block.mlp(block.norm2(x + y))
+            e = e + highway(tensors, f"{own}attn.", y) + highway(tensors, f"{own}mlp.", z)
+            x = block(x)
+    agree(backbone(images(2)), normed(x + e, tensors, "net.norm", 1e-5).mean(dim=(1, 2)))
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, num_heads: int) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, head by head."""
     d = q.shape[-1] // num_heads

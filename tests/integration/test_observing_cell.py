@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 
 from peftbench.adapter_file import read_adapter
-from peftbench.methods.sct import SCT
+from peftbench.methods.base import METHODS
 from peftbench.results.store import Store
 
 
-def test_a_cell_is_restored_from_what_was_found(run, results, monkeypatch, capsys):
-    assert run("method=sct") == 0
+# 13 norms of 128 channels train in ttc as well
+@pytest.mark.parametrize(("name", "further"), [("sct", 0), ("ttc", 13 * 2 * 128)])
+def test_a_cell_is_restored_from_what_was_found(run, results, monkeypatch, capsys, name, further):
+    assert run(f"method={name}") == 0
     (record,) = Store(results).all()
     tensors, _ = read_adapter(Store(results).adapter_path(record.fingerprint))
     # 16 of 128 channels in each of six blocks
-    assert record.params["method"] == 6 * (16 * 16 + 16)
+    assert record.params["method"] == 6 * (16 * 16 + 16) + further
     found = record.selection["found"]["channels"]
     assert [tensors[f"findings.{layer}"].tolist() for layer in range(6)] == found and len(found[0]) == 16
     assert record.cost["observe_seconds"] > 0
-    monkeypatch.setattr(SCT, "observe", lambda *_: pytest.fail("a restored cell does not look again"))
+    monkeypatch.setattr(METHODS.get(name), "observe", lambda *_: pytest.fail("a restored cell does not look again"))
     assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
     assert "reproduced exactly" in capsys.readouterr().out
 

@@ -56,6 +56,17 @@ def test_a_search_trains_on_one_part_and_compares_on_the_other(evidence: CellEvi
     assert asked == ["train800", "val200"]
 
 
+def test_a_fit_without_a_rate_takes_the_cells_own(evidence: CellEvidence) -> None:
+    assert evidence.epochs == evidence.train.epochs
+    heads = {}
+    for lr in (None, evidence.optim.lr, 2 * evidence.optim.lr):
+        model = evidence.classifier(make("vit_cls"))
+        evidence.fit(model, evidence.loss, 1, lr)
+        heads[lr] = model.head.weight.detach().clone()  # type: ignore[union-attr, operator]
+    assert torch.equal(heads[None], heads[evidence.optim.lr])
+    assert not torch.equal(heads[None], heads[2 * evidence.optim.lr])
+
+
 def test_every_protocol_has_images_to_search_on() -> None:
     assert SEARCH_SPLITS.keys() == VALIDATES.keys()
     assert all(val in VALIDATES[train] for train, val in SEARCH_SPLITS.values())

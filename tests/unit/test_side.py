@@ -17,7 +17,7 @@ from peftbench.interventions import Intervention
 from peftbench.methods.base import METHODS, install
 from tests.contracts.backbones import VIT, images, make, randomised
 
-SIDE = ("dtl", "dtl_plus", "lst", "last", "hst")
+SIDE = ("dtl", "dtl_plus", "lst", "last", "hst", "e3va")
 
 
 def twelve_blocks(name: str) -> Backbone:
@@ -84,14 +84,29 @@ def test_no_graph_is_kept_of_the_blocks_that_need_no_backward_pass(name: str, fr
     assert all(parameter.grad is not None for _, parameter in backbone.trainable)
 
 
+def branches(backbone: Backbone) -> list[nn.Module]:
+    return [block.get_submodule(name) for block in frozen_blocks(backbone) for name in ("attn", "mlp")]
+
+
+def test_the_highway_keeps_nothing_of_attention_and_the_mlp() -> None:
+    backbone = twelve_blocks("e3va").train()
+    with saved_bytes(branches(backbone)) as kept:
+        features = backbone(images())
+    assert kept == [0] * 24
+    features.sum().backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in backbone.parameters())
+
+
 def test_the_probe_sees_what_an_ordinary_adapter_keeps() -> None:
     backbone = twelve_blocks("lora").train()
-    with saved_bytes(frozen_blocks(backbone)) as kept:
-        backbone(images())
-    assert all(size > 0 for size in kept)
+    for probed in (frozen_blocks, branches):
+        with saved_bytes(probed(backbone)) as kept:
+            backbone(images())
+        # the first MLP as well: attention ahead of it is adapted
+        assert all(size > 0 for size in kept)
 
 
-@pytest.mark.parametrize("name", ["lst", "last"])
+@pytest.mark.parametrize("name", ["lst", "last", "e3va"])
 def test_no_gradient_goes_through_the_backbone_even_if_the_images_ask_for_one(name: str) -> None:
     backbone, pixels = twelve_blocks(name), images().requires_grad_()
     backbone(pixels).sum().backward()
@@ -113,7 +128,7 @@ def test_a_pass_inside_a_pass_does_not_disturb_it(name: str) -> None:
                 inner.append(torch.empty(0))
                 inner[0] = backbone(other)
 
-        hook = frozen_blocks(backbone)[1].register_forward_hook(run_other)
+        hook = frozen_blocks(backbone)[1].get_submodule("attn").register_forward_hook(run_other)
         found = backbone(images())
         hook.remove()
     assert torch.equal(found, expected) and torch.equal(inner[0], expected_other)

@@ -1,4 +1,4 @@
-"""Put the first table of results/leaderboard/leaderboard.md between the markers of README.md.
+"""Put the head of the first table of results/leaderboard/leaderboard.md between the markers of README.md.
 
     python scripts/readme_table.py [--check]
 
@@ -13,15 +13,24 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# rows that are shown wherever they stand: what every method is measured against
+REFERENCES = ("linear", "full", "lora", "bitfit", "vpt_deep")
+NUM_BEST = 10
 MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboard -->)", re.DOTALL)
 
 
 def with_table(readme: str, leaderboard: str) -> str:
-    """The README with the leaderboard's first section between its markers."""
+    """The README with the first rows of the leaderboard's first table between its markers."""
     heading, _, rest = leaderboard.partition("\n## ")[2].partition("\n")
-    body = rest.split("\n## ")[0].strip()
+    lines = [line for line in rest.split("\n## ")[0].splitlines() if line.startswith("|")]
+    rows = lines[2:]
+    shown = [row for index, row in enumerate(rows) if index < NUM_BEST or row.split("|")[1].strip() in REFERENCES]
+    table = "\n".join([*lines[:2], *shown])
     block = (
-        f"\n**{heading}**: accuracy in percent on the test split, mean ± standard deviation over seeds.\n\n{body}\n\n"
+        f"\n**{heading}**: accuracy in percent on the test split, mean ± standard deviation over seeds. The first "
+        f"{min(NUM_BEST, len(rows))} of {len(rows)} rows and the usual references; all rows, with their notes: "
+        f"[results/leaderboard/leaderboard.md](results/leaderboard/leaderboard.md); how they were made: "
+        f"[results/README.md](results/README.md).\n\n{table}\n\n"
     )
     result, found = MARKERS.subn(lambda match: match[1] + block + match[2], readme)
     if found != 1:

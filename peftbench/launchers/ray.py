@@ -32,11 +32,17 @@ class Ray(Launcher):
         except ImportError as error:
             raise needs("ray", "ray") from error
         try:
-            ray.init(address=self.address, log_to_driver=False, include_dashboard=None if self.address else False)
+            # "local" and not None, which joins whatever cluster RAY_ADDRESS or an earlier 'ray start' names
+            ray.init(
+                address=self.address or "local",
+                log_to_driver=False,
+                include_dashboard=None if self.address else False,
+            )
         except ConnectionError as error:
             raise MissingInput(
                 f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
-                "or let this command have its own with launcher.address=null"
+                "let this command have its own with launcher.address=null, or, where the cluster asks for a token, "
+                "set RAY_AUTH_MODE=token"
             ) from error
         try:
             task = ray.remote(
@@ -44,6 +50,12 @@ class Ray(Launcher):
                 num_gpus=self.gpus_per_worker,
                 max_retries=self.max_retries,
             )(_work)
+            # what is left when a worker, its node or its memory is gone and no retry remains: the others go on
+            lost = (
+                ray.exceptions.WorkerCrashedError,
+                ray.exceptions.NodeDiedError,
+                ray.exceptions.OutOfMemoryError,
+            )
             num_workers = min(self.num_workers, max(num_cells, 1))
             futures: list[Any] = [task.remote(str(plan_file), self.cpus_per_worker) for _ in range(num_workers)]
             while futures:
@@ -51,7 +63,7 @@ class Ray(Launcher):
                 for future in ended:
                     try:
                         ray.get(future)
-                    except ray.exceptions.WorkerCrashedError as error:
+                    except lost as error:
                         print(f"a Ray worker ended: {str(error).splitlines()[0]}", flush=True)
         finally:
             ray.shutdown()

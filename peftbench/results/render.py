@@ -1,10 +1,9 @@
-"""Tables -> CSV, JSON, Markdown and LaTeX."""
+"""Tables -> CSV, JSON and Markdown, and all four forms into files; LaTeX is in `latex`."""
 
 from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,11 @@ from typing import Any
 import pandas as pd
 
 from peftbench.results.files import replace_text
+from peftbench.results.latex import to_latex
 from peftbench.results.table import Row, Score, Table
-from peftbench.results.texts import EMPTY, LEGEND, all_rows, column_headers, headers, label, notes, texts
+from peftbench.results.texts import LEGEND, all_rows, column_headers, headers, label, notes, texts
 
 FORMATS = ("csv", "json", "md", "tex")
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "≈": r"$\approx$",
-    "†": r"$\dagger$",
-    EMPTY: "---",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-}
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -62,39 +51,6 @@ def to_markdown(table: Table) -> str:
     )
     listed = "".join(f"\n- {note}" for note in notes(table))
     return f"## {table.title}\n\n{body}\n" + (f"{listed}\n" if listed else "")
-
-
-def to_latex(table: Table) -> str:
-    """The table as a LaTeX float (packages booktabs and graphicx), the highest mean of each data set in bold."""
-    names = headers(table)
-    best = _best(table)
-    lines = []
-    for row, cells in zip(all_rows(table), texts(table, names), strict=True):
-        if table.published and row is table.published[0]:
-            lines.append(r"\midrule")
-        marked = [
-            rf"\textbf{{{_tex(cell)}}}" if best.get(name) == row.method and not row.sources else _tex(cell)
-            for name, cell in zip(names, cells[1:], strict=True)
-        ]
-        lines.append(" & ".join([_tex(cells[0]), *marked]) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{_tex(table.title)}. {_tex(' '.join(f'{note}.' for note in notes(table)))}}}",
-            rf"\label{{tab:{re.sub(r'[^a-z0-9]+', '-', table.title.lower()).strip('-')}}}",
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
-            r"\toprule",
-            " & ".join(map(_tex, ["method", *names])) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
 
 
 def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -203,16 +159,3 @@ def document(table: Table) -> dict[str, Any]:
         },
         "notes": notes(table),
     }
-
-
-def _best(table: Table) -> dict[str, str]:
-    """Header of a data set -> the measured method with the highest mean."""
-    best = {}
-    for name in column_headers(table):
-        scored = [row for row in table.rows if name in row.cells]
-        best[name] = max(scored, key=lambda row: row.cells[name].mean).method if scored else ""
-    return best
-
-
-def _tex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -62,10 +62,15 @@ def all_rows(table: Table) -> tuple[Row, ...]:
 
 def notes(table: Table) -> list[str]:
     """What a reader must know before comparing numbers of this table."""
-    return [*table.notes, *table.comparison.remarks, *_remarks(table)]
+    return [*general_notes(table), *remarks(table)]
 
 
-def _remarks(table: Table) -> list[str]:
+def general_notes(table: Table) -> list[str]:
+    """The notes that speak of the whole table."""
+    return [*table.notes, *table.comparison.remarks]
+
+
+def remarks(table: Table) -> list[str]:
     """One footnote for each remark, with the rows it belongs to."""
     methods: dict[str, list[str]] = {}
     for row in sorted(table.rows, key=lambda row: row.method):

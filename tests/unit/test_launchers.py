@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,52 @@ def test_workers_share_only_the_gpus_this_process_may_use(monkeypatch):
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+class FakeRay(SimpleNamespace):
+    """The calls the launcher makes of Ray. Its first task is lost with `loss`, the others end well."""
+
+    def __init__(self, loss: str) -> None:
+        names = ("WorkerCrashedError", "NodeDiedError", "OutOfMemoryError")
+        errors = {name: type(name, (Exception,), {}) for name in names}
+        super().__init__(exceptions=SimpleNamespace(**errors), asked={}, got=[], loss=errors[loss])
+
+    def init(self, **options: object) -> None:
+        self.asked |= options
+
+    def remote(self, **options: object) -> object:
+        numbers = iter(range(100))
+        return lambda function: SimpleNamespace(remote=lambda *arguments: next(numbers))
+
+    def wait(self, futures: list[int], num_returns: int) -> tuple[list[int], list[int]]:
+        return futures[:num_returns], futures[num_returns:]
+
+    def get(self, future: int) -> int:
+        self.got.append(future)
+        if future == 0:
+            raise self.loss("it is gone\nand more")
+        return 1
+
+    def shutdown(self) -> None:
+        self.asked["ended"] = True
+
+
+@pytest.mark.parametrize("loss", ["WorkerCrashedError", "NodeDiedError", "OutOfMemoryError"])
+def test_ray_waits_for_the_other_workers_when_one_is_lost(loss, monkeypatch, tmp_path, capsys):
+    ray = FakeRay(loss)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    Ray(num_workers=3).run(tmp_path / "plan.json", 9)
+    assert ray.got == [0, 1, 2] and ray.asked["ended"]
+    assert capsys.readouterr().out == "a Ray worker ended: it is gone\n"
+
+
+@pytest.mark.parametrize(("address", "asked"), [(None, "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_ray_without_an_address_joins_no_cluster_that_is_there(address, asked, monkeypatch, tmp_path):
+    ray = FakeRay("NodeDiedError")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    Ray(address=address).run(tmp_path / "plan.json", 1)
+    # None would be RAY_ADDRESS or the cluster that was started last
+    assert ray.asked["address"] == asked
 
 
 def test_options_have_limits():

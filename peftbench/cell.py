@@ -57,12 +57,12 @@ def plan(config: RunConfig) -> Cell:
         "seed": config.seed,
         **_choice(config),
     }
-    objective, method = config.objective, _unfilled_method(config).label
+    objective = config.objective
     if not objective.plain:
         identity["objective"] = {"name": objective.name, "version": objective.version} | objective.identity()
     labels = {
         "backbone": config.backbone.title,
-        "method": method if objective.plain else f"{method} + {objective.label}",
+        "method": method_label(config),
         "dataset": config.dataset.label,
         "group": config.dataset.group,
         "protocol": config.protocol.title,
@@ -72,6 +72,12 @@ def plan(config: RunConfig) -> Cell:
     weights = weights_file(config.backbone)
     inputs = (*config.dataset.inputs(), *([weights] if weights else []))
     return Cell(config, identity, fingerprint(identity), labels, inputs)
+
+
+def method_label(config: RunConfig) -> str:
+    """What tables call the method of a cell, with its objective."""
+    method, objective = _unfilled_method(config).label, config.objective
+    return method if objective.plain else f"{method} + {objective.label}"
 
 
 def _choice(config: RunConfig) -> dict[str, Any]:

@@ -24,9 +24,8 @@ def main(words: list[str]) -> int:
     record, store = find_record(arguments.record, arguments.results)
     config, runtime = record_config(record, arguments.options)
     digest = weights_digest(build_backbone(config.backbone).net)
-    adapter = store.adapter_path(record.fingerprint)
-    findings = take_findings(read_adapter(adapter)[0])
-    setup = set_up(config, runtime, Progress(runtime.progress), findings)
-    path = export_adapter(record, adapter, setup, digest, arguments.file)
+    tensors, _ = read_adapter(store.adapter_path(record.fingerprint))
+    setup = set_up(config, runtime, Progress(runtime.progress), take_findings(dict(tensors)))
+    path = export_adapter(record, tensors, setup, digest, arguments.file)
     print(f"wrote {path}: {record.labels['method']} on {record.labels['dataset']}, {path.stat().st_size:,} bytes")
     return 0

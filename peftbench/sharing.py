@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from peftbench.adapter_file import load_adapter, read_adapter, take_findings
 from peftbench.backbones.build import from_timm
@@ -36,7 +36,8 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
     Raises `BadInput` when the file is not an exported adapter or `net` is another model or has other weights.
     """
     path = Path(path)
-    tensors, facts = read_adapter(path)[0], adapter_facts(path)
+    tensors, metadata = read_adapter(path)
+    facts = _said(metadata, path)
     net.reset_classifier(0)
     if weights_digest(net) != facts["backbone"]["digest"]:
         wanted = facts["backbone"]
@@ -62,19 +63,22 @@ def adapter_facts(path: Path | str) -> dict[str, Any]:
 
     Raises `BadInput` when the file is not an exported adapter.
     """
-    metadata = read_adapter(Path(path))[1]
+    return _said(read_adapter(Path(path))[1], path)
+
+
+def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} is not an exported adapter; write one with 'python -m peftbench export RECORD FILE'")
     facts: dict[str, Any] = json.loads(metadata["facts"])
     return facts
 
 
-def export_adapter(record: RunRecord, adapter: Path, setup: Setup, digest: str, target: Path) -> Path:
-    """Write the adapter of a record with all that `with_adapter` needs, and nothing that only this machine knows.
+def export_adapter(record: RunRecord, tensors: dict[str, Tensor], setup: Setup, digest: str, target: Path) -> Path:
+    """Write a record's adapter with all that `with_adapter` needs, and nothing that only this machine knows.
 
-    digest: `weights_digest` of the backbone before the method was attached. Raises as `read_adapter` and the disk do.
+    tensors: those of the adapter file, findings included. digest: `weights_digest` of the backbone before the method
+    was attached. Raises as the disk does.
     """
-    tensors, _ = read_adapter(adapter)
     facts = _facts(record, setup, digest)
     replace_bytes(target, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts)}))
     return target

@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 
 from peftbench.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
-from peftbench.results.index import read_rows
+from peftbench.results.index import read_reported
 from peftbench.results.leaderboard import leaderboard
 from peftbench.results.published import alone, beside
 from peftbench.results.render import write
@@ -62,9 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    everything, skipped = read_rows(Store(arguments.results), not arguments.no_index, os.cpu_count() or 1)
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
+    everything = read_reported(arguments.results, not arguments.no_index)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
     rows = _narrow(everything, chosen)
     tables = leaderboard(rows)

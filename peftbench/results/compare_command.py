@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,9 @@ from scipy.special import stdtrit
 
 from peftbench.errors import MissingInput, PeftbenchError
 from peftbench.results.files import replace_text
-from peftbench.results.index import read_rows
+from peftbench.results.index import read_reported
 from peftbench.results.leaderboard import leaderboard
 from peftbench.results.published import Published, backbones_of, load_published, load_sources
-from peftbench.results.store import Store
 from peftbench.results.table import Score, Table
 
 DIFFERS, WITHIN, UNKNOWN = "differs", "within", "unknown"
@@ -116,9 +114,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    rows, skipped = read_rows(Store(arguments.results), not arguments.no_index, os.cpu_count() or 1)
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
+    rows = read_reported(arguments.results, not arguments.no_index)
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]
     found = list(differences(leaderboard(rows), published))
     if not found:

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -53,6 +54,14 @@ def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tup
         with contextlib.suppress(RecordError):
             _save(path, table)
     return _result(store.records_folder, table)
+
+
+def read_reported(root: Path, use_index: bool) -> pd.DataFrame:
+    """The rows for a command: read by all cores, with a line on stderr for each file that is no record."""
+    rows, skipped = read_rows(Store(root), use_index, os.cpu_count() or 1)
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    return rows
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from peftbench.adapter_file import adapter_tensors, save_adapter
+from peftbench.adapter_file import adapter_tensors, read_adapter, save_adapter
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.errors import BadInput
@@ -76,7 +76,7 @@ def exported(name: str, tmp_path):
         weights={"id": "none"},
         provenance={"version": "1", "git_commit": None},
     )
-    return model, export_adapter(record, adapter, setup, weights_digest(without), target)
+    return model, export_adapter(record, read_adapter(adapter)[0], setup, weights_digest(without), target)
 
 
 # one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own, and

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from peftbench.errors import MissingInput
+from peftbench.errors import MissingInput, PeftbenchError
 from peftbench.launchers.base import LAUNCHERS, Launcher, needs
 from peftbench.spec import option
 
@@ -31,19 +32,7 @@ class Ray(Launcher):
             import ray
         except ImportError as error:
             raise needs("ray", "ray") from error
-        try:
-            # "local" and not None, which joins whatever cluster RAY_ADDRESS or an earlier 'ray start' names
-            ray.init(
-                address=self.address or "local",
-                log_to_driver=False,
-                include_dashboard=None if self.address else False,
-            )
-        except ConnectionError as error:
-            raise MissingInput(
-                f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
-                "let this command have its own with launcher.address=null, or, where the cluster asks for a token, "
-                "set RAY_AUTH_MODE=token"
-            ) from error
+        self._connect(ray)
         try:
             task = ray.remote(
                 num_cpus=self.cpus_per_worker,
@@ -67,6 +56,29 @@ class Ray(Launcher):
                         print(f"a Ray worker ended: {str(error).splitlines()[0]}", flush=True)
         finally:
             ray.shutdown()
+
+    def _connect(self, ray: ModuleType) -> None:
+        """Join the cluster or start one. Raises `MissingInput` when there is none, `PeftbenchError` when it fails."""
+        try:
+            # "local" and not None, which joins whatever cluster RAY_ADDRESS or an earlier 'ray start' names
+            ray.init(
+                address=self.address or "local",
+                log_to_driver=False,
+                include_dashboard=None if self.address else False,
+            )
+        except ConnectionError as error:
+            raise MissingInput(
+                f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
+                "let this command have its own with launcher.address=null, or, where the cluster asks for a token, "
+                "set RAY_AUTH_MODE=token"
+            ) from error
+        except Exception as error:
+            # Ray says by a plain Exception that a node took longer than its fixed half minute
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+            raise PeftbenchError(
+                f"launcher=ray: Ray did not start: {reason}; no cell was begun. Run the command again when the machine "
+                "is less busy, or use launcher=joblib, which needs no cluster"
+            ) from error
 
 
 def _work(plan_file: str, threads: int) -> int:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from peftbench.errors import ConfigError, MissingInput
+from peftbench.errors import ConfigError, MissingInput, PeftbenchError
 from peftbench.launchers.base import LAUNCHERS
 from peftbench.launchers.joblib import Joblib, visible_gpus
 from peftbench.launchers.ray import Ray
@@ -120,6 +120,27 @@ def test_ray_without_an_address_joins_no_cluster_that_is_there(address, asked, m
     Ray(address=address).run(tmp_path / "plan.json", 1)
     # None would be RAY_ADDRESS or the cluster that was started last
     assert ray.asked["address"] == asked
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised", "said"),
+    [
+        (ConnectionError("no"), MissingInput, "no cluster at launcher.address=auto"),
+        # what Ray raises for a node that took longer than its half minute
+        (Exception("The node timed out.\nMore."), PeftbenchError, "Ray did not start: The node timed out; no cell"),
+    ],
+)
+def test_a_cluster_that_does_not_come_up_is_one_clear_line(failure, raised, said, monkeypatch, tmp_path):
+    ray = FakeRay("NodeDiedError")
+
+    def init(**options: object) -> None:
+        raise failure
+
+    ray.init = init
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(raised, match=said) as caught:
+        Ray().run(tmp_path / "plan.json", 1)
+    assert "\n" not in str(caught.value)
 
 
 def test_options_have_limits():

@@ -94,12 +94,12 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
     if len(used) <= MOST_EMBEDDED:
         return write_report(folder / "leaderboard.html", tables, store.read(used))
     labels = ("backbone", "method", "dataset")
-    paths = {
-        fingerprint: store.path_of(dict(zip(labels, names, strict=True)), fingerprint)
+    paths = store.packed() | {
+        fingerprint: path
         for fingerprint, *names in zip(rows["fingerprint"], *(rows[label] for label in labels), strict=True)
-        if fingerprint in used
+        if fingerprint in used and (path := store.path_of(dict(zip(labels, names, strict=True)), fingerprint)).is_file()
     }
-    links = {name: os.path.relpath(path, folder) for name, path in paths.items() if path.is_file()}
+    links = {name: os.path.relpath(paths[name], folder) for name in sorted(used & paths.keys())}
     return write_report(folder / "leaderboard.html", tables, [], links)
 
 

@@ -69,10 +69,14 @@ class Store:
         """The packed files, by name."""
         return sorted(path for path in self.records_folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
 
+    def packed(self) -> dict[str, Path]:
+        """The pack of each packed record, by fingerprint."""
+        return {name: pack for pack in self.packs() for name in self._packed_in(pack)}
+
     def fingerprints(self) -> set[str]:
         """Fingerprints of all records, from file names alone: for planning many cells at once."""
         plain = {path.stem for path in self.record_files() if _FINGERPRINT.fullmatch(path.stem)}
-        return plain.union(*map(self._packed_in, self.packs()))
+        return plain.union(self.packed())
 
     def get(self, fingerprint: str) -> RunRecord:
         """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""

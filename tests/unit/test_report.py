@@ -16,6 +16,7 @@ from peftbench.results import report
 from peftbench.results.collect import collect
 from peftbench.results.command import main
 from peftbench.results.leaderboard import leaderboard
+from peftbench.results.packed import write_pack
 from peftbench.results.pareto import cost, front, points
 from peftbench.results.store import Store
 
@@ -65,14 +66,16 @@ def test_beyond_the_limit_numbers_link_to_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = Store(tmp_path)
-    for record in RECORDS:
+    for record in RECORDS[1:]:
         store.put(record)
+    write_pack(store.records_folder / "suite.jsonl.gz", RECORDS[:1])
     monkeypatch.setattr("peftbench.results.command.MOST_EMBEDDED", 3)
     assert main(["--results", str(tmp_path)]) == 0
     html = (tmp_path / "leaderboard" / "leaderboard.html").read_text()
     links = json.loads(script(html, "links"))
     assert set(links) == {record.fingerprint for record in RECORDS}
     assert all((tmp_path / "leaderboard" / link).is_file() for link in links.values())
+    assert [links[RECORDS[0].fingerprint]] == [link for link in links.values() if link.endswith("/suite.jsonl.gz")]
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

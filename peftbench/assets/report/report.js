@@ -37,9 +37,11 @@ function openRecords(title, fingerprints) {
   for (const fingerprint of fingerprints) {
     const record = records.get(fingerprint);
     if (!record) {
-      const link = document.createElement(links[fingerprint] ? "a" : "span");
-      if (links[fingerprint]) link.href = links[fingerprint];
-      link.textContent = `${fingerprint}${links[fingerprint] ? "" : " (packed, not embedded)"}`;
+      const file = links[fingerprint];
+      const link = document.createElement(file ? "a" : "span");
+      if (file) link.href = file;
+      // a pack holds many records: its name says that the link is not to this one alone
+      link.textContent = file?.endsWith(".gz") ? `${fingerprint} in ${file.split("/").pop()}` : fingerprint;
       list.append(link);
       continue;
     }

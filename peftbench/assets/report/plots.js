@@ -40,6 +40,10 @@ function named(points, cover) {
   return new Set(kept);
 }
 
+// A row named by many options would leave no room for its plot; pointing at it tells the whole name.
+const brief = (label) => (label.length > 34 ? `${label.slice(0, 33)}…` : label);
+const briefTicks = (labels) => ({ tickmode: "array", tickvals: labels, ticktext: labels.map(brief) });
+
 function scatter(node, table, axis, onMethod) {
   const { title, points } = table.scatter[axis];
   if (!points.length) return empty(node, `no complete row knows its ${title}`);
@@ -74,7 +78,7 @@ function scatter(node, table, axis, onMethod) {
       trace(others, { mode: "markers", marker: { color: colour("muted"), size: 8 }, name: "other" }),
       trace(front, {
         mode: "lines+markers+text",
-        text: front.map((p) => (labelled.has(p) ? p.method : "")),
+        text: front.map((p) => (labelled.has(p) ? brief(p.method) : "")),
         textposition: front.map(side),
         textfont: { size: 11 },
         line: { color: colour("accent"), width: 1.5, shape: "hv" },
@@ -114,16 +118,17 @@ function heatmap(node, table, onCell) {
     node,
     [{
       type: "heatmap", z, x: short, y: rows.map((r) => r.label), xgap: 1, ygap: 1,
+      customdata: rows.map((r) => columns.map(() => r.label)),
       text: rows.map((r) => columns.map((c) => (r.cells[c] ? r.cells[c].mean.toFixed(1) : ""))),
       texttemplate: "%{text}", textfont: { size: many ? 10 : 12 },
       colorscale: "Cividis", zmax: 0, zmin: Math.max(-30, Math.min(...z.flat().filter((v) => v !== null))),
       colorbar: { title: { text: "points" }, thickness: 12, outlinewidth: 0 },
-      hovertemplate: "%{y}<br>%{x}: %{text} %, %{z:.1f} points<extra></extra>",
+      hovertemplate: "%{customdata}<br>%{x}: %{text} %, %{z:.1f} points<extra></extra>",
     }],
     {
       height: 110 + 22 * rows.length,
       xaxis: { side: "top", tickangle: many ? -45 : 0, showgrid: false, type: "category" },
-      yaxis: { autorange: "reversed", showgrid: false, type: "category" },
+      yaxis: { autorange: "reversed", showgrid: false, type: "category", ...briefTicks(rows.map((r) => r.label)) },
       margin: { l: 60, r: 20, t: 60, b: 20 },
     },
     (point) => onCell(rows[point.pointNumber[0]].label, columns[point.pointNumber[1]]),
@@ -150,17 +155,18 @@ function ranks(node, hint, table) {
       type: "scatter", mode: "markers",
       x: order.map((i) => average_ranks[i]),
       y: order.map((i) => methods[i]),
+      customdata: order.map((i) => methods[i]),
       marker: { size: 9, color: order.map((i) => (apart(i) ? colour("muted") : colour("accent"))) },
       error_x: {
         type: "constant", value: difference === null ? 0 : difference / 2, visible: difference !== null,
         thickness: 3, width: 0, color: colour("muted"),
       },
-      hovertemplate: "%{y}: %{x:.2f}<extra></extra>",
+      hovertemplate: "%{customdata}: %{x:.2f}<extra></extra>",
     }],
     {
       height: 90 + 22 * methods.length,
       xaxis: { title: { text: "average rank, 1 is best" } },
-      yaxis: { autorange: "reversed", type: "category" },
+      yaxis: { autorange: "reversed", type: "category", ...briefTicks(methods) },
       shapes: difference === null ? [] : [{
         type: "rect", yref: "paper", y0: 0, y1: 1, line: { width: 0 }, fillcolor: colour("accent"), opacity: 0.12,
         x0: average_ranks[order[0]] - difference / 2, x1: average_ranks[order[0]] + difference / 2,
@@ -187,10 +193,11 @@ function curves(node, table, column, value, recordOf) {
     traces.push({
       x: epochs,
       y: epochs.map((e) => (scale * sums.get(e)[0]) / sums.get(e)[1]),
-      name: row.label,
+      name: brief(row.label),
+      meta: row.label,
       mode: epochs.length > 1 ? "lines" : "markers",
       line: { dash: ["solid", "dash", "dot", "dashdot"][Math.floor(traces.length / 10) % 4] },
-      hovertemplate: `%{fullData.name}<br>epoch %{x}: %{y:.4~g}<extra></extra>`,
+      hovertemplate: `%{meta}<br>epoch %{x}: %{y:.4~g}<extra></extra>`,
     });
   }
   if (!traces.length) return empty(node, "the records of this choice are not embedded or hold no such values");

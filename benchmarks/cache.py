@@ -24,6 +24,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from peftbench.cores import available_cores
 from peftbench.data.cache import load_split
 from peftbench.data.splits import FileSplit
 from peftbench.data.transform import ImageTransform
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="folder of task folders, as dataset.root")
     parser.add_argument("--task", default="caltech101")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=available_cores())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cache.json")
     arguments = parser.parse_args()
     source = VtabFolder(task=arguments.task, root=arguments.root).open()

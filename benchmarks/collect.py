@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
 import resource
 import subprocess
@@ -71,13 +70,14 @@ def write_records(root: Path, template: dict[str, Any], start: int, stop: int) -
 def leaderboard_once(root: Path) -> None:
     """What the command does but for the HTML report; prints one line of JSON."""
     started = time.perf_counter()
+    from peftbench.cores import available_cores
     from peftbench.results.index import read_rows
     from peftbench.results.leaderboard import leaderboard
     from peftbench.results.render import write
     from peftbench.results.store import Store
 
     imported = time.perf_counter()
-    rows, skipped = read_rows(Store(root), num_workers=os.cpu_count() or 1)
+    rows, skipped = read_rows(Store(root), num_workers=available_cores())
     collected = time.perf_counter()
     tables = leaderboard(rows)
     made = time.perf_counter()

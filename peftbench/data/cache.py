@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.cores import available_cores
 from peftbench.data.base import ImageSplit, RawSplit, Source
 from peftbench.data.cache_entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.location import default_cache_dir
@@ -101,7 +101,7 @@ def _chunks(
 ) -> Iterator[np.ndarray]:
     """Transformed images, uint8 [num_images, size, size, channels] a chunk, in order. Pillow works outside the GIL."""
     done = 0
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         for start in range(0, len(raw), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(raw)))
             images = list(pool.map(lambda i: _to_channels(transform.apply(raw.read(i)), channels), indices))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from peftbench.cores import available_cores
 from peftbench.data.base import RawSplit, Source
 from peftbench.errors import PeftbenchError
 
@@ -67,7 +67,7 @@ def _pixel_digests(name: str, split: RawSplit, found: Findings, step: Callable[[
             step(1)
         return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
 
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         results = list(pool.map(digest, range(len(split))))
     found.problems.extend(f"{name}: {result}" for result in results if isinstance(result, PeftbenchError))
     return [None if isinstance(result, PeftbenchError) else result for result in results]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftbench.cores import available_cores
 from peftbench.launchers.base import LAUNCHERS, Launcher, needs
 from peftbench.spec import option
 
@@ -30,7 +31,7 @@ class Joblib(Launcher):
         except ImportError as error:
             raise needs("joblib", "joblib") from error
         gpus = visible_gpus()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         num_workers = min(self.num_workers or len(gpus) or max(1, cores // (self.threads or 1)), max(num_cells, 1))
         threads = self.threads or max(1, cores // num_workers)
         tasks = [(str(plan_file), threads, gpus[index % len(gpus)] if gpus else None) for index in range(num_workers)]

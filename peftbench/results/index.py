@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from peftbench.cores import available_cores
 from peftbench.errors import RecordError
 from peftbench.results import collect, record
 from peftbench.results.files import replace_bytes
@@ -58,7 +59,7 @@ def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tup
 
 def read_reported(root: Path, use_index: bool) -> pd.DataFrame:
     """The rows for a command: read by all cores, with a line on stderr for each file that is no record."""
-    rows, skipped = read_rows(Store(root), use_index, os.cpu_count() or 1)
+    rows, skipped = read_rows(Store(root), use_index, available_cores())
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     return rows

@@ -223,7 +223,7 @@ def test_a_disk_that_fills_up_keeps_nothing_half_written(tmp_path, monkeypatch):
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(PeftbenchError, match=r"disk filled up.*0\.2 MB needed.*PEFTBENCH_CACHE"):
         load(source_of(noise(1_000, 4, 4, 3)), tmp_path)
     assert not [path for path in (tmp_path / "images").iterdir() if path.suffix != ".lock"]

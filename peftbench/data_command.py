@@ -168,7 +168,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     wanted = SPLITS if config.protocol.train_split in SPLITS else [name for name in asked if name]
     names = [name for name in wanted if not (arguments.no_test and name == "test")]
     for name in names:
-        split = load_split(source, name, transform, cache_dir, progress.images)
+        split = load_split(source, name, transform, cache_dir, progress.counted)
         size = _size(split.images.nbytes)
         print(f"{name}: {len(split.labels):,} images, {size}, {transform.key()}, {split.digest[:16]}")
     print(f"{config.dataset.label}: ready ({source.membership}, pixels {source.pixels}, test {source.test})")
@@ -183,7 +183,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     config, runtime = _composed(arguments)
     source = config.dataset.open()
     total = sum(len(source.split(name)) for name in source.whole_splits)
-    with Progress(runtime.progress).images("verifying", total) as step:
+    with Progress(runtime.progress).counted("verifying", total) as step:
         found = verify(source, step)
     print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
     for kind, lines in (("", found.facts), ("warning: ", found.warnings), ("problem: ", found.problems)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from peftbench.train.batches import Batches
 
 Row = dict[str, Any]
+# (title, total) -> a context that yields a function told how many were just done: `Progress.counted` to those below it
+Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 # without a terminal: lines of a sweep are this far apart, but the first one with a measured ETA comes early
 LINE_SECONDS = 30.0
@@ -41,8 +43,8 @@ class Progress:
         self.console.print(message, markup=False)
 
     @contextmanager
-    def images(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar over images being decoded; yields a function told how many were just done."""
+    def counted(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar over images or files; yields a function told how many were just done."""
         with self._bars() as bars:
             task = bars.add_task(title, total=total, count=f"0/{total}", note="")
             done = 0

@@ -103,7 +103,7 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
     load = cache(
         lambda split: load_split(
-            source, split, transform, cache_dir, progress.images, _stream_above(config, runtime, split)
+            source, split, transform, cache_dir, progress.counted, _stream_above(config, runtime, split)
         )
     )
     observe_seconds = 0.0

@@ -7,7 +7,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from peftbench.data.stream import StreamedImages
 from peftbench.data.transform import ImageTransform
 from peftbench.errors import BadInput, PeftbenchError
 from peftbench.identity import canonical
+from peftbench.progress import Bar
 
 __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
 
@@ -27,15 +28,13 @@ _CHUNK = 256
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK, errno.ENOTSUP, errno.EIO)
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-
 
 def load_split(
     source: Source,
     split: str,
     transform: ImageTransform,
     cache_dir: Path,
-    progress: Progress | None = None,
+    progress: Bar | None = None,
     stream_above: int | None = None,
 ) -> ImageSplit:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.

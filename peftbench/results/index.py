@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from peftbench.cores import available_cores
 from peftbench.errors import RecordError
+from peftbench.progress import Bar, Progress
 from peftbench.results import collect, record
 from peftbench.results.files import replace_bytes
 from peftbench.results.packed import SUFFIX, read_pack
@@ -37,12 +38,15 @@ _KINDS = {"seed": pa.int64()}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 
-def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tuple[pd.DataFrame, list[str]]:
+def read_rows(
+    store: Store, use_index: bool = True, num_workers: int = 1, bar: Bar | None = None
+) -> tuple[pd.DataFrame, list[str]]:
     """Rows of all readable records (see `collect`), ordered by fingerprint, and one line for each file that is none.
 
     With `use_index` only files that are new or changed (by time and size) since the last call are read, and
     `<root>/work/index/records.parquet` is brought up to date. Where that cannot be written, all goes on without it.
-    Several thousand files are read by `num_workers` processes; more than one asks for a main module that is guarded.
+    Several thousand files are read by `num_workers` processes and shown by `bar`; more than one process asks for a main
+    module that is guarded.
     """
     path = store.work_folder / "index" / "records.parquet"
     stamps = dict(_files(store.records_folder))
@@ -50,7 +54,8 @@ def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tup
     kept = _still_valid(known, stamps) if known is not None else _SCHEMA.empty_table()
     present = set(kept["file"].unique().to_pylist())
     new = [name for name in stamps if name not in present]
-    table = pa.concat_tables([kept, *_read(store.records_folder, new, stamps, num_workers)]).unify_dictionaries()
+    read = _read(store.records_folder, new, stamps, num_workers, bar)
+    table = pa.concat_tables([kept, *read]).unify_dictionaries()
     if use_index and (new or known is None or len(kept) != len(known)):
         with contextlib.suppress(RecordError):
             _save(path, table)
@@ -58,8 +63,8 @@ def read_rows(store: Store, use_index: bool = True, num_workers: int = 1) -> tup
 
 
 def read_reported(root: Path, use_index: bool) -> pd.DataFrame:
-    """The rows for a command: read by all cores, with a line on stderr for each file that is no record."""
-    rows, skipped = read_rows(Store(root), use_index, available_cores())
+    """The rows for a command: read by all cores, with a bar and, for each file that is no record, a line on stderr."""
+    rows, skipped = read_rows(Store(root), use_index, available_cores(), Progress().counted)
     for line in skipped:
         print(f"skipped {line}", file=sys.stderr)
     return rows
@@ -86,15 +91,25 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
                         yield os.path.relpath(entry.path, folder), f"{stat.st_mtime_ns}:{stat.st_size}"
 
 
-def _read(folder: Path, names: Iterable[str], stamps: dict[str, str], num_workers: int) -> Iterator[pa.Table]:
+def _read(
+    folder: Path, names: Iterable[str], stamps: dict[str, str], num_workers: int, bar: Bar | None
+) -> Iterator[pa.Table]:
     ordered = sorted(names)
     batches = [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
     jobs = [(folder, {name: stamps[name] for name in batch}) for batch in batches]
-    if len(jobs) <= 2 or num_workers == 1:
+    if len(jobs) <= 2:
         yield from itertools.chain.from_iterable(map(_read_batch, jobs))
         return
-    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=get_context("spawn")) as pool:
-        yield from itertools.chain.from_iterable(pool.map(_read_batch, jobs))
+    with contextlib.ExitStack() as stack:
+        step = stack.enter_context(bar("reading records", len(ordered))) if bar else None
+        workers = min(num_workers, len(jobs))
+        pool = (
+            stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))) if workers > 1 else None
+        )
+        for (_, batch), tables in zip(jobs, (pool.map if pool else map)(_read_batch, jobs), strict=True):
+            yield from tables
+            if step:
+                step(len(batch))
 
 
 def _read_batch(job: tuple[Path, dict[str, str]]) -> list[pa.Table]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.errors import MissingInput, PeftbenchError, RecordError
+from peftbench.progress import Progress
 from peftbench.results.files import create_text
 from peftbench.results.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
 from peftbench.results.record import RunRecord
@@ -44,13 +45,16 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
     lines = {record.fingerprint: to_line(record) for record in _whole(path)} if path.exists() else {}
     before = len(lines)
     files = []
-    for file in store.record_files():
-        record = read_record(file)
-        if all(record.labels[name] in names for name, names in chosen.items()):
-            line = to_line(record)
-            if lines.setdefault(record.fingerprint, line) != line:
-                raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
-            files.append(file)
+    present = store.record_files()
+    with Progress().counted("packing", len(present)) as step:
+        for file in present:
+            record = read_record(file)
+            step(1)
+            if all(record.labels[name] in names for name, names in chosen.items()):
+                line = to_line(record)
+                if lines.setdefault(record.fingerprint, line) != line:
+                    raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
+                files.append(file)
     if not files:
         raise MissingInput(f"no record files with the chosen labels under {store.records_folder}")
     write_lines(path, lines)

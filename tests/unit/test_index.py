@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,15 +56,24 @@ def test_rows_equal_those_of_reading_everything(store: Store) -> None:
         assert leaderboard(rows) == leaderboard(expected)
 
 
-def test_several_processes_read_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_several_processes_read_the_same(num_workers: int, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = store.records_folder / "vit_b16" / "lora" / "dtd" / "0123456789abcdef.json"
     broken.parent.mkdir(parents=True, exist_ok=True)
     broken.write_text("{")
     expected, expected_skipped = read_rows(store, use_index=False)
     monkeypatch.setattr(module, "_BATCH", 2)
-    rows, skipped = read_rows(store, use_index=False, num_workers=2)
+    done: list[int] = []
+    bars: list[tuple[str, int]] = []
+
+    def bar(title: str, total: int) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        bars.append((title, total))
+        return contextlib.nullcontext(done.append)
+
+    rows, skipped = read_rows(store, use_index=False, num_workers=num_workers, bar=bar)
     assert rows.to_dict("records") == expected.to_dict("records") and len(rows) == 9
     assert skipped == expected_skipped and len(skipped) == 1
+    assert bars == [("reading records", 10)] and done == [2] * 5
 
 
 def test_only_new_files_are_read(store: Store, reads: list[str]) -> None:

@@ -62,10 +62,11 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
         raise RecordError(f"{path} does not read back as it was written; the record files were left in place")
     for file in files:
         file.unlink()
-        # folders that have become empty, from the data set's up to the backbone's
+    # folders that have become empty, from the data sets' up to the backbones'
+    folders = {folder for file in files for folder in list(file.parents)[:3]}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
         with contextlib.suppress(OSError):
-            for parent in list(file.parents)[:3]:
-                parent.rmdir()
+            folder.rmdir()
     return len(lines) - before, len(lines)
 
 

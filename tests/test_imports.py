@@ -17,8 +17,8 @@ COMPONENTS = {"backbones", "interventions", "methods", "objectives", "data", "tr
 
 # package -> parts of peftbench it may import besides itself
 ALLOWED = {
-    "results": {"errors", "identity"},
-    "data": {"errors", "identity", "registry", "spec", "hub"},
+    "results": {"cores", "errors", "identity", "progress"},
+    "data": {"cores", "errors", "identity", "registry", "spec", "hub", "progress"},
     "train": {"errors", "seeding", "spec"},
     "backbones": {"errors", "spec", "hub"},
     "interventions": {"backbones.base", "errors"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -60,13 +61,14 @@ class Ray(Launcher):
     def _connect(self, ray: ModuleType) -> None:
         """Join the cluster or start one. Raises `MissingInput` when there is none, `PeftbenchError` when it fails."""
         try:
+            _knock(self.address)
             # "local" and not None, which joins whatever cluster RAY_ADDRESS or an earlier 'ray start' names
             ray.init(
                 address=self.address or "local",
                 log_to_driver=False,
                 include_dashboard=None if self.address else False,
             )
-        except ConnectionError as error:
+        except (ConnectionError, TimeoutError, socket.gaierror) as error:
             raise MissingInput(
                 f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
                 "let this command have its own with launcher.address=null, or, where the cluster asks for a token, "
@@ -79,6 +81,13 @@ class Ray(Launcher):
                 f"launcher=ray: Ray did not start: {reason}; no cell was begun. Run the command again when the machine "
                 "is less busy, or use launcher=joblib, which needs no cluster"
             ) from error
+
+
+def _knock(address: str | None) -> None:
+    """Raise what the socket does when nobody listens at `host:port`: Ray itself would try for more than ten minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _work(plan_file: str, threads: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +118,7 @@ def test_ray_waits_for_the_other_workers_when_one_is_lost(loss, monkeypatch, tmp
 def test_ray_without_an_address_joins_no_cluster_that_is_there(address, asked, monkeypatch, tmp_path):
     ray = FakeRay("NodeDiedError")
     monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr("socket.create_connection", lambda place, timeout: SimpleNamespace(close=lambda: None))
     Ray(address=address).run(tmp_path / "plan.json", 1)
     # None would be RAY_ADDRESS or the cluster that was started last
     assert ray.asked["address"] == asked
@@ -141,6 +143,16 @@ def test_a_cluster_that_does_not_come_up_is_one_clear_line(failure, raised, said
     with pytest.raises(raised, match=said) as caught:
         Ray().run(tmp_path / "plan.json", 1)
     assert "\n" not in str(caught.value)
+
+
+def test_an_address_where_nobody_listens_is_said_at_once(monkeypatch, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        # bound and not listening: connections are refused
+        monkeypatch.setitem(sys.modules, "ray", FakeRay("NodeDiedError"))
+        with pytest.raises(MissingInput, match=f"no cluster at launcher.address=127.0.0.1:{port}"):
+            Ray(address=f"127.0.0.1:{port}").run(tmp_path / "plan.json", 1)
 
 
 def test_options_have_limits():

@@ -68,7 +68,7 @@ class Ray(Launcher):
                 log_to_driver=False,
                 include_dashboard=None if self.address else False,
             )
-        except (ConnectionError, TimeoutError, socket.gaierror) as error:
+        except ConnectionError as error:
             raise MissingInput(
                 f"launcher=ray finds no cluster at launcher.address={self.address}; start one with 'ray start --head', "
                 "let this command have its own with launcher.address=null, or, where the cluster asks for a token, "
@@ -84,10 +84,13 @@ class Ray(Launcher):
 
 
 def _knock(address: str | None) -> None:
-    """Raise what the socket does when nobody listens at `host:port`: Ray itself would try for more than ten minutes."""
+    """Raises `ConnectionError` when nobody listens at `host:port`: Ray itself would try for more than ten minutes."""
     host, _, port = (address or "").rpartition(":")
     if host and port.isdigit() and "/" not in host:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
 
 
 def _work(plan_file: str, threads: int) -> int:

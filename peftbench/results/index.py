@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -101,15 +101,16 @@ def _read(
         yield from itertools.chain.from_iterable(map(_read_batch, jobs))
         return
     with contextlib.ExitStack() as stack:
-        step = stack.enter_context(bar("reading records", len(ordered))) if bar else None
-        workers = min(num_workers, len(jobs))
-        pool = (
-            stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))) if workers > 1 else None
+        step = stack.enter_context(
+            bar("reading records", len(ordered)) if bar else contextlib.nullcontext(lambda done: None)
         )
-        for (_, batch), tables in zip(jobs, (pool.map if pool else map)(_read_batch, jobs), strict=True):
+        run: Callable[..., Iterator[list[pa.Table]]] = map
+        if num_workers > 1:
+            workers = min(num_workers, len(jobs))
+            run = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))).map
+        for (_, batch), tables in zip(jobs, run(_read_batch, jobs), strict=True):
             yield from tables
-            if step:
-                step(len(batch))
+            step(len(batch))
 
 
 def _read_batch(job: tuple[Path, dict[str, str]]) -> list[pa.Table]:

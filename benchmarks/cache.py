@@ -24,12 +24,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from peftbench.cores import available_cores
-from peftbench.data.cache import load_split
+from peftbench.cells.provenance import machine, versions
+from peftbench.data.pixels.cache import load_split
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.splits import FileSplit
-from peftbench.data.transform import ImageTransform
-from peftbench.data.vtab_folder import VtabFolder
-from peftbench.provenance import machine, versions
+from peftbench.data.vtab.folder import VtabFolder
+from peftbench.foundation.cores import available_cores
 from peftbench.train.batches import Batches
 
 SIZE, BATCH = 224, 64

@@ -37,8 +37,8 @@ def cells() -> Iterator[tuple[str, str, str, str, int]]:
 
 def synthesise(template: dict[str, Any], cell: tuple[str, str, str, str, int], randomness: random.Random) -> Any:
     """A valid record of this cell, with the template's size."""
-    from peftbench.identity import fingerprint
-    from peftbench.results.record import RunRecord
+    from peftbench.foundation.identity import fingerprint
+    from peftbench.records.record import RunRecord
 
     backbone, method, dataset, group, seed = cell
     values = json.loads(json.dumps(template))
@@ -55,7 +55,7 @@ def synthesise(template: dict[str, Any], cell: tuple[str, str, str, str, int], r
 
 
 def write_records(root: Path, template: dict[str, Any], start: int, stop: int) -> None:
-    from peftbench.results.store import Store
+    from peftbench.records.store import Store
 
     store, randomness = Store(root), random.Random(start)
     for cell in itertools.islice(cells(), start, stop):
@@ -70,11 +70,11 @@ def write_records(root: Path, template: dict[str, Any], start: int, stop: int) -
 def leaderboard_once(root: Path) -> None:
     """What the command does but for the HTML report; prints one line of JSON."""
     started = time.perf_counter()
-    from peftbench.cores import available_cores
-    from peftbench.results.index import read_rows
-    from peftbench.results.leaderboard import leaderboard
-    from peftbench.results.render import write
-    from peftbench.results.store import Store
+    from peftbench.boards.leaderboard import leaderboard
+    from peftbench.boards.render import write
+    from peftbench.foundation.cores import available_cores
+    from peftbench.records.index import read_rows
+    from peftbench.records.store import Store
 
     imported = time.perf_counter()
     rows, skipped = read_rows(Store(root), num_workers=available_cores())
@@ -120,8 +120,8 @@ def main() -> int:
     if arguments.once:
         leaderboard_once(arguments.once)
         return 0
-    from peftbench.results.pack_command import pack
-    from peftbench.results.store import Store
+    from peftbench.cli.commands.pack import pack
+    from peftbench.records.store import Store
 
     template = json.loads(next(Store(ROOT / "results").all()).to_json())
     for number in arguments.records:

@@ -18,12 +18,12 @@ from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.build import from_timm
-from peftbench.errors import PeftbenchError
-from peftbench.evidence import CellEvidence, random_evidence
+from peftbench.cells.evidence import CellEvidence, random_evidence
+from peftbench.foundation.errors import PeftbenchError
+from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, Method, install
-from peftbench.methods.evidence import Loss
+from peftbench.methods.observation import Loss
 from peftbench.objectives.base import OBJECTIVES
-from peftbench.seeding import seeded
 
 FAMILIES = ("selection", "adapter", "reparametrisation", "prompt", "side")
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.render import write
 from peftbench.methods.base import METHODS
-from peftbench.results.collect import collect
-from peftbench.results.leaderboard import leaderboard
-from peftbench.results.render import write
-from peftbench.results.store import Store
+from peftbench.records.collect import collect
+from peftbench.records.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, SKIPPED = Store(ROOT / "results").scan()

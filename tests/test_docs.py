@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.__main__ import COMMANDS
+from peftbench.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,0 +1,1 @@
+"""Pretrained timm models with named places (sites) where methods may act, and the weights they load."""

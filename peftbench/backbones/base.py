@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.weights import load_from_timm, load_weights, weights_file
-from peftbench.errors import ConfigError, did_you_mean
+from peftbench.foundation.errors import ConfigError, did_you_mean
 
 
 def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:

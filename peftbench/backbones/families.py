@@ -16,7 +16,7 @@ import timm.models.vision_transformer as vit
 from torch import nn
 
 from peftbench.backbones.base import BackboneShape, Site, SiteShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 
 
 def sites_of(net: nn.Module) -> tuple[str, list[Site]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peftbench.spec import Spec, option
+from peftbench.foundation.spec import Spec, option
 
 WEIGHTS = ("embedded", "timm", "checkpoint", "none")
 

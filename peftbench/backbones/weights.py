@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from peftbench.backbones.options import BackboneSpec
-from peftbench.errors import BadInput, ConfigError, MissingInput
-from peftbench.hub import offline_reason
+from peftbench.foundation.connection import offline_reason
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
 HEAD_NAMES = ("head", "head_dist", "fc", "classifier", "pre_logits")
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from peftbench.data.transform import ImageTransform
-from peftbench.registry import Registry
-from peftbench.spec import Spec
+from peftbench.data.pixels.transform import ImageTransform
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.spec import Spec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from peftbench.data.stream import StreamedImages
+    from peftbench.data.pixels.stream import StreamedImages
 
 __all__ = [
     "DATASETS",
@@ -186,7 +186,8 @@ class DatasetSpec(Spec, ABC):
         """Find (or download) the data and check it. Raises `MissingInput` or `BadInput`."""
 
 
-DATASETS: Registry[DatasetSpec] = Registry("dataset kind", "peftbench.data")
+_ROOMS = ("sources", "vtab", "fgvc", "fewshot")
+DATASETS: Registry[DatasetSpec] = Registry("dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from peftbench.data.base import FULL_SPLITS, SPLIT_SIZES, FullSource, RawSplit
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
-from peftbench.errors import BadInput
+from peftbench.foundation.errors import BadInput
 
 # The share of the training images that validates where a dataset names no validation images, as in VPT's FGVC splits.
 VAL_PERCENT = 10

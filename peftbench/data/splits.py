@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.data.base import RawSplit
-from peftbench.data.decode import decode_image
-from peftbench.data.digests import files_digest
-from peftbench.errors import BadInput
+from peftbench.data.pixels.decode import decode_image
+from peftbench.foundation.digests import files_digest
+from peftbench.foundation.errors import BadInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from peftbench.data.vtab_tasks import VTAB_TASKS
-from peftbench.errors import ConfigError, did_you_mean
+from peftbench.data.vtab.tasks import VTAB_TASKS
+from peftbench.foundation.errors import ConfigError, did_you_mean
 
 
 def _vtab(*groups: str) -> tuple[str, ...]:

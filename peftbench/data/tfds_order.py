@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from peftbench.errors import BadInput
+from peftbench.foundation.errors import BadInput
 
 NUM_TRAIN, NUM_VAL = 800, 200
 

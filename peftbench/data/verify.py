@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from peftbench.cores import available_cores
 from peftbench.data.base import RawSplit, Source
-from peftbench.errors import PeftbenchError
+from peftbench.foundation.cores import available_cores
+from peftbench.foundation.errors import PeftbenchError
 
 _SHOWN = 5
 

@@ -17,7 +17,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
 Step = Callable[..., Tensor]

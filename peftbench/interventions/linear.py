@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
 

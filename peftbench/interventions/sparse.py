@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.cores import available_cores
-from peftbench.launchers.base import LAUNCHERS, Launcher, needs
-from peftbench.spec import option
+from peftbench.config.launcher import LAUNCHERS, Launcher, needs
+from peftbench.foundation.cores import available_cores
+from peftbench.foundation.spec import option
 
 
 @LAUNCHERS.add("joblib")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from peftbench.launchers.base import LAUNCHERS, Launcher
+from peftbench.config.launcher import LAUNCHERS, Launcher
 
 
 @LAUNCHERS.add("local")

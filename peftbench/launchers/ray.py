@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from peftbench.errors import MissingInput, PeftbenchError
-from peftbench.launchers.base import LAUNCHERS, Launcher, needs
-from peftbench.spec import option
+from peftbench.config.launcher import LAUNCHERS, Launcher, needs
+from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.spec import option
 
 
 @LAUNCHERS.add("ray")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import MissingInput, PeftbenchError
-from peftbench.launchers.base import LAUNCHERS, Launcher, needs
-from peftbench.spec import option
+from peftbench.config.launcher import LAUNCHERS, Launcher, needs
+from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.spec import option
 
 POLL_SECONDS = 5.0
 

@@ -8,10 +8,10 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, Bottleneck
 from peftbench.interventions.sequential import INITS
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 @dataclass(frozen=True)

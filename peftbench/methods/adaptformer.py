@@ -7,9 +7,9 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Bottleneck, Tap, tap_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 @METHODS.add("adaptformer")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Intervention, ValueScale, hook_attention
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 # the layers whose outputs are those of the two halves of a block
 OFFSETS = ("attn.proj", "mlp.fc2")

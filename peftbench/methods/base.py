@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.seeding import seeded
+from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
 from peftbench.interventions import Intervention, fold_all
-from peftbench.methods.evidence import Evidence, Findings
-from peftbench.registry import Registry
-from peftbench.seeding import seeded
-from peftbench.spec import FAITHFULNESS, Spec, labelled, remark
+from peftbench.methods.observation import Evidence, Findings
 
 METHODS: Registry[Method]
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, Tap, tap_block
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 def codebook(bits: int) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import Tap, TokenGrid, tap_block
 from peftbench.interventions.sequential import quick_gelu
 from peftbench.methods.base import METHODS, Method, idle_taps
-from peftbench.spec import option
 
 
 class ConvBypass(nn.Module):

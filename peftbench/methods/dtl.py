@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, SiteShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import LowRank, MeanPatch, OnlyToken, SideBlock, TokenGrid
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class WriteBack(nn.Module):

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, refer, release, share
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 ROLES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 

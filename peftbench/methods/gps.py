@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site, unfreeze
+from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
 from peftbench.methods.base import METHODS, Method, key_third
-from peftbench.methods.evidence import Evidence, Findings
-from peftbench.spec import option
+from peftbench.methods.observation import Evidence, Findings
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import MetaTokens, TokenGrid, Unused, WithImages
 from peftbench.interventions.side import init_linears
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 # the released pyramid: width and heads of the stages at strides 4, 8, 16 and 32
 WIDTHS, HEADS = (32, 48, 64, 72), (2, 4, 8, 12)

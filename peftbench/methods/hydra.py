@@ -7,9 +7,9 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import AffineLowRank, ParallelAndSequential
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 ROLES = ("attn.proj", "mlp.fc2")
 

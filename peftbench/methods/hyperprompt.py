@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, hook_attention, in_front, refer, share
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class GlobalPrompt(nn.Module):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, refer, release, share
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class Rules(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import SideBlock
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 Sums = tuple[Tensor, Tensor]
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, LowRank
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 # slice of the fused qkv that a target names
 SLICES = {"q": 0, "k": 1, "v": 2}

@@ -8,9 +8,9 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, Bottleneck
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 PLACES = {"bottom": ("embed",), "middle": ("attn", "mlp"), "top": ("norm.final",)}
 

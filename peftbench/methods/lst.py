@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import SideBlock
 from peftbench.interventions.side import init_linears, small_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class Rung(nn.Module):

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, refer, share
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.compacter import KroneckerLinear, Rules, kronecker_sum, require_divisible
-from peftbench.spec import option
 
 
 class ExpertLinear(nn.Module):

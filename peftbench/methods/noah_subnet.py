@@ -13,10 +13,10 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, Bottleneck, InsertTokens, LinearDelta, LowRank
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 # length of the super-net's prompt, from whose shape the released code takes the xavier bound of each sub-net's
 SUPERNET_TOKENS = 100

@@ -13,14 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import ConfigError
+from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.spec import option
 from peftbench.interventions import Bottleneck, InsertTokens, LowRank
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
-from peftbench.methods.evidence import Batch, Evidence, Findings
 from peftbench.methods.evolution import Space, Subnet, evolve
 from peftbench.methods.noah_subnet import Sizes, count, insert, require_tokens
-from peftbench.spec import option
+from peftbench.methods.observation import Batch, Evidence, Findings
 
 
 class ElasticTokens(InsertTokens):

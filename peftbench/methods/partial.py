@@ -14,9 +14,9 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, SiteShape, unfreeze
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.methods.base import METHODS, Method, key_third
-from peftbench.spec import option
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Bottleneck, Tap, hook_attention, split_heads, tap_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class ParallelKeysValues(AttentionHook):

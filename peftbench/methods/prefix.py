@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Bottleneck, ExtraKeysValues, Tap, hook_attention, tap_block
 from peftbench.interventions.attention import in_front
 from peftbench.interventions.shared import refer, share
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 class PrefixSource(nn.Module):

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention, Tap, tap_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.methods.evidence import Evidence, Findings
-from peftbench.spec import option
+from peftbench.methods.observation import Evidence, Findings
 
 # images at a time; sums over all of them do not depend on it
 BATCH_SIZE = 50

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Tap, tap_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 HALVES = ("attn", "mlp")
 

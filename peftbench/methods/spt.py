@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, unfreeze
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import BehindSlices, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
 from peftbench.methods.base import METHODS, Method
-from peftbench.methods.evidence import Evidence, Findings
-from peftbench.spec import option
+from peftbench.methods.observation import Evidence, Findings
 
 MATRICES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 VECTORS = ("norm.pre", "norm.1", "norm.2", "norm.merge", "norm.final")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.methods.base import METHODS
-from peftbench.methods.evidence import Evidence, Findings
 from peftbench.methods.ln_tune import LNTune
+from peftbench.methods.observation import Evidence, Findings
 from peftbench.methods.sct import BATCH_SIZE, SCT
-from peftbench.spec import option
 
 
 @METHODS.add("ttc")

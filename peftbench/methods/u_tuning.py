@@ -8,9 +8,9 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.spec import option
 from peftbench.interventions import Beside, Bottleneck, OwnKeysValues, Tap, hook_attention, tap_block
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 @METHODS.add("u_tuning")

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import InsertTokens, StripTokens
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from functools import partial
 from typing import ClassVar
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.interventions import CarriedReadout, QueryTokens, SparesCarried
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import option
 
 
 @METHODS.add("vqt")

@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.model import Classifier
-from peftbench.registry import Registry
-from peftbench.seeding import seeded
-from peftbench.spec import FAITHFULNESS, Spec, labelled, remark
-from peftbench.train.loss import LossFn
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.seeding import seeded
+from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
+from peftbench.tasks.classification import LossFn
+from peftbench.tasks.model import Classifier
 
 OBJECTIVES: Registry[Objective]
 

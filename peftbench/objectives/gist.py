@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Readout
-from peftbench.errors import NotApplicable
-from peftbench.model import Classifier
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.spec import option
+from peftbench.tasks.classification import LossFn, Model
+from peftbench.tasks.model import Classifier
 from peftbench.train.batches import Batch
-from peftbench.train.loss import LossFn, Model
 
 
 class GistToken(nn.Module):

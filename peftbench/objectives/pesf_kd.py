@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.model import Classifier, new_head
+from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.spec import option
+from peftbench.tasks.classification import LossFn, Model
+from peftbench.tasks.model import Classifier, new_head
 from peftbench.train.batches import Batch
-from peftbench.train.loss import LossFn, Model
 
 
 class Teacher(nn.Module):

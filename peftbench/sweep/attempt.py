@@ -7,14 +7,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from peftbench.cell import Cell
-from peftbench.errors import NotApplicable, PeftbenchError, RecordError
-from peftbench.loggers import open_logger
-from peftbench.progress import Progress
-from peftbench.report import finished_line, summary
-from peftbench.results.store import Store
-from peftbench.runner import run_cell
-from peftbench.runtime import RuntimeSpec
+from peftbench.cells.cell import Cell
+from peftbench.cells.lines import finished_line, summary
+from peftbench.cells.loggers import open_logger
+from peftbench.cells.run import run_cell
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import NotApplicable, PeftbenchError, RecordError
+from peftbench.foundation.progress import Progress
+from peftbench.records.store import Store
 from peftbench.tune.driver import tuned
 
 

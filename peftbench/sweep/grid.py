@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from peftbench.cell import plan
-from peftbench.config import (
+from peftbench.cells.cell import plan
+from peftbench.config.gate import (
     FIXED,
     NAMED,
     RunConfig,
@@ -24,12 +24,12 @@ from peftbench.config import (
     register_schemas,
     to_run_config,
 )
+from peftbench.config.launcher import Launcher
+from peftbench.config.overrides import choices_of, named_options, word_problems
+from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.suites import suite as datasets_of
-from peftbench.errors import ConfigError, MissingInput, PeftbenchError
-from peftbench.launchers.base import Launcher
-from peftbench.overrides import choices_of, named_options, word_problems
-from peftbench.results.store import Store
-from peftbench.runtime import RuntimeSpec
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
+from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 
 HYDRA_PLUGINS = ("hydra/launcher", "hydra/sweeper")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.errors import BadInput
-from peftbench.results.files import replace_text
+from peftbench.foundation.errors import BadInput
+from peftbench.foundation.files import replace_text
 
 VERSION = 1
 

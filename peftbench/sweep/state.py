@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from peftbench.errors import RecordError
-from peftbench.results.store import Store
-from peftbench.sweep.claims import Claims
+from peftbench.foundation.errors import RecordError
+from peftbench.records.claims import claims_of
+from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 
 # done: recorded since the plan was made; skipped: recorded before; missing: neither recorded nor noted as failed
@@ -23,10 +23,6 @@ class CellState:
     method: str
     message: str = ""
     running: bool = False
-
-
-def claims_of(store: Store) -> Claims:
-    return Claims(store.work_folder / "claims")
 
 
 def state_of(cell: PlannedCell) -> tuple[str, str]:

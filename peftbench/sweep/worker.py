@@ -7,16 +7,16 @@ import os
 import time
 from pathlib import Path
 
-from peftbench.cell import Cell, plan
-from peftbench.config import from_tree
-from peftbench.errors import PeftbenchError
-from peftbench.results.store import Store
-from peftbench.runtime import RuntimeSpec
+from peftbench.cells.cell import Cell, plan
+from peftbench.config.gate import from_tree
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import PeftbenchError
+from peftbench.records.claims import Claim, Claims, claims_of
+from peftbench.records.store import Store
 from peftbench.sweep.attempt import run_noted
-from peftbench.sweep.claims import Claim, Claims
 from peftbench.sweep.clock import SweepClock, recorded_times
 from peftbench.sweep.plan import Plan, PlannedCell
-from peftbench.sweep.state import claims_of, running_in, state_of
+from peftbench.sweep.state import running_in, state_of
 
 # a cell that ends its worker this often (memory, a broken driver) is noted as failed instead of ending more
 MAX_DEATHS = 3

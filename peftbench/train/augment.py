@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from peftbench.seeding import stream
+from peftbench.foundation.seeding import stream
 from peftbench.train.colours import change_colours, random_colours
 from peftbench.train.options import TrainSpec
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peftbench.errors import BadInput, ConfigError
-from peftbench.seeding import stream
+from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
 from peftbench.train.options import TrainSpec
 from peftbench.train.readers import Reader, read_ahead

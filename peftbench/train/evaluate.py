@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from peftbench.errors import TrainingDiverged
+from peftbench.foundation.errors import TrainingDiverged
 from peftbench.train.batches import Batches
 from peftbench.train.precision import autocast
 

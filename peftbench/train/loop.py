@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.errors import ConfigError, TrainingDiverged
-from peftbench.seeding import derive, seed_everything
+from peftbench.foundation.errors import ConfigError, TrainingDiverged
+from peftbench.foundation.seeding import derive, seed_everything
+from peftbench.tasks.classification import LossFn
 from peftbench.train.batches import Batch, Batches, in_groups
 from peftbench.train.evaluate import evaluate
-from peftbench.train.loss import LossFn
-from peftbench.train.meter import Stopwatch
+from peftbench.train.measure import Stopwatch
 from peftbench.train.optim import Schedule, build_optimizer
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.precision import autocast

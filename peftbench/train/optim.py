@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from peftbench.errors import ConfigError
+from peftbench.foundation.errors import ConfigError
 from peftbench.train.options import OptimSpec
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from peftbench.errors import PeftbenchError
+from peftbench.foundation.errors import PeftbenchError
 
 
 class Reader(Protocol):

@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from peftbench.cell import Cell, plan
-from peftbench.config import RunConfig, option_of, with_options
-from peftbench.errors import PeftbenchError, TrainingDiverged
-from peftbench.hparams import HparamsSpec
-from peftbench.progress import Progress
-from peftbench.protocol import TUNED_ON, ProtocolSpec
-from peftbench.results.record import RunRecord
-from peftbench.results.store import Store
-from peftbench.results.trials import best_trial
-from peftbench.runner import run_cell
-from peftbench.runtime import RuntimeSpec
-from peftbench.sweep.state import claims_of
-from peftbench.tune.options import TuneSpec
+from peftbench.cells.cell import Cell, plan
+from peftbench.cells.run import run_cell
+from peftbench.config.gate import RunConfig, option_of, with_options
+from peftbench.config.presets import HparamsSpec
+from peftbench.config.protocol import TUNED_ON, ProtocolSpec
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.config.tuning import TuneSpec
+from peftbench.foundation.errors import PeftbenchError, TrainingDiverged
+from peftbench.foundation.progress import Progress
+from peftbench.records.claims import claims_of
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.records.trials import best_trial
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
 

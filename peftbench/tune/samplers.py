@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftbench.errors import MissingInput
-from peftbench.tune.options import TuneSpec
+from peftbench.config.tuning import TuneSpec
+from peftbench.foundation.errors import MissingInput
 from peftbench.tune.space import Axis, LogAxis, SizeAxis, Value
 
 if TYPE_CHECKING:

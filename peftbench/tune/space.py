@@ -6,10 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from peftbench.config import RunConfig, option_of
-from peftbench.errors import ConfigError
+from peftbench.config.gate import RunConfig, option_of
+from peftbench.config.tuning import tunable_options
+from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import Method
-from peftbench.tune.options import tunable_options
 
 Value = float | int
 

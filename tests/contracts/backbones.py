@@ -13,10 +13,10 @@ from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
-from peftbench.evidence import random_evidence
+from peftbench.cells.evidence import random_evidence
+from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import Method, install
-from peftbench.methods.evidence import Findings
-from peftbench.seeding import seeded
+from peftbench.methods.observation import Findings
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 24, "num_heads": (2, 4)}

@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from peftbench.errors import ConfigError, NotApplicable
-from peftbench.identity import fingerprint
+from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.identity import fingerprint
+from peftbench.foundation.spec import FAITHFULNESS, default_of
 from peftbench.methods.base import METHODS, Method
-from peftbench.spec import FAITHFULNESS, default_of
 from tests.conftest import REPOSITORY
 from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
 from tests.contracts.test_methods import FITTING

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
-from peftbench.train.meter import flops
+from peftbench.train.measure import flops
 from tests.contracts import backbones
 from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 

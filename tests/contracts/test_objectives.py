@@ -11,15 +11,15 @@ import torch
 import yaml
 from torch import Tensor
 
-from peftbench.adapter_file import adapter_tensors, load_adapter, save_adapter
+from peftbench.adapters.file import adapter_tensors, load_adapter, save_adapter
 from peftbench.backbones.base import Backbone
-from peftbench.errors import NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS
 from peftbench.methods.base import install as install_method
-from peftbench.model import Classifier
 from peftbench.objectives import base
 from peftbench.objectives.base import OBJECTIVES
-from peftbench.train.loss import classification_loss
+from peftbench.tasks.classification import classification_loss
+from peftbench.tasks.model import Classifier
 from tests.conftest import REPOSITORY
 from tests.contracts.backbones import images, make
 

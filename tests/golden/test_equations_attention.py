@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
-from peftbench.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, install
 from tests.contracts.backbones import images, make
 from tests.golden.test_equations import (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.train.loss import classification_loss
+from peftbench.tasks.classification import classification_loss
 from tests.contracts.backbones import images, make
 from tests.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
 

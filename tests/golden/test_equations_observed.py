@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
-from peftbench.evidence import CellEvidence, random_evidence
+from peftbench.cells.evidence import CellEvidence, random_evidence
 from peftbench.methods.base import METHODS, install
-from peftbench.methods.evidence import Findings, Loss
+from peftbench.methods.observation import Findings, Loss
 from tests.contracts.backbones import images, make
 
 WIDTH, LAYER = 48, 1

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
-from peftbench.errors import ConfigError
+from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS
 from tests.contracts.backbones import make
 from tests.golden.test_equations import (

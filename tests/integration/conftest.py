@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.__main__ import main
+from peftbench.cli.main import main
 
 # 32 px, random weights are enough here: what is tested is the line, not the accuracy
 FAST = ["train=smoke", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]

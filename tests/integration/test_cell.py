@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from peftbench.results.record import RunRecord
-from peftbench.results.store import Store
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
 
 
 def only_record(results: Path) -> RunRecord:
@@ -70,7 +70,7 @@ def test_the_second_time_needs_no_torch(run, results):
     assert run("method=linear") == 0
     words = sys.argv[1:]
     code = (
-        "import sys; from peftbench.__main__ import main; sys.argv = ['peftbench', *sys.argv[1:]]; code = main();"
+        "import sys; from peftbench.cli.main import main; sys.argv = ['peftbench', *sys.argv[1:]]; code = main();"
         "print(code, 'torch' in sys.modules, 'hydra' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
@@ -126,7 +126,7 @@ def test_a_sweep_skips_what_is_done_and_goes_on_past_failures(run, results, caps
 
 
 def test_choosing_on_validation_never_builds_the_test_split(run, results, monkeypatch):
-    from peftbench.data.digits import DigitsSource
+    from peftbench.data.sources.digits import DigitsSource
 
     asked: list[str] = []
     original = DigitsSource.split

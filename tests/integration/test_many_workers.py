@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.results.record import RunRecord
-from peftbench.results.store import Store
+from peftbench.records.claims import claims_of
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
 from peftbench.sweep.grid import plan_grid
-from peftbench.sweep.state import claims_of
 from peftbench.sweep.worker import work
 
 NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 20, 4, 8, 300
@@ -47,7 +47,7 @@ class Workers:
     def __init__(self, plan_file: Path, logs: Path) -> None:
         self.plan_file, self.logs = plan_file, logs
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["peftbench.setup", "sklearn.datasets", __name__])
+        self.context.set_forkserver_preload(["peftbench.cells.setup", "sklearn.datasets", __name__])
         self.alive: list[multiprocessing.process.BaseProcess] = []
         self.number = 0
 

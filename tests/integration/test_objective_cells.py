@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peftbench.results.store import Store
+from peftbench.records.store import Store
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from peftbench.adapter_file import read_adapter
+from peftbench.adapters.file import read_adapter
 from peftbench.methods.base import METHODS
-from peftbench.results.store import Store
+from peftbench.records.store import Store
 
 
 # 13 norms of 128 channels train in ttc as well
@@ -26,7 +26,7 @@ def test_a_cell_is_restored_from_what_was_found(run, results, monkeypatch, capsy
 
 
 def test_a_search_never_builds_the_test_split(run, results, monkeypatch):
-    from peftbench.data.digits import DigitsSource
+    from peftbench.data.sources.digits import DigitsSource
 
     asked: list[str] = []
     original = DigitsSource.split

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from peftbench.results.command import main
-from peftbench.results.store import Store
-from tests.unit.record_factory import make_record
+from peftbench.cli.commands.leaderboard import main
+from peftbench.records.store import Store
+from tests.record_factory import make_record
 
 pytest.importorskip("plotly")
 pytest.importorskip("itables")

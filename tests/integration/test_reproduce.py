@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from peftbench.backbones.weights import embedded_file
-from peftbench.cell import method_label
-from peftbench.config import from_tree
-from peftbench.data.digits import Digits
-from peftbench.data.transform import ImageTransform
-from peftbench.evaluate_command import record_config
-from peftbench.reproduce_command import number_differences, setting_differences, verdict
-from peftbench.results.record import RunRecord
-from peftbench.results.store import Store
+from peftbench.cells.cell import method_label
+from peftbench.cells.restore import record_config
+from peftbench.cli.commands.reproduce import number_differences, setting_differences, verdict
+from peftbench.config.gate import from_tree
+from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.sources.digits import Digits
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
 from tests.conftest import REPOSITORY
 from tests.integration.test_sweeps import TINY
 

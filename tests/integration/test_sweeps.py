@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from peftbench.results.store import Store
-from peftbench.sweep.state import claims_of
+from peftbench.records.claims import claims_of
+from peftbench.records.store import Store
 
 # the smallest real cells: 16 px, one epoch, no cost probe
 TINY = ["backbone.img_size=16", "train.epochs=1", "runtime.measure_cost=false", "runtime.threads=1"]
@@ -124,7 +124,7 @@ def test_a_cell_that_kills_its_workers_is_given_up(run, results, capsys):
 
 
 def test_progress_tells_cell_and_eta_from_the_first_cell_on(run, results, capsys, monkeypatch):
-    monkeypatch.setattr("peftbench.progress.FIRST_LINE_SECONDS", -1.0)
+    monkeypatch.setattr("peftbench.foundation.progress.FIRST_LINE_SECONDS", -1.0)
     assert run("-m", "method=bitfit", "seed=0,1", *TINY, "train.epochs=2", *FAST_WORDS[:3], fast=False) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cell ")]
     assert re.match(r"cell 1/2, ETA not known yet: bitfit on digits", lines[0])

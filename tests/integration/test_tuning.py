@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from peftbench.results.record import RunRecord
-from peftbench.results.store import Store
-from peftbench.results.trials import choice_problems
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.records.trials import choice_problems
 
 WORDS = ("method=linear", "tune=random", "tune.num_trials=3", "runtime.measure_cost=false")
 
@@ -21,7 +21,7 @@ def by_protocol(results) -> tuple[list[RunRecord], list[RunRecord]]:
 @pytest.fixture
 def splits(monkeypatch) -> list[str]:
     """Names of the splits that were decoded, in order."""
-    from peftbench.data.digits import DigitsSource
+    from peftbench.data.sources.digits import DigitsSource
 
     asked: list[str] = []
     original = DigitsSource.split
@@ -53,7 +53,7 @@ def test_tuning_reports_the_best_trial_and_reads_the_test_split_once_at_the_end(
 
 
 def test_an_interrupted_tuning_goes_on_where_it_stopped_and_other_seeds_share_the_trials(run, results, monkeypatch):
-    import peftbench.runner as runner
+    import peftbench.cells.run as runner
 
     trained: list[str] = []
     original = runner.set_up

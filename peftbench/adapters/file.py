@@ -1,0 +1,73 @@
+"""The trained tensors of a cell as a safetensors file: method and head only, with the configuration inside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.files import replace_bytes
+from peftbench.methods.observation import Findings
+from peftbench.tasks.model import Classifier
+
+FINDINGS = "findings."
+
+
+def adapter_tensors(
+    model: Classifier, frozen_buffers: Iterable[Tensor], findings: Findings | None = None
+) -> dict[str, Tensor]:
+    """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own.
+
+    Buffers are told apart as objects: wrapping a module changes the names below it. What follows from configuration
+    and findings (buffers that are not persistent) stays out; the `findings` themselves are kept under their prefix.
+    """
+    frozen = {id(buffer) for buffer in frozen_buffers}
+    kept = model.state_dict().keys()
+    tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen and name in kept}
+    tensors |= {FINDINGS + name: tensor for name, tensor in (findings or {}).items()}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def take_findings(tensors: dict[str, Tensor]) -> Findings | None:
+    """Remove the findings from an adapter's tensors and return them under their own names; None where it has none."""
+    names = [name for name in tensors if name.startswith(FINDINGS)]
+    return {name.removeprefix(FINDINGS): tensors.pop(name) for name in names} or None
+
+
+def save_adapter(path: Path, tensors: dict[str, Tensor], config: dict[str, Any], fingerprint: str) -> int:
+    """Write the tensors with the cell's configuration in the metadata. Returns bytes on disk; never half a file."""
+    replace_bytes(path, save(tensors, metadata={"config": json.dumps(config), "fingerprint": fingerprint}))
+    return path.stat().st_size
+
+
+def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of an adapter file. Raises `MissingInput` or `BadInput`."""
+    if not path.is_file():
+        raise MissingInput(f"there is no adapter at {path}; run the cell with runtime.save_adapter=true")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except SafetensorError as error:
+        raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def load_adapter(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put an adapter's tensors into a model of the same configuration. Raises `BadInput` naming what does not fit."""
+    current = dict(model.named_parameters()) | dict(model.named_buffers())
+    expected = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    unknown, missing = sorted(set(tensors) - set(current)), sorted(expected - set(tensors))
+    shapes = [name for name in tensors if name in current and tensors[name].shape != current[name].shape]
+    if unknown or missing or shapes:
+        first = (unknown + missing + shapes)[0]
+        raise BadInput(f"{path} does not fit its own configuration: {first} is unknown, missing or of another shape")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            current[name].copy_(tensor)

@@ -1,0 +1,128 @@
+"""Adapters for others: one file that turns a plain timm model into the classifier a record was measured with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from peftbench.adapters.file import load_adapter, read_adapter, take_findings
+from peftbench.backbones.build import from_timm
+from peftbench.cells.setup import Setup
+from peftbench.config.gate import RunConfig
+from peftbench.foundation.errors import BadInput
+from peftbench.foundation.files import replace_bytes
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.spec import build
+from peftbench.methods.base import METHODS, install
+from peftbench.objectives import base as objectives
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.records.record import RunRecord
+from peftbench.tasks.model import Classifier
+
+FORMAT = "peftbench-adapter-1"
+
+
+def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
+    """A timm model with the adapter of an exported file, in evaluation mode: images [batch, 3, h, w] -> logits.
+
+    `net` comes from `timm.create_model` with the weights and image size the adapter was trained on; it is changed in
+    place and its own classifier is dropped. With `merge`, methods that fold exactly leave plain modules.
+
+    Raises `BadInput` when the file is not an exported adapter or `net` is another model or has other weights.
+    """
+    path = Path(path)
+    tensors, metadata = read_adapter(path)
+    facts = _said(metadata, path)
+    net.reset_classifier(0)
+    if weights_digest(net) != facts["backbone"]["digest"]:
+        wanted = facts["backbone"]
+        size = f" at img_size={wanted['img_size']}" if wanted["img_size"] else ""
+        raise BadInput(
+            f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
+        )
+    method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
+    num_classes, seed = len(facts["class_names"]), facts["seed"]
+    backbone = from_timm(net, facts["backbone"]["img_size"])
+    own = objectives.prepare(objective, backbone, num_classes, seed)
+    install(method, backbone, seed, take_findings(tensors))
+    model = Classifier(backbone, num_classes, seed)
+    objectives.install(objective, model, own)
+    load_adapter(model, tensors, path)
+    if merge:
+        method.merge(backbone)
+    return model.eval()
+
+
+def adapter_facts(path: Path | str) -> dict[str, Any]:
+    """What an exported adapter says of itself: backbone, method, class names, image preparation, record, accuracy.
+
+    Raises `BadInput` when the file is not an exported adapter.
+    """
+    return _said(read_adapter(Path(path))[1], path)
+
+
+def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
+    if metadata.get("format") != FORMAT:
+        raise BadInput(f"{path} is not an exported adapter; write one with 'python -m peftbench export RECORD FILE'")
+    facts: dict[str, Any] = json.loads(metadata["facts"])
+    return facts
+
+
+def export_adapter(record: RunRecord, tensors: dict[str, Tensor], setup: Setup, digest: str, target: Path) -> Path:
+    """Write a record's adapter with all that `with_adapter` needs, and nothing that only this machine knows.
+
+    tensors: those of the adapter file, findings included. digest: `weights_digest` of the backbone before the method
+    was attached. Raises as the disk does.
+    """
+    facts = _facts(record, setup, digest)
+    replace_bytes(target, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts)}))
+    return target
+
+
+def weights_digest(net: nn.Module) -> str:
+    """SHA-256 (hex) over names, shapes and values of all tensors of a model without classifier."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(f"{name}:{list(tensor.shape)}:{tensor.dtype};".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
+    config: RunConfig = setup.config
+    scores = record.metrics["test"] or record.metrics["val"]
+    return {
+        "record": record.fingerprint,
+        "labels": record.labels,
+        "seed": config.seed,
+        "method": {"name": config.method.name} | config.method.identity(),
+        "objective": {"name": config.objective.name} | config.objective.identity(),
+        "backbone": {
+            "title": config.backbone.title,
+            "model": config.backbone.model,
+            "img_size": config.backbone.img_size,
+            "weights": record.weights["id"],
+            "digest": digest,
+        },
+        "class_names": list(setup.source.class_names),
+        "images": {
+            "size": setup.transform.size,
+            "resize": config.protocol.resize,
+            "crop_pct": config.protocol.crop_pct,
+            "interpolation": setup.transform.interpolation,
+            "mean": list(setup.mean),
+            "std": list(setup.std),
+        },
+        "accuracy": scores["accuracy"],
+        "made_by": {"version": record.provenance["version"], "git_commit": record.provenance["git_commit"]},
+    }
+
+
+def _named(registry: Registry[Any], values: dict[str, Any]) -> Any:
+    """The spec of a registry that `values` describe, its name among them."""
+    return build(registry.get(values["name"]), {key: value for key, value in values.items() if key != "name"})

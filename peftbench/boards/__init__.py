@@ -1,0 +1,1 @@
+"""Leaderboards made from records: tables, statistics, published rows, and their renderers. Needs no torch."""

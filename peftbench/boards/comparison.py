@@ -1,0 +1,116 @@
+"""Which methods of a table can be told apart, by which test, and what its data is too small for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from peftbench.boards import significance as sig
+from peftbench.boards.table import Column, Comparison, Row
+
+BEST, EQUAL, BELOW, UNTESTED = "best", "≈ best", "below", "?"
+
+
+def compare(rows: Sequence[Row], columns: Sequence[Column]) -> Comparison:
+    """Ranks, tests and verdicts of the complete rows, which come sorted with the best one first.
+
+    Where there are enough data sets the verdict is the pairwise Wilcoxon test over data sets, corrected by Holm for all
+    pairs. Elsewhere it is a t test over seeds of the mean of groups against the best row, with the variance pooled over
+    methods and corrected by Holm for the number of such comparisons: it speaks of these data sets only. Incomplete
+    rows take no part.
+    """
+    complete = [row for row in rows if row.complete]
+    methods = tuple(row.method for row in complete)
+    scores = np.array([[row.cells[column.name].mean for column in columns] for row in complete]).reshape(
+        len(complete), len(columns)
+    )
+    across = sig.wilcoxon_can_decide(len(complete), len(columns))
+    wilcoxon = sig.wilcoxon_holm(scores) if across else None
+    p_values = list(wilcoxon[0, 1:]) if wilcoxon is not None else _over_seeds(complete)
+    basis = "data sets" if across else "seeds" if any(p is not None for p in p_values) else ""
+    friedman = sig.friedman(scores) if complete else None
+    return Comparison(
+        methods=methods,
+        num_datasets=len(columns),
+        ranks=tuple(map(float, sig.average_ranks(scores))) if complete else (),
+        friedman=friedman,
+        critical_difference=None if friedman is None else sig.critical_difference(len(complete), len(columns)),
+        wilcoxon=None if wilcoxon is None else tuple(tuple(map(float, line)) for line in wilcoxon),
+        basis=basis,
+        against_best={name: None if p is None else float(p) for name, p in zip(methods[1:], p_values, strict=True)},
+        verdicts=dict(zip(methods, [BEST, *map(_verdict, p_values)] if len(methods) > 1 else [""], strict=False)),
+        remarks=tuple(_remarks(complete, columns, basis, friedman)),
+    )
+
+
+def _over_seeds(rows: Sequence[Row]) -> list[float | None]:
+    """Holm-adjusted p-values against the first row; None where a row's overall mean has no spread over seeds."""
+    if len(rows) < 2:
+        return []
+    overall = [row.mean_of_groups for row in rows]
+    samples = {
+        index: (score.mean, score.std, score.n)
+        for index, score in enumerate(overall)
+        if score is not None and score.std is not None
+    }
+    raw: dict[int, float | None] = {}
+    if 0 in samples:
+        raw = dict(zip(list(samples)[1:], sig.pooled_t(list(samples.values())), strict=True))
+    known = {index: p for index, p in raw.items() if p is not None}
+    adjusted = dict(zip(known, map(float, sig.holm(list(known.values()))), strict=True))
+    return [adjusted.get(index) for index in range(1, len(rows))]
+
+
+def _verdict(p: float | None) -> str:
+    if p is None:
+        return UNTESTED
+    return BELOW if p <= sig.LEVEL else EQUAL
+
+
+def _remarks(
+    rows: Sequence[Row], columns: Sequence[Column], basis: str, friedman: sig.Friedman | None
+) -> Iterable[str]:
+    methods, datasets = len(rows), len(columns)
+    if methods == 0:
+        return
+    if methods < 2:
+        yield "nothing to compare: fewer than two complete rows"
+        return
+    level = f"{100 * sig.LEVEL:.0f} %"
+    if basis == "data sets":
+        yield (
+            f"verdict: '{EQUAL}' cannot be told apart from the best row at {level} "
+            f"(Wilcoxon signed-rank over {datasets} data sets, Holm over {methods * (methods - 1) // 2} pairs)"
+        )
+    else:
+        needed = next(n for n in range(1, 100) if sig.wilcoxon_can_decide(methods, n))
+        too_small = (
+            f"{_count(datasets, 'data set')} cannot decide a Wilcoxon test between {methods} methods ({needed} needed)"
+        )
+        if basis:
+            yield (
+                f"verdict: '{EQUAL}' cannot be told apart from the best row at {level}, on these data sets alone "
+                f"(t over seeds, variance pooled over methods, Holm over {methods - 1}); {too_small}"
+            )
+        else:
+            yield f"no verdict: a single seed has no spread, and {too_small}"
+    if friedman is None:
+        yield (
+            f"no Friedman test and no critical difference: they need 3 methods and {sig.FEWEST_DATASETS} data sets "
+            f"that tell them apart, here are {methods} and {datasets}"
+        )
+        return
+    rough = ""
+    if datasets < sig.ROUGH_DATASETS or methods <= sig.ROUGH_METHODS:
+        rough = f"; rough with fewer than {sig.ROUGH_DATASETS} data sets or {sig.ROUGH_METHODS + 1} methods"
+    difference = sig.critical_difference(methods, datasets)
+    answer = "ranks differ" if friedman.p <= sig.LEVEL else "no difference shown, so the ranks order nothing"
+    yield (
+        f"Friedman: chi2 = {friedman.statistic:.1f}, p = {friedman.p:.2g}, {answer}; Nemenyi critical difference of "
+        f"average ranks at {level}: {difference:.2f}{rough}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

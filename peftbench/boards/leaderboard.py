@@ -1,0 +1,194 @@
+"""Rows -> leaderboard tables. A pure function: no clock, no disk, the same tables for any order of the rows."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from peftbench.boards.comparison import compare
+from peftbench.boards.table import Column, Row, Score, Table, ppt, score
+from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
+
+# VTAB's order; any other group follows by name.
+_GROUP_ORDER = ("natural", "specialized", "structured")
+
+# The columns of `collect` that a table is made of.
+_USED = (
+    "fingerprint",
+    "repetition_group",
+    "setting",
+    "backbone",
+    "protocol",
+    "hyperparameters",
+    "replaced",
+    "method",
+    "remark",
+    "dataset",
+    "group",
+    "data",
+    "membership",
+    "test_images",
+    "seed",
+    "accuracy",
+    "params_method",
+    "params_head",
+    "memory_bytes",
+    "memory_batch_size",
+    "train_flops_per_image",
+    "forward_flops_per_image",
+    "train_images_per_second",
+    "eval_images_per_second",
+    "device",
+)
+
+# One repetition group in one column: seed -> accuracy as a fraction.
+Repetitions = dict[int, float]
+
+
+def leaderboard(rows: pd.DataFrame) -> list[Table]:
+    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and choice of
+    hyperparameters (paper defaults, a published preset, tuned with a budget).
+
+    Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
+    differs. Rows without a test accuracy (trials that only choose hyperparameters) are left out: a validation score
+    is no result. Methods are sorted by mean of groups, highest first; incomplete rows last; equal ones by name.
+    """
+    scored = rows[rows["accuracy"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
+    columns = [scored[name].tolist() for name in _USED]
+    records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
+    backbones = distinct_names(records, "backbone", ("backbone",))
+    protocols = distinct_names(records, "protocol", ("protocol", "train"))
+    by_table: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
+        by_table.setdefault((backbone, protocol, record["hyperparameters"]), []).append(record)
+    return [_table(*key, by_table[key]) for key in sorted(by_table)]
+
+
+def _table(backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]) -> Table:
+    names = column_names(records)
+    cells: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for record in records:
+        cells.setdefault(record["method"], []).append((names[record["data"], record["dataset"]], record))
+    by_row: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for method in sorted(cells):
+        for label, row_cells in split_settings(method, cells[method]).items():
+            # a method may already carry the very label that a split produces
+            unique = label if label not in by_row else extend_label(label, "another setting")
+            by_row[unique] = row_cells
+    columns = sorted(_columns(records, names), key=_column_key)
+    rows = sorted((_row(method, row_cells, columns) for method, row_cells in by_row.items()), key=row_key)
+    notes = tuple(_notes(records, columns, rows))
+    return Table(backbone, protocol, hyperparameters, tuple(columns), tuple(rows), notes, compare(rows, columns))
+
+
+def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Column]:
+    columns = {}
+    for record in records:
+        key = record["data"], record["dataset"]
+        if key not in columns:
+            columns[key] = Column(
+                names[key], record["dataset"], record["group"], record["membership"], record["test_images"]
+            )
+    return list(columns.values())
+
+
+def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequence[Column]) -> Row:
+    repetitions: dict[str, Repetitions] = {
+        name: {int(record["seed"]): float(record["accuracy"]) for record in records} for name, records in cells.items()
+    }
+    group_means, mean_of_groups, flat_mean = overall_means(repetitions, columns)
+    params_method = _cost(cells, "params_method")
+    devices = sorted({str(record["device"] or "unknown") for records in cells.values() for record in records})
+    return Row(
+        method=method,
+        cells={c.name: score(list(repetitions[c.name].values())) for c in columns if c.name in cells},
+        group_means=group_means,
+        mean_of_groups=mean_of_groups,
+        flat_mean=flat_mean,
+        ppt=None if flat_mean is None or params_method is None else ppt(flat_mean.mean, params_method),
+        params_method=params_method,
+        params_head=_cost(cells, "params_head"),
+        memory_bytes=_cost(cells, "memory_bytes"),
+        train_flops_per_image=_cost(cells, "train_flops_per_image"),
+        forward_flops_per_image=_cost(cells, "forward_flops_per_image"),
+        train_images_per_second=_cost(cells, "train_images_per_second") if len(devices) == 1 else None,
+        eval_images_per_second=_cost(cells, "eval_images_per_second") if len(devices) == 1 else None,
+        device=" / ".join(devices),
+        remark=" / ".join(sorted({record["remark"] for records in cells.values() for record in records} - {""})),
+        records={
+            name: tuple(record["fingerprint"] for record in sorted(records, key=lambda record: record["seed"]))
+            for name, records in cells.items()
+        },
+    )
+
+
+def overall_means(
+    repetitions: Mapping[str, Repetitions], columns: Sequence[Column]
+) -> tuple[dict[str, Score], Score | None, Score | None]:
+    """(mean of each group, mean of the group means, flat mean) of a row; nothing unless every column has a cell."""
+    distinct = len({column.dataset for column in columns}) == len(columns)
+    if not columns or not distinct or repetitions.keys() != {column.name for column in columns}:
+        return {}, None, None
+    groups: dict[str, list[Repetitions]] = {}
+    for column in columns:
+        groups.setdefault(column.group, []).append(repetitions[column.name])
+    flat = _mean_over([[cell for group in groups.values() for cell in group]])
+    return {name: _mean_over([group]) for name, group in groups.items()}, _mean_over(list(groups.values())), flat
+
+
+def _mean_over(groups: Sequence[Sequence[Repetitions]]) -> Score:
+    """Mean over groups of the mean over a group's data sets, seed by seed, then over seeds.
+
+    Where the data sets were not all run with the same seeds there is no spread of the whole: std is None and n the
+    fewest seeds of a data set.
+    """
+    cells = [cell for group in groups for cell in group]
+    if all(cell.keys() == cells[0].keys() for cell in cells):
+        return score(
+            [
+                statistics.fmean(statistics.fmean(cell[seed] for cell in group) for group in groups)
+                for seed in sorted(cells[0])
+            ]
+        )
+    mean = statistics.fmean(statistics.fmean(statistics.fmean(cell.values()) for cell in group) for group in groups)
+    return Score(mean, None, min(len(cell) for cell in cells))
+
+
+def _cost(cells: Mapping[str, list[dict[str, Any]]], name: str) -> float | None:
+    """Mean of a cost over a row's data sets, each the mean over its seeds; None when a cell does not know it."""
+    values = [[record[name] for record in records] for records in cells.values()]
+    if any(pd.isna(value) for column in values for value in column):
+        return None
+    return statistics.fmean(statistics.fmean(column) for column in values)
+
+
+def _column_key(column: Column) -> tuple[int, str, str]:
+    known = _GROUP_ORDER.index(column.group) if column.group in _GROUP_ORDER else len(_GROUP_ORDER)
+    return known, column.group, column.name
+
+
+def row_key(row: Row) -> tuple[bool, float, str]:
+    """Order of rows: by mean of groups, highest first; incomplete ones last; equal ones by name."""
+    return not row.complete, -row.mean_of_groups.mean if row.mean_of_groups else 0.0, row.method
+
+
+def _notes(records: Sequence[Mapping[str, Any]], columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+    """What a reader must know before comparing numbers of this table."""
+    for column in columns:
+        if column.name != column.dataset or column.test_images.startswith("subset"):
+            yield f"{column.name}: images {column.membership}, test {column.test_images}"
+    datasets = [column.dataset for column in columns]
+    twice = sorted({dataset for dataset in datasets if datasets.count(dataset) > 1})
+    if twice:
+        yield f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership"
+    elif not all(row.complete for row in rows):
+        missing = sum(not row.complete for row in rows)
+        yield f"without means, for lack of a data set that another row has: {missing} of {len(rows)} rows"
+    sizes = sorted({record["memory_batch_size"] for record in records if not pd.isna(record["memory_batch_size"])})
+    if len(sizes) > 1:
+        yield f"memory was counted at different batch sizes ({', '.join(f'{size:.0f}' for size in sizes)})"
+    if len({row.device for row in rows}) > 1:
+        yield "images per second were measured on different devices and compare within one device only"

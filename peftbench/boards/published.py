@@ -1,0 +1,187 @@
+"""Figures printed by others, as rows beside measured ones: each by its own protocol, never averaged with any.
+
+The figures and where they come from are in `peftbench/assets/published/` (see its README.md).
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench.boards.comparison import compare
+from peftbench.boards.leaderboard import overall_means, row_key
+from peftbench.boards.table import Column, Row, Score, Table, ppt
+
+FOLDER = Path(__file__).resolve().parents[1] / "assets" / "published"
+# Benchmark file -> what precedes its data sets' names in labels.
+BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who printed figures, and what is known of how they were made; "" where it is not stated."""
+
+    source: str
+    publication: str
+    taken_from: str
+    reported_epoch: str
+    inputs: str
+    augmentation: str
+    checkpoint: str
+    seeds: str
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds behind each figure; 0 when not stated."""
+        return int(self.seeds or 0)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol in one line."""
+        parts = {
+            "reported": self.reported_epoch,
+            "inputs": self.inputs,
+            "augmentation": self.augmentation,
+            "checkpoint": self.checkpoint,
+            "seeds": self.seeds or "not stated",
+        }
+        if all(text == "not stated" for text in parts.values()):
+            return "protocol not stated"
+        return "; ".join(f"{name}: {text}" for name, text in parts.items())
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of a printed table. `figures`: data set label -> accuracy as printed, in percent.
+
+    Rows that repeat the same figures for the same method are one, with all their `sources`; the first is leading.
+    """
+
+    method: str
+    variant: str
+    backbone: str
+    pretraining: str
+    benchmark: str
+    figures: Mapping[str, str]
+    groups: Mapping[str, str]
+    params_millions: str
+    sources: tuple[str, ...]
+    notes: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.method} ({self.variant})" if self.variant else self.method
+
+
+def load_sources() -> dict[str, Source]:
+    return {line["source"]: Source(**line) for line in _lines("sources")}
+
+
+def load_published() -> list[Published]:
+    """All published rows of image classification, in the order of the files."""
+    renamed = {kind: _renamed(kind) for kind in ("method", "dataset")}
+    found: dict[tuple[object, ...], Published] = {}
+    for benchmark, prefix in BENCHMARKS.items():
+        by_row: dict[tuple[str, ...], list[dict[str, str]]] = {}
+        for line in _lines(benchmark):
+            key = tuple(line[name] for name in ("source", "method", "variant", "backbone", "pretraining"))
+            by_row.setdefault(key, []).append(line)
+        for (source, method, variant, backbone, pretraining), lines in by_row.items():
+            labels = [prefix + renamed["dataset"].get(line["dataset"], [line["dataset"]])[0] for line in lines]
+            figures = dict(zip(labels, (line["accuracy"] for line in lines), strict=True))
+            [name] = renamed["method"].get(f"{method} {variant}".strip(), [method])
+            values = tuple(sorted((label, float(figure)) for label, figure in figures.items()))
+            key_of_values = (name, backbone, pretraining, values)
+            if key_of_values in found:
+                first = found[key_of_values]
+                found[key_of_values] = dataclasses.replace(first, sources=(*first.sources, source))
+                continue
+            found[key_of_values] = Published(
+                name,
+                "" if name != method else variant,
+                backbone,
+                pretraining,
+                benchmark,
+                figures,
+                dict(zip(labels, (line["group"] for line in lines), strict=True)),
+                lines[0]["trainable_params_m"],
+                (source,),
+                lines[0]["notes"],
+            )
+    return list(found.values())
+
+
+def backbones_of(row: Published) -> list[str]:
+    """Titles of the backbones here that the published one stands for."""
+    return _renamed("backbone").get(f"{row.backbone} {row.pretraining}", [])
+
+
+def beside(tables: Sequence[Table]) -> list[Table]:
+    """The tables with the published rows of their backbone that share a data set with them."""
+    published, sources = load_published(), load_sources()
+    result = []
+    for table in tables:
+        matching = [row for row in published if table.backbone.split(" (")[0] in backbones_of(row)]
+        result.append(_with_published(table, matching, sources))
+    return result
+
+
+def alone() -> list[Table]:
+    """Tables of the published rows alone, one for each benchmark and backbone."""
+    sources = load_sources()
+    by_table: dict[tuple[str, str], list[Published]] = {}
+    for row in load_published():
+        by_table.setdefault((f"{row.backbone} {row.pretraining}", row.benchmark), []).append(row)
+    tables = []
+    for (backbone, benchmark), rows in sorted(by_table.items()):
+        groups = rows[0].groups
+        columns = tuple(Column(label, label, group, "as published", "as published") for label, group in groups.items())
+        empty = Table(backbone, benchmark, "as published", columns, (), (), compare((), columns))
+        tables.append(_with_published(empty, rows, sources))
+    return tables
+
+
+def _with_published(table: Table, published: Iterable[Published], sources: Mapping[str, Source]) -> Table:
+    rows = [row for row in (_row(line, table.columns, sources) for line in published) if row is not None]
+    named = sorted({source for row in rows for source in row.sources})
+    notes = [f"published by {name} ({sources[name].publication}): {sources[name].protocol}" for name in named]
+    if rows:
+        notes.insert(0, "published rows are as printed, each by its own protocol; params with or without the head")
+    return dataclasses.replace(
+        table, published=tuple(sorted(rows, key=row_key)), notes=(*table.notes, *dict.fromkeys(notes))
+    )
+
+
+def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Source]) -> Row | None:
+    num_seeds = sources[line.sources[0]].num_seeds
+    fractions = {c.name: float(line.figures[c.dataset]) / 100 for c in columns if c.dataset in line.figures}
+    if not fractions:
+        return None
+    group_means, mean_of_groups, flat_mean = overall_means({n: {0: f} for n, f in fractions.items()}, columns)
+    params = float(line.params_millions) * 1e6 if line.params_millions else None
+    return Row(
+        method=line.label,
+        cells={name: Score(fraction, None, num_seeds) for name, fraction in fractions.items()},
+        group_means=group_means,
+        mean_of_groups=mean_of_groups,
+        flat_mean=flat_mean,
+        ppt=None if flat_mean is None or params is None else ppt(flat_mean.mean, params),
+        params_method=params,
+        sources=line.sources,
+    )
+
+
+def _renamed(kind: str) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for line in _lines("names"):
+        if line["kind"] == kind:
+            names.setdefault(line["published"], []).append(line["measured"])
+    return names
+
+
+def _lines(name: str) -> list[dict[str, str]]:
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

@@ -1,0 +1,143 @@
+"""What a leaderboard table consists of: scores, columns, rows. Plain values, no rules."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peftbench.boards.significance import Friedman, interval95
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean of an accuracy over `n` seeds and its sample standard deviation, as fractions; None for a single seed.
+
+    `n` is 0 for a published figure whose source does not state its seeds.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+
+    @property
+    def interval(self) -> float | None:
+        """Half the width of the 95 % t interval of the mean over seeds; None without a spread."""
+        return None if self.std is None else interval95(self.std, self.n)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One data set of a table. `name` is its header, which says when membership departs from the official list."""
+
+    name: str
+    dataset: str
+    group: str
+    membership: str
+    test_images: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one setting. All means are None unless every column of the table has a cell.
+
+    `remark` says how far the method is from its paper, empty where it is as published.
+    Costs are means over the row's own cells, None when one of them is unknown; `device` names where the images per
+    second were measured, and they are None when that is more than one device. `records` holds the fingerprints behind
+    each cell, by seed. `sources` names who published the figures; it is empty for measured rows.
+    """
+
+    method: str
+    cells: Mapping[str, Score]
+    group_means: Mapping[str, Score]
+    mean_of_groups: Score | None
+    flat_mean: Score | None
+    ppt: float | None
+    params_method: float | None
+    params_head: float | None = None
+    memory_bytes: float | None = None
+    train_flops_per_image: float | None = None
+    forward_flops_per_image: float | None = None
+    train_images_per_second: float | None = None
+    eval_images_per_second: float | None = None
+    device: str = ""
+    remark: str = ""
+    records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return self.flat_mean is not None
+
+    @property
+    def num_seeds(self) -> tuple[int, int]:
+        """Fewest and most seeds of a cell."""
+        counts = [score.n for score in self.cells.values()]
+        return min(counts), max(counts)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the complete measured rows of a table can be said to differ in; see `comparison.compare`.
+
+    `methods` are the rows compared, in table order, and `ranks` their average ranks. `verdicts` has a word for each of
+    them and `basis` says what it rests on: "data sets", "seeds" or "" when nothing can be said. `wilcoxon` are
+    Holm-adjusted p-values of all pairs, `against_best` those of the verdicts. `remarks` say what the data is too small
+    for.
+    """
+
+    methods: tuple[str, ...]
+    num_datasets: int
+    ranks: tuple[float, ...]
+    friedman: Friedman | None
+    critical_difference: float | None
+    wilcoxon: tuple[tuple[float, ...], ...] | None
+    basis: str
+    against_best: Mapping[str, float | None]
+    verdicts: Mapping[str, str]
+    remarks: tuple[str, ...]
+
+    @property
+    def rank_of(self) -> dict[str, float]:
+        return dict(zip(self.methods, self.ranks, strict=True))
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods that may be compared: one backbone, weights, protocol and recipe, and one choice of hyperparameters.
+
+    `published` rows stand beside the measured ones for reading only: they follow protocols of their own and enter no
+    rank, test or note.
+    """
+
+    backbone: str
+    protocol: str
+    hyperparameters: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    comparison: Comparison
+    published: tuple[Row, ...] = ()
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(column.group for column in self.columns))
+
+    @property
+    def title(self) -> str:
+        return f"{self.backbone}, {self.protocol}, {self.hyperparameters}"
+
+
+def score(values: Sequence[float]) -> Score:
+    """Mean and sample standard deviation (n - 1 in the denominator) of one number per seed."""
+    return Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def ppt(accuracy: float, num_params: float) -> float:
+    """Performance-per-trainable-parameters score: accuracy * exp(-log10(P / 10 + 1)), P in millions, accuracy in 0..1.
+
+    V-PETL Bench (Xin et al., NeurIPS 2024) prints the score without its formula. This one is inferred from the printed
+    numbers, of which it reproduces 84 of 91 to the two printed decimals; P leaves out the classification head.
+    """
+    return accuracy * math.exp(-math.log10(num_params / 1e7 + 1))

@@ -1,0 +1,134 @@
+"""The words and rounded numbers of a table. The only place where numbers of the leaderboard are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from peftbench.boards.table import Row, Score, Table
+
+EMPTY = "—"
+MARK = " †"
+
+LEGEND = (
+    "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
+    "params: trainable parameters of the method, without the head; head: those of the head. memory: weights, "
+    "gradients, optimizer state and saved activations of one training step, counted. train GFLOPs: per image, forward "
+    "and backward. mean of groups: mean of the group means; flat mean: mean of all data sets; never compare one with "
+    "the other. PPT: flat mean as a fraction, times exp(-log10(params / 10 M + 1)). rank: average rank over data sets. "
+    f"{EMPTY}: no record, hence no means. {MARK.strip()}: not as in the paper, see the notes."
+)
+
+SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
+
+
+def cost_headers(table: Table) -> list[str]:
+    """Headers of the costs that some row knows; the device is shown where a table has more than one."""
+    names = ["params (M)", "head (M)", "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
+    known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
+    return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
+
+
+def column_headers(table: Table) -> list[str]:
+    return [column.name for column in table.columns]
+
+
+def mean_headers(table: Table) -> list[str]:
+    """Headers of the means; with a single group its mean, the mean of groups and the flat mean are one number."""
+    groups = [*(f"{group} mean" for group in table.groups), "mean of groups"] if len(table.groups) > 1 else []
+    return [*groups, "flat mean", "PPT"]
+
+
+def headers(table: Table) -> list[str]:
+    """All headers behind the method, in the order of a written table."""
+    return [*cost_headers(table), *column_headers(table), *mean_headers(table), RANK, VERDICT, SEEDS]
+
+
+def label(row: Row) -> str:
+    """The method, marked if it departs from its paper; for published rows who printed it: `lora [vpetl_bench +6]`."""
+    if not row.sources:
+        return row.method + (MARK if row.remark else "")
+    more = f" +{len(row.sources) - 1}" if len(row.sources) > 1 else ""
+    return f"{row.method} [{row.sources[0]}{more}]"
+
+
+def texts(table: Table, chosen: Sequence[str]) -> list[list[str]]:
+    """The label and the chosen columns of each row, measured rows first."""
+    return [[label(row), *(text(table, row, header) for header in chosen)] for row in all_rows(table)]
+
+
+def all_rows(table: Table) -> tuple[Row, ...]:
+    return (*table.rows, *table.published)
+
+
+def notes(table: Table) -> list[str]:
+    """What a reader must know before comparing numbers of this table."""
+    return [*general_notes(table), *remarks(table)]
+
+
+def general_notes(table: Table) -> list[str]:
+    """The notes that speak of the whole table."""
+    return [*table.notes, *table.comparison.remarks]
+
+
+def remarks(table: Table) -> list[str]:
+    """One footnote for each remark, with the rows it belongs to."""
+    methods: dict[str, list[str]] = {}
+    for row in sorted(table.rows, key=lambda row: row.method):
+        if row.remark:
+            methods.setdefault(row.remark, []).append(row.method)
+    return [f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()]
+
+
+def text(table: Table, row: Row, header: str) -> str:
+    """One cell as a reader sees it; `EMPTY` where nothing is known."""
+    if header in row.cells:
+        score = row.cells[header]
+        return percent(score, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
+    if header in (RANK, VERDICT):
+        return _standing(table, row, header)
+    group = header.removesuffix(" mean")
+    if header != group and group in row.group_means:
+        return percent(row.group_means[group], 1)
+    known = {
+        "params (M)": number(row.params_method, 1e6, 3),
+        "head (M)": number(row.params_head, 1e6, 3),
+        "memory (MB)": number(row.memory_bytes, 1e6, 0),
+        "train GFLOPs": number(row.train_flops_per_image, 1e9, 2),
+        "train img/s": number(row.train_images_per_second, 1, 0),
+        "eval img/s": number(row.eval_images_per_second, 1, 0),
+        "device": row.device or EMPTY,
+        "mean of groups": percent(row.mean_of_groups, 2),
+        "flat mean": percent(row.flat_mean, 2),
+        "PPT": number(row.ppt, 1, 2),
+        SEEDS: _seeds(row),
+    }
+    return known.get(header, EMPTY)
+
+
+def _standing(table: Table, row: Row, header: str) -> str:
+    comparison = table.comparison
+    if row.sources:
+        return EMPTY if header == RANK else "published"
+    if row.method not in comparison.verdicts:
+        return EMPTY if header == RANK else "incomplete" if not row.complete else EMPTY
+    if header == RANK:
+        return f"{comparison.rank_of[row.method]:.1f}"
+    return comparison.verdicts[row.method] or EMPTY
+
+
+def _seeds(row: Row) -> str:
+    low, high = row.num_seeds
+    if high == 0:
+        return "?"
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def percent(score: Score | None, decimals: int) -> str:
+    if score is None:
+        return EMPTY
+    mean = f"{100 * score.mean:.{decimals}f}"
+    return mean if score.std is None else f"{mean} ± {100 * score.std:.{decimals}f}"
+
+
+def number(value: float | None, unit: float, decimals: int) -> str:
+    return EMPTY if value is None else f"{value / unit:.{decimals}f}"

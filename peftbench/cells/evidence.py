@@ -1,0 +1,157 @@
+"""What a cell shows to a method that looks at images first: its training images, and parts of them to search on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.seeding import derive
+from peftbench.methods.observation import Batch, Loss
+from peftbench.tasks.classification import classification_loss
+from peftbench.tasks.model import Classifier
+from peftbench.train.augment import Augment
+from peftbench.train.batches import Batches, training_batches
+from peftbench.train.evaluate import evaluate
+from peftbench.train.loop import fit
+from peftbench.train.optim import param_groups
+from peftbench.train.options import OptimSpec, TrainSpec
+
+# A search that trains and compares needs images apart from those it trains on: a cell's training split -> the two.
+SEARCH_SPLITS = {
+    "train800val200": ("train800", "val200"),
+    "train800": ("train800", "val200"),
+    "trainval": ("train", "val"),
+    "train": ("train", "val"),
+    "fewshot": ("fewshot", "fewshot_val"),
+}
+
+
+class Split(Protocol):
+    """Pixels uint8 [num, height, width, channels] and labels int64 [num]."""
+
+    @property
+    def images(self) -> Any: ...
+
+    @property
+    def labels(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class CellEvidence:
+    """`peftbench.methods.observation.Evidence` of one cell.
+
+    `load` gives a split by name and is never asked for the test split; `mean` and `std` normalise pixels.
+    """
+
+    backbone: Backbone
+    num_classes: int
+    load: Callable[[str], Split]
+    train_split: str
+    optim: OptimSpec
+    train: TrainSpec
+    seed: int
+    device: torch.device
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    progress: Progress
+
+    @property
+    def epochs(self) -> int:
+        return self.train.epochs
+
+    def images(self, batch_size: int) -> Iterator[Batch]:
+        return self._batches(self.train_split, batch_size=batch_size).epoch(0)
+
+    def views(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
+        first, second = (
+            self._batches(
+                self.train_split,
+                batch_size=batch_size,
+                shuffle=True,
+                augment=Augment("contrast"),
+                draws_seed=derive(self.seed, "view", number),
+            )
+            for number in range(2)
+        )
+        return zip(first.epoch(0), second.epoch(0), strict=True)
+
+    def classifier(self, backbone: Backbone) -> nn.Module:
+        return Classifier(backbone, self.num_classes, self.seed).to(self.device)
+
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        return classification_loss(self.train.label_smoothing)(model, batch)
+
+    def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
+        lr = self.optim.lr if lr is None else lr
+        optim = replace(
+            self.optim,
+            lr=lr,
+            min_lr=min(self.optim.min_lr, lr),
+            warmup_lr=min(self.optim.warmup_lr, lr),
+            warmup_epochs=min(self.optim.warmup_epochs, epochs / 10),
+        )
+        train = replace(self.train, epochs=epochs, select="last", compile=False)
+        pixels = self.load(SEARCH_SPLITS[self.train_split][0])
+        batches = training_batches(
+            pixels.images,
+            pixels.labels,
+            train,
+            num_classes=self.num_classes,
+            seed=self.seed,
+            device=self.device,
+            mean=self.mean,
+            std=self.std,
+        )
+        assert isinstance(model, Classifier)
+        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
+        with self.progress.epochs("looking at the training images", epochs, batches) as on_epoch:
+            fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
+
+    def accuracy(self, model: nn.Module) -> float:
+        batches = self._batches(SEARCH_SPLITS[self.train_split][1], batch_size=self.train.eval_batch_size)
+        return evaluate(model, batches, self.num_classes, self.train.precision).accuracy
+
+    def _batches(self, split: str, **options: Any) -> Batches:
+        pixels = self.load(split)
+        return Batches(
+            pixels.images, pixels.labels, device=self.device, mean=self.mean, std=self.std, seed=self.seed, **options
+        )
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Random pixels and labels: enough to see what a method does with a backbone."""
+
+    images: Any
+    labels: Any
+
+    @classmethod
+    def draw(cls, num_images: int, num_classes: int, size: int) -> RandomSplit:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(256, (num_images, size, size, 3), generator=generator, dtype=torch.uint8)
+        return cls(images, torch.arange(num_images) % num_classes)
+
+
+def random_evidence(backbone: Backbone, num_images: int = 32, num_classes: int = 4, seed: int = 0) -> CellEvidence:
+    """Evidence without a dataset, for tests and for the page that shows which backbones a method fits."""
+    split = RandomSplit.draw(num_images, num_classes, backbone.input_spec.size)
+    train = TrainSpec(batch_size=16)
+    return CellEvidence(
+        backbone,
+        num_classes,
+        lambda _: split,
+        "train800",
+        OptimSpec(),
+        train,
+        seed,
+        backbone.device,
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        Progress(False),
+    )

@@ -1,0 +1,41 @@
+"""The lines a finished or skipped cell leaves on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from peftbench.records.record import RunRecord
+
+
+def summary(record: RunRecord) -> dict[str, Any]:
+    """The few facts of a record that its one line shows."""
+    name, scores = ("test", record.metrics["test"]) if record.metrics["test"] else ("val", record.metrics["val"])
+    return {
+        "method": record.labels["method"],
+        "dataset": record.labels["dataset"],
+        "backbone": record.labels["backbone"],
+        "seed": record.seed,
+        "split": name,
+        "accuracy": scores["accuracy"],
+        "n": scores["n"],
+        "params_method": record.params["method"],
+        "params_head": record.params["head"],
+    }
+
+
+def finished_line(facts: Mapping[str, Any], path: Path, seconds: float) -> str:
+    return f"{_facts(facts)}, {seconds:.0f} s\nrecord {path}"
+
+
+def skipped_line(facts: Mapping[str, Any], path: Path) -> str:
+    return f"already done: {_facts(facts)}\nrecord {path}"
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    return (
+        f"{facts['method']} on {facts['dataset']} ({facts['backbone']}, seed {facts['seed']}): "
+        f"{facts['split']} accuracy {facts['accuracy']:.2%} of {facts['n']:,} images, "
+        f"{facts['params_method']:,} + {facts['params_head']:,} trainable parameters (method + head)"
+    )

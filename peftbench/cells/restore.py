@@ -1,0 +1,94 @@
+"""From a record back to its cell: the configuration it ran with, its adapter loaded, its test split read again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from peftbench.adapters.file import load_adapter, read_adapter, take_findings
+from peftbench.cells.cell import plan
+from peftbench.cells.setup import pick_device, set_up
+from peftbench.config.gate import RunConfig, to_run_config
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import ConfigError, RecordError
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.seeding import deterministic
+from peftbench.foundation.spec import defaults_of
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.train.evaluate import Evaluation, evaluate
+
+
+def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
+    """The record under this file name or fingerprint, and the store it belongs to. Raises `RecordError`."""
+    path = Path(named)
+    if path.suffix != ".json":
+        store = Store(results)
+        return store.get(named), store
+    if not path.is_file():
+        raise RecordError(f"there is no record at {path}")
+    record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+    inside = [parent for parent in path.resolve().parents if parent.name == "records"]
+    return record, Store(inside[0].parent if inside else results)
+
+
+def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) -> Evaluation:
+    """Rebuild the cell from its adapter's configuration, load the adapter, and evaluate the test split.
+
+    Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
+    """
+    if record.metrics["test"] is None:
+        raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
+    path = store.adapter_path(record.fingerprint)
+    tensors, metadata = read_adapter(path)
+    config, runtime = record_config(record, options, json.loads(metadata["config"]))
+    with deterministic(pick_device(runtime.device)):
+        findings = take_findings(tensors)
+        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress), findings)
+        load_adapter(setup.model, tensors, path)
+        if config.protocol.merge:
+            config.method.merge(setup.model.backbone)
+        test = setup.load("test")
+        return evaluate(setup.model, setup.eval_batches(test), setup.source.num_classes, config.train.precision)
+
+
+def record_config(
+    record: RunRecord, options: list[str], tree: dict[str, Any] | None = None
+) -> tuple[RunConfig, RuntimeSpec]:
+    """The configuration of a record's cell on this machine; `tree` is it with the places of inputs, where known.
+
+    Raises `ConfigError` for wrong options, `MissingInput` when data or weights are not here, `RecordError` when they,
+    or the code, are not the record's.
+    """
+    config = OmegaConf.create(tree or {**record.config, "runtime": defaults_of(RuntimeSpec)})
+    OmegaConf.set_struct(config, False)
+    try:
+        config.merge_with_dotlist(options)
+    except Exception as error:
+        raise ConfigError([f"options must be of the form section.option=value: {error}"]) from error
+    typed, runtime = to_run_config(config)
+    cell = plan(typed)
+    if cell.fingerprint != record.fingerprint:
+        raise RecordError(
+            f"this is not the cell of record {record.fingerprint}: "
+            f"{identity_difference(record.identity, cell.identity)}; "
+            f"the record was made by commit {record.provenance['git_commit']}"
+        )
+    return typed, runtime
+
+
+def identity_difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first option in which two identities differ."""
+    for section, values in recorded.items():
+        if values != now.get(section):
+            if not isinstance(values, dict):
+                return f"{section} was {values}, is {now.get(section)}"
+            present = now.get(section, {})
+            for key in {**values, **present}:
+                if values.get(key) != present.get(key):
+                    return f"{section}.{key} was {values.get(key)}, is {present.get(key)}"
+    return "its identity has other sections"

@@ -1,0 +1,233 @@
+"""`python -m peftbench data list|prepare|verify|show|cache`: what there is, and whether it can be trusted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, register_schemas, to_run_config
+from peftbench.config.overrides import choices_of, word_problems
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
+from peftbench.data.contact_sheet import contact_sheet
+from peftbench.data.pixels.cache import default_cache_dir, load_split
+from peftbench.data.pixels.entry import Listed, listed, prune
+from peftbench.data.verify import verify
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.spec import build
+
+ACTIONS = ("list", "prepare", "verify", "show", "cache")
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0; 1 when `verify` finds problems; 2 for wrong words or missing data."""
+    if words and words[0] not in ACTIONS and not words[0].startswith("-"):
+        raise ConfigError([f"unknown data command '{words[0]}'{did_you_mean(words[0], ACTIONS)}"])
+    arguments = _parser().parse_args(words)
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peftbench data", description=(__doc__ or "").partition(": ")[2])
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    def action(name: str, run: Any, about: str, options: str | None) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=about, description=about)
+        added.set_defaults(run=run)
+        if options != "":
+            if options:
+                added.add_argument("dataset", help="a choice of the group dataset, e.g. vtab/caltech101")
+            added.add_argument("options", nargs="*", help="as everywhere, e.g. dataset.root=DIR")
+        return added
+
+    action("list", _list, "every dataset: whether it is ready, its size and where it is", None)
+    prepare = action("prepare", _prepare, "download what can be downloaded and fill the image cache", "dataset")
+    prepare.add_argument("--no-test", action="store_true", help="leave the test split for later")
+    action("verify", _verify, "decode every image; name all that is wrong", "dataset")
+    show = action("show", _show, "a contact sheet with class names", "dataset")
+    show.add_argument("--out", type=Path, help="the PNG to write (default: <dataset>.png here)")
+    show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
+    show.add_argument("--per-class", type=int, default=8, help="images of each class (default: 8)")
+    cache = action("cache", _cache, "what the image cache holds", "")
+    cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
+    cache.add_argument("--unused-days", type=float, help="with --prune: also what was not used for so many days")
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    table = Table("dataset", "group", "state", "size", "where", box=None, pad_edge=False)
+    options = _dataset_options(arguments.options)
+    known: set[str] = set()
+    for name in choices_of(config_dir() / "dataset"):
+        cls, values = _shipped(name)
+        fields = {field.name for field in dataclasses.fields(cls)}
+        known |= fields
+        spec = build(cls, values | {key: value for key, value in options.items() if key in fields})
+        assert isinstance(spec, DatasetSpec)
+        table.add_row(name, spec.group, *_state(spec))
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise ConfigError([f"unknown option dataset.{key}{did_you_mean(key, known)}" for key in unknown])
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    return 0
+
+
+def _dataset_options(words: list[str]) -> dict[str, Any]:
+    problems = [
+        f"'{word}' is not of the form dataset.option=value" for word in words if not word.startswith("dataset.")
+    ]
+    if problems:
+        raise ConfigError(problems)
+    values = OmegaConf.to_container(OmegaConf.from_dotlist(words)) if words else {}
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.get("dataset", {}).items()}
+
+
+def _shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
+    """The class and the values of one yaml of the group, without composing a whole configuration."""
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml"))
+    assert isinstance(values, dict)
+    [schema] = values.pop("defaults")
+    kind = str(schema).removeprefix("/schema/dataset/").removesuffix("@_here_")
+    return DATASETS.get(kind), {str(key): value for key, value in values.items()}
+
+
+def _state(spec: DatasetSpec) -> tuple[str, str, str]:
+    """State, size (on disk, or of the archives to get) and place of a dataset."""
+    to_get = f"{spec.download_megabytes:,} MB to get" if spec.download_megabytes else ""
+    try:
+        spec.revision()
+        places = spec.places()
+    except MissingInput as error:
+        return "missing", to_get, _shortened(spec, error)
+    except PeftbenchError as error:
+        return "damaged", "", _shortened(spec, error)
+    if places:
+        return "ready", _size(sum(map(_bytes_under, places))), ", ".join(map(str, places[:2]))
+    return ("download", to_get, "fetched at first use") if to_get else ("ready", "", "made by the package")
+
+
+def _shortened(spec: DatasetSpec, error: PeftbenchError) -> str:
+    """The first statement of a message, without the name that the row begins with."""
+    return re.split(r"[:;] |\. ", str(error).removeprefix(f"{spec.label}: "))[0]
+
+
+def _bytes_under(place: Path) -> int:
+    if place.is_file():
+        return place.stat().st_size
+    return sum(os.stat(Path(folder) / name).st_size for folder, _, names in os.walk(place) for name in names)  # noqa: PTH116
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"
+
+
+def _composed(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
+    """The configuration of `dataset=<dataset>` and the other words."""
+    words = [f"dataset={arguments.dataset}", *arguments.options]
+    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"])
+    if problems:
+        raise ConfigError(problems)
+    register_schemas()
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return to_run_config(compose("config", words))
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    # asking for it is leave to download, unless the words say otherwise
+    if not any(word.startswith("dataset.download=") for word in arguments.options):
+        cls, _ = _shipped(arguments.dataset) if _is_choice(arguments.dataset) else (DatasetSpec, {})
+        if "download" in {field.name for field in dataclasses.fields(cls)}:
+            arguments.options = ["dataset.download=true", *arguments.options]
+    config, runtime = _composed(arguments)
+    from peftbench.backbones.build import input_spec
+    from peftbench.cells.setup import image_transform
+
+    progress = Progress(runtime.progress)
+    from peftbench.cells.setup import open_source
+
+    source = open_source(config)
+    for note in source.notes:
+        progress.say(note)
+    transform = image_transform(input_spec(config.backbone), config.protocol)
+    cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
+    asked = (config.protocol.train_split, config.protocol.val_split, "test")
+    # a run on VTAB's splits is tuned on their parts: all four are needed sooner or later
+    wanted = SPLITS if config.protocol.train_split in SPLITS else [name for name in asked if name]
+    names = [name for name in wanted if not (arguments.no_test and name == "test")]
+    for name in names:
+        split = load_split(source, name, transform, cache_dir, progress.counted)
+        size = _size(split.images.nbytes)
+        print(f"{name}: {len(split.labels):,} images, {size}, {transform.key()}, {split.digest[:16]}")
+    print(f"{config.dataset.label}: ready ({source.membership}, pixels {source.pixels}, test {source.test})")
+    return 0
+
+
+def _is_choice(name: str) -> bool:
+    return name in choices_of(config_dir() / "dataset")
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    config, runtime = _composed(arguments)
+    source = config.dataset.open()
+    total = sum(len(source.split(name)) for name in source.whole_splits)
+    with Progress(runtime.progress).counted("verifying", total) as step:
+        found = verify(source, step)
+    print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
+    for kind, lines in (("", found.facts), ("warning: ", found.warnings), ("problem: ", found.problems)):
+        print("".join(f"  {kind}{line}\n" for line in lines), end="")
+    print(f"{len(found.problems)} problems, {len(found.warnings)} warnings")
+    return 1 if found.problems else 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    if arguments.per_class < 1:
+        raise ConfigError([f"--per-class must be at least 1, got {arguments.per_class}"])
+    config, _ = _composed(arguments)
+    source = config.dataset.open()
+    split = arguments.split or source.whole_splits[2]
+    if split not in source.splits:
+        raise ConfigError([f"--split: this dataset has {', '.join(source.splits)}, not {split}"])
+    sheet = contact_sheet(source.split(split), source.class_names, arguments.per_class)
+    path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise PeftbenchError(f"{path} cannot be written ({error.strerror or error}); set --out") from error
+    print(f"{path}: {source.num_classes} classes of {config.dataset.label}, {split}")
+    return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    if arguments.unused_days is not None and not arguments.prune:
+        raise ConfigError(["--unused-days goes with --prune"])
+    folder = default_cache_dir() / "images"
+    entries = prune(folder, arguments.unused_days) if arguments.prune else listed(folder)
+    for entry in entries:
+        print(_entry_line(entry))
+    total = _size(sum(entry.num_bytes for entry in entries))
+    print(f"{'removed ' if arguments.prune else ''}{len(entries)} entries, {total}, in {folder}")
+    return 0
+
+
+def _entry_line(entry: Listed) -> str:
+    about = entry.about
+    what = (
+        f"{about.get('split', '')} {about.get('transform', '')} {about.get('shape', '')}"
+        if about
+        else "left half-built"
+    )
+    unread = "" if entry.reachable or not about else ", made by other versions"
+    return f"{entry.key[:12]}  {_size(entry.num_bytes):>10}  {what}{unread}"

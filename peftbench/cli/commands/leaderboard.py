@@ -1,0 +1,127 @@
+"""`python -m peftbench leaderboard`: records -> tables on the terminal, as CSV, JSON, Markdown, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.published import alone, beside
+from peftbench.boards.render import write
+from peftbench.boards.report import MOST_EMBEDDED, available, write_report
+from peftbench.boards.table import Table
+from peftbench.boards.terminal import show
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.records.index import read_reported
+from peftbench.records.store import Store
+
+# Columns of `collect` that an option of the same name narrows.
+_FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, or 2 when there is nothing to show."""
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except PeftbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m peftbench leaderboard",
+        description="Show the leaderboard and write it as CSV, JSON, Markdown, LaTeX and HTML.",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+    )
+    parser.add_argument(
+        "--published",
+        nargs="?",
+        const="beside",
+        choices=("beside", "all"),
+        help="add published rows beside measured ones of the same backbone and data sets; all: also tables of "
+        "published rows alone",
+    )
+    parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
+    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
+    for name in _FILTERS:
+        parser.add_argument(
+            f"--{name}", nargs="+", metavar=name.upper(), help=f"only these; matches the {name} exactly"
+        )
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    everything = read_reported(arguments.results, not arguments.no_index)
+    chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
+    rows = _narrow(everything, chosen)
+    tables = leaderboard(rows)
+    if arguments.published:
+        tables = beside(tables) + (alone() if arguments.published == "all" else [])
+    if not tables:
+        raise MissingInput(_nothing_to_show(arguments.results / "records", len(everything), len(rows)))
+    # what a pipe or a log file receives should not depend on the window of whoever reads it
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    for table in tables:
+        show(table, console)
+    trials = int(rows["accuracy"].isna().sum())
+    if trials:
+        print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
+    if chosen and arguments.out is None:
+        print("not written, since it holds only a choice of the records; --out DIR writes it there")
+        return
+    folder = arguments.out or arguments.results / "leaderboard" / ("published" if arguments.published else "")
+    for path in write(tables, folder):
+        print(f"wrote {path}")
+    if not available():
+        print("no HTML report: pip install 'peftbench[report]'")
+    elif not arguments.no_report:
+        print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
+
+
+def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
+    used = {name for table in tables for row in table.rows for names in row.records.values() for name in names}
+    if len(used) <= MOST_EMBEDDED:
+        return write_report(folder / "leaderboard.html", tables, store.read(used))
+    labels = ("backbone", "method", "dataset")
+    paths = store.packed() | {
+        fingerprint: path
+        for fingerprint, *names in zip(rows["fingerprint"], *(rows[label] for label in labels), strict=True)
+        if fingerprint in used and (path := store.path_of(dict(zip(labels, names, strict=True)), fingerprint)).is_file()
+    }
+    links = {name: os.path.relpath(paths[name], folder) for name in sorted(used & paths.keys())}
+    return write_report(folder / "leaderboard.html", tables, [], links)
+
+
+def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:
+    if not num_records:
+        advice = "run a cell first (python -m peftbench ...) or point --results to a folder that holds records/"
+        return f"no records under {folder}; {advice}"
+    if not num_chosen:
+        return "no record has all of the chosen labels; choose fewer"
+    return f"none of the {num_chosen} records has a test score: trials that choose settings are no results"
+
+
+def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:
+    """Rows whose labels are among the chosen ones; raises `ConfigError` for a label that no record has."""
+    problems = [
+        f"--{column}: no record has '{name}'{did_you_mean(name, rows[column])}"
+        for column, names in chosen.items()
+        for name in names
+        if len(rows) and name not in set(rows[column])
+    ]
+    if problems:
+        raise ConfigError(problems)
+    for column, names in chosen.items():
+        rows = rows[rows[column].isin(names)]
+    return rows

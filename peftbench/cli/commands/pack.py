@@ -1,0 +1,107 @@
+"""`python -m peftbench pack NAME`: many record files -> one compressed file that is committed in their place."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from peftbench.foundation.errors import MissingInput, PeftbenchError, RecordError
+from peftbench.foundation.files import create_text
+from peftbench.foundation.progress import Progress
+from peftbench.records.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store, read_record
+
+_FILTERS = ("backbone", "method", "dataset", "protocol")
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; returns the exit code: 0, 1 when a file cannot be written or read, 2 when nothing matches."""
+    arguments = _parser().parse_args(argv)
+    store = Store(arguments.results)
+    path = store.records_folder / f"{arguments.name.removesuffix(SUFFIX)}{SUFFIX}"
+    try:
+        if arguments.unpack:
+            print(f"{unpack(store, path)} records unpacked from {path}")
+        else:
+            chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
+            added, total = pack(store, path, chosen)
+            print(f"{path}: {total} records, {added} of them new")
+    except PeftbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, int]:
+    """Move the record files with these labels into the pack at `path`; returns (how many were added, its size).
+
+    The files are deleted only after the pack was written and read back. Raises `RecordError` when a file is damaged or
+    holds another result than the pack does for the same cell, `MissingInput` when no record matches.
+    """
+    lines = {record.fingerprint: to_line(record) for record in _whole(path)} if path.exists() else {}
+    before = len(lines)
+    files = []
+    present = store.record_files()
+    with Progress().counted("packing", len(present)) as step:
+        for file in present:
+            record = read_record(file)
+            step(1)
+            if all(record.labels[name] in names for name, names in chosen.items()):
+                line = to_line(record)
+                if lines.setdefault(record.fingerprint, line) != line:
+                    raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
+                files.append(file)
+    if not files:
+        raise MissingInput(f"no record files with the chosen labels under {store.records_folder}")
+    write_lines(path, lines)
+    if not holds_exactly(path, lines):
+        raise RecordError(f"{path} does not read back as it was written; the record files were left in place")
+    for file in files:
+        file.unlink()
+    # folders that have become empty, from the data sets' up to the backbones'
+    folders = {folder for file in files for folder in list(file.parents)[:3]}
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    return len(lines) - before, len(lines)
+
+
+def unpack(store: Store, path: Path) -> int:
+    """Turn a pack back into record files, byte for byte as they were, and delete it; returns their number."""
+    if not path.exists():
+        raise MissingInput(f"there is no {path}")
+    number = 0
+    for record in _whole(path):
+        number += 1
+        file = store.path_of(record.labels, record.fingerprint)
+        with contextlib.suppress(FileExistsError):
+            create_text(file, record.to_json())
+        if read_record(file) != record:
+            raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
+    path.unlink()
+    return number
+
+
+def _whole(path: Path) -> Iterator[RunRecord]:
+    for entry in read_pack(path):
+        if isinstance(entry, RecordError):
+            raise entry
+        yield entry
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m peftbench pack", description="Move record files into one compressed file, or back."
+    )
+    parser.add_argument("name", help=f"records/NAME{SUFFIX} is written, or added to")
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+    )
+    parser.add_argument("--unpack", action="store_true", help="turn the pack back into files")
+    for name in _FILTERS:
+        parser.add_argument(f"--{name}", nargs="+", metavar=name.upper(), help=f"only records of these: {name}")
+    return parser

@@ -1,0 +1,65 @@
+"""`python -m peftbench trials`: the trials behind tuned records, and whether their choice follows from the records."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.records.trials import choice_problems
+
+
+def main(argv: list[str]) -> int:
+    """Show the trials of every tuned record; exit code 1 when a choice does not follow, 2 when there is nothing."""
+    parser = argparse.ArgumentParser(prog="python -m peftbench trials", description=__doc__)
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with records/ (%(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        return _show(arguments.results)
+    except PeftbenchError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _show(results: Path) -> int:
+    records, skipped = Store(results).scan()
+    for line in skipped:
+        print(f"skipped {line}", file=sys.stderr)
+    by_fingerprint = {record.fingerprint: record for record in records}
+    tuned = [record for record in records if record.tuning is not None]
+    if not tuned:
+        raise MissingInput(
+            f"no tuned records under {results / 'records'}; make one: python -m peftbench tune=random ..."
+        )
+    console = Console() if sys.stdout.isatty() else Console(width=140)
+    wrong = 0
+    for record in tuned:
+        problems = choice_problems(record, by_fingerprint)
+        wrong += bool(problems)
+        console.print(_grid(record))
+        console.print("; ".join(problems) or "the trials' records give the same choice", markup=False)
+    return 1 if wrong else 0
+
+
+def _grid(record: RunRecord) -> Grid:
+    tuning, labels = record.tuning or {}, record.labels
+    test = record.metrics["test"]
+    title = f"{labels['method']} on {labels['dataset']} ({labels['backbone']}, seed {record.seed}), {tuning['label']}"
+    grid = Grid(title=f"{title}: test {test['accuracy']:.2%}" if test else title, title_justify="left")
+    names = list(tuning["trials"][0]["setting"])
+    for name in ("trial", *names, "val", "record"):
+        grid.add_column(name, justify="right" if name != "record" else "left")
+    for number, trial in enumerate(tuning["trials"], start=1):
+        score = trial["val_accuracy"]
+        chosen = " (chosen)" if trial["fingerprint"] == tuning["chosen"] else ""
+        values = [f"{trial['setting'][name]:g}" for name in names]
+        grid.add_row(
+            str(number), *values, "diverged" if score is None else f"{score:.1%}", trial["fingerprint"] + chosen
+        )
+    return grid

@@ -1,0 +1,265 @@
+"""The gate between Hydra and the program: an untyped tree goes in, frozen objects or one list of problems come out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from peftbench.backbones.options import BackboneSpec
+from peftbench.config.launcher import LAUNCHERS, Launcher
+from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
+from peftbench.config.protocol import ProtocolSpec
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.config.tuning import TuneSpec, for_method
+from peftbench.data.base import DATASETS, DatasetSpec
+from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.spec import Spec, build, defaults_of
+from peftbench.methods.base import METHODS, Method
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.none import NoObjective
+from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
+
+FIXED: dict[str, type[Spec]] = {
+    "backbone": BackboneSpec,
+    "protocol": ProtocolSpec,
+    "optim": OptimSpec,
+    "train": TrainSpec,
+    "runtime": RuntimeSpec,
+    "hparams": HparamsSpec,
+    "tune": TuneSpec,
+}
+# sections whose class is chosen by a name inside them, under this key
+NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
+    "method": ("name", lambda: METHODS),
+    "objective": ("name", lambda: OBJECTIVES),
+    "dataset": ("kind", lambda: DATASETS),
+    "launcher": ("kind", lambda: LAUNCHERS),
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One cell: everything that can change its numbers."""
+
+    backbone: BackboneSpec
+    method: Method
+    dataset: DatasetSpec
+    protocol: ProtocolSpec
+    optim: OptimSpec
+    train: TrainSpec
+    seed: int
+    hparams: HparamsSpec
+    tune: TuneSpec
+    # configurations from before there were objectives do not name one
+    objective: Objective = dataclasses.field(default_factory=NoObjective)
+
+    @property
+    def needs_tuning(self) -> bool:
+        """Whether the hyperparameters are yet to be chosen by trials."""
+        return self.tune.active and not self.hparams.replaced
+
+
+def config_dir() -> Path:
+    """The folder of yaml files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def register_schemas() -> None:
+    """Make every spec's defaults a node that yaml files name as `/schema/...`.
+
+    The nodes are open plain trees on purpose: Hydra then lets any key through and the gate below, which knows the
+    types, reports all problems together and names the nearest options. Hydra alone stops at the first.
+    """
+    store = ConfigStore.instance()
+    for section, cls in FIXED.items():
+        store.store(group="schema", name=section, node=_open_node(defaults_of(cls)))
+    for section, (key, registry) in NAMED.items():
+        for name in registry().names():
+            values = {key: name} | defaults_of(registry().get(name))
+            store.store(group=f"schema/{section}", name=name, node=_open_node(values))
+
+
+def _open_node(values: dict[str, Any]) -> DictConfig:
+    node = OmegaConf.create(values)
+    OmegaConf.set_struct(node, False)
+    return node
+
+
+def to_run_config(tree: DictConfig, named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
+    """The typed configuration of a composed tree.
+
+    `named` holds the options and groups that the command line names (see `overrides.named_options`): a preset
+    (`hparams=osu`) and tuning leave them alone. Where the tree says what a preset did (a section `hparams`, as in
+    `as_tree`), it was applied before and is not again.
+
+    Raises one `ConfigError` with every unknown option, wrong type, value out of range, and contradiction.
+    """
+    try:
+        values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError([str(error).splitlines()[0]]) from error
+    assert isinstance(values, dict)
+    return from_tree({str(key): value for key, value in values.items()}, named)
+
+
+def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
+    """The same from plain values, such as those of `as_tree`."""
+    specs: dict[str, Any] = {}
+    values, problems = _with_preset(values, named)
+    for section, value in values.items():
+        try:
+            if section in FIXED:
+                specs[section] = build(FIXED[section], _mapping(section, value))
+            elif section in NAMED:
+                specs[section] = _build_named(section, _mapping(section, value))
+            elif section == "seed":
+                specs["seed"] = _seed(value)
+            else:
+                problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if "optim" in specs and "train" in specs:
+        problems.extend(schedule_problems(specs["optim"], specs["train"]))
+    if (
+        "train" in specs
+        and "protocol" in specs
+        and specs["train"].select == "best_val"
+        and specs["protocol"].val_split is None
+    ):
+        problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
+    problems.extend(_tuning_problems(specs))
+    if "train" in specs and "protocol" in specs:
+        problems.extend(_window_problems(specs["train"], specs["protocol"]))
+    if problems:
+        raise ConfigError(problems)
+    # configurations from before there was tuning have no such section
+    specs["tune"] = for_method(specs.get("tune", TuneSpec()), specs["method"].size_option, named)
+    runtime = specs.pop("runtime")
+    specs.pop("launcher", None)  # checked with the rest, but no part of a cell
+    return RunConfig(**specs), runtime
+
+
+def _with_preset(values: dict[str, Any], named: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values with a preset applied, and what was wrong with it; other sections are checked by the caller."""
+    preset = values.get("hparams", DEFAULT)
+    if isinstance(preset, dict):
+        return values, []
+    unfilled = {**values, "hparams": {}}
+    try:
+        dataset = _build_named("dataset", _mapping("dataset", values.get("dataset")))
+    except ConfigError:
+        return unfilled, []
+    assert isinstance(dataset, DatasetSpec)
+    try:
+        return apply_preset(values, str(preset), dataset.label, named), []
+    except ConfigError as error:
+        return unfilled, error.problems
+
+
+def _tuning_problems(specs: Mapping[str, Any]) -> list[str]:
+    """What contradicts choosing hyperparameters on validation images before the reported run."""
+    if "tune" not in specs or not specs["tune"].active:
+        return []
+    problems = []
+    if "hparams" in specs and specs["hparams"].preset != DEFAULT:
+        problems.append("hparams and tune both choose hyperparameters; give one of them")
+    if "protocol" in specs and (specs["protocol"].val_split or not specs["protocol"].report_test):
+        problems.append(
+            "tune measures its trials on val200 by itself and reports the test split; leave protocol.val_split=null "
+            "and protocol.report_test=true (protocol=vtab1k)"
+        )
+    return problems
+
+
+def launcher_of(tree: DictConfig) -> Launcher:
+    """The launcher of a composed tree, which `to_run_config` has accepted."""
+    values = OmegaConf.to_container(tree.launcher, resolve=True)
+    launcher = _build_named("launcher", _mapping("launcher", values))
+    assert isinstance(launcher, Launcher)
+    return launcher
+
+
+def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
+    if train.augment != "window_flip" or protocol.resize != "squash":
+        return []
+    return [
+        "train.augment=window_flip cuts a part out of a larger picture; it needs protocol.resize=crop or squash_crop "
+        "and protocol.crop_pct below 1"
+    ]
+
+
+def _build_named(section: str, values: dict[str, Any]) -> Spec:
+    key, registry = NAMED[section]
+    values = dict(values)
+    name = values.pop(key, None)
+    if name is None:
+        raise ConfigError(
+            [f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"]
+        )
+    cls: type[Spec] = registry().get(str(name))
+    return build(cls, values)
+
+
+def _mapping(section: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(
+            [f"{section} must be a group of options, got {value!r}; options are written {section}.<name>=<value>"]
+        )
+    return value
+
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError([f"seed must be a whole number of at least 0, got {value!r}"])
+    return value
+
+
+def option_of(config: RunConfig, name: str) -> Any:
+    """The value of an option by its name on the command line, such as `optim.lr`."""
+    section, _, option = name.partition(".")
+    return getattr(getattr(config, section), option)
+
+
+def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
+    """The configuration with some options set by their names, checked as the gate checks them."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in options.items():
+        section, _, option = name.partition(".")
+        sections.setdefault(section, {})[option] = value
+    specs = {section: dataclasses.replace(getattr(config, section), **set_) for section, set_ in sections.items()}
+    return dataclasses.replace(config, **specs)
+
+
+def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
+    """The resolved configuration as plain values, in the form `to_run_config` reads."""
+    tree: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        tree[field.name] = dataclasses.asdict(value) if isinstance(value, Spec) else value
+    tree["method"] = {"name": config.method.name} | tree["method"]
+    tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
+    objective = tree.pop("objective")
+    if not config.objective.plain:
+        tree["objective"] = {"name": config.objective.name} | objective
+    tree["runtime"] = dataclasses.asdict(runtime)
+    return tree
+
+
+def without_locations(tree: dict[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The tree without what only this machine knows: paths to inputs, and the whole runtime section."""
+    kept = {section: value for section, value in tree.items() if section != "runtime"}
+    for field in dataclasses.fields(config):
+        spec = getattr(config, field.name)
+        if isinstance(spec, Spec) and field.name in kept:
+            places = {option.name for option in dataclasses.fields(spec) if option.metadata.get("location")}
+            kept[field.name] = {key: value for key, value in kept[field.name].items() if key not in places}
+    return kept

@@ -1,0 +1,92 @@
+"""How a number is made: which images are trained on, what is done to them, which epoch counts, what is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from peftbench.foundation.spec import Spec, option
+
+NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+# training split -> the splits that share no image with it and may choose hyperparameters for it
+VALIDATES: dict[str, tuple[str, ...]] = {
+    "train800": ("val200",),
+    "train800val200": (),
+    "train": ("val",),
+    "trainval": (),
+    "fewshot": ("fewshot_val",),
+}
+
+# training split of a reported run -> the training and validation splits that choose its hyperparameters
+TUNED_ON: dict[str, tuple[str, str]] = {
+    "train800": ("train800", "val200"),
+    "train800val200": ("train800", "val200"),
+    "train": ("train", "val"),
+    "trainval": ("train", "val"),
+    "fewshot": ("fewshot", "fewshot_val"),
+}
+
+
+@dataclass(frozen=True)
+class ProtocolSpec(Spec):
+    """Splits, image transform and normalisation: what a leaderboard never mixes.
+
+    `normalise` and `interpolation` may say `model`: what the backbone was pretrained with. Published numbers on the
+    same weights differ by these two alone, so they are named and recorded. The test split is read once, after
+    training; there is no way to choose anything on it.
+
+    `train_split` and `val_split` name what the dataset serves: VTAB's 800 and 200, all images there are, or `shots`
+    images of every class, drawn by `shots_seed` (null: by the cell's seed, so that repetitions are new draws).
+    """
+
+    section: ClassVar[str] = "protocol"
+
+    title: str = option("vtab1k")
+    version: int = option(1, ge=1)
+    train_split: str = option("train800val200", choices=lambda: list(VALIDATES))
+    val_split: str | None = option(None, choices=("val200", "val", "fewshot_val"))
+    report_test: bool = option(True)
+    resize: str = option("squash", choices=("squash", "crop", "squash_crop"))
+    crop_pct: float = option(1.0, gt=0, le=1)
+    interpolation: str = option("model", choices=("model", "bicubic", "bilinear"))
+    antialias: bool = option(True)
+    normalise: str = option("model", choices=("model", *NORMALISATIONS))
+    # evaluate with the method folded into plain modules, where that is exact
+    merge: bool = option(False)
+    shots: int | None = option(None, ge=1, later=True)
+    shots_seed: int | None = option(None, ge=0, later=True)
+
+    def problems(self) -> Sequence[str]:
+        problems = []
+        if self.val_split is not None and self.val_split not in VALIDATES[self.train_split]:
+            apart = [train for train, vals in VALIDATES.items() if self.val_split in vals]
+            problems.append(
+                f"protocol.val_split={self.val_split} does not go with protocol.train_split="
+                f"{self.train_split}; train on {' or '.join(apart)} instead"
+            )
+        if (self.train_split == "fewshot") != (self.shots is not None):
+            problems.append(
+                "protocol.shots and protocol.train_split=fewshot go together: protocol=fewshot protocol.shots=4"
+            )
+        if self.val_split is None and not self.report_test:
+            problems.append("protocol.report_test=false without protocol.val_split would measure nothing")
+        return problems
+
+    def draw(self, seed: int) -> tuple[int, str]:
+        """The seed of the few-shot draw in a cell with `seed`, and the name of the draw in records."""
+        if self.shots_seed is None:
+            return seed, "few-shot:peftbench-cell-seed"
+        return self.shots_seed, f"few-shot:peftbench-seed{self.shots_seed}"
+
+    def pixel_statistics(
+        self, mean: tuple[float, float, float], std: tuple[float, float, float]
+    ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Mean and std to normalise with, given those of the backbone."""
+        return (mean, std) if self.normalise == "model" else NORMALISATIONS[self.normalise]

@@ -1,0 +1,42 @@
+"""Options that must not change a number: where things run and where they are kept. Never part of an identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from peftbench.foundation.spec import Spec, option
+
+
+@dataclass(frozen=True)
+class RuntimeSpec(Spec):
+    """`device`: auto, cpu, cuda or cuda:N. `threads`: CPU threads, 0 leaves torch's choice.
+
+    `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
+    to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.
+    `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
+    `save_adapter` keeps the trained tensors.
+    A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
+    `workers` processes (0: in the main one); neither changes a number.
+    """
+
+    section: ClassVar[str] = "runtime"
+
+    device: str = option("auto")
+    threads: int = option(0, ge=0)
+    results: str = option("results")
+    cache: str | None = option(None)
+    workers: int = option(2, ge=0)
+    stream_above_gb: float = option(8.0, ge=0)
+    on_existing: str = option("skip", choices=("skip", "rerun", "error"))
+    on_failed: str = option("skip", choices=("skip", "retry"))
+    save_adapter: bool = option(True)
+    measure_cost: bool = option(True)
+    progress: bool = option(True)
+    wandb: str = option("off", choices=("off", "offline", "online"))
+    wandb_project: str = option("peftbench")
+
+    @property
+    def results_root(self) -> Path:
+        return Path(self.results).expanduser()

@@ -1,0 +1,1 @@
+"""The five fine-grained sets of FGVC with the splits of VPT."""

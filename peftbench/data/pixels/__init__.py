@@ -1,0 +1,1 @@
+"""From files to arrays: decoding, the deterministic transform, the cache on disk, streaming."""

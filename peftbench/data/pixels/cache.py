@@ -1,0 +1,150 @@
+"""Decoded and resized pixels, made once per (content, transform) and memory-mapped from then on."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.data.base import ImageSplit, RawSplit, Source
+from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
+from peftbench.data.pixels.stream import StreamedImages
+from peftbench.data.pixels.transform import ImageTransform
+from peftbench.foundation.cores import available_cores
+from peftbench.foundation.errors import BadInput, PeftbenchError
+from peftbench.foundation.identity import canonical
+from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.progress import Bar
+
+__all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
+
+_CHUNK = 256
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK, errno.ENOTSUP, errno.EIO)
+
+
+def load_split(
+    source: Source,
+    split: str,
+    transform: ImageTransform,
+    cache_dir: Path,
+    progress: Bar | None = None,
+    stream_above: int | None = None,
+) -> ImageSplit:
+    """The split's pixels from the cache, decoding and resizing them first when they are not there.
+
+    A split of more than `stream_above` decoded bytes is not stored: its images are decoded whenever they are read.
+
+    `progress(title, num_images)` gives a context manager around a function told how many images were just done
+    (a negative number when decoding starts over because a grey split turned out to hold colour).
+    Raises `BadInput` for a split the source does not have and for an image that cannot be decoded, `PeftbenchError`
+    when the cache folder is full or closed.
+    """
+    if split not in source.splits:
+        raise BadInput(
+            f"this dataset has no split {split}, only {', '.join(source.splits)}; "
+            "choose a protocol that uses these (protocol=..., protocol.train_split, protocol.val_split)"
+        )
+    raw = source.split(split)
+    content = raw.content_digest()
+    labels = raw.labels.astype(np.int64)
+    labels.flags.writeable = False
+    digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
+    streamed = StreamedImages(raw, transform)
+    if stream_above is not None and streamed.nbytes > stream_above:
+        return ImageSplit(streamed, labels, digest)
+    about = {"split": split, "transform": transform.key()}
+    entry = Entry(cache_dir / "images", _key(content, transform), about)
+    images = entry.read()
+    if images is None:
+        with _disk_errors(entry.folder, streamed.nbytes), entry.lock():
+            images = entry.read()  # another process may have built it while this one waited
+            if images is None:
+                watch = progress(f"decoding {split}", len(raw)) if progress else nullcontext(lambda done: None)
+                with watch as step:
+                    images = _build(entry, raw, transform, step)
+    return ImageSplit(images, labels, digest)
+
+
+def _key(content: str, transform: ImageTransform) -> str:
+    # Another Pillow may make other pixels. Labels are absent, so that tasks on the same images share an entry.
+    parts = [CACHE_VERSION, content, transform.key(), *libraries().values()]
+    return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+class _ColourFound(Exception):
+    """A split that began grey has a colour image."""
+
+
+def _build(entry: Entry, raw: RawSplit, transform: ImageTransform, step: Callable[[int], None]) -> np.ndarray:
+    # Grey sets (dSprites, smallNORB) take a third of the bytes, so one channel is tried first.
+    first = _to_channels(transform.apply(raw.read(0)), 1)
+    for channels in (3,) if first is None else (1, 3):
+        shape = (len(raw), transform.size, transform.size, channels)
+        _check_space(entry.folder, int(np.prod(shape)))
+        try:
+            return entry.write(_chunks(raw, transform, channels, step), shape)
+        except _ColourFound:
+            continue
+    raise AssertionError("three channels hold every image")
+
+
+def _chunks(
+    raw: RawSplit, transform: ImageTransform, channels: int, step: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    """Transformed images, uint8 [num_images, size, size, channels] a chunk, in order. Pillow works outside the GIL."""
+    done = 0
+    with ThreadPoolExecutor(max_workers=available_cores()) as pool:
+        for start in range(0, len(raw), _CHUNK):
+            indices = range(start, min(start + _CHUNK, len(raw)))
+            images = list(pool.map(lambda i: _to_channels(transform.apply(raw.read(i)), channels), indices))
+            if any(image is None for image in images):
+                step(-done)
+                raise _ColourFound
+            yield np.stack(images)  # type: ignore[arg-type]
+            step(len(images))
+            done += len(images)
+
+
+def _to_channels(image: np.ndarray, channels: int) -> np.ndarray | None:
+    """`image` [size, size, 1 or 3] with that many channels; None when colour would be lost."""
+    if image.shape[-1] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=-1)
+    return image[..., :1] if (image == image[..., :1]).all() else None
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise PeftbenchError(
+            f"not enough disk space for the image cache {folder}: "
+            f"{needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free; "
+            "free some space or set PEFTBENCH_CACHE to a folder on a larger disk"
+        )
+
+
+@contextmanager
+def _disk_errors(folder: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise PeftbenchError(
+                f"the disk filled up while writing the image cache {folder}, nothing half-written was kept; "
+                f"up to {num_bytes / 1e6:,.1f} MB needed: free some space or "
+                "set PEFTBENCH_CACHE to a folder on a larger disk"
+            ) from error
+        if error.errno in _NO_ACCESS:
+            raise PeftbenchError(
+                f"the image cache {folder} cannot be used ({error.strerror}); "
+                "set PEFTBENCH_CACHE to a folder on a local disk that can be written"
+            ) from error
+        raise

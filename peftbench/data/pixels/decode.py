@@ -1,0 +1,67 @@
+"""From encoded bytes to a picture in mode RGB or L, the way the field's loaders do it."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import TYPE_CHECKING
+
+from peftbench.foundation.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_GREY_MODES = ("1", "L")
+# PA, LA, La, RGBA, RGBa, RGBX: the RGB conversion drops alpha without compositing, as every peer does.
+_COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "LA", "La", "CMYK", "YCbCr", "LAB", "HSV")
+
+# What Pillow's decoders raise on damaged files; OSError covers the declared cases only.
+_DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode_image(data: bytes, name: str) -> Image:
+    """The picture in `data`, in mode L (grey) or RGB, unrotated (EXIF orientation is ignored).
+
+    Raises `BadInput` naming `name` for empty, corrupt or truncated data and for more than 8 bits a channel.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise BadInput(f"{name}: the image is empty (0 bytes); copy it again")
+    try:
+        with warnings.catch_warnings():
+            # Palette transparency and oversized EXIF blocks warn; neither changes the pixels used here.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
+            image.load()
+    except Image.DecompressionBombError as error:
+        raise BadInput(f"{name}: refused, the image is far too large: {error}") from error
+    except _DECODER_ERRORS as error:
+        # Pillow's text names the buffer object it read from, which means nothing to the user.
+        reason = "not an image format Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise BadInput(f"{name}: the image cannot be decoded ({reason}); it is corrupt or truncated") from error
+    return to_rgb_or_grey(image, name)
+
+
+def to_rgb_or_grey(image: Image, name: str) -> Image:
+    """`image` converted to mode L (from grey) or RGB (from anything else with 8 bits a channel)."""
+    if image.mode in _GREY_MODES:
+        return image.convert("L")
+    if image.mode in _COLOUR_MODES:
+        return image.convert("RGB")
+    raise BadInput(
+        f"{name}: image mode {image.mode} has more than 8 bits a channel and would be clipped; "
+        "convert it to 8 bits first"
+    )

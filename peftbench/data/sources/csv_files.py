@@ -1,0 +1,238 @@
+"""One's own images in list files: one row an image, with its path and its label."""
+
+from __future__ import annotations
+
+import csv
+import io
+import posixpath
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.data.base import DATASETS
+from peftbench.data.sources.image_lists import ImageList, path_problem, read_text, shortened
+from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
+from peftbench.foundation.errors import BadInput, MissingInput, did_you_mean
+from peftbench.foundation.spec import option
+
+PATH_COLUMNS = ("path", "filepath", "file_path", "file", "filename", "file_name", "image", "image_path", "img")
+LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
+SPLIT_COLUMNS = ("split", "part", "set", "subset", "partition")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image as it is listed. `place`: file and line, for messages."""
+
+    part: str
+    path: str
+    label: str
+    place: str
+
+
+@DATASETS.add("csv")
+@dataclass(frozen=True)
+class CsvFiles(OwnFiles):
+    """`path`: one list with a split column or without; or `train`, `test` and perhaps `val`: a list for each part.
+
+    Image paths are relative to the folder of the list, or to `root`. Labels are names, or integers throughout; with
+    `classes` they are 0 to classes - 1. Columns are found by their usual names or named; without a header line the
+    first is the path, the second the label and the third, if there is one, the part.
+    """
+
+    path: str | None = option(None, location=True)
+    train: str | None = option(None, location=True)
+    val: str | None = option(None, location=True)
+    test: str | None = option(None, location=True)
+    root: str | None = option(None, location=True)
+    path_column: str | None = option(None)
+    label_column: str | None = option(None)
+    split_column: str | None = option(None)
+    classes: int | None = option(None, ge=2)
+
+    def problems(self) -> Sequence[str]:
+        if self.path is not None and (self.train or self.val or self.test):
+            return ["dataset.path and dataset.train, dataset.val, dataset.test exclude each other"]
+        if self.path is None and (self.train is None) != (self.test is None):
+            return ["dataset.train and dataset.test go together"]
+        return []
+
+    @property
+    def label(self) -> str:
+        first = self.path or self.train
+        return self.title or (Path(first).stem if first else "csv")
+
+    def inputs(self) -> list[Path]:
+        return list(self._lists().values())
+
+    def listing(self) -> Listing:
+        lists = self._lists()
+        folder = Path(self.root).expanduser() if self.root else next(iter(lists.values())).parent
+        if not folder.is_dir():
+            raise MissingInput(f"dataset.root={self.root}: there is no such folder; paths in the list start there")
+        if not self.root and len({path.resolve().parent for path in lists.values()}) > 1:
+            raise BadInput("the lists lie in different folders; set dataset.root=<folder where image paths start>")
+        rows = [row for part, path in lists.items() for row in self._read(part, path)]
+        if not rows:
+            raise BadInput(f"{', '.join(map(str, lists.values()))}: no images listed")
+        labels, names = label_numbers(rows, self.classes)
+        by_part: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            by_part.setdefault(row.part, []).append(index)
+        if "all" not in by_part:
+            _check_parts(by_part, lists)
+        parts: dict[str, ImageList] = {
+            part: ImageList(tuple(rows[index].path for index in by_part[part]), labels[by_part[part]])
+            for part in ("all", "train", "val", "test")
+            if part in by_part
+        }
+        return Listing(folder, names, parts)
+
+    def _lists(self) -> dict[str, Path]:
+        """Part -> list file; `all` -> the only one."""
+        given = {"all": self.path, "train": self.train, "val": self.val, "test": self.test}
+        lists = {part: Path(path).expanduser() for part, path in given.items() if path}
+        if not lists:
+            raise MissingInput(
+                "set dataset.path=<list file with a path and a label column>, or dataset.train=... and "
+                "dataset.test=...; image paths are relative to the list. dataset=digits needs no files."
+            )
+        for part, path in lists.items():
+            if not path.is_file():
+                what = "it is a folder" if path.is_dir() else "there is no such file"
+                name = "path" if part == "all" else part
+                raise MissingInput(f"dataset.{name}={path}: {what}; it takes a list file (path,label a row)")
+        return lists
+
+    def _read(self, part: str, file: Path) -> list[Row]:
+        """The rows of one list. Raises `BadInput` naming the first offending lines."""
+        lines = _cells(file)
+        columns, body = self._columns(file, lines, may_split=part == "all")
+        rows: list[Row] = []
+        problems: list[str] = []
+        first_line: dict[str, int] = {}
+        for number, cells in body:
+            row, problem = _row(part, file, number, cells, columns)
+            if problem is None and row.path in first_line:
+                problem = f"'{row.path}' is already on line {first_line[row.path]}"
+            if problem is not None:
+                problems.append(f"line {number}: {problem}")
+                continue
+            first_line[row.path] = number
+            rows.append(row)
+        if problems:
+            raise BadInput(f"{file}: {shortened(problems)}")
+        return rows
+
+    def _columns(
+        self, file: Path, lines: list[tuple[int, list[str]]], may_split: bool
+    ) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
+        """Where path, label and perhaps split stand, and the lines below the header."""
+        usual = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS} | ({"split": SPLIT_COLUMNS} if may_split else {})
+        named = {
+            "path": self.path_column,
+            "label": self.label_column,
+            "split": self.split_column if may_split else None,
+        }
+        header = [cell.strip() for cell in lines[0][1]] if lines else []
+        lower = [cell.lower() for cell in header]
+        found: dict[str, int] = {}
+        for what, names in usual.items():
+            wanted = named[what]
+            if wanted is not None and wanted not in header:
+                raise BadInput(
+                    f"{file}: no column '{wanted}' (dataset.{what}_column); columns are {', '.join(header)}"
+                    f"{did_you_mean(wanted, header).partition('; known')[0]}"
+                )
+            places = [header.index(wanted)] if wanted else [lower.index(name) for name in names if name in lower]
+            if places:
+                found[what] = places[0]
+        if {"path", "label"} <= set(found):
+            return found, lines[1:]
+        if any(named.values()) or found:
+            lacking = "path" if "path" not in found else "label"
+            raise BadInput(
+                f"{file}: no {lacking} column among {', '.join(header)}; set dataset.{lacking}_column=<its name>"
+            )
+        order = ("path", "label", "split") if may_split else ("path", "label")
+        return {what: place for place, what in enumerate(order) if place < max(len(header), 2)}, lines
+
+
+def label_numbers(rows: Sequence[Row], classes: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels as int64 [num_rows] and the names of the classes, in order.
+
+    Integer labels stay as they are when `classes` is given, else the values there are get numbered in order. Raises
+    `BadInput` naming the rows whose label is not like the others or out of range.
+    """
+    integers = [bool(_INTEGER.fullmatch(row.label)) for row in rows]
+    if classes is None and not any(integers):
+        names = sorted({row.label for row in rows})
+        return _numbered([row.label for row in rows], names), tuple(names)
+    if classes is None and 2 * sum(integers) <= len(rows):
+        _refuse_rows(rows, integers, "the label must be a name", classes)
+    _refuse_rows(rows, [not integer for integer in integers], "the label must be an integer", classes)
+    values = [int(row.label) for row in rows]
+    if classes is not None:
+        outside = [not 0 <= value < classes for value in values]
+        _refuse_rows(rows, outside, f"the label must be 0 to {classes - 1}", classes)
+        return np.array(values, dtype=np.int64), tuple(str(label) for label in range(classes))
+    _refuse_rows(rows, [value < 0 for value in values], "the label must not be negative", classes)
+    present = sorted(set(values))
+    return _numbered(values, present), tuple(str(value) for value in present)
+
+
+def _numbered(labels: Sequence[str] | Sequence[int], names: Sequence[str] | Sequence[int]) -> np.ndarray:
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def _refuse_rows(rows: Sequence[Row], bad: Sequence[bool], problem: str, classes: int | None) -> None:
+    wrong = [f"{row.place}: {problem}, got '{row.label}'" for row, is_bad in zip(rows, bad, strict=True) if is_bad]
+    if wrong:
+        why = f"dataset.classes is {classes}" if classes is not None else "labels are all integers or all names"
+        raise BadInput(f"{shortened(wrong, 'rows')}; {why}")
+
+
+def _cells(file: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of every row that is not blank."""
+    text = read_text(file)
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    rows = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append((reader.line_num, cells))
+    except csv.Error as error:
+        raise BadInput(f"{file}: line {reader.line_num}: not a row of a list ({error})") from error
+    return rows
+
+
+def _row(part: str, file: Path, number: int, cells: list[str], columns: dict[str, int]) -> tuple[Row, str | None]:
+    """The row, and what is wrong with it."""
+    values = {what: cells[place].strip() if place < len(cells) else "" for what, place in columns.items()}
+    # lists made under Windows
+    path = values["path"].replace("\\", "/")
+    outside = path_problem(path) if path else None
+    problem = f"{outside}; or set dataset.root=<folder where image paths start>" if outside else None
+    if not path or not values["label"]:
+        problem = f"expected a path and a label, got '{','.join(cells)}'"
+    if "split" in values:
+        part = PART_NAMES.get(values["split"].lower(), "")
+        if not part:
+            problem = problem or f"the part must be train, val or test, got '{values['split']}'"
+    return Row(part, posixpath.normpath(path), values["label"], f"{file} line {number}"), problem
+
+
+def _check_parts(by_part: dict[str, list[int]], lists: dict[str, Path]) -> None:
+    absent = [part for part in ("train", "test") if part not in by_part]
+    if absent:
+        raise BadInput(
+            f"{', '.join(map(str, lists.values()))}: no image is listed as {' or '.join(absent)}; "
+            "list some, or leave the split column out to have the images divided"
+        )

@@ -1,0 +1,183 @@
+"""One's own images in class folders."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.data.base import DATASETS
+from peftbench.data.sources.image_lists import ImageList
+from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
+from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.spec import option
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+# what systems leave behind unasked, besides hidden files
+LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+_LAYOUT = "<root>/<class>/<image>, or <root>/train/<class>/<image> and <root>/test/<class>/<image>"
+
+
+@DATASETS.add("folder")
+@dataclass(frozen=True)
+class Folder(OwnFiles):
+    """Class folders in `root`, or train/, test/ and perhaps val/ that hold the class folders.
+
+    Class folders are ordered by name, or by number when all names are numbers; images may lie deeper inside them.
+    """
+
+    root: str | None = option(None, location=True)
+
+    @property
+    def label(self) -> str:
+        return self.title or (self._place().name if self.root else "folder")
+
+    def _place(self) -> Path:
+        return Path(self.root or "").expanduser().absolute()
+
+    def inputs(self) -> list[Path]:
+        """The folders, whose time changes when a file comes or goes."""
+        listing = self.listing()
+        parents = {listing.folder / path for images in listing.parts.values() for path in images.paths}
+        return [listing.folder, *sorted({path.parent for path in parents} | {path.parent.parent for path in parents})]
+
+    def listing(self) -> Listing:
+        root = self._place()
+        if self.root is None:
+            raise MissingInput(
+                f"set dataset.root=<folder of class folders> ({_LAYOUT}). dataset=digits needs no files."
+            )
+        if not root.is_dir():
+            what = "it is a file" if root.is_file() else "there is no such folder"
+            raise MissingInput(f"dataset.root={self.root}: {what}; set it to a folder of class folders ({_LAYOUT})")
+        top = _subfolders(root)
+        parts = self._parts(root, top)
+        classes = {part: _subfolders(root / folder) if folder else top for part, folder in parts.items()}
+        names = sorted_classes({name for found in classes.values() for name in found})
+        if not names:
+            raise BadInput(f"{root}: no class folders; dataset.root takes {_LAYOUT}")
+        if len(names) < 2:
+            raise BadInput(f"{root}: only one class folder, '{names[0]}'; a classifier needs two ({_LAYOUT})")
+        left_out = [] if "all" not in parts else _loose_images(root)
+        lists = {}
+        for part, folder in parts.items():
+            lists[part], others = _class_images(root, folder, names, classes[part])
+            left_out += others
+        return Listing(root, tuple(names), lists, self._notes(left_out))
+
+    def _parts(self, root: Path, top: list[str]) -> dict[str, str]:
+        """Part -> its folder; `all` -> "" where the folders in `root` are the classes themselves."""
+        known = [name for name in top if name.lower() in PART_NAMES]
+        parts: dict[str, str] = {}
+        for name in known:
+            part = PART_NAMES[name.lower()]
+            if part in parts:
+                raise BadInput(f"{root}: {parts[part]}/ and {name}/ are both {part} parts; keep one of them")
+            parts[part] = name
+        if "train" not in parts:
+            return {"all": ""}
+        others = [name for name in top if name not in known]
+        if others and "test" in parts:
+            raise BadInput(
+                f"{root}: beside {'/, '.join(known)}/ there is {others[0]}/; dataset.root takes {_LAYOUT}: "
+                "move away what is neither"
+            )
+        if others:
+            return {"all": ""}  # train is a class, as in bus, car, train
+        if "test" not in parts:
+            raise BadInput(
+                f"{root}: {'/, '.join(known)}/ and no test/; name the part that is to be reported test/, or give the "
+                "class folders alone to have them divided"
+            )
+        return {part: parts[part] for part in ("train", "val", "test") if part in parts}
+
+    def _notes(self, left_out: list[str]) -> tuple[str, ...]:
+        if not left_out:
+            return ()
+        shown = ", ".join(sorted(left_out)[:3])
+        return (f"{self.label}: {len(left_out)} files left out, their names do not end like an image's: {shown}",)
+
+
+def sorted_classes(names: set[str]) -> list[str]:
+    """By name, case-sensitively; by value when all are whole numbers."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
+
+
+def _class_images(root: Path, folder: str, names: list[str], present: list[str]) -> tuple[ImageList, list[str]]:
+    """The images of a part, class after class, each in order of name; and what else lies there."""
+    paths: list[str] = []
+    labels: list[int] = []
+    left_out: list[str] = []
+    for name in present:
+        below = f"{folder}/{name}" if folder else name
+        found, others = _files_below(root, below)
+        if not found:
+            raise BadInput(f"{root / below}: no images in this class folder; add some or remove the folder")
+        paths += found
+        labels += [names.index(name)] * len(found)
+        left_out += others
+    if not present:
+        raise BadInput(f"{root / folder}: no class folders; dataset.root takes {_LAYOUT}")
+    return ImageList(tuple(paths), np.array(labels, dtype=np.int64)), left_out
+
+
+def _files_below(root: Path, below: str) -> tuple[list[str], list[str]]:
+    """Image files and other files in `root/below` and its folders, as paths from `root`, in order of name."""
+    images: list[str] = []
+    others: list[str] = []
+    for entry in _entries(root / below):
+        path = f"{below}/{entry.name}"
+        if entry.is_dir():
+            _refuse_linked(entry)
+            deeper = _files_below(root, path)
+            images += deeper[0]
+            others += deeper[1]
+        else:
+            (images if _is_image(entry.name) else others).append(path)
+    return images, others
+
+
+def _subfolders(folder: Path) -> list[str]:
+    found = [entry for entry in _entries(folder) if entry.is_dir()]
+    for entry in found:
+        _refuse_linked(entry)
+    return [entry.name for entry in found]
+
+
+def _loose_images(root: Path) -> list[str]:
+    """Files beside the class folders. Raises `BadInput` for images, which would have no class."""
+    files = [entry.name for entry in _entries(root) if not entry.is_dir()]
+    images = [name for name in files if _is_image(name)]
+    if images:
+        raise BadInput(
+            f"{root}: {len(images)} images lie beside the class folders, first {images[0]}; put each into its class"
+        )
+    return files
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, in order of name, without hidden files and litter."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(
+                (entry for entry in found if entry.name[0] != "." and entry.name.lower() not in LITTER),
+                key=lambda entry: entry.name,
+            )
+    except OSError as error:
+        raise BadInput(f"{folder}: cannot be read ({error.strerror}); give yourself the right to read it") from error
+
+
+def _refuse_linked(entry: os.DirEntry[str]) -> None:
+    if entry.is_symlink():
+        raise BadInput(
+            f"{entry.path}: a link to a folder, {os.path.realpath(entry.path)}, which may lie outside dataset.root "
+            "or lead in circles; put the images themselves there"
+        )
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES

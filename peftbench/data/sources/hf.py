@@ -1,0 +1,323 @@
+"""Image classification sets in Hugging Face form: parquet files, an image folder, or a dataset of the hub."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from peftbench.data.base import (
+    DATASETS,
+    FULL_SPLITS,
+    GROUPS,
+    PIXELS,
+    DatasetSpec,
+    FullSource,
+    RawSplit,
+    Source,
+)
+from peftbench.data.parts import class_notes, full_split
+from peftbench.data.pixels.decode import decode_image
+from peftbench.data.sources.hub import hub_commit, unreachable
+from peftbench.data.splits import joined
+from peftbench.data.tfds_order import train_and_val
+from peftbench.foundation.digests import files_digest
+from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.spec import option
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from PIL.Image import Image
+
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+VALIDATION_NAMES = ("validation", "val", "valid", "dev")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@DATASETS.add("hf")
+@dataclass(frozen=True)
+class HfDataset(DatasetSpec):
+    """800 / 200 images of the train split in TFDS's hash order over the row number, or all, and the whole test split.
+
+    `path`: a folder with train.parquet and test.parquet, one written by `save_to_disk`, an image folder with train/ and
+    test/, or a hub id. A validation split is used where there is one, else a tenth of the train split validates.
+    `commit`: the hub revision, by default the newest. `title`: what tables print. `classes`: number of classes, for
+    integer labels without names. `pixels`: what is known about the pixels' history.
+    """
+
+    path: str | None = option(None, location=True)
+    commit: str | None = option(None, location=True)
+    image_column: str | None = option(None)
+    label_column: str | None = option(None)
+    title: str | None = option(None)
+    group_name: str = option("other", choices=GROUPS)
+    classes: int | None = option(None, ge=2)
+    pixels: str = option("unknown", choices=PIXELS)
+
+    @property
+    def label(self) -> str:
+        if self.title or not self.path:
+            return self.title or "hf"
+        return self._place().stem if self._is_local() else self.path
+
+    @property
+    def group(self) -> str:
+        return self.group_name
+
+    def revision(self) -> str:
+        if not self._is_local():
+            return f"commit:{hub_commit(self._hub_id(), self.commit)}"
+        files = self.inputs()
+        digest = hashlib.sha256(files_digest(files).encode())
+        base = self._place()
+        for file in files:
+            # Names matter where folders name the classes and the splits.
+            digest.update(
+                f"\n{file.relative_to(base) if file != base else file.name}".encode("utf-8", "surrogateescape")
+            )
+        return digest.hexdigest()
+
+    def inputs(self) -> list[Path]:
+        if not self._is_local():
+            return []
+        place = self._place()
+        if place.is_file():
+            return [place]
+        files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+        if not files:
+            raise MissingInput(f"{self.label}: {place} (dataset.path) holds no files")
+        return [file for file in files if file.suffix == ".parquet"] or files
+
+    def open(self) -> Source:
+        splits = self._load()
+        absent = [name for name in ("train", "test") if name not in splits]
+        if absent:
+            raise BadInput(
+                f"{self.path}: no {' and no '.join(absent)} split (found: {', '.join(splits)}); "
+                "dataset.path must name a folder or hub dataset with both a train and a test split, "
+                "for example train.parquet and test.parquet"
+            )
+        image_column = self._column(splits["train"], "image_column", self.image_column, IMAGE_COLUMNS)
+        label_column = self._column(splits["train"], "label_column", self.label_column, LABEL_COLUMNS)
+        val = next((name for name in VALIDATION_NAMES if name in splits), None)
+        stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
+        labels = {part: self._labels(splits[name], name, label_column) for part, name in stored.items()}
+        parts = {
+            part: HfSplit(self._images(splits[name], name, image_column), np.arange(len(labels[part])), labels[part])
+            for part, name in stored.items()
+        }
+        class_names = self._class_names(splits["train"], label_column, labels)
+        return HfSource(
+            class_names=class_names,
+            # Not plain tfds-order: copies shuffle, so row numbers need not be the source's own.
+            membership="vtab1k-style:tfds-order-of-rows",
+            pixels=self.pixels,
+            test=f"official:{len(labels['test'])}",
+            notes=tuple(class_notes(self.label, class_names, labels)),
+            place=str(self.path),
+            parts=parts,
+        )
+
+    def _place(self) -> Path:
+        return Path(self.path or "").expanduser()
+
+    def _is_local(self) -> bool:
+        return self.path is not None and self._place().exists()
+
+    def _hub_id(self) -> str:
+        if self.path is None:
+            raise MissingInput(
+                "set dataset.path=<folder with train.parquet and test.parquet> (or a hub id, owner/name)"
+            )
+        if not _HUB_ID.fullmatch(self.path):
+            raise MissingInput(
+                f"dataset.path: there is no file or folder {self._place()}, and it is not a hub id (owner/name); "
+                "set dataset.path=<folder with train.parquet and test.parquet>"
+            )
+        return self.path
+
+    def _load(self) -> DatasetDict:
+        import datasets
+
+        if self._is_local():
+            place = self._place()
+            if place.is_file() and place.suffix not in (".parquet", ".arrow"):
+                raise BadInput(f"{place}: dataset.path takes a parquet file, a folder or a hub id")
+            name, files = (place.suffix[1:], str(place)) if place.is_file() else (str(place.resolve()), None)
+            with _translated(str(place)):
+                if (place / "dataset_dict.json").is_file():  # written by save_to_disk
+                    return datasets.load_from_disk(str(place.resolve()))
+                return datasets.load_dataset(name, data_files=files, cache_dir=str(default_cache_dir() / "hf"))
+        hub_id = self._hub_id()
+        with _translated(hub_id):
+            return datasets.load_dataset(hub_id, revision=hub_commit(hub_id, self.commit))
+
+    def _column(self, split: Dataset, field: str, given: str | None, usual: tuple[str, ...]) -> str:
+        wanted = (given,) if given else usual
+        for name in wanted:
+            if name in split.column_names:
+                return name
+        raise BadInput(
+            f"{self.path}: no column {' or '.join(wanted)}; columns are {', '.join(split.column_names)}; "
+            f"set {self.option_name(field)}"
+        )
+
+    def _images(self, split: Dataset, name: str, column: str) -> EncodedImages:
+        import datasets
+
+        feature = split.features.get(column)
+        if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and "bytes" in feature):
+            raise BadInput(f"{self.path}: column {column} holds no images ({feature}); set dataset.image_column")
+        # Undecoded, because the library's own decoding rotates by EXIF, which no peer does.
+        plain = split.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        return EncodedImages(plain, column, f"{self.path} {name}")
+
+    def _labels(self, split: Dataset, name: str, column: str) -> np.ndarray:
+        """All labels of a split, int64 [num_rows], without touching the images."""
+        if column not in split.column_names:
+            raise BadInput(f"{self.path}: the {name} split has no column {column}")
+        values = split.data.column(column)
+        labels = values.to_numpy() if values.null_count == 0 else np.array([None])
+        if labels.dtype.kind not in "iu":
+            raise BadInput(f"{self.path}: column {column} of the {name} split must hold integer labels without gaps")
+        labels = labels.astype(np.int64)
+        if (labels < 0).any():
+            row = int(np.argmax(labels < 0))
+            raise BadInput(
+                f"{self.path}: the {name} split has label {labels[row]} in row {row}; are its labels withheld?"
+            )
+        return labels
+
+    def _class_names(self, train: Dataset, column: str, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
+        names = getattr(train.features[column], "names", None)
+        highest = max(int(values.max(initial=0)) for values in labels.values())
+        known = tuple(names) if names else tuple(str(label) for label in range(self.classes or highest + 1))
+        if highest >= len(known) or (self.classes is not None and self.classes != len(known)):
+            raise BadInput(
+                f"{self.path}: labels go up to {highest} and {len(known)} classes are named; "
+                f"dataset.classes is {self.classes}"
+            )
+        return known
+
+
+@dataclass(frozen=True)
+class HfSource(FullSource):
+    """`parts`: the stored splits, `train`, `test` and perhaps `val`. `place`: what messages call the dataset."""
+
+    place: str
+    parts: dict[str, HfSplit]
+
+    def split(self, name: str) -> RawSplit:
+        train, val = self.parts["train"], self.parts.get("val")
+        if name == "test":
+            return self.parts["test"]
+        if name in FULL_SPLITS:
+            if val is None:
+                return full_split(train, name)
+            return {"train": train, "val": val}.get(name) or joined(train, val)
+        try:
+            train800, val200 = train_and_val(len(train))
+        except BadInput as error:
+            raise BadInput(
+                f"{self.place}: {error}; use all of them with protocol=full, "
+                "or a few of each class with protocol=fewshot"
+            ) from error
+        both = np.concatenate([train800, val200])
+        return train.take({"train800": train800, "val200": val200}.get(name, both))
+
+    def membership_of(self, name: str) -> str:
+        return "full" if name in FULL_SPLITS else self.membership
+
+    def pool(self) -> RawSplit:
+        return self.parts["train"]
+
+
+class HfSplit(RawSplit):
+    """Chosen rows of a stored split."""
+
+    def __init__(self, images: EncodedImages, rows: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.rows, self.labels = images, rows, labels
+
+    def content_digest(self) -> str:
+        digest = hashlib.sha256()
+        for _, data in self.images.encoded(self.rows):
+            digest.update(hashlib.sha256(data).digest())
+        return digest.hexdigest()
+
+    def read(self, index: int) -> Image:
+        [(name, data)] = self.images.encoded(self.rows[index : index + 1])
+        return decode_image(data, name)
+
+    def take(self, rows: np.ndarray) -> HfSplit:
+        return HfSplit(self.images, self.rows[rows], self.labels[rows])
+
+
+class EncodedImages:
+    """The image column of one stored split, read row by row from the memory-mapped table."""
+
+    def __init__(self, table: Dataset, column: str, place: str) -> None:
+        self._table, self._column, self._place = table, column, place
+
+    def encoded(self, rows: np.ndarray) -> Iterator[tuple[str, bytes]]:
+        """(name for messages, encoded bytes) of the given rows, in order."""
+        for start in range(0, len(rows), 500):
+            chunk = rows[start : start + 500]
+            for row, cell in zip(chunk, self._table[chunk][self._column], strict=True):
+                name = f"{self._place} row {row}"
+                yield name, _bytes_of(cell, name)
+
+
+def _bytes_of(cell: dict[str, Any] | None, name: str) -> bytes:
+    if cell and cell.get("bytes") is not None:
+        return bytes(cell["bytes"])
+    path = cell.get("path") if cell else None
+    if not path:
+        raise BadInput(f"{name}: no image stored")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"{name}: only a path is stored ({path}) and it cannot be read ({error.strerror}); "
+            "the table was written without its images"
+        ) from error
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    """What `datasets.load_dataset` raises, in our words; its progress bars stay off."""
+    import datasets
+    import pyarrow
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HTTPError
+
+    were_on = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    except DatasetNotFoundError as error:
+        raise MissingInput(
+            f"{place}: the hub has no such dataset, or it is private or gated (then: hf auth login); "
+            "or set dataset.path=<folder with train.parquet and test.parquet>"
+        ) from error
+    except DataFilesNotFoundError as error:
+        raise BadInput(f"{place}: no parquet files and no images that datasets can load") from error
+    except (DatasetsError, pyarrow.ArrowException, ValueError, RuntimeError) as error:
+        cause = error.__cause__ or error
+        raise BadInput(
+            f"{place}: datasets cannot load it ({str(cause).splitlines()[0] if str(cause) else cause!r})"
+        ) from error
+    except (HTTPError, OSError) as error:
+        if Path(place).exists():
+            raise BadInput(f"{place}: datasets cannot read it ({error})") from error
+        raise unreachable(place) from error
+    finally:
+        if were_on:
+            datasets.enable_progress_bars()

@@ -1,0 +1,127 @@
+"""Lists of image files with labels: paths that stay inside their folder, and the check that every image is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from peftbench.foundation.errors import BadInput
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """`paths`: relative to the folder of the dataset, in order; `labels`: int64 [num_images]."""
+
+    paths: tuple[str, ...]
+    labels: np.ndarray
+
+    def __add__(self, other: ImageList) -> ImageList:
+        return ImageList(self.paths + other.paths, np.concatenate([self.labels, other.labels]))
+
+
+def read_text(path: Path) -> str:
+    """The text of a list file, its line ends as they are. Raises `BadInput` when it cannot be read as UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def path_problem(name: str) -> str | None:
+    """Why a listed path cannot be used: absolute, or leading out of its folder."""
+    if "\0" in name or name[0] in "/\\" or name[1:2] == ":":
+        return f"the path must be relative to the dataset's folder, got '{name}'"
+    if ".." in name and ".." in re.split(r"[/\\]", name):
+        return f"the path must stay inside the dataset's folder, got '{name}'"
+    return None
+
+
+def shortened(problems: list[str], rest: str = "lines") -> str:
+    """The first three of several problems, and how many `rest` have more."""
+    more = f" (and {len(problems) - 3} more {rest})" if len(problems) > 3 else ""
+    return "; ".join(problems[:3]) + more
+
+
+def image_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+    """Size in bytes of every listed image, by one scan of each directory the lists name.
+
+    Raises `BadInput` when images are missing, empty, or links that lead outside `folder`.
+    """
+    inside = os.path.realpath(folder)
+    found: dict[str, dict[str, int]] = {}
+    sizes: dict[str, int | None] = {}
+    for name in names:
+        parent, _, file = name.rpartition("/")
+        if parent not in found:
+            found[parent] = _scan(folder / parent, inside)
+        sizes[name] = found[parent].get(file)
+    for problem, bad in (
+        ("are missing", [name for name, size in sizes.items() if size is None]),
+        ("are empty (0 bytes)", [name for name, size in sizes.items() if size == 0]),
+    ):
+        if bad:
+            raise BadInput(
+                f"{folder}: {len(bad)} of {len(sizes)} listed images {problem}: {', '.join(bad[:3])}"
+                f"{', ...' if len(bad) > 3 else ''}; copy them again, or take them off the list"
+            )
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def sizes_of_all(folder: Path, lists: Mapping[str, ImageList]) -> dict[str, int]:
+    """`image_sizes` of all images of several lists."""
+    return image_sizes(folder, dict.fromkeys(name for images in lists.values() for name in images.paths))
+
+
+def lists_digest(folder: Path, lists: Mapping[str, ImageList]) -> str:
+    """SHA-256 (hex) over part, path, label and size in bytes of every listed image, without reading one."""
+    sizes = sizes_of_all(folder, lists)
+    digest = hashlib.sha256()
+    for part, images in lists.items():
+        for name, label in zip(images.paths, images.labels.tolist(), strict=True):
+            digest.update(f"{part}\n{name}\n{label}\n{sizes[name]}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def refuse_overlap(place: Path, lists: Mapping[str, ImageList]) -> None:
+    """Raises `BadInput` when two lists name the same image."""
+    for first, second in combinations(lists, 2):
+        shared = set(lists[first].paths) & set(lists[second].paths)
+        if shared:
+            raise BadInput(
+                f"{place}: {len(shared)} images are listed in both {first} and {second}, first {min(shared)}; "
+                "the splits must not share images"
+            )
+
+
+def refuse_outside(path: Path, inside: str) -> None:
+    """Raises `BadInput` when `path` leads, through links, to a place that is not in the real folder `inside`."""
+    target = os.path.realpath(path)
+    if os.path.commonpath([target, inside]) != inside:
+        raise BadInput(f"{path}: links outside the dataset's folder, to {target}; put the file itself there")
+
+
+def _scan(directory: Path, inside: str) -> dict[str, int]:
+    """File name -> size of what lies in `directory`; empty when there is no such directory."""
+    refuse_outside(directory, inside)
+    sizes = {}
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    refuse_outside(Path(entry.path), inside)
+                if entry.is_file():
+                    sizes[entry.name] = entry.stat().st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise BadInput(f"{directory}: cannot be read ({error.strerror})") from error
+    return sizes

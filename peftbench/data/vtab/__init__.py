@@ -1,0 +1,1 @@
+"""The 19 tasks of VTAB-1k from processed folders, from the hub, or made from the original archives."""

@@ -1,0 +1,105 @@
+"""Writing files so that a reader never meets half a file, after a crash, a full disk or a second writer."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from peftbench.foundation.errors import RecordError
+
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, replacing an older file in one step. Raises `RecordError` when it cannot be written."""
+    replace_bytes(path, text.encode())
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, replacing an older file in one step. Raises `RecordError` when that fails."""
+    with _explained(path), _temporary(path, content) as temporary:
+        temporary.replace(path)
+
+
+def create_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, which must not exist; of two writers exactly one succeeds.
+
+    Raises `FileExistsError` when the file is already there and `RecordError` when it cannot be written.
+    """
+    with _explained(path), _temporary(path, text.encode()) as temporary:
+        try:
+            os.link(temporary, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            _rename_exclusively(temporary, path)
+        _sync_folder(path.parent)
+
+
+def _rename_exclusively(temporary: Path, path: Path) -> None:
+    """Exclusive creation on a filesystem without hard links: whoever creates the claim file may rename.
+
+    A claim left behind by a killed process keeps blocking; the error names the file to remove.
+    """
+    claim = path.with_name(f".{path.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        raise RecordError(f"{path} is being written by another process; if none is running, remove {claim}") from None
+    try:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        temporary.replace(path)
+    finally:
+        claim.unlink()
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, content: bytes) -> Iterator[Path]:
+    """A complete, synced file beside `path` (links and renames cannot cross filesystems), removed afterwards."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner can read; results are shared
+        temporary.chmod(0o644)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns errors of the operating system into one line that also says what did not happen."""
+    try:
+        yield
+    except FileExistsError as error:
+        # only the final name existing is an answer; a file standing where a folder is needed is a problem
+        if not path.is_file():
+            raise RecordError(f"cannot write {path}: {error.filename} is not a folder") from None
+        raise
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            reason, advice = "no space left on the device", "free some space and run the same command again"
+        else:
+            reason, advice = error.strerror or str(error), "check that the folder can be written"
+        raise RecordError(f"cannot write {path}: {reason}; nothing already recorded was touched; {advice}") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new name survive a power cut, on filesystems that can sync a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Random streams: every use of chance has its own generator, so that changing one leaves the others alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from peftbench.foundation.identity import canonical
+
+
+def derive(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for one named use of `seed`: the first bytes of the SHA-256 of all parts."""
+    digest = hashlib.sha256(canonical([seed, *names]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def stream(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator for one named use, for example `stream(seed, "order", epoch)`.
+
+    Draw on the CPU and copy to the device: the same numbers then come out on every kind of hardware.
+    """
+    return torch.Generator().manual_seed(derive(seed, *names))
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds the global generators of Python, NumPy and torch: what dropout and drop-path draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def deterministic(device: torch.device | str) -> Iterator[None]:
+    """Only kernels that repeat bit for bit; puts the former flags back at the end.
+
+    torch raises `RuntimeError` when an operation has no such kernel. On CUDA enter this before the first matrix
+    product of the process: cuBLAS reads its workspace setting once.
+    """
+    algorithms = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    if torch.device(device).type == "cuda" and workspace is None:
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        if workspace is None:
+            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@contextmanager
+def seeded(seed: int, *names: str | int) -> Iterator[None]:
+    """torch's global CPU generator follows `stream(seed, *names)` inside, and is put back as it was behind."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, *names))
+        yield

@@ -1,0 +1,203 @@
+"""Typed options: frozen dataclasses whose fields carry their range, and the check that reports every problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from peftbench.foundation.errors import ConfigError, did_you_mean
+
+
+def option(
+    default: Any,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    choices: Sequence[str] | Callable[[], Sequence[str]] | None = None,
+    location: bool = False,
+    later: bool = False,
+) -> Any:
+    """A dataclass field with limits.
+
+    `location` marks where an input lies (path, url): it is left out of a cell's identity, where the
+    input's digest stands instead. `later` marks a field added after records existed: it is left out of the
+    identity while it holds its default, so that old fingerprints stay valid.
+    """
+    limits = {"ge": ge, "gt": gt, "le": le, "lt": lt, "choices": choices}
+    metadata = {key: value for key, value in limits.items() if value is not None}
+    metadata |= {"location": location, "later": later}
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_BOUNDS = {
+    "ge": ("at least", lambda value, limit: value >= limit),
+    "gt": ("greater than", lambda value, limit: value > limit),
+    "le": ("at most", lambda value, limit: value <= limit),
+    "lt": ("less than", lambda value, limit: value < limit),
+}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Base of every options dataclass. `section` is the first word of its options on the command line."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        problems = [problem for field in dataclasses.fields(self) for problem in self._field_problems(field)]
+        if not problems:
+            problems = list(self.problems())
+        if problems:
+            raise ConfigError(problems)
+
+    def problems(self) -> Sequence[str]:
+        """Problems between options; called once every field is within its own limits."""
+        return ()
+
+    def option_name(self, field: str) -> str:
+        return f"{self.section}.{field}" if self.section else field
+
+    def _field_problems(self, field: dataclasses.Field[Any]) -> list[str]:
+        value, name = getattr(self, field.name), self.option_name(field.name)
+        values = value if isinstance(value, (list, tuple)) else [value]
+        problems = []
+        for item in values:
+            if item is None:
+                continue
+            if isinstance(item, float) and not math.isfinite(item):
+                problems.append(f"{name} must be a finite number, got {item}")
+                continue
+            for key, (words, holds) in _BOUNDS.items():
+                if key in field.metadata and not holds(item, field.metadata[key]):
+                    problems.append(f"{name} must be {words} {field.metadata[key]}, got {item}")
+            choices = field.metadata.get("choices")
+            allowed = choices() if callable(choices) else choices
+            if allowed is not None and item not in allowed:
+                hint = did_you_mean(str(item), allowed)
+                problems.append(f"{name} cannot be '{item}'{hint}")
+        return problems
+
+    def identity(self) -> dict[str, Any]:
+        """The options that can change a number, as plain JSON values (see `option` for what is left out)."""
+        result: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata.get("location") or (field.metadata.get("later") and value == default_of(field)):
+                continue
+            result[field.name] = list(value) if isinstance(value, tuple) else value
+        return result
+
+
+def labelled(name: str, spec: Spec) -> str:
+    """`name` with the options that differ from their defaults, as tables print it: `lora (rank=16)`."""
+    default = type(spec)().identity()
+    changed = [f"{key}={value}" for key, value in spec.identity().items() if value != default.get(key, ...)]
+    return f"{name} ({', '.join(changed)})" if changed else name
+
+
+# how close a method or an objective is to its source
+FAITHFULNESS = ("as the paper", "adapted", "details not published")
+
+
+def remark(faithfulness: str, adapted: str) -> str:
+    """What a table must say beside a name: nothing where all is as the paper, else what was changed or is unknown."""
+    return {"as the paper": "", "adapted": f"adapted. {adapted}"}.get(faithfulness, faithfulness)
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
+
+
+def defaults_of(cls: type[Spec]) -> dict[str, Any]:
+    """Option name -> default value of a spec class, in order."""
+    return {field.name: default_of(field) for field in dataclasses.fields(cls)}
+
+
+def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
+    """An instance of `cls` from untyped values (yaml, command line), converted to the fields' types.
+
+    Raises `ConfigError` listing every unknown option, wrong type and value out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    prefix = f"{cls.section}." if cls.section else ""
+    problems, converted = [], {}
+    for key, value in values.items():
+        if key not in known:
+            problems.append(f"unknown option {prefix}{key}{did_you_mean(str(key), known)}")
+            continue
+        try:
+            converted[key] = _convert(value, hints[key])
+        except (TypeError, ValueError):
+            problems.append(f"{prefix}{key} must be {describe(hints[key])}, got {value!r}")
+    try:
+        instance = cls(**converted)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    return instance
+
+
+def describe(hint: Any) -> str:
+    """A type in words: `int | None` -> 'an integer or null'."""
+    names = {int: "an integer", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
+    if hint in names:
+        return names[hint]
+    if typing.get_origin(hint) in (list, tuple):
+        return "a list"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(describe(part) for part in typing.get_args(hint))
+    return str(hint)
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for part in arguments:
+            try:
+                return _convert(value, part)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if hint is Any:
+        return value
+    if hint is type(None):
+        if value is not None:
+            raise TypeError
+        return None
+    if origin in (list, tuple):
+        if isinstance(value, str) or not hasattr(value, "__iter__"):
+            raise TypeError
+        kinds = arguments[0] if arguments else Any
+        return origin(_convert(item, kinds) for item in value)
+    if hint is dict or origin is dict:
+        return dict(value)
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+    if isinstance(value, bool) or value is None:
+        raise TypeError
+    if hint is int:
+        if isinstance(value, float) and not value.is_integer():
+            raise TypeError
+        return int(value)
+    if hint is float:
+        return float(value)
+    if hint is str:
+        if not isinstance(value, (str, int, float)):
+            raise TypeError
+        return str(value)
+    raise TypeError(f"no conversion to {hint}")

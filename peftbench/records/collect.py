@@ -1,0 +1,157 @@
+"""Records -> one tidy table, one row per finished cell, one scalar per column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from peftbench.foundation.identity import canonical, group_fingerprint
+from peftbench.records.record import RunRecord
+
+PAPER_DEFAULTS = "paper defaults"
+
+COLUMNS = (
+    "fingerprint",
+    "repetition_group",
+    "backbone",
+    "weights_id",
+    "weights_digest",
+    "method",
+    "remark",
+    "dataset",
+    "group",
+    "protocol",
+    "seed",
+    "hyperparameters",
+    "replaced",
+    "accuracy",
+    "mean_class_accuracy",
+    "test_loss",
+    "num_test_images",
+    "val_accuracy",
+    "params_backbone",
+    "params_method",
+    "params_head",
+    "share",
+    "memory_bytes",
+    "memory_batch_size",
+    "peak_bytes",
+    "peak_kind",
+    "forward_flops_per_image",
+    "train_flops_per_image",
+    "train_images_per_second",
+    "eval_images_per_second",
+    "train_seconds",
+    "eval_seconds",
+    "adapter_bytes",
+    "device",
+    "membership",
+    "pixels",
+    "test_images",
+    "data",
+    "version",
+    "git_commit",
+    "setting",
+)
+
+
+# Of these the columns that hold numbers (all others but the seed hold texts).
+NUMBERS = frozenset(
+    {
+        "accuracy",
+        "mean_class_accuracy",
+        "test_loss",
+        "num_test_images",
+        "val_accuracy",
+        "params_backbone",
+        "params_method",
+        "params_head",
+        "share",
+        "memory_bytes",
+        "memory_batch_size",
+        "peak_bytes",
+        "forward_flops_per_image",
+        "train_flops_per_image",
+        "train_images_per_second",
+        "eval_images_per_second",
+        "train_seconds",
+        "eval_seconds",
+        "adapter_bytes",
+    }
+)
+
+
+def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
+
+    Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
+    is None. `hyperparameters` says how they were chosen, `replaced` (canonical JSON) what a preset set aside.
+    `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
+    JSON: all but the seed that can change the number, and of that what concerns the images.
+    """
+    rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
+    # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
+    return pd.DataFrame({name: pd.Series([values[name] for values in rows], dtype=object) for name in COLUMNS})
+
+
+def _hyperparameters(record: RunRecord) -> str:
+    """How the hyperparameters were chosen, in the words of tables that never mix them."""
+    chosen = record.tuning or record.hparams
+    return PAPER_DEFAULTS if chosen is None else str(chosen.get("label", "tuned"))
+
+
+def _data_identity(record: RunRecord) -> dict[str, Any]:
+    """What must be equal for two numbers under one dataset label to be numbers on the same images."""
+    honest = {key: record.data[key] for key in ("membership", "pixels", "test")}
+    return {**honest, "dataset": record.identity.get("dataset")}
+
+
+def row(record: RunRecord) -> dict[str, Any]:
+    """One record as a row of `collect`."""
+    test, val = record.metrics["test"] or {}, record.metrics["val"] or {}
+    memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
+    return {
+        "fingerprint": record.fingerprint,
+        "repetition_group": group_fingerprint(record.identity),
+        "backbone": record.labels["backbone"],
+        "weights_id": record.weights["id"],
+        "weights_digest": record.weights["digest"],
+        "method": record.labels["method"],
+        "remark": record.labels.get("remark", ""),
+        "dataset": record.labels["dataset"],
+        "group": record.labels["group"],
+        "protocol": record.labels["protocol"],
+        "seed": record.seed,
+        "hyperparameters": _hyperparameters(record),
+        "replaced": canonical((record.hparams or {}).get("replaced", {})),
+        "accuracy": test.get("accuracy"),
+        "mean_class_accuracy": test.get("mean_class_accuracy"),
+        "test_loss": test.get("loss"),
+        "num_test_images": test.get("n"),
+        "val_accuracy": val.get("accuracy"),
+        "params_backbone": record.params["backbone"],
+        "params_method": record.params["method"],
+        "params_head": record.params["head"],
+        "share": record.params["share"],
+        "memory_bytes": memory.get("total_bytes"),
+        "memory_batch_size": memory.get("batch_size"),
+        "peak_bytes": cost["peak_bytes"],
+        "peak_kind": cost["peak_kind"],
+        "forward_flops_per_image": cost["forward_flops_per_image"],
+        "train_flops_per_image": cost["train_flops_per_image"],
+        "train_images_per_second": cost["train_images_per_second"],
+        "eval_images_per_second": cost["eval_images_per_second"],
+        "train_seconds": cost["train_seconds"],
+        "eval_seconds": cost["eval_seconds"],
+        "adapter_bytes": cost["adapter_bytes"],
+        "device": cost["device"],
+        "membership": data["membership"],
+        "pixels": data["pixels"],
+        "test_images": data["test"],
+        "data": canonical(_data_identity(record)),
+        "version": record.provenance["version"],
+        "git_commit": record.provenance["git_commit"],
+        "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
+    }

@@ -1,0 +1,242 @@
+"""Store: the folder of records. A record is written once, whole, and never changed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from peftbench.foundation.errors import RecordError
+from peftbench.foundation.files import create_text, replace_text
+from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
+from peftbench.records.record import RunRecord
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell has no record. Kept apart from the records, so that no reader of results has to filter.
+
+    `state` is `failed`, or `not applicable` where the method has no meaning on the backbone.
+    """
+
+    fingerprint: str
+    labels: dict[str, str]
+    message: str
+    traceback: str
+    state: str = "failed"
+
+
+class Store:
+    """Records under `<root>/records/<backbone>/<method>/<dataset>/<fingerprint>.json`; the rest under `<root>/work/`.
+
+    Records may also be packed, many in one `<root>/records/<name>.jsonl.gz`: they are found and read like the others.
+    `records/` belongs in version control; `work/` (adapters, predictions, failures) does not.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.records_folder = self.root / "records"
+        self.work_folder = self.root / "work"
+        self._packed: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
+
+    def path_of(self, labels: Mapping[str, str], fingerprint: str) -> Path:
+        """Where the record of a cell belongs. The method's folder leaves out departures: `lora (rank=16)` -> `lora`."""
+        method = labels["method"].split(" (")[0]
+        folders = [_folder_name(name) for name in (labels["backbone"], method, labels["dataset"])]
+        return self.records_folder.joinpath(*folders, f"{_checked(fingerprint)}.json")
+
+    def find(self, fingerprint: str, labels: Mapping[str, str] | None = None) -> Path | None:
+        """The record's file or the pack that holds it, or None. Reads no record.
+
+        With `labels` a hit costs one look at the disk.
+        """
+        if labels is not None:
+            expected = self.path_of(labels, fingerprint)
+            if expected.is_file():
+                return expected
+        plain = next(self.records_folder.glob(f"*/*/*/{_checked(fingerprint)}.json"), None)
+        return plain or next((pack for pack in self.packs() if fingerprint in self._packed_in(pack)), None)
+
+    def packs(self) -> list[Path]:
+        """The packed files, by name."""
+        return sorted(path for path in self.records_folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+
+    def packed(self) -> dict[str, Path]:
+        """The pack of each packed record, by fingerprint."""
+        return {name: pack for pack in self.packs() for name in self._packed_in(pack)}
+
+    def fingerprints(self) -> set[str]:
+        """Fingerprints of all records, from file names alone: for planning many cells at once."""
+        plain = {path.stem for path in self.record_files() if _FINGERPRINT.fullmatch(path.stem)}
+        return plain.union(self.packed())
+
+    def get(self, fingerprint: str) -> RunRecord:
+        """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""
+        path = self.find(fingerprint)
+        if path is None:
+            raise RecordError(f"no record {fingerprint} under {self.records_folder}")
+        return unpack_one(path, fingerprint) if path.name.endswith(SUFFIX) else read_record(path)
+
+    def put(self, record: RunRecord, replace: bool = False) -> Path:
+        """Write a record, atomically and exclusively. With `replace`, an older one goes to `work/replaced/` first.
+
+        Raises `RecordError` when one with this fingerprint exists, which stays as it is, and when the disk refuses.
+        """
+        path = self.path_of(record.labels, record.fingerprint)
+        existing = self.find(record.fingerprint, record.labels)
+        if existing is not None and existing.name.endswith(SUFFIX) and replace:
+            raise RecordError(f"{existing} holds this cell packed; unpack it to measure again")
+        if existing is not None and replace:
+            self._keep_replaced(existing)
+            replace_text(existing, record.to_json())
+            return existing
+        if existing is None:
+            try:
+                create_text(path, record.to_json())
+                return path
+            except FileExistsError:
+                existing = path
+        raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
+
+    def read(self, fingerprints: Set[str]) -> Iterator[RunRecord]:
+        """Those of the records that are here and whole, each once, in no stated order."""
+        left = set(fingerprints)
+        for path in self.record_files():
+            if path.stem in left:
+                with contextlib.suppress(RecordError):
+                    yield read_record(path)
+                    left.discard(path.stem)
+        for pack in self.packs():
+            for entry in read_pack(pack) if left & self._packed_in(pack) else ():
+                if isinstance(entry, RunRecord) and entry.fingerprint in left:
+                    left.discard(entry.fingerprint)
+                    yield entry
+
+    def scan(self) -> tuple[list[RunRecord], list[str]]:
+        """All records that can be read, in order of their paths, packed ones last, and one line for each problem."""
+        records: dict[str, RunRecord] = {}
+        skipped: list[str] = []
+        for path in self.record_files():
+            try:
+                record = read_record(path)
+                if record.fingerprint in records:
+                    raise RecordError(second_file(path, record.fingerprint))
+                records[record.fingerprint] = record
+            except RecordError as error:
+                skipped.append(str(error))
+        for pack in self.packs():
+            for entry in read_pack(pack):
+                if isinstance(entry, RecordError):
+                    skipped.append(str(entry))
+                elif records.setdefault(entry.fingerprint, entry) != entry:
+                    skipped.append(second_file(pack, entry.fingerprint))
+        return list(records.values()), skipped
+
+    def all(self) -> Iterator[RunRecord]:
+        """All readable records; a warning names each file that is not one. See `scan` to get these as a list."""
+        records, skipped = self.scan()
+        for line in skipped:
+            warnings.warn(f"skipped {line}", stacklevel=2)
+        yield from records
+
+    def adapter_path(self, fingerprint: str) -> Path:
+        """Where a cell's trained tensors belong (safetensors); the folder may not exist yet."""
+        return self.work_folder / "adapters" / f"{_checked(fingerprint)}.safetensors"
+
+    def predictions_path(self, fingerprint: str) -> Path:
+        """Where a cell's test predictions belong (npy, class per image); the folder may not exist yet."""
+        return self.work_folder / "predictions" / f"{_checked(fingerprint)}.npy"
+
+    def put_failure(
+        self, fingerprint: str, labels: Mapping[str, str], message: str, traceback: str, state: str = "failed"
+    ) -> Path:
+        """Note that a cell failed, replacing an older note of the same cell."""
+        path = self.failure_path(fingerprint)
+        failure = Failure(fingerprint, dict(labels), message, traceback, state)
+        replace_text(path, json.dumps(dataclasses.asdict(failure), indent=1) + "\n")
+        return path
+
+    def failures(self) -> list[Failure]:
+        """All notes of failed cells, by fingerprint; raises `RecordError` for a note that cannot be read."""
+        return [_read_failure(path) for path in sorted((self.work_folder / "failures").glob("*.json"))]
+
+    def failure(self, fingerprint: str) -> Failure | None:
+        """The note of one failed cell, or None; raises `RecordError` when it cannot be read."""
+        path = self.failure_path(fingerprint)
+        return _read_failure(path) if path.is_file() else None
+
+    def clear_failure(self, fingerprint: str) -> None:
+        """Forget that a cell failed; nothing happens when it did not."""
+        self.failure_path(fingerprint).unlink(missing_ok=True)
+
+    def failure_path(self, fingerprint: str) -> Path:
+        """Where the note of a failed cell is kept."""
+        return self.work_folder / "failures" / f"{_checked(fingerprint)}.json"
+
+    def _packed_in(self, pack: Path) -> frozenset[str]:
+        """Fingerprints in a pack, remembered while the file stays as it is; empty for a file that is no pack."""
+        stat = pack.stat()
+        stamp = stat.st_mtime_ns, stat.st_size
+        if self._packed.get(pack, ((0, 0), None))[0] != stamp:
+            try:
+                self._packed[pack] = stamp, packed_fingerprints(pack)
+            except RecordError:
+                self._packed[pack] = stamp, frozenset()
+        return self._packed[pack][1]
+
+    def _keep_replaced(self, existing: Path) -> None:
+        """A copy of a record that a new run of its cell is about to replace, under a name of its own."""
+        content = existing.read_text(encoding="utf-8")
+        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+        replace_text(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
+
+    def record_files(self) -> list[Path]:
+        """The files of records that are not packed, by path."""
+        return sorted(path for path in self.records_folder.glob("*/*/*/*.json") if not path.name.startswith("."))
+
+
+def _checked(fingerprint: str) -> str:
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise RecordError(f"'{fingerprint}' is not a fingerprint (16 hexadecimal digits)")
+    return fingerprint
+
+
+def _folder_name(label: str) -> str:
+    """A label as one folder name: `vtab/dtd` -> `vtab__dtd`; any other character that paths treat specially -> `_`."""
+    name = "".join(c if c.isalnum() or c in "._-+=" else "_" for c in label.replace("/", "__"))
+    if name.startswith("."):
+        name = "_" + name[1:]
+    return name[:100]
+
+
+def second_file(path: Path, fingerprint: str) -> str:
+    """What to say of a file whose record stands elsewhere as well."""
+    return f"{path}: a second file for record {fingerprint}; delete one of the two"
+
+
+def _read_failure(path: Path) -> Failure:
+    try:
+        return Failure(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record in one file; raises `RecordError` naming the file when it holds none or another's."""
+    try:
+        record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, RecordError) as error:
+        raise RecordError(f"{path}: {error}") from None
+    if path.stem != record.fingerprint:
+        raise RecordError(
+            f"{path}: holds record {record.fingerprint}; the file must be named {record.fingerprint}.json"
+        )
+    return record

@@ -1,0 +1,203 @@
+"""Cost of training: seconds, the bytes it has to keep, FLOPs, and peak memory. Measuring changes nothing."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from peftbench.tasks.classification import LossFn
+from peftbench.train.batches import Batch
+from peftbench.train.evaluate import kept_modes
+from peftbench.train.options import OptimSpec
+from peftbench.train.precision import autocast
+
+T = TypeVar("T")
+
+
+class Stopwatch:
+    """Adds up named wall-clock seconds: `with watch.measure("train"): ...`, then `watch.seconds["train"]`.
+
+    On CUDA the device is waited for at the two ends of a span and nowhere between; `synchronize=False` leaves even
+    that out and measures the host only.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._cuda = torch.device(device).type == "cuda"
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, name: str, synchronize: bool = True) -> Iterator[None]:
+        start = self._now(synchronize)
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + self._now(synchronize) - start
+
+    def timed(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The same items; the host's time to make each one is booked under `name`."""
+        iterator = iter(items)
+        while True:
+            with self.measure(name, synchronize=False):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def _now(self, synchronize: bool) -> float:
+        if self._cuda and synchronize:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def training_memory(
+    model: nn.Module, loss_fn: LossFn, batch: Batch, optim: OptimSpec, precision: str = "fp32"
+) -> dict[str, int]:
+    """Bytes one training step has to keep, as a sum that does not depend on an allocator.
+
+    weights_bytes: all parameters and buffers. gradients_bytes: one value per trainable one.
+    optimizer_bytes: AdamW two values per trainable one, SGD one (none without momentum).
+    saved_bytes: what autograd keeps for the backward pass of `loss_fn(model, batch)` in train mode: the storages of all
+    saved tensors, each counted once and whole, without those of parameters, buffers and the batch.
+    total_bytes: their sum. batch_size: samples in `batch`.
+
+    Peak memory on a device is larger: it adds temporary values and what the allocator leaves unused. Saved bytes
+    depend on the attention kernel of the device, so compare numbers from one kind of device.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    given = {_address(tensor) for tensor in (*weights, *batch.values())}
+    trainable = sum(_num_bytes(tensor) for tensor in model.parameters() if tensor.requires_grad)
+    # Holding the storages keeps an address from being used twice while counting.
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _address(tensor) not in given:
+            saved[_address(tensor)] = tensor.untyped_storage()
+        # Detached: a node of the graph that holds its own output would be a circle that nothing frees.
+        return tensor.detach()
+
+    device = next(iter(batch.values())).device
+    with _undisturbed(model), autocast(device, precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        model.train()
+        loss_fn(model, batch)
+    states = 2 if optim.name == "adamw" else int(optim.momentum > 0)
+    memory = {
+        "weights_bytes": sum(map(_num_bytes, weights)),
+        "gradients_bytes": trainable,
+        "optimizer_bytes": states * trainable,
+        "saved_bytes": sum(storage.nbytes() for storage in saved.values()),
+    }
+    return memory | {"total_bytes": sum(memory.values()), "batch_size": len(next(iter(batch.values())))}
+
+
+def flops(
+    model: nn.Module,
+    image_shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    loss_fn: LossFn = lambda model, batch: model(batch["image"]).sum(),
+) -> tuple[int, int]:
+    """Floating-point operations per image: (forward in eval mode, forward plus backward in train mode).
+
+    A multiplication and an addition are two operations. Matrix products, convolutions and attention are counted, as
+    torch runs them; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for,
+    of `loss_fn` (which may run networks of its own), unless given that of the output's sum.
+
+    image_shape: [batch, 3, height, width] of the probe; work done once per batch is shared among its images.
+    """
+    images = torch.zeros(image_shape, device=device)
+    batch = {"image": images, "label": torch.zeros(image_shape[0], dtype=torch.int64, device=device)}
+    trainable = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    counts = []
+    for training in (False, True):
+        counter = FlopCounterMode(display=False)
+        # Only this attention kernel is made of products that the counter knows on every device. Gradients stay on in
+        # both passes: the counter's hooks do not bear views of trainable tensors that were made without.
+        with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
+            model.train(training)
+            if not training:
+                model(images)
+            else:
+                loss = loss_fn(model, batch)
+                if trainable:
+                    # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
+                    loss.backward()
+        counts.append(counter.get_total_flops() // image_shape[0])
+    return counts[0], counts[1]
+
+
+class PeakMemory:
+    """Highest memory use since construction; `kind` says what the number is.
+
+    cuda_allocated: bytes allocated by torch on the CUDA device. process_rss: resident memory of the whole process,
+    libraries and data included, since construction. process_rss_since_start: the same, but since the process began,
+    where the system offers no reset. The last two compare only within one machine.
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self.kind = "cuda_allocated"
+        else:
+            self.kind = "process_rss" if _reset_rss_peak() else "process_rss_since_start"
+
+    def bytes(self) -> int:
+        """The peak so far, in bytes."""
+        if self.kind == "cuda_allocated":
+            return torch.cuda.max_memory_allocated(self._device)
+        if self.kind == "process_rss":
+            return _status_bytes("VmHWM")
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Puts back what a pass in train mode changes: random generators, modes, buffers and gradients."""
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), kept_modes(model):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _reset_rss_peak() -> bool:
+    """Sets the process's high-water mark to its present size (Linux, proc(5) clear_refs); False where it cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {name}")

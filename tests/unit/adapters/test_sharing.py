@@ -1,0 +1,131 @@
+"""An exported adapter turns a plain timm model into the classifier that was trained."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+
+from peftbench.adapters.file import adapter_tensors, read_adapter, save_adapter
+from peftbench.adapters.sharing import adapter_facts, export_adapter, weights_digest, with_adapter
+from peftbench.backbones.build import build_backbone, from_timm
+from peftbench.backbones.options import BackboneSpec
+from peftbench.cells.evidence import random_evidence
+from peftbench.foundation.errors import BadInput
+from peftbench.methods.base import METHODS, install
+from peftbench.methods.observation import Findings
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.tasks.model import Classifier
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+NUM_CLASSES = 5
+
+
+def plain() -> torch.nn.Module:
+    """The model a user would make: timm's own, with a classifier of its own, and pretrained weights."""
+    torch.manual_seed(1)
+    return timm.create_model("vit_micro_patch4_32", num_classes=7)
+
+
+def trained(name: str, net: torch.nn.Module) -> tuple[Classifier, Findings | None]:
+    """A classifier whose trainable tensors all differ from their start, and what its method found in the images."""
+    net.reset_classifier(0)
+    backbone = from_timm(net, None)
+    method = METHODS.get(name)()
+    findings = method.observe(random_evidence(backbone)) if method.observes else None
+    install(method, backbone, 0, findings)
+    model = Classifier(backbone, NUM_CLASSES, 0).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
+    return model, findings
+
+
+def exported(name: str, tmp_path):
+    net = plain()
+    buffers = tuple(net.buffers())
+    model, findings = trained(name, net)
+    adapter, target = tmp_path / "adapter.safetensors", tmp_path / f"{name}.safetensors"
+    save_adapter(adapter, adapter_tensors(model, buffers, findings), {"runtime": {"results": str(tmp_path)}}, "0" * 16)
+    without = plain()
+    without.reset_classifier(0)
+    config = SimpleNamespace(
+        method=METHODS.get(name)(),
+        objective=OBJECTIVES.get("none")(),
+        backbone=BackboneSpec(),
+        seed=0,
+        protocol=SimpleNamespace(resize="squash", crop_pct=1.0),
+    )
+    setup = SimpleNamespace(
+        config=config,
+        source=SimpleNamespace(class_names=tuple("abcde")),
+        transform=SimpleNamespace(size=32, interpolation="bicubic"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+    )
+    record = SimpleNamespace(
+        fingerprint="0" * 16,
+        labels={"method": name},
+        metrics={"test": {"accuracy": 0.5}, "val": None},
+        weights={"id": "none"},
+        provenance={"version": "1", "git_commit": None},
+    )
+    return model, export_adapter(record, read_adapter(adapter)[0], setup, weights_digest(without), target)
+
+
+# one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own, and
+# places found by looking at images
+@pytest.mark.parametrize(
+    "name", ["linear", "bitfit", "lora", "adaptformer", "ssf", "vpt_deep", "lst", "vqt", "full", "gps", "sct"]
+)
+def test_three_lines_give_the_trained_classifier(name, tmp_path):
+    model, path = exported(name, tmp_path)
+    restored = with_adapter(plain(), path)
+    with torch.no_grad():
+        assert torch.equal(restored(IMAGES), model(IMAGES))
+    assert not restored.training
+
+
+def test_a_mergeable_method_leaves_plain_modules(tmp_path):
+    model, path = exported("lora", tmp_path)
+    restored = with_adapter(plain(), path, merge=True)
+    kinds = [type(module) for module in restored.backbone.net.modules()]
+    assert kinds == [type(module) for module in trained("linear", plain())[0].backbone.net.modules()]
+    with torch.no_grad():
+        torch.testing.assert_close(restored(IMAGES), model(IMAGES), rtol=1e-4, atol=1e-5)
+
+
+def test_the_file_tells_how_to_use_it_and_no_place_of_a_machine(tmp_path):
+    _, path = exported("lora", tmp_path)
+    facts = adapter_facts(path)
+    assert facts["class_names"] == list("abcde")
+    assert facts["images"]["size"] == 32 and facts["images"]["mean"] == [0.5, 0.5, 0.5]
+    with safe_open(path, framework="pt") as file:
+        assert str(tmp_path) not in str(file.metadata())
+
+
+def test_other_weights_are_refused(tmp_path):
+    _, path = exported("lora", tmp_path)
+    other = copy.deepcopy(plain())
+    with torch.no_grad():
+        other.blocks[3].mlp.fc1.bias[0] += 1e-3
+    with pytest.raises(BadInput, match=r"trained on vit_micro \(vit_micro_patch4_32\); this model has other weights"):
+        with_adapter(other, path)
+
+
+def test_the_adapter_of_a_results_folder_is_to_be_exported_first(tmp_path):
+    _, _ = exported("lora", tmp_path)
+    with pytest.raises(BadInput, match="python -m peftbench export"):
+        adapter_facts(tmp_path / "adapter.safetensors")
+
+
+def test_the_embedded_backbone_digests_like_the_file_it_was_loaded_from():
+    first, second = (weights_digest(build_backbone(BackboneSpec()).net) for _ in range(2))
+    assert first == second
+    assert first != weights_digest(build_backbone(BackboneSpec(weights="none")).net)

@@ -1,0 +1,132 @@
+"""Published figures: whole, attributed, beside measured ones and never mixed with them; and the comparison."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.published import FOLDER, alone, backbones_of, beside, load_published, load_sources
+from peftbench.boards.table import Score, Table
+from peftbench.cli.commands.compare import differences, main, uncertainty
+from peftbench.records.collect import collect
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from tests.record_factory import make_record
+
+ROOT = Path(__file__).resolve().parents[3]
+VIT = "vit_b16_in21k"
+
+
+def measured(dataset: str, accuracies: list[float], method: str = "lora", backbone: str = VIT) -> list[RunRecord]:
+    return [
+        make_record(
+            method=method, backbone=backbone, dataset=dataset, group="natural", accuracy=value, seed=seed, n=10_000
+        )
+        for seed, value in enumerate(accuracies)
+    ]
+
+
+def only_table(records: list[RunRecord]) -> Table:
+    [table] = beside(leaderboard(collect(records)))
+    return table
+
+
+def test_every_source_is_described() -> None:
+    used = {line["source"] for name in ("vtab1k", "fgvc") for line in csv.DictReader((FOLDER / f"{name}.csv").open())}
+    assert used == set(load_sources())
+
+
+def test_names_stand_for_backbones_methods_and_data_sets_that_exist() -> None:
+    for line in csv.DictReader((FOLDER / "names.csv").open()):
+        folder = {"backbone": "backbone", "method": "method", "dataset": "dataset/vtab"}[line["kind"]]
+        assert (ROOT / "configs" / folder / f"{line['measured']}.yaml").is_file(), line
+    vtab = {row for line in load_published() if line.benchmark == "vtab1k" for row in line.figures}
+    assert vtab == {f"vtab/{path.stem}" for path in (ROOT / "configs/dataset/vtab").glob("*.yaml")}
+
+
+def test_copies_of_one_row_are_one_row() -> None:
+    rows = [row for row in load_published() if row.method == "lora" and VIT in backbones_of(row)]
+    # 67.1 on CIFAR-100 and 91.4 on Caltech101 stand in six tables
+    [common] = [row for row in rows if row.figures.get("vtab/cifar100") == "67.1"]
+    assert {"vpetl_bench", "noah_repo", "convpass_paper", "hydra_repo"} <= set(common.sources)
+    assert len({tuple(row.figures.values()) for row in rows}) == len(rows)
+
+
+def test_printed_means_follow_from_the_cells() -> None:
+    [table] = [t for t in alone() if t.title.startswith("vit_b16 imagenet21k_sup, vtab1k")]
+    rows = {row.method: row for row in table.published if "vpetl_bench" in row.sources}
+    # flat means as printed by V-PETL Bench
+    for method, mean in {"full": 65.57, "linear": 52.94, "lora": 72.25, "ssf": 73.10, "bitfit": 62.05}.items():
+        flat = rows[method].flat_mean
+        assert flat is not None
+        assert round(100 * flat.mean, 2) == pytest.approx(mean, abs=0.011)
+
+
+def test_published_rows_stand_beside_and_enter_nothing() -> None:
+    records = measured("vtab/cifar100", [0.70, 0.71]) + measured("vtab/cifar100", [0.60, 0.61], "bitfit")
+    [plain] = leaderboard(collect(records))
+    table = only_table(records)
+    assert (table.rows, table.comparison) == (plain.rows, plain.comparison)
+    assert all(row.sources and set(row.cells) == {"vtab/cifar100"} for row in table.published)
+    assert any(
+        "vpetl_bench" in row.sources and row.cells["vtab/cifar100"].mean == pytest.approx(0.671)
+        for row in table.published
+    )
+    assert any("published by vpetl_bench" in note and "best test epoch" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(("backbone", "dataset"), [("vit_micro", "vtab/cifar100"), (VIT, "cifar100"), (VIT, "digits")])
+def test_other_backbones_and_data_sets_get_no_published_rows(backbone: str, dataset: str) -> None:
+    assert only_table(measured(dataset, [0.7], backbone=backbone)).published == ()
+
+
+def test_uncertainty_by_hand() -> None:
+    # t with 2 degrees of freedom is 4.303; three measured seeds against one published; half of a tenth for rounding
+    expected = 4.3027 * 0.5 * math.sqrt(1 / 3 + 1) + 0.05
+    assert uncertainty(Score(0.7, 0.005, 3), "71.2", 1) == pytest.approx(expected, rel=1e-4)
+    assert uncertainty(Score(0.7, 0.005, 3), "71.23", 5) == pytest.approx(
+        4.3027 * 0.5 * math.sqrt(1 / 3 + 1 / 5) + 0.005, rel=1e-4
+    )
+    assert uncertainty(Score(0.7, None, 1), "71.2", 1) is None
+
+
+def test_only_cells_beyond_their_uncertainty_differ() -> None:
+    records = [
+        *measured("vtab/cifar100", [0.670, 0.671, 0.672]),
+        *measured("vtab/caltech101", [0.80, 0.81, 0.80]),
+        *measured("vtab/dtd", [0.5]),
+    ]
+    found = {
+        item.dataset: item
+        for item in differences(leaderboard(collect(records)), load_published())
+        if "vpetl_bench" in item.sources
+    }
+    assert {name: item.verdict for name, item in found.items()} == {
+        "vtab/cifar100": "within",
+        "vtab/caltech101": "differs",
+        "vtab/dtd": "unknown",
+    }
+    assert found["vtab/caltech101"].difference == pytest.approx(80.333 - 91.4, abs=0.01)
+
+
+def test_the_command_lists_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store(tmp_path)
+    for record in [*measured("vtab/caltech101", [0.80, 0.81, 0.80]), *measured("vtab/cifar100", [0.670, 0.671, 0.672])]:
+        store.put(record)
+    out = tmp_path / "compare.csv"
+    assert main(["--results", str(tmp_path), "--source", "vpetl_bench", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 pairs of a measured cell and a published figure: 1 differ" in shown
+    assert "vtab/caltech101" in shown and "vtab/cifar100" not in shown
+    assert sorted(pd.read_csv(out)["verdict"]) == ["differs", "within"]
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store(tmp_path).put(make_record(backbone="vit_micro"))
+    assert main(["--results", str(tmp_path)]) == 2
+    assert "none of the 1 records" in capsys.readouterr().err

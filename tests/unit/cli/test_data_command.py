@@ -1,0 +1,190 @@
+"""The data command: what it lists, what it finds wrong, what it draws, and how it answers wrong words."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from peftbench.cli.commands import data as data_command
+from peftbench.data.base import Source
+from peftbench.data.contact_sheet import contact_sheet
+from peftbench.data.pixels.entry import listed
+from peftbench.data.splits import ArraySplit, FileSplit
+from peftbench.data.verify import verify
+from peftbench.foundation.errors import ConfigError, MissingInput
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+
+
+class Made(Source):
+    """A source from ready splits."""
+
+    def __init__(self, splits, class_names=("a", "b")):
+        super().__init__(tuple(class_names), "embedded", "original", "embedded:1", ())
+        object.__setattr__(self, "made", splits)
+
+    def split(self, name):
+        return self.made[name]
+
+
+def flat(levels, labels) -> ArraySplit:
+    return ArraySplit(np.array(levels, np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8), np.array(labels))
+
+
+def good() -> dict:
+    return {
+        "train800": flat([0, 1, 2], [0, 1, 0]),
+        "val200": flat([3], [1]),
+        "train800val200": flat([0, 1, 2, 3], [0, 1, 0, 1]),
+        "test": flat([10, 11], [0, 1]),
+    }
+
+
+def test_sound_data_has_no_findings():
+    found = verify(Made(good()))
+    assert (found.problems, found.warnings) == ([], [])
+    assert found.facts[0].startswith("train800: 3 images, 2 of 2 classes")
+
+
+def test_every_undecodable_file_is_named_and_all_at_once(tmp_path):
+    paths = []
+    for i in range(6):
+        paths.append(tmp_path / f"{i}.png")
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(paths[-1])
+    paths[1].write_bytes(paths[1].read_bytes()[:40])
+    paths[3].write_bytes(b"")
+    paths[4].unlink()
+    splits = good() | {"test": FileSplit(paths, np.arange(6) % 2)}
+    problems = verify(Made(splits)).problems
+    assert len(problems) == 3
+    for name in ("1.png", "3.png", "4.png"):
+        assert sum(name in problem for problem in problems) == 1
+
+
+def test_labels_unions_and_empty_splits_are_checked():
+    splits = good() | {"test": flat([10, 11, 12], [0, 2, -1]), "train800val200": flat([0, 1, 2, 3], [0, 1, 0, 0])}
+    problems = verify(Made(splits)).problems
+    assert any("test: 2 labels outside 0 to 1: image 1 has 2, image 2 has -1" in problem for problem in problems)
+    assert any("train800val200 does not hold exactly" in problem for problem in problems)
+    splits = good() | {"test": ArraySplit(np.zeros((0, 4, 4), np.uint8), np.zeros(0, np.int64))}
+    assert "test: no images" in verify(Made(splits)).problems
+
+
+def test_copies_between_and_within_splits_are_warned_about():
+    splits = good() | {"test": flat([10, 1, 10], [0, 1, 1])}
+    warnings = verify(Made(splits)).warnings
+    assert "1 pictures of test are also in train800: image 1 = image 1" in warnings
+    assert "1 pictures stand twice in test: image 0 = image 2" in warnings
+
+
+def test_classes_that_only_test_knows_are_warned_about():
+    splits = good() | {"test": flat([10], [2])}
+    warnings = verify(Made(splits, ("a", "b", "c"))).warnings
+    assert "1 classes are in test and not in train800val200: c" in warnings
+    assert "2 classes have no test image: a, b" in warnings
+
+
+def test_the_sheet_shows_every_class_in_its_row():
+    colours = np.array([[90, 0, 0], [0, 200, 0]], np.uint8)  # no grey, which the edges of letters have
+    images = colours[[0, 1, 0, 1]][:, None, None] * np.ones((1, 4, 4, 1), np.uint8)
+    split = ArraySplit(images, np.array([0, 1, 0, 1]))
+    sheet = np.asarray(contact_sheet(split, ("dark", "light"), per_class=2, tile=16))
+    tiles = {label: (sheet == colours[label]).all(-1) for label in (0, 1)}
+    rows = {label: np.flatnonzero(mask.any(1)) for label, mask in tiles.items()}
+    assert [int(mask.sum()) for mask in tiles.values()] == [2 * 16 * 16] * 2
+    assert rows[0].max() < rows[1].min()
+
+
+def test_many_classes_stand_in_columns():
+    sheet = contact_sheet(flat([1], [0]), tuple(map(str, range(30))), per_class=2, tile=16)
+    assert sheet.height < 12 * 42 < 30 * 40
+
+
+def test_list_shows_state_and_size_of_every_dataset(tmp_path, capsys):
+    assert data_command.main(["list", f"dataset.root={tmp_path}"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert " ready " in lines["digits"]
+    assert (
+        " missing " in lines["vtab/dtd"] and "625 MB to get" in lines["vtab/dtd"] and str(tmp_path) in lines["vtab/dtd"]
+    )
+    assert "169 MB to get" in lines["cifar100"]
+    with pytest.raises(ConfigError, match=r"unknown option dataset\.rot; did you mean 'root'"):
+        data_command.main(["list", "dataset.rot=x"])
+
+
+def test_prepare_fills_the_cache_that_a_run_reads(tmp_path, capsys):
+    assert data_command.main(["prepare", "digits", "runtime.progress=false"]) == 0
+    out = capsys.readouterr().out
+    assert "train800val200: 1,000 images, 1.0 MB, squash-32-bicubic-antialias" in out
+    entries = listed(tmp_path / "cache" / "images")
+    assert sorted(entry.about["split"] for entry in entries) == ["test", "train800", "train800val200", "val200"]
+    assert data_command.main(["cache"]) == 0
+    assert "4 entries, 2.9 MB" in capsys.readouterr().out
+
+
+def test_verify_and_show_of_a_real_dataset(tmp_path, capsys):
+    assert data_command.main(["verify", "digits", "runtime.progress=false"]) == 0
+    assert "0 problems, 0 warnings" in capsys.readouterr().out
+    path = tmp_path / "sheet.png"
+    assert data_command.main(["show", "digits", "--out", str(path), "--per-class", "3"]) == 0
+    with Image.open(path) as sheet:
+        assert sheet.width > 3 * 64
+
+
+def test_verify_of_a_broken_folder_exits_with_1(tmp_path, capsys):
+    folder = tmp_path / "kitti"
+    for split, start, num in (("train800", 0, 800), ("val200", 800, 200), ("test", 1000, 3)):
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}.txt").write_text("".join(f"images/{i}.png {i % 4}\n" for i in range(start, start + num)))
+    for i in range(1_003):
+        (folder / f"images/{i}.png").write_bytes(b"nonsense" if i in (5, 1001) else PNG[i % 256])
+    words = ["verify", "vtab/kitti", f"dataset.root={tmp_path}", "runtime.progress=false"]
+    assert data_command.main(words) == 1
+    out = capsys.readouterr().out
+    assert "train800: " in out
+    assert "images/5.png" in out
+    assert "images/1001.png" in out
+    assert "3 problems" in out, "train800val200 is made of the lists and names its copy of the broken image too"
+
+
+def _png(level: int) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2), level).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = [_png(level) for level in range(256)]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["lst"], "did you mean 'list'"),
+        (["show", "digit"], "did you mean 'digits'"),
+        (["verify", "digits", "dataset.sed=1"], "did you mean 'seed'"),
+        (["show", "digits", "--per-class", "0"], "at least 1"),
+        (["cache", "--unused-days", "3"], "--prune"),
+    ],
+)
+def test_wrong_words_are_answered_with_the_nearest_right_ones(words, message):
+    with pytest.raises(ConfigError, match=message):
+        data_command.main(words)
+
+
+def test_missing_data_is_one_message(tmp_path):
+    with pytest.raises(MissingInput, match=r"vtab/dtd.*dataset\.root") as caught:
+        data_command.main(["verify", "vtab/dtd", f"dataset.root={tmp_path}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.shared
+def test_real_caltech_has_no_problems(shared: Path, capsys):
+    words = ["verify", "vtab/caltech101", f"dataset.root={shared}/data/vtab-1k", "runtime.progress=false"]
+    assert data_command.main(words) == 0
+    assert "test: 1,500 images, 102 of 102 classes" in capsys.readouterr().out

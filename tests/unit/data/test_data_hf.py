@@ -1,0 +1,303 @@
+"""Hugging Face sets: parquet, image folders, and the clear line for everything that cannot be used."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from peftbench.data.base import SPLITS
+from peftbench.data.fewshot.draw import few_shot
+from peftbench.data.sources.hf import HfDataset
+from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def png(row: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (3, 2), (row // 256, row % 256, 7)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write(
+    folder: Path, name: str, num_rows: int, image: str = "image", label: str = "label", names: bool = True, **change
+) -> None:
+    import datasets
+
+    labels = [row % 4 for row in range(num_rows)]
+    cells = [{"bytes": png(row), "path": None} for row in range(num_rows)]
+    for row, value in change.get("labels", {}).items():
+        labels[row] = value
+    for row, value in change.get("cells", {}).items():
+        cells[row] = value
+    kind = datasets.ClassLabel(names=["a", "b", "c", "d"]) if names else datasets.Value("int64")
+    features = datasets.Features({image: datasets.Image(decode=False), label: kind})
+    folder.mkdir(exist_ok=True)
+    table = datasets.Dataset.from_dict({image: cells, label: labels}, features=features)
+    parquet.write_table(table.data.table, folder / f"{name}.parquet")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("hf") / "set"
+    write(folder, "train", 2_500)
+    write(folder, "test", 120)
+    return folder
+
+
+def row_of(image: Image.Image) -> int:
+    red, green, _ = image.getpixel((0, 0))
+    return red * 256 + green
+
+
+def test_the_sample_follows_the_hash_order_over_the_row_number(small):
+    source = HfDataset(path=str(small)).open()
+    order = sorted(range(2_500), key=lambda row: hashlib.md5(f"train{row}".encode()).digest())
+    expected = {
+        "train800": order[:800],
+        "val200": order[2_250:2_450],
+        "train800val200": order[:800] + order[2_250:2_450],
+        "test": list(range(120)),
+    }
+    for name in SPLITS:
+        split, rows = source.split(name), expected[name]
+        assert split.labels.tolist() == [row % 4 for row in rows]
+        assert [row_of(split.read(index)) for index in (0, 5, len(rows) - 1)] == [rows[0], rows[5], rows[-1]]
+        joined = b"".join(hashlib.sha256(png(row)).digest() for row in rows)
+        assert split.content_digest() == hashlib.sha256(joined).hexdigest()
+    assert source.class_names == ("a", "b", "c", "d")
+    assert (source.membership, source.pixels, source.test) == (
+        "vtab1k-style:tfds-order-of-rows",
+        "unknown",
+        "official:120",
+    )
+
+
+def test_revision_is_of_the_bytes_not_of_the_place(small, tmp_path):
+    copy = tmp_path / "elsewhere"
+    copy.mkdir()
+    for file in small.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    first, second = HfDataset(path=str(small)), HfDataset(path=str(copy))
+    assert first.revision() == second.revision()
+    assert first.identity() == second.identity()
+    assert [path.name for path in first.inputs()] == ["test.parquet", "train.parquet"]
+    write(copy, "test", 121)
+    assert first.revision() != second.revision()
+
+
+def test_labels_in_tables(small):
+    assert HfDataset(path=str(small)).label == "set"
+    assert HfDataset(path=str(small), title="cifar10").label == "cifar10"
+    assert HfDataset(path="owner/name").label == "owner/name"
+    assert HfDataset(group_name="natural").group == "natural"
+
+
+def test_other_usual_columns_are_found_and_others_can_be_named(tmp_path):
+    folder = tmp_path / "set"
+    for name in ("train", "test"):
+        write(folder, name, 2_000, image="img", label="fine_label", names=False)
+    source = HfDataset(path=str(folder)).open()
+    assert source.class_names == ("0", "1", "2", "3")
+    assert HfDataset(path=str(folder), classes=6).open().num_classes == 6
+    with pytest.raises(BadInput, match=r"no column picture; columns are img, fine_label; set dataset\.image_column"):
+        HfDataset(path=str(folder), image_column="picture").open()
+    with pytest.raises(BadInput, match=r"column fine_label holds no images"):
+        HfDataset(path=str(folder), image_column="fine_label").open()
+    with pytest.raises(BadInput, match=r"labels go up to 3 and 2 classes are named; dataset\.classes is 2"):
+        HfDataset(path=str(folder), classes=2).open()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {3: None}}, "test split must hold integer labels without gaps"),
+        ({"labels": {3: -1}, "names": False}, "the test split has label -1 in row 3"),
+    ],
+)
+def test_bad_labels(tmp_path, change, message):
+    write(tmp_path / "set", "train", 2_000)
+    write(tmp_path / "set", "test", 10, **change)
+    with pytest.raises(BadInput, match=message):
+        HfDataset(path=str(tmp_path / "set")).open()
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ({"bytes": None, "path": "gone/x.png"}, r"test row 4: only a path is stored \(gone/x\.png\)"),
+        ({"bytes": b"not an image", "path": None}, r"test row 4: the image cannot be decoded"),
+        (None, r"test row 4: no image stored"),
+    ],
+)
+def test_bad_images_are_named_by_row(tmp_path, cell, message):
+    write(tmp_path / "set", "train", 2_000)
+    write(tmp_path / "set", "test", 10, cells={4: cell})
+    split = HfDataset(path=str(tmp_path / "set")).open().split("test")
+    with pytest.raises(BadInput, match=message):
+        split.read(4)
+
+
+def test_no_test_split_or_too_small_a_train_split(tmp_path):
+    write(tmp_path / "set", "train", 900)
+    for path in (tmp_path / "set", tmp_path / "set" / "train.parquet"):
+        with pytest.raises(BadInput, match=r"no test split \(found: train\)"):
+            HfDataset(path=str(path)).open()
+    write(tmp_path / "set", "test", 10)
+    source = HfDataset(path=str(tmp_path / "set")).open()
+    with pytest.raises(BadInput, match=r"set: the train split has 900 images; .*protocol=full"):
+        source.split("train800")
+    assert [len(source.split(name)) for name in ("train", "val", "trainval")] == [810, 90, 900]
+    assert len(few_shot(source, 16, 0, "m").split("fewshot")) == 64
+
+
+def test_all_rows_with_a_validation_split(tmp_path):
+    for name, count in (("train", 40), ("validation", 12), ("test", 8)):
+        write(tmp_path / "set", name, count)
+    source = HfDataset(path=str(tmp_path / "set")).open()
+    assert [len(source.split(name)) for name in ("train", "val", "trainval", "test")] == [40, 12, 52, 8]
+    assert [row_of(source.split("trainval").read(index)) for index in (0, 39, 40, 51)] == [0, 39, 0, 11]
+    assert (source.membership_of("trainval"), source.membership_of("train800")) == (
+        "full",
+        "vtab1k-style:tfds-order-of-rows",
+    )
+
+
+def test_a_class_that_is_only_tested_is_named(tmp_path):
+    write(tmp_path / "set", "train", 40, labels=dict.fromkeys(range(3, 40, 4), 0))
+    write(tmp_path / "set", "test", 8)
+    with pytest.raises(BadInput, match="1 of 4 classes have no training image, first 'd'"):
+        HfDataset(path=str(tmp_path / "set")).open()
+
+
+def test_what_save_to_disk_writes_and_arrow_files(small, tmp_path):
+    import datasets
+
+    tables = datasets.load_dataset(str(small), cache_dir=str(tmp_path / "hf"))
+    tables.save_to_disk(str(tmp_path / "saved"))
+    source = HfDataset(path=str(tmp_path / "saved")).open()
+    assert [len(source.split(name)) for name in SPLITS] == [800, 200, 1_000, 120]
+    assert row_of(source.split("test").read(7)) == 7
+    assert source.class_names == ("a", "b", "c", "d")
+    (tmp_path / "arrow").mkdir()
+    for name in ("train", "test"):
+        [file] = (tmp_path / "saved" / name).glob("*.arrow")
+        file.rename(tmp_path / "arrow" / f"{name}.arrow")
+    loose = HfDataset(path=str(tmp_path / "arrow")).open()
+    assert loose.split("train800").content_digest() == source.split("train800").content_digest()
+
+
+@pytest.mark.parametrize("content", [b"", b"not parquet at all", None])
+def test_a_damaged_parquet_file_is_one_line(small, tmp_path, content):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    whole = (small / "train.parquet").read_bytes()
+    (folder / "train.parquet").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    (folder / "test.parquet").write_bytes((small / "test.parquet").read_bytes())
+    with pytest.raises(BadInput) as caught:
+        HfDataset(path=str(folder)).open()
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_folder_takes_classes_from_its_directories_and_ignores_exif_rotation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for split, count in (("train", 1_000), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "set" / split / name
+            folder.mkdir(parents=True)
+            image = Image.new("RGB", (4, 2), (9, 9, 9) if name == "cat" else (200, 9, 9))
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", exif=exif)
+            for index in range(count):
+                (folder / f"{index}.jpg").write_bytes(stream.getvalue())
+    spec = HfDataset(path=str(tmp_path / "set"))
+    source = spec.open()
+    split = source.split("test")
+    assert source.class_names == ("cat", "dog")
+    assert split.labels.tolist() == [0, 0, 1, 1]
+    assert split.read(3).size == (4, 2)
+    before = spec.revision()
+    (tmp_path / "set" / "test" / "dog" / "1.jpg").rename(tmp_path / "set" / "test" / "cat" / "9.jpg")
+    assert spec.revision() != before
+
+
+@pytest.mark.parametrize("path", [None, "no_such_folder", "/no/such/folder"])
+def test_a_missing_path_says_which_option_to_set(path):
+    spec = HfDataset(path=path)
+    assert spec.inputs() == []
+    for ask in (spec.revision, spec.open):
+        with pytest.raises(MissingInput, match=r"set dataset\.path=<folder with train\.parquet and test\.parquet>"):
+            ask()
+
+
+def test_an_empty_folder_and_a_text_file(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInput, match="holds no files"):
+        HfDataset(path=str(tmp_path / "empty")).revision()
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(BadInput, match="takes a parquet file, a folder or a hub id"):
+        HfDataset(path=str(tmp_path / "a.txt")).open()
+    with pytest.raises(PeftbenchError, match=str(tmp_path)):
+        HfDataset(path=str(tmp_path)).open()
+
+
+def test_an_unreachable_hub_names_the_command_and_the_offline_variables(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingInput) as caught:
+        HfDataset(path="some-owner/some-set").revision()
+    for part in (
+        "some-owner/some-set",
+        "hf download some-owner/some-set --repo-type dataset",
+        "HF_HUB_OFFLINE=1",
+        "dataset.path=",
+    ):
+        assert part in str(caught.value)
+
+
+def test_a_pinned_commit_needs_no_connection():
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert HfDataset(path="some-owner/some-set", commit=commit).revision() == f"commit:{commit}"
+
+
+@pytest.mark.shared
+def test_the_real_cifar10_parquet(shared):
+    source = HfDataset(path=str(shared / "data" / "cifar10"), title="cifar10").open()
+    assert [len(source.split(name)) for name in SPLITS] == [800, 200, 1_000, 10_000]
+    assert source.class_names[:3] == ("airplane", "automobile", "bird")
+    assert np.bincount(source.split("test").labels).tolist() == [1_000] * 10
+    train = source.split("train800")
+    assert train.rows[0] == 16_399
+    assert train.read(0).size == (32, 32)
+
+
+def test_a_half_downloaded_hub_dataset_is_one_line(tmp_path, monkeypatch):
+    import datasets
+    from huggingface_hub import constants
+
+    # what a broken-off download leaves: the commit is known, its large files are not here
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "hub" / "datasets--some-owner--some-set"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text(commit)
+    (cached / "snapshots" / commit).mkdir(parents=True)
+    (cached / "snapshots" / commit / ".gitattributes").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    with pytest.raises(MissingInput, match=r"some-owner/some-set: .*hf download some-owner/some-set") as caught:
+        HfDataset(path="some-owner/some-set").open()
+    assert "\n" not in str(caught.value)

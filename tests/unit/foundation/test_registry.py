@@ -1,0 +1,60 @@
+"""The registry: a package finds its own classes, a wrong name is answered with the nearest."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.registry import Registry
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry[Any]]:
+    """A package with a registry in `base` and two classes in modules nobody imports."""
+    package = tmp_path / "kitchen_for_tests"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "base.py").write_text(
+        "from peftbench.foundation.registry import Registry\nTOOLS = Registry('tool', 'kitchen_for_tests')\n"
+    )
+    for name in ("whisk", "ladle"):
+        (package / f"{name}.py").write_text(
+            f"from kitchen_for_tests.base import TOOLS\n\n@TOOLS.add('{name}')\nclass Tool:\n    pass\n"
+        )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield importlib.import_module("kitchen_for_tests.base").TOOLS
+    for module in [name for name in sys.modules if name.startswith("kitchen_for_tests")]:
+        del sys.modules[module]
+
+
+def test_adding_a_file_is_enough(kitchen: Registry[Any]) -> None:
+    assert kitchen.names() == ["ladle", "whisk"]
+    assert kitchen.get("whisk").__module__ == "kitchen_for_tests.whisk"
+
+
+def test_a_class_knows_the_name_it_is_registered_under(kitchen: Registry[Any]) -> None:
+    assert kitchen.get("ladle").name == "ladle"
+
+
+def test_a_wrong_name_is_answered_with_the_nearest(kitchen: Registry[Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        kitchen.get("wisk")
+    assert caught.value.problems == ["unknown tool 'wisk'; did you mean 'whisk'?"]
+
+
+def test_a_name_near_to_nothing_is_answered_with_the_list(kitchen: Registry[Any]) -> None:
+    with pytest.raises(ConfigError, match="unknown tool 'fork'; known: ladle, whisk"):
+        kitchen.get("fork")
+
+
+def test_a_second_class_under_one_name_is_refused_and_says_where_the_first_is(kitchen: Registry[Any]) -> None:
+    first = kitchen.get("whisk")
+    with pytest.raises(ValueError, match=r"tool 'whisk' is already defined by kitchen_for_tests\.whisk\.Tool"):
+        kitchen.add("whisk")(type("Other", (), {}))
+    assert kitchen.get("whisk") is first

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from peftbench.foundation.seeding import derive, deterministic, seed_everything, stream
+
+
+def test_a_stream_repeats_and_differs_from_every_other() -> None:
+    names: list[tuple[str | int, ...]] = [(), ("order",), ("order", 0), ("order", 1), ("augment", 1), ("order", "1")]
+    seeds = {derive(seed, *name) for seed in (0, 1) for name in names}
+    assert len(seeds) == 2 * len(names)
+    assert torch.equal(torch.rand(5, generator=stream(3, "head")), torch.rand(5, generator=stream(3, "head")))
+
+
+def test_the_seed_of_a_stream_is_fixed_for_all_time() -> None:
+    # sha256 of '[0,"order",1]', first eight bytes, shifted right by one; computed with the sha256sum command
+    assert derive(0, "order", 1) == 0x33A27F56BC0FBFB7 >> 1
+
+
+def test_streams_do_not_touch_the_global_generator() -> None:
+    before = torch.get_rng_state()
+    torch.rand(10, generator=stream(0, "x"))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_seed_everything_repeats_all_three_global_generators() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    seed_everything(2**40 + 7)
+    first = draw()
+    seed_everything(2**40 + 7)
+    assert draw() == first
+    seed_everything(2**40 + 8)
+    assert draw() != first
+
+
+def test_deterministic_refuses_kernels_that_do_not_repeat_and_puts_the_flags_back() -> None:
+    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    with pytest.raises(ZeroDivisionError), deterministic("cpu"):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cudnn.deterministic
+        raise ZeroDivisionError
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+
+
+def test_deterministic_on_cuda_sets_the_cublas_workspace_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with deterministic("cuda"):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ

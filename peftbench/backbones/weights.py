@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 import zipfile
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.options import BackboneSpec
 from peftbench.foundation.connection import offline_reason
+from peftbench.foundation.digests import file_digest
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
 HEAD_NAMES = ("head", "head_dist", "fc", "classifier", "pre_logits")
@@ -41,15 +41,6 @@ def weights_file(spec: BackboneSpec) -> Path | None:
         hint = f" {spec.download}" if spec.download else ""
         raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")
     return path
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def weights_id(spec: BackboneSpec) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 from peftbench.backbones.weights import weights_file, weights_id
 from peftbench.config.gate import RunConfig, with_options
 from peftbench.config.presets import DEFAULT
-from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.errors import ConfigError, RecordError
 from peftbench.foundation.identity import fingerprint
 from peftbench.methods.base import Method
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid. `inputs` are the files that the identity was computed from.
+    """One point of the grid.
 
     `tuning` says, for a cell whose hyperparameters were tuned, which trials chose them.
     `words` asked for it, where the command line of this process did not (a worker of a sweep).
@@ -26,7 +26,6 @@ class Cell:
     identity: dict[str, Any]
     fingerprint: str
     labels: dict[str, str]
-    inputs: tuple[Path, ...]
     tuning: dict[str, Any] | None = None
     words: tuple[str, ...] | None = None
 
@@ -35,9 +34,26 @@ class Cell:
         labels = self.labels
         return f"{labels['method']} on {labels['dataset']}, {labels['backbone']}, seed {self.config.seed}"
 
+    def inputs(self) -> list[Path] | None:
+        """Every file and folder whose change could change the identity; None where something else can as well."""
+        weights, data = weights_file(self.config.backbone), self.config.dataset.inputs()
+        return None if data is None else [*data, *([weights] if weights else [])]
 
-def plan(config: RunConfig) -> Cell:
+    def check_unchanged(self) -> None:
+        """Raises `RecordError` when data or weights are no longer those the identity was computed from."""
+        # a fresh copy: a spec may remember what it has found
+        now = replace(self.config.dataset).revision(), weights_id(self.config.backbone)
+        if now != (self.identity["dataset"]["revision"], self.identity["backbone"]["weights"]):
+            raise RecordError(
+                "data or weights were changed while this cell ran, so its numbers belong to neither state; nothing "
+                "was recorded, run the same command again"
+            )
+
+
+def plan(config: RunConfig, revisions: dict[str, str] | None = None) -> Cell:
     """Find what the configuration points to and fingerprint it.
+
+    `revisions` keeps those of the datasets from one call to the next, where many cells are planned at one moment.
 
     A tuned cell is identified by what it was before tuning and by the tuning, which together settle the choice; so it
     is found and skipped without looking at its trials.
@@ -47,10 +63,14 @@ def plan(config: RunConfig) -> Cell:
     if config.protocol.merge and not config.method.mergeable:
         raise ConfigError([f"protocol.merge=true: {config.method.name} does not fold exactly; leave it unmerged"])
     before = with_options(config, config.hparams.replaced) if config.tune.active else config
+    revisions = {} if revisions is None else revisions
+    dataset = repr(config.dataset)
+    if dataset not in revisions:
+        revisions[dataset] = config.dataset.revision()
     identity = {
         "backbone": config.backbone.identity() | {"weights": weights_id(config.backbone)},
         "method": {"name": config.method.name, "version": config.method.version} | before.method.identity(),
-        "dataset": {"kind": config.dataset.name, "revision": config.dataset.revision()} | config.dataset.identity(),
+        "dataset": {"kind": config.dataset.name, "revision": revisions[dataset]} | config.dataset.identity(),
         "protocol": config.protocol.identity(),
         "optim": before.optim.identity(),
         "train": config.train.identity(),
@@ -69,9 +89,7 @@ def plan(config: RunConfig) -> Cell:
     }
     if remarks := [part.remark for part in (config.method, objective) if part.remark]:
         labels["remark"] = " / ".join(remarks)
-    weights = weights_file(config.backbone)
-    inputs = (*config.dataset.inputs(), *([weights] if weights else []))
-    return Cell(config, identity, fingerprint(identity), labels, inputs)
+    return Cell(config, identity, fingerprint(identity), labels)
 
 
 def method_label(config: RunConfig) -> str:

@@ -70,6 +70,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         test_set = setup.load("test") if config.protocol.report_test else None
         test = _evaluate(setup, test_set) if test_set else None
 
+    cell.check_unchanged()
     adapter = _save_adapter(cell, runtime, store, tensors)
     record = RunRecord(
         schema=SCHEMA,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import hydra
 from omegaconf import DictConfig
 
@@ -65,12 +67,13 @@ def attempt(tree: DictConfig, words: list[str]) -> Exception | None:
     """Run one composed cell, or find it done. Returns what went wrong; inside Hydra an error would lose its kind."""
     try:
         config, runtime = to_run_config(tree, named_options(words))
-        return _run_or_skip(plan(config), runtime, words).error
+        planned_ns = time.time_ns()
+        return _run_or_skip(plan(config), runtime, words, planned_ns).error
     except PeftbenchError as error:
         return error
 
 
-def _run_or_skip(cell: Cell, runtime: RuntimeSpec, words: list[str]) -> Outcome:
+def _run_or_skip(cell: Cell, runtime: RuntimeSpec, words: list[str], planned_ns: int) -> Outcome:
     store = Store(runtime.results_root)
     path = store.find(cell.fingerprint, cell.labels)
     if path is not None and runtime.on_existing == "error":
@@ -85,7 +88,9 @@ def _run_or_skip(cell: Cell, runtime: RuntimeSpec, words: list[str]) -> Outcome:
             raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
         with claim:
             outcome = run_noted(cell, runtime, store)
-    if outcome.error is None and runtime.on_existing == "skip":
+    inputs = cell.inputs() if outcome.error is None and runtime.on_existing == "skip" else None
+    if inputs is not None:
         path = path or store.path_of(cell.labels, cell.fingerprint)
-        note_finished(words, default_cache_dir(), path, cell.inputs, summary(store.get(cell.fingerprint)))
+        said = summary(store.get(cell.fingerprint))
+        note_finished(words, default_cache_dir(), path, inputs, said, planned_ns)
     return outcome

@@ -163,18 +163,26 @@ class DatasetSpec(Spec, ABC):
 
     @abstractmethod
     def revision(self) -> str:
-        """Version or digest of the content behind these options, without decoding an image.
+        """Version of the content behind these options, or a digest over the bytes of all its images and its labels.
 
-        Raises `MissingInput` when the data is absent and cannot be had.
+        Nothing is decoded, and files are read where their digest is not known (see `foundation.digests`). Raises
+        `MissingInput` when the data is absent and cannot be had.
         """
 
-    def inputs(self) -> list[Path]:
-        """Files whose change would change the revision."""
+    def check(self) -> None:
+        """Raises `MissingInput` or `BadInput` where the data is seen to be absent or damaged without reading images."""
+        self.revision()
+
+    def inputs(self) -> list[Path] | None:
+        """Every file and folder whose change could change the revision, those that may yet appear among them.
+
+        None where something else decides as well, such as what is newest on a hub.
+        """
         return []
 
     def places(self) -> list[Path]:
         """Files and folders the images are read from, as far as they are there; none for embedded data."""
-        return self.inputs()
+        return self.inputs() or []
 
     @property
     def download_megabytes(self) -> int | None:

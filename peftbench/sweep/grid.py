@@ -13,11 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from peftbench.cells.cell import plan
+from peftbench.cells.cell import Cell, plan
 from peftbench.config.gate import (
     FIXED,
     NAMED,
-    RunConfig,
     as_tree,
     config_dir,
     launcher_of,
@@ -108,13 +107,14 @@ def _planned(trees: list[tuple[list[str], DictConfig]], seeds: list[int | str]) 
     absent: list[tuple[str, str]] = []
     wrong: dict[str, None] = {}
     known: dict[Path, set[str]] = {}
+    revisions: dict[str, str] = {}
     for words, tree in trees:
         for seed in seeds or [tree.get("seed", 0)]:
             tree.seed = seed
             all_words = [*words, f"seed={seed}"] if seeds else words
             try:
                 config, runtime = to_run_config(tree, named_options(all_words))
-                cell = _planned_cell(config, runtime, all_words, known)
+                cell = _planned_cell(plan(config, revisions), runtime, all_words, known)
                 cells.setdefault(cell.fingerprint, cell)
             except ConfigError as error:
                 wrong |= dict.fromkeys(error.problems)
@@ -128,10 +128,8 @@ def _planned(trees: list[tuple[list[str], DictConfig]], seeds: list[int | str]) 
     return Plan(str(Path.cwd()), list(cells.values()), absent)
 
 
-def _planned_cell(
-    config: RunConfig, runtime: RuntimeSpec, words: list[str], known: dict[Path, set[str]]
-) -> PlannedCell:
-    cell, store = plan(config), Store(runtime.results_root)
+def _planned_cell(cell: Cell, runtime: RuntimeSpec, words: list[str], known: dict[Path, set[str]]) -> PlannedCell:
+    store = Store(runtime.results_root)
     # a look at each cell's own path costs little; only records that lie elsewhere need the list of all
     path = store.path_of(cell.labels, cell.fingerprint)
     if not path.is_file():
@@ -140,12 +138,12 @@ def _planned_cell(
         if cell.fingerprint in known[store.root]:
             path = store.find(cell.fingerprint) or path
     failure = store.failure_path(cell.fingerprint)
-    tree: dict[str, Any] = as_tree(config, runtime)
+    tree: dict[str, Any] = as_tree(cell.config, runtime)
     return PlannedCell(
         fingerprint=cell.fingerprint,
         title=cell.title,
         labels=cell.labels,
-        seed=config.seed,
+        seed=cell.config.seed,
         words=words,
         config=tree,
         record_path=str(path),

@@ -23,6 +23,7 @@ from peftbench.data.contact_sheet import contact_sheet
 from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import Listed, listed, prune
 from peftbench.data.verify import verify
+from peftbench.foundation.digests import read_anew
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     action("list", _list, "every dataset: whether it is ready, its size and where it is", None)
     prepare = action("prepare", _prepare, "download what can be downloaded and fill the image cache", "dataset")
     prepare.add_argument("--no-test", action="store_true", help="leave the test split for later")
-    action("verify", _verify, "decode every image; name all that is wrong", "dataset")
+    verifying = action("verify", _verify, "decode every image; name all that is wrong", "dataset")
+    verifying.add_argument("--deep", action="store_true", help="read all bytes anew, whatever is remembered of files")
     show = action("show", _show, "a contact sheet with class names", "dataset")
     show.add_argument("--out", type=Path, help="the PNG to write (default: <dataset>.png here)")
     show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
@@ -108,7 +110,7 @@ def _state(spec: DatasetSpec) -> tuple[str, str, str]:
     """State, size (on disk, or of the archives to get) and place of a dataset."""
     to_get = f"{spec.download_megabytes:,} MB to get" if spec.download_megabytes else ""
     try:
-        spec.revision()
+        spec.check()
         places = spec.places()
     except MissingInput as error:
         return "missing", to_get, _shortened(spec, error)
@@ -185,6 +187,10 @@ def _verify(arguments: argparse.Namespace) -> int:
     total = sum(len(source.split(name)) for name in source.whole_splits)
     with Progress(runtime.progress).counted("verifying", total) as step:
         found = verify(source, step)
+    if arguments.deep:
+        with read_anew() as differing:
+            found.facts.append(f"all bytes read anew: revision {config.dataset.revision()}")
+        found.problems.extend(f"{path}: its bytes changed and its times do not show it" for path in sorted(differing))
     print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
     for kind, lines in (("", found.facts), ("warning: ", found.warnings), ("problem: ", found.problems)):
         print("".join(f"  {kind}{line}\n" for line in lines), end="")

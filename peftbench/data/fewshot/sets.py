@@ -14,7 +14,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.parts import PartsSource
-from peftbench.data.sources.image_lists import ImageList, lists_digest, read_text, sizes_of_all
+from peftbench.data.sources.image_lists import ImageList, listed_files, lists_digest, read_text, sizes_of_all
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir
@@ -184,6 +184,20 @@ class FewShotDataset(DatasetSpec):
 
     def revision(self) -> str:
         return lists_digest(self._folder, self._read()[0])
+
+    def check(self) -> None:
+        sizes_of_all(self._folder, self._read()[0])
+
+    def inputs(self) -> list[Path]:
+        parts, _ = self._read()
+        return [*self._annotations(), *listed_files(self._folder, parts)]
+
+    def places(self) -> list[Path]:
+        return [self._folder]
+
+    def _annotations(self) -> list[Path]:
+        """The files that say which images there are and of which class."""
+        return [path for path in self._folder.rglob("*") if path.suffix in (".txt", ".json", ".mat")]
 
     def open(self) -> Source:
         parts, names = self._read()

@@ -15,6 +15,7 @@ from peftbench.data.fgvc.tasks import FGVC_TASKS, FgvcTask, canonical_fgvc
 from peftbench.data.parts import PartsSource, class_notes
 from peftbench.data.sources.image_lists import (
     ImageList,
+    listed_files,
     lists_digest,
     path_problem,
     read_text,
@@ -64,9 +65,19 @@ class Fgvc(DatasetSpec):
         lists, _ = self._lists(folder)
         return lists_digest(self._image_root(folder, lists), lists)
 
+    def check(self) -> None:
+        folder = self._folder()
+        lists, _ = self._lists(folder)
+        sizes_of_all(self._image_root(folder, lists), lists)
+
     def inputs(self) -> list[Path]:
         folder = self._folder()
-        return [path for part in _PARTS if (path := folder / f"{part}.json").is_file()]
+        files = [path for part in _PARTS if (path := folder / f"{part}.json").is_file()]
+        lists, _ = self._lists(folder)
+        return [folder, *files, *listed_files(self._image_root(folder, lists), lists)]
+
+    def places(self) -> list[Path]:
+        return [self._folder()]
 
     def open(self) -> Source:
         folder = self._folder()

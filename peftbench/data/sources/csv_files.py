@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS
-from peftbench.data.sources.image_lists import ImageList, path_problem, read_text, shortened
+from peftbench.data.sources.image_lists import ImageList, listed_files, path_problem, read_text, shortened
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
 from peftbench.foundation.errors import BadInput, MissingInput, did_you_mean
 from peftbench.foundation.spec import option
@@ -67,7 +67,12 @@ class CsvFiles(OwnFiles):
         return self.title or (Path(first).stem if first else "csv")
 
     def inputs(self) -> list[Path]:
-        return list(self._lists().values())
+        listing = self.listing()
+        return [*self._lists().values(), *listed_files(listing.folder, listing.parts)]
+
+    def places(self) -> list[Path]:
+        lists = list(self._lists().values())
+        return [Path(self.root).expanduser(), *lists] if self.root else lists
 
     def listing(self) -> Listing:
         lists = self._lists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS
-from peftbench.data.sources.image_lists import ImageList
+from peftbench.data.sources.image_lists import ImageList, listed_files
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.spec import option
@@ -38,10 +38,11 @@ class Folder(OwnFiles):
         return Path(self.root or "").expanduser().absolute()
 
     def inputs(self) -> list[Path]:
-        """The folders, whose time changes when a file comes or goes."""
         listing = self.listing()
-        parents = {listing.folder / path for images in listing.parts.values() for path in images.paths}
-        return [listing.folder, *sorted({path.parent for path in parents} | {path.parent.parent for path in parents})]
+        return listed_files(listing.folder, listing.parts)
+
+    def places(self) -> list[Path]:
+        return [self._place()]
 
     def listing(self) -> Listing:
         root = self._place()

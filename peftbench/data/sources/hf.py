@@ -24,6 +24,7 @@ from peftbench.data.base import (
 )
 from peftbench.data.parts import class_notes, full_split
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
 from peftbench.data.sources.hub import hub_commit, unreachable
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import train_and_val
@@ -33,7 +34,7 @@ from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from datasets import Dataset, DatasetBuilder, DatasetDict
     from PIL.Image import Image
 
 IMAGE_COLUMNS = ("image", "img")
@@ -75,26 +76,38 @@ class HfDataset(DatasetSpec):
     def revision(self) -> str:
         if not self._is_local():
             return f"commit:{hub_commit(self._hub_id(), self.commit)}"
-        files = self.inputs()
-        digest = hashlib.sha256(files_digest(files).encode())
         base = self._place()
+        files = self._files()
+        digest = hashlib.sha256(files_digest(files).encode())
         for file in files:
             # Names matter where folders name the classes and the splits.
             digest.update(
                 f"\n{file.relative_to(base) if file != base else file.name}".encode("utf-8", "surrogateescape")
             )
+        digest.update(card_header(base))
         return digest.hexdigest()
 
-    def inputs(self) -> list[Path]:
+    def check(self) -> None:
+        if self._is_local():
+            self._files()
+        else:
+            self.revision()
+
+    def inputs(self) -> list[Path] | None:
         if not self._is_local():
-            return []
+            pinned = self.path is not None and self.commit is not None and len(self.commit) == 40
+            return [self._place()] if pinned else None
         place = self._place()
-        if place.is_file():
-            return [place]
-        files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+        return [place, *sorted(place.rglob("*"))]
+
+    def places(self) -> list[Path]:
+        return [self._place()] if self._is_local() else []
+
+    def _files(self) -> list[Path]:
+        files = data_files(self._place())
         if not files:
-            raise MissingInput(f"{self.label}: {place} (dataset.path) holds no files")
-        return [file for file in files if file.suffix == ".parquet"] or files
+            raise MissingInput(f"{self.label}: {self._place()} (dataset.path) holds no files")
+        return files
 
     def open(self) -> Source:
         splits = self._load()
@@ -148,17 +161,35 @@ class HfDataset(DatasetSpec):
         import datasets
 
         if self._is_local():
-            place = self._place()
+            place, owned = self._place().resolve(), self._owned()
+            assert owned is not None
             if place.is_file() and place.suffix not in (".parquet", ".arrow"):
                 raise BadInput(f"{place}: dataset.path takes a parquet file, a folder or a hub id")
-            name, files = (place.suffix[1:], str(place)) if place.is_file() else (str(place.resolve()), None)
-            with _translated(str(place)):
+            name, files = (place.suffix[1:], str(place)) if place.is_file() else (str(place), None)
+            with _translated(str(self._place())):
                 if (place / "dataset_dict.json").is_file():  # written by save_to_disk
-                    return datasets.load_from_disk(str(place.resolve()))
-                return datasets.load_dataset(name, data_files=files, cache_dir=str(default_cache_dir() / "hf"))
+                    check_saved(place, owned)
+                    return datasets.load_from_disk(str(place))
+                # a folder for each content and place: the library tells files apart by their times alone
+                state = hashlib.sha256(f"{self.revision()} {place}".encode("utf-8", "surrogateescape")).hexdigest()
+                cache = str(default_cache_dir() / "hf" / state[:16])
+                builder = datasets.load_dataset_builder(name, data_files=files, cache_dir=cache)
+                owned.refuse_others(_files_of(builder), "its README.md")
+                builder.download_and_prepare()
+                return builder.as_dataset()
         hub_id = self._hub_id()
+        commit = hub_commit(hub_id, self.commit)
         with _translated(hub_id):
-            return datasets.load_dataset(hub_id, revision=hub_commit(hub_id, self.commit))
+            builder = datasets.load_dataset_builder(hub_id, revision=commit)
+            foreign = [file for file in _files_of(builder) if not file.startswith(f"hf://datasets/{hub_id}@{commit}/")]
+            if foreign:
+                raise BadInput(f"{hub_id}: its README.md names {foreign[0]}, which is no file of this dataset")
+            builder.download_and_prepare()
+            return builder.as_dataset()
+
+    def _owned(self) -> OwnedFiles | None:
+        """The files that may be read; None for a dataset of the hub, whose tables hold their images."""
+        return OwnedFiles(self._place().resolve(), self._files()) if self._is_local() else None
 
     def _column(self, split: Dataset, field: str, given: str | None, usual: tuple[str, ...]) -> str:
         wanted = (given,) if given else usual
@@ -178,7 +209,7 @@ class HfDataset(DatasetSpec):
             raise BadInput(f"{self.path}: column {column} holds no images ({feature}); set dataset.image_column")
         # Undecoded, because the library's own decoding rotates by EXIF, which no peer does.
         plain = split.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        return EncodedImages(plain, column, f"{self.path} {name}")
+        return EncodedImages(plain, column, f"{self.path} {name}", self._owned())
 
     def _labels(self, split: Dataset, name: str, column: str) -> np.ndarray:
         """All labels of a split, int64 [num_rows], without touching the images."""
@@ -263,8 +294,8 @@ class HfSplit(RawSplit):
 class EncodedImages:
     """The image column of one stored split, read row by row from the memory-mapped table."""
 
-    def __init__(self, table: Dataset, column: str, place: str) -> None:
-        self._table, self._column, self._place = table, column, place
+    def __init__(self, table: Dataset, column: str, place: str, owned: OwnedFiles | None) -> None:
+        self._table, self._column, self._place, self._owned = table, column, place, owned
 
     def encoded(self, rows: np.ndarray) -> Iterator[tuple[str, bytes]]:
         """(name for messages, encoded bytes) of the given rows, in order."""
@@ -272,22 +303,25 @@ class EncodedImages:
             chunk = rows[start : start + 500]
             for row, cell in zip(chunk, self._table[chunk][self._column], strict=True):
                 name = f"{self._place} row {row}"
-                yield name, _bytes_of(cell, name)
+                yield name, _bytes_of(cell, name, self._owned)
 
 
-def _bytes_of(cell: dict[str, Any] | None, name: str) -> bytes:
+def _files_of(builder: DatasetBuilder) -> list[str]:
+    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
+
+
+def _bytes_of(cell: dict[str, Any] | None, name: str, owned: OwnedFiles | None) -> bytes:
     if cell and cell.get("bytes") is not None:
         return bytes(cell["bytes"])
     path = cell.get("path") if cell else None
     if not path:
         raise BadInput(f"{name}: no image stored")
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
+    if owned is None:
         raise BadInput(
-            f"{name}: only a path is stored ({path}) and it cannot be read ({error.strerror}); "
-            "the table was written without its images"
-        ) from error
+            f"{name}: only a path is stored ({path}) and a hub's table must hold its images; download the dataset and "
+            "set dataset.path to its folder"
+        )
+    return owned.image(path, name)
 
 
 @contextmanager

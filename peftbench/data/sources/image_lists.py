@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.foundation.digests import digests_of
 from peftbench.foundation.errors import BadInput
 
 
@@ -82,13 +83,26 @@ def sizes_of_all(folder: Path, lists: Mapping[str, ImageList]) -> dict[str, int]
 
 
 def lists_digest(folder: Path, lists: Mapping[str, ImageList]) -> str:
-    """SHA-256 (hex) over part, path, label and size in bytes of every listed image, without reading one."""
-    sizes = sizes_of_all(folder, lists)
+    """SHA-256 (hex) over part, path, label and the bytes of every listed image.
+
+    The bytes are read where they are not known from an earlier reading (see `foundation.digests`).
+    """
+    sizes_of_all(folder, lists)
+    names = list(dict.fromkeys(name for images in lists.values() for name in images.paths))
+    known = dict(zip(names, digests_of([folder / name for name in names]), strict=True))
     digest = hashlib.sha256()
     for part, images in lists.items():
         for name, label in zip(images.paths, images.labels.tolist(), strict=True):
-            digest.update(f"{part}\n{name}\n{label}\n{sizes[name]}\n".encode("utf-8", "surrogateescape"))
+            digest.update(f"{part}\n{name}\n{label}\n".encode("utf-8", "surrogateescape") + known[name])
     return digest.hexdigest()
+
+
+def listed_files(folder: Path, lists: Mapping[str, ImageList]) -> list[Path]:
+    """Every listed image once, and every folder one lies in or below, whose time changes when a file comes or goes."""
+    names = dict.fromkeys(name for images in lists.values() for name in images.paths)
+    folders = {name.rpartition("/")[0] for name in names}
+    folders |= {"/".join(parts[:end]) for name in folders for parts in [name.split("/")] for end in range(len(parts))}
+    return [*(folder / name for name in sorted(folders)), *(folder / name for name in names)]
 
 
 def refuse_overlap(place: Path, lists: Mapping[str, ImageList]) -> None:

@@ -60,6 +60,10 @@ class OwnFiles(DatasetSpec):
         listing = self.listing()
         return lists_digest(listing.folder, listing.parts)
 
+    def check(self) -> None:
+        listing = self.listing()
+        sizes_of_all(listing.folder, listing.parts)
+
     def open(self) -> Source:
         listing = self.listing()
         sizes_of_all(listing.folder, listing.parts)

@@ -41,8 +41,8 @@ class Vtab(VtabSpec):
         return [] if self.sources else [f"dataset.sources must name at least one of {', '.join(SOURCES)}"]
 
     @cached_property
-    def found(self) -> tuple[DatasetSpec, str]:
-        """The first source that has the task, and its revision.
+    def found(self) -> DatasetSpec:
+        """The first source that has the task.
 
         Raises `MissingInput` with every source's reason when none has.
         A damaged source stops the search: going on would change the data behind a name without a word.
@@ -50,7 +50,8 @@ class Vtab(VtabSpec):
         reasons = []
         for spec in self.candidates():
             try:
-                return spec, spec.revision()
+                spec.check()
+                return spec
             except MissingInput as error:
                 reasons.append(str(error).removeprefix(f"{self.label}: ").removesuffix(f" {_NOTHING_NEEDED}"))
         raise MissingInput(f"{self.label}: {' -- '.join(reasons)}. {_NOTHING_NEEDED}")
@@ -65,13 +66,19 @@ class Vtab(VtabSpec):
         return [made[name] for name in self.sources]
 
     def revision(self) -> str:
-        return self.found[1]
+        return self.found.revision()
 
-    def inputs(self) -> list[Path]:
-        return self.found[0].inputs()
+    def check(self) -> None:
+        self.found.check()
+
+    def inputs(self) -> list[Path] | None:
+        # a folder that appears later would be found first
+        folders = [Path(self.root).expanduser() / name for name in ("", *self.facts.folders)]
+        found = self.found.inputs()
+        return None if found is None else [*found, *(folders if "folder" in self.sources else [])]
 
     def places(self) -> list[Path]:
-        return self.found[0].places()
+        return self.found.places()
 
     @property
     def download_megabytes(self) -> int | None:
@@ -79,8 +86,8 @@ class Vtab(VtabSpec):
         return next((size for size in sizes if size is not None), None)
 
     def identity(self) -> dict[str, Any]:
-        spec, _ = self.found
+        spec = self.found
         return {"kind": spec.name} | spec.identity()
 
     def open(self) -> Source:
-        return self.found[0].open()
+        return self.found.open()

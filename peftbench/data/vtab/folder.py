@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
-from peftbench.data.sources.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
+from peftbench.data.sources.image_lists import ImageList, listed_files, lists_digest, refuse_overlap, sizes_of_all
 from peftbench.data.splits import FileSplit
 from peftbench.data.vtab.lists import read_list
 from peftbench.data.vtab.spec import VtabSpec
@@ -30,9 +30,14 @@ class VtabFolder(VtabSpec):
         lists = self._lists(folder)
         return lists_digest(folder, {split: lists[split] for split in SPLITS})
 
+    def check(self) -> None:
+        folder = self._folder()
+        sizes_of_all(folder, self._lists(folder))
+
     def inputs(self) -> list[Path]:
         folder = self._folder()
-        return [path for split in SPLITS if (path := folder / f"{split}.txt").exists()]
+        lists = [path for split in SPLITS if (path := folder / f"{split}.txt").exists()]
+        return [*lists, *listed_files(folder, self._lists(folder))]
 
     def places(self) -> list[Path]:
         return [self._folder()]

@@ -56,8 +56,14 @@ class VtabHub(VtabSpec):
     def revision(self) -> str:
         return self.folder().revision()
 
+    def check(self) -> None:
+        self.folder().check()
+
     def inputs(self) -> list[Path]:
         return self.folder().inputs()
+
+    def places(self) -> list[Path]:
+        return self.folder().places()
 
     def open(self) -> Source:
         source = self.folder().open()

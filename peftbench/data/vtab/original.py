@@ -23,7 +23,7 @@ from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.spec import option
 
-_VERSION = 1
+_VERSION = 2
 T = TypeVar("T")
 
 
@@ -53,16 +53,25 @@ class VtabOriginal(VtabSpec):
     def revision(self) -> str:
         if self.task in BY_TORCHVISION:
             return self._by_torchvision(lambda spec: spec.revision())
+        source = self.open()
+        digest = hashlib.sha256()
+        for name in ("train800", "val200", "test"):
+            split = source.split(name)
+            digest.update(f"{name}\n{split.content_digest()}\n".encode() + split.labels.tobytes())
+        return f"original:{self.task}:v{_VERSION}:{digest.hexdigest()}"
+
+    def check(self) -> None:
+        if self.task in BY_TORCHVISION:
+            self._by_torchvision(lambda spec: spec.check())
+            return
         original = self._facts()
         if self._absent(original) and not (self.download and original.download):
             raise self._missing(original)
-        return f"original:{self.task}:v{_VERSION}"
 
     def inputs(self) -> list[Path]:
-        if self.task not in ORIGINALS:
+        if self.task in BY_TORCHVISION:
             return []
-        found = [path for marker in ORIGINALS[self.task].markers for path in self.root.glob(marker)]
-        return [path for path in found if path.is_file()]
+        return [path for place in self.places() for path in (place, *sorted(place.rglob("*")))]
 
     def places(self) -> list[Path]:
         if self.task in BY_TORCHVISION:

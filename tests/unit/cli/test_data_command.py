@@ -12,6 +12,7 @@ from peftbench.data.contact_sheet import contact_sheet
 from peftbench.data.pixels.entry import listed
 from peftbench.data.splits import ArraySplit, FileSplit
 from peftbench.data.verify import verify
+from peftbench.foundation import digests
 from peftbench.foundation.errors import ConfigError, MissingInput
 
 
@@ -188,3 +189,20 @@ def test_real_caltech_has_no_problems(shared: Path, capsys):
     words = ["verify", "vtab/caltech101", f"dataset.root={shared}/data/vtab-1k", "runtime.progress=false"]
     assert data_command.main(words) == 0
     assert "test: 1,500 images, 102 of 102 classes" in capsys.readouterr().out
+
+
+def test_deep_verification_names_files_whose_times_hide_a_change(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(digests, "RESOLUTION_NS", -(10**12))
+    for part in ("train", "test"):
+        for level, name in enumerate(("cat", "dog")):
+            path = tmp_path / "set" / part / name / "0.png"
+            path.parent.mkdir(parents=True)
+            Image.new("L", (2, 2), level + 10 * (part == "test")).save(path)
+    words = ["verify", "folder", f"dataset.root={tmp_path / 'set'}", "--deep"]
+    assert data_command.main(words) == 0
+    changed = tmp_path / "set" / "test" / "dog" / "0.png"
+    folder_table = digests._table_of(str(changed.parent))
+    digests._write_table(folder_table, {digests.file_state(changed): bytes(32)})
+    assert data_command.main(words) == 1
+    assert f"problem: {changed}: its bytes changed and its times do not show it" in capsys.readouterr().out
+    assert data_command.main(words) == 0

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from peftbench.data.base import DatasetSpec, RawSplit
+from peftbench.data.fgvc import dataset as fgvc
 from peftbench.data.fgvc.dataset import Fgvc
-from peftbench.data.fgvc.dataset import dataset as fgvc
 from peftbench.data.fgvc.tasks import FGVC_TASKS
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_images import swap_bytes
 from PIL import Image
 from scipy.io import savemat
 
+from peftbench.data.fewshot import sets as fewshot_sets
 from peftbench.data.fewshot.draw import few_shot
-from peftbench.data.fewshot.draw import sets as fewshot_sets
 from peftbench.data.fewshot.sets import FEW_SHOT_SETS, FewShotDataset
 from peftbench.foundation.errors import BadInput, MissingInput
 
@@ -128,7 +129,13 @@ def test_official_parts_labels_and_names(task, tmp_path):
     assert test.labels.tolist() == [0, 1]
     assert few_shot(source, 1, 0, "m").split("fewshot").labels.tolist() == [0, 1]
     assert len(few_shot(source, 2, 0, "m").split("fewshot")) == SMALL[task]["train"]
-    assert spec.revision() == FewShotDataset(task=task, root=str(tmp_path)).revision()
+    before = spec.revision()
+    assert FewShotDataset(task=task, root=str(tmp_path)).revision() == before
+    images = [path for path in spec.inputs() if path.suffix == ".jpg"]
+    assert len(images) == numbers
+    assert len([path for path in spec.inputs() if path.suffix in (".txt", ".json", ".mat")]) > 1
+    swap_bytes(images[-1])
+    assert spec.revision() != before
 
 
 @pytest.mark.parametrize("task", MAKERS)

@@ -2,10 +2,12 @@
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from own_images import swap_bytes
 from PIL import Image
 from pyarrow import parquet
 
@@ -88,7 +90,9 @@ def test_revision_is_of_the_bytes_not_of_the_place(small, tmp_path):
     first, second = HfDataset(path=str(small)), HfDataset(path=str(copy))
     assert first.revision() == second.revision()
     assert first.identity() == second.identity()
-    assert [path.name for path in first.inputs()] == ["test.parquet", "train.parquet"]
+    assert [path.name for path in first.inputs()] == ["set", "test.parquet", "train.parquet"]
+    (copy / "notes.md").write_text("words about the data are no data")
+    assert first.revision() == second.revision()
     write(copy, "test", 121)
     assert first.revision() != second.revision()
 
@@ -227,13 +231,16 @@ def test_an_image_folder_takes_classes_from_its_directories_and_ignores_exif_rot
     assert split.read(3).size == (4, 2)
     before = spec.revision()
     (tmp_path / "set" / "test" / "dog" / "1.jpg").rename(tmp_path / "set" / "test" / "cat" / "9.jpg")
-    assert spec.revision() != before
+    seen = {before, spec.revision()}
+    swap_bytes(tmp_path / "set" / "train" / "dog" / "3.jpg")
+    seen.add(spec.revision())
+    assert len(seen) == 3
 
 
 @pytest.mark.parametrize("path", [None, "no_such_folder", "/no/such/folder"])
 def test_a_missing_path_says_which_option_to_set(path):
     spec = HfDataset(path=path)
-    assert spec.inputs() == []
+    assert spec.inputs() is None
     for ask in (spec.revision, spec.open):
         with pytest.raises(MissingInput, match=r"set dataset\.path=<folder with train\.parquet and test\.parquet>"):
             ask()
@@ -269,7 +276,88 @@ def test_an_unreachable_hub_names_the_command_and_the_offline_variables(tmp_path
 
 def test_a_pinned_commit_needs_no_connection():
     commit = "0123456789abcdef0123456789abcdef01234567"
-    assert HfDataset(path="some-owner/some-set", commit=commit).revision() == f"commit:{commit}"
+    spec = HfDataset(path="some-owner/some-set", commit=commit)
+    assert spec.revision() == f"commit:{commit}"
+    assert spec.inputs() == [Path("some-owner/some-set")]
+    assert HfDataset(path="some-owner/some-set", commit="main").inputs() is None
+
+
+def named_by_path(folder: Path, path: str) -> HfDataset:
+    """A set with two test rows, the first of which only names its image."""
+    write(folder, "train", 20)
+    write(folder, "test", 4, cells={0: {"bytes": None, "path": path}})
+    return HfDataset(path=str(folder))
+
+
+def test_images_beside_a_table_are_read_and_belong_to_the_revision(tmp_path):
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "x.png").write_bytes(png(77))
+    for path in ("images/x.png", str(tmp_path / "set" / "images" / "x.png")):
+        spec = named_by_path(tmp_path / "set", path)
+        assert row_of(spec.open().split("test").read(0)) == 77
+    before = spec.revision()
+    swap_bytes(tmp_path / "set" / "images" / "x.png")
+    assert spec.revision() != before
+
+
+@pytest.mark.parametrize("path", ["{}/secret.png", "../secret.png", "images/../../secret.png", "link/../secret.png"])
+def test_a_table_names_no_image_outside_its_folder(tmp_path, path):
+    (tmp_path / "secret.png").write_bytes(png(1))
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "link").symlink_to(tmp_path / "deeper")
+    split = named_by_path(tmp_path / "set", path.format(tmp_path)).open().split("test")
+    with pytest.raises(BadInput, match=r"test row 0: only a path is stored .*leads out of .*set dataset\.path"):
+        split.read(0)
+
+
+@pytest.mark.parametrize("file", ["../x.parquet", "{}/x.parquet"])
+def test_a_card_names_no_file_outside_its_folder(small, tmp_path, file):
+    write(tmp_path, "x", 20)
+    write(tmp_path / "set", "test", 4)
+    card = (
+        f"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {file.format(tmp_path)}\n"
+    )
+    (tmp_path / "set" / "README.md").write_text(card + "  - split: test\n    path: test*\n---\n")
+    with pytest.raises(BadInput, match=r"its README\.md names .*x\.parquet, which is no file of this dataset"):
+        HfDataset(path=str(tmp_path / "set")).open()
+
+
+def test_what_a_card_says_of_splits_belongs_to_the_revision(tmp_path):
+    write(tmp_path / "set", "one", 20)
+    write(tmp_path / "set", "two", 4)
+    spec, seen = HfDataset(path=str(tmp_path / "set")), set()
+    for train, test in (("one", "two"), ("two", "one")):
+        lines = [
+            f"  - split: {split}\n    path: {name}.parquet\n" for split, name in (("train", train), ("test", test))
+        ]
+        card = f"---\nconfigs:\n- config_name: default\n  data_files:\n{''.join(lines)}---\n# A set\n"
+        (tmp_path / "set" / "README.md").write_text(card)
+        assert len(spec.open().split("test")) == (4 if test == "two" else 20)
+        seen.add(spec.revision())
+    assert len(seen) == 2
+
+
+def test_what_save_to_disk_writes_names_no_file_outside_its_folder(small, tmp_path):
+    import datasets
+
+    datasets.load_dataset(str(small), cache_dir=str(tmp_path / "hf")).save_to_disk(str(tmp_path / "saved"))
+    (tmp_path / "saved" / "test" / "data-00000-of-00001.arrow").rename(tmp_path / "outside.arrow")
+    state = tmp_path / "saved" / "test" / "state.json"
+    state.write_text(state.read_text().replace("data-00000-of-00001.arrow", "../../outside.arrow"))
+    with pytest.raises(BadInput, match=r"test/state\.json names .*outside\.arrow, which is no file of this dataset"):
+        HfDataset(path=str(tmp_path / "saved")).open()
+
+
+def test_a_table_replaced_under_its_name_and_time_is_loaded_anew(tmp_path):
+    write(tmp_path / "set", "train", 20)
+    write(tmp_path / "set", "test", 4)
+    spec, path = HfDataset(path=str(tmp_path / "set")), tmp_path / "set" / "test.parquet"
+    assert spec.open().split("test").labels.tolist() == [0, 1, 2, 3]
+    before = path.stat()
+    write(tmp_path / "set", "test", 4, labels={0: 3})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert spec.open().split("test").labels.tolist() == [3, 1, 2, 3]
 
 
 @pytest.mark.shared

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_images import swap_bytes
 from PIL import Image
 
 from peftbench.data.sources.csv_files import CsvFiles
@@ -116,7 +117,7 @@ def test_a_class_called_train_is_a_class(tmp_path):
     assert folder(tmp_path).listing().class_names == ("bus", "train")
 
 
-def test_the_place_is_no_part_of_identity_or_revision_but_names_and_sizes_are(tmp_path):
+def test_the_place_is_no_part_of_identity_or_revision_but_names_and_bytes_are(tmp_path):
     here, there = folder(divided(tmp_path / "here")), folder(divided(tmp_path / "there"))
     assert here.identity() == there.identity()
     assert here.revision() == there.revision()
@@ -125,8 +126,7 @@ def test_the_place_is_no_part_of_identity_or_revision_but_names_and_sizes_are(tm
     seen.add(here.revision())
     (tmp_path / "here/test/cat/0000.png").rename(tmp_path / "here/test/dog/new.png")
     seen.add(here.revision())
-    with (tmp_path / "here/train/dog/0000.png").open("ab") as file:
-        file.write(b"\0")
+    swap_bytes(tmp_path / "here/train/dog/0000.png")
     seen.add(here.revision())
     assert len(seen) == 4
     assert {tmp_path / "here", tmp_path / "here/train/cat", tmp_path / "here/test"} <= set(here.inputs())
@@ -264,7 +264,10 @@ def test_one_list_with_a_split_column(lists):
     assert names_of(source.split("test"))[0] == "cat/0001.png"
     assert (source.membership_of("trainval"), source.test) == ("full", "own:4")
     assert np.asarray(source.split("test").read(0))[0, 0] == 1
-    assert spec.inputs() == [lists / "all.csv"]
+    assert {lists / "all.csv", lists / "my images/cat", lists / "my images/cat/0001.png"} <= set(spec.inputs())
+    before = spec.revision()
+    swap_bytes(lists / "my images/cat/0001.png")
+    assert spec.revision() != before
 
 
 def test_a_list_for_each_part_and_labels_that_are_numbers(lists):

@@ -123,6 +123,8 @@ class Backbone(nn.Module):
         self.shape = shape
         self.input_spec = input_spec
         self.feature_dim = shape.width
+        # in words, how a file of weights was read
+        self.weights_read = ""
         self._sites = tuple(sites)
 
     def forward(self, images: Tensor) -> Tensor:

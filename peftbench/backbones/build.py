@@ -12,7 +12,7 @@ import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.weights import load_from_timm, load_weights, weights_file
+from peftbench.backbones.weights import load_from_timm, load_weights, weights_files
 from peftbench.foundation.errors import ConfigError, did_you_mean
 
 
@@ -45,9 +45,8 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
         # torch would say that a kernel is larger than its input
         message = f"backbone.img_size={spec.img_size} is too small for {spec.model}, which divides it by {stride}"
         raise ConfigError([f"{message}; try {stride}"])
-    path = weights_file(spec)
-    if path is not None:
-        load_weights(net, path)
+    if paths := weights_files(spec):
+        backbone.weights_read = load_weights(net, paths[0], spec.ema)
     return backbone
 
 

@@ -16,8 +16,10 @@ class BackboneSpec(Spec):
     """One pretrained backbone.
 
     `weights`: `embedded` (the file shipped in the package), `timm` (downloaded by timm from its hub),
-    `checkpoint` (the file named by `checkpoint`: .safetensors, .npz in timm's JAX layout, or .pth holding
-    tensors only), `none` (random, for tests). Naming a `checkpoint` is enough: it wins over `weights`.
+    `checkpoint` (the file named by `checkpoint`: .safetensors or the .index.json of its shards, .npz in timm's JAX
+    layout, or .pth holding tensors and plain values), `none` (random, for tests). Naming a `checkpoint` is enough: it
+    wins over `weights`. `ema`: of a file with raw weights and a moving average of them (EMA, or the teacher of
+    self-distillation) the average is taken, as timm does; false takes the raw ones.
     `download` says, in the message for machines without a network, where the weights can be had.
     """
 
@@ -27,6 +29,7 @@ class BackboneSpec(Spec):
     model: str = option("vit_micro_patch4_32")
     weights: str = option("embedded", choices=WEIGHTS)
     checkpoint: str | None = option(None, location=True)
+    ema: bool = option(True, later=True)
     img_size: int | None = option(None, ge=4)
     download: str = option("", location=True)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import sys
 import zipfile
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from peftbench.backbones.checkpoint import checkpoint_files, first_line, read_checkpoint, refuse_bomb
+from peftbench.backbones.layouts import find_state
 from peftbench.backbones.options import BackboneSpec
 from peftbench.foundation.connection import offline_reason
-from peftbench.foundation.digests import file_digest
+from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
 HEAD_NAMES = ("head", "head_dist", "fc", "classifier", "pre_logits")
@@ -27,78 +29,85 @@ def embedded_file() -> Path:
     return Path(str(files("peftbench") / "assets" / "vit_micro.safetensors"))
 
 
-def weights_file(spec: BackboneSpec) -> Path | None:
-    """The file the weights will be read from, or None when timm fetches them or there are none.
+def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
+    """The files the weights will be read from, the one that is named first; none when timm fetches them.
 
-    Raises `MissingInput` when a named file is not there.
+    Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
     """
     if spec.source == "embedded":
-        return embedded_file()
+        return (embedded_file(),)
     if spec.source != "checkpoint":
-        return None
+        return ()
     path = Path(str(spec.checkpoint)).expanduser()
-    if not path.is_file():
+    if not path.exists():
         hint = f" {spec.download}" if spec.download else ""
         raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")
-    return path
+    return checkpoint_files(path)
 
 
 def weights_id(spec: BackboneSpec) -> str:
-    """What identifies the weights in a cell's fingerprint: a file's digest, or timm's name for them.
+    """What identifies the weights in a cell's fingerprint: the digest of their files, or timm's name for them.
 
     Cheap enough to run before a cell is planned; builds no model.
     """
-    path = weights_file(spec)
-    if path is not None:
-        return f"sha256:{file_digest(path)}"
+    if paths := weights_files(spec):
+        return f"sha256:{files_digest(paths)}"
     return f"timm:{spec.model}" if spec.source == "timm" else "none"
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file. Never unpickles anything but tensors; raises `BadInput`."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # every reader has its own errors for a damaged file
-        raise BadInput(f"{path} cannot be read as a checkpoint ({_first_line(error)}); is it complete?") from error
-    if not isinstance(state, dict):
-        raise BadInput(f"{path} holds a {type(state).__name__}, not a dictionary of tensors")
-    for key in ("model", "state_dict", "teacher"):
-        if isinstance(state.get(key), dict):
-            state = state[key]
-    return state
+def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
+    """Load `path` into a timm model without classifier; returns in words how it was read and what was left out.
 
-
-def load_weights(net: nn.Module, path: Path) -> None:
-    """Load `path` into a timm model without classifier.
-
-    Position embeddings and patch kernels are resampled to the model's size by timm's own filter. Missing and
-    unexpected tensors are errors, except those of a classifier. Raises `BadInput` naming them.
+    The layout is recognised (`layouts.find_state`); `ema` takes a moving average where the file has one. Position
+    embeddings and patch kernels are resampled to the model's size by timm's own filter. Missing and unexpected tensors
+    are errors, except those of a classifier. Raises `BadInput` naming the first of them.
     """
     if path.suffix == ".npz":
         _load_npz(net, path)
-        return
-    state = read_checkpoint(path)
+        return "layout of the JAX release"
+    try:
+        found = find_state(read_checkpoint(path), net, ema)
+    except BadInput as error:
+        raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
+    words = found.words
     filter_fn = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
-        if filter_fn is not None:
-            state = filter_fn(state, net)
-        state = {name: tensor for name, tensor in state.items() if not is_head(name)}
-        result = net.load_state_dict(state, strict=False)
+        state = found.state if filter_fn is None else filter_fn(dict(found.state), net)
     except (RuntimeError, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise BadInput(f"{path} does not fit {type(net).__name__}: {_first_line(error)}") from error
-    missing = [name for name in result.missing_keys if not is_head(name)]
-    if missing or result.unexpected_keys:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} tensors missing ({_some(missing)})")
-        if result.unexpected_keys:
-            parts.append(f"{len(result.unexpected_keys)} not of this model ({_some(result.unexpected_keys)})")
-        raise BadInput(f"{path} is not a checkpoint of this backbone: {'; '.join(parts)}; check backbone.model")
+        raise BadInput(f"{path} ({words}) does not fit {type(net).__name__}: {first_line(error)}") from error
+    pooled = any(name.startswith("attn_pool.") for name in net.state_dict())
+    unused = {name for name in state if is_head(name) or (name.startswith("attn_pool.") and not pooled)}
+    left_out = {name.split(".")[0] for name in unused} | set(found.left_out)
+    state = {name: tensor for name, tensor in state.items() if name not in unused}
+    _check(net, state, path, words)
+    net.load_state_dict(state, strict=False)
+    return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "")
+
+
+def _check(net: nn.Module, state: Mapping[str, Tensor], path: Path, words: str) -> None:
+    """Raises `BadInput` for tensors that are missing, too many, of another shape, or no real finite numbers."""
+    own = net.state_dict()
+    missing = [name for name in own if name not in state and not is_head(name)]
+    unexpected = [name for name in state if name not in own]
+    if missing or unexpected:
+        parts = [f"{len(missing)} tensors missing ({_some(missing)})"] if missing else []
+        parts += [f"{len(unexpected)} not of this model ({_some(unexpected)})"] if unexpected else []
+        raise BadInput(
+            f"{path} ({words}) is not a checkpoint of this backbone: {'; '.join(parts)}; check backbone.model"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != own[name].shape:
+            there, here = list(tensor.shape), list(own[name].shape)
+            raise BadInput(f"{path} ({words}): {name} is {there}, this backbone's {here}; check backbone.model")
+        if own[name].is_floating_point() and not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BadInput(f"{path}: {name} holds {kind} numbers, no weights; unpack a quantised file first")
+        if own[name].is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BadInput(f"{path}: {name} holds NaN or infinite numbers; the file is damaged or training diverged")
 
 
 def is_head(name: str) -> bool:
+    """Whether a tensor, under timm's name, is part of a classifier."""
     return name.split(".")[0] in HEAD_NAMES and not name.startswith("head.norm")
 
 
@@ -107,11 +116,12 @@ def _load_npz(net: Any, path: Path) -> None:
         raise BadInput(f"{path} is not an .npz archive; is the download complete?")
     if not hasattr(net, "load_pretrained"):
         raise ConfigError([f"backbone.checkpoint: timm reads no .npz for {type(net).__name__}"])
+    refuse_bomb(path)
     before = {name: tensor.detach().clone() for name, tensor in net.named_parameters()}
     try:
         net.load_pretrained(str(path))
     except (KeyError, ValueError, RuntimeError, AssertionError) as error:
-        raise BadInput(f"{path} is not in timm's JAX layout for this model: {_first_line(error)}") from error
+        raise BadInput(f"{path} is not in timm's JAX layout for this model: {first_line(error)}") from error
     untouched = [
         name
         for name, tensor in net.named_parameters()
@@ -151,9 +161,3 @@ def _is_cached(hub_id: str | None) -> bool:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _first_line(error: BaseException) -> str:
-    """The line that says something: torch puts a heading on the first one."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
-    return (lines or [type(error).__name__])[0][:200]

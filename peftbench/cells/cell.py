@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from peftbench.backbones.weights import weights_file, weights_id
+from peftbench.backbones.weights import weights_files, weights_id
 from peftbench.config.gate import RunConfig, with_options
 from peftbench.config.presets import DEFAULT
 from peftbench.foundation.errors import ConfigError, RecordError
@@ -36,8 +36,8 @@ class Cell:
 
     def inputs(self) -> list[Path] | None:
         """Every file and folder whose change could change the identity; None where something else can as well."""
-        weights, data = weights_file(self.config.backbone), self.config.dataset.inputs()
-        return None if data is None else [*data, *([weights] if weights else [])]
+        data = self.config.dataset.inputs()
+        return None if data is None else [*data, *weights_files(self.config.backbone)]
 
     def check_unchanged(self) -> None:
         """Raises `RecordError` when data or weights are no longer those the identity was computed from."""

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from peftbench.adapters.file import adapter_tensors, save_adapter
-from peftbench.backbones.weights import file_digest
 from peftbench.cells.cell import Cell
 from peftbench.cells.cost import measured, probe
 from peftbench.cells.features import trainee
@@ -22,6 +21,7 @@ from peftbench.config.gate import RunConfig, as_tree, without_locations
 from peftbench.config.presets import DEFAULT
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import ImageSplit
+from peftbench.foundation.digests import hash_file
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
@@ -91,7 +91,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         },
         curve=result.curve,
         data=_data(setup, train_set, val_set, test_set),
-        weights={"id": cell.identity["backbone"]["weights"], "digest": None, "source": config.backbone.source},
+        weights=_weights(cell, setup),
         provenance=_provenance(cell, setup, started, time.perf_counter() - clock),
         predictions=_save_predictions(cell, store, test),
         tuning=cell.tuning,
@@ -120,6 +120,12 @@ def _hparams(config: RunConfig) -> dict[str, Any] | None:
 def _found(setup: Setup) -> dict[str, Any]:
     """What a method that looked at the images first has chosen."""
     return {} if setup.findings is None else {"found": setup.config.method.summary(setup.findings)}
+
+
+def _weights(cell: Cell, setup: Setup) -> dict[str, Any]:
+    read = setup.model.backbone.weights_read
+    known = {"id": cell.identity["backbone"]["weights"], "digest": None, "source": cell.config.backbone.source}
+    return known | ({"read": read} if cell.config.backbone.checkpoint else {})
 
 
 def _params(setup: Setup) -> dict[str, Any]:
@@ -185,7 +191,7 @@ def _save_adapter(cell: Cell, runtime: RuntimeSpec, store: Store, tensors: dict[
         return {"bytes": None, "file": None, "sha256": None}
     path = store.adapter_path(cell.fingerprint)
     size = save_adapter(path, tensors, as_tree(cell.config, runtime), cell.fingerprint)
-    return {"bytes": size, "file": str(path.relative_to(store.root)), "sha256": file_digest(path)}
+    return {"bytes": size, "file": str(path.relative_to(store.root)), "sha256": hash_file(path).hex()}
 
 
 def _save_predictions(cell: Cell, store: Store, test: Evaluation | None) -> dict[str, Any] | None:
@@ -196,4 +202,4 @@ def _save_predictions(cell: Cell, store: Store, test: Evaluation | None) -> dict
     buffer = io.BytesIO()
     np.save(buffer, test.predictions, allow_pickle=False)
     replace_bytes(path, buffer.getvalue())
-    return {"sha256": file_digest(path), "n": test.n, "file": str(path.relative_to(store.root))}
+    return {"sha256": hash_file(path).hex(), "n": test.n, "file": str(path.relative_to(store.root))}

@@ -94,6 +94,8 @@ def set_up(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings
     for note in source.notes:
         progress.say(note)
     backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
+    if config.backbone.checkpoint:
+        progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())

@@ -1,0 +1,134 @@
+"""Reading a checkpoint file: tensors and plain values only. Nothing in it is ever run or names a path elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from peftbench.foundation.errors import BadInput, MissingInput
+
+INDEX = ".index.json"
+# A packed file may unfold to this many times its size; weights hardly shrink, and a bomb unfolds a thousandfold.
+_MOST_UNFOLDED = 20
+_SMALL = 1 << 24
+
+
+def _harmless() -> list[Any]:
+    """What real checkpoints hold besides tensors and is plain data: `args`, and numpy's numbers."""
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray  # type: ignore[attr-defined]
+    scalar, rebuild = multiarray.scalar, multiarray._reconstruct
+    old = [(scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
+    dtypes = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
+    return [argparse.Namespace, np.ndarray, np.dtype, scalar, rebuild, *old, *dtypes]
+
+
+def checkpoint_files(path: Path) -> tuple[Path, ...]:
+    """The files that a checkpoint consists of: itself, or an index of shards followed by its shards.
+
+    Raises `MissingInput` for a shard that is not there, `BadInput` for an index that names anything but files beside it
+    or for a path that is no such file.
+    """
+    if path.is_dir():
+        inside = [name for name in ("model.safetensors" + INDEX, "model.safetensors") if (path / name).is_file()]
+        hint = f"; set backbone.checkpoint={path / inside[0]}" if inside else "; name a file in it"
+        raise BadInput(f"backbone.checkpoint={path} is a folder{hint}")
+    if not path.name.endswith(INDEX):
+        return (path,)
+    try:
+        shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in shards if Path(name).name != name or not name.endswith(".safetensors")]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise BadInput(f"{path} is not an index of shards: it holds no weight_map from tensors to files") from error
+    if outside:
+        raise BadInput(f"{path} names '{outside[0]}' as a shard; shards are .safetensors files beside their index")
+    if missing := [name for name in shards if not (path.parent / name).is_file()]:
+        raise MissingInput(f"{path} names {len(shards)} shards, and {', '.join(missing[:3])} is not beside it")
+    return (path, *(path.parent / name for name in shards))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a .safetensors file, an index of such files, or a .pth file holds. Raises `BadInput` in one line.
+
+    Of a pickle only tensors, plain values, `argparse.Namespace` and numpy's scalars and arrays are read.
+    """
+    files = checkpoint_files(path)
+    if len(files) > 1:
+        return {name: tensor for shard in files[1:] for name, tensor in _tensors(shard).items()}
+    if path.suffix == ".safetensors":
+        if "-of-" in path.name:
+            _refuse_single_shard(path)
+        return _tensors(path)
+    content = _unpickled(path)
+    if not isinstance(content, Mapping):
+        raise BadInput(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    return dict(content)
+
+
+def refuse_bomb(path: Path) -> None:
+    """Raises `BadInput` for an archive that would unfold to far more than it is; reads only its list of members."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unfolded = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BadInput(f"{path} is a damaged archive ({error}); is the download complete?") from error
+    size = path.stat().st_size
+    if unfolded > _MOST_UNFOLDED * size + _SMALL:
+        raise BadInput(f"{path} would unfold from {size / 1e6:.1f} MB to {unfolded / 1e6:,.0f} MB; no checkpoint does")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise BadInput(f"{path} cannot be read as .safetensors ({first_line(error)}); is it complete?") from error
+
+
+def _refuse_single_shard(path: Path) -> None:
+    stem = path.name[: path.name.rindex("-of-")].rpartition("-")[0]
+    index = path.with_name(f"{stem}.safetensors{INDEX}")
+    where = f"set backbone.checkpoint={index}" if index.is_file() else f"fetch its index, {index.name}, and name that"
+    raise BadInput(f"{path} is one shard of several; {where}")
+
+
+def _unpickled(path: Path) -> Any:
+    refuse_bomb(path)
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every reader has its own errors for a damaged file
+        if objects := _foreign(path):
+            raise BadInput(
+                f"{path} holds objects that are not plain data ({', '.join(objects[:3])}) and are never loaded; where "
+                "you trust it, save its tensors alone: torch.save(model.state_dict(), FILE)"
+            ) from error
+        what = "is TorchScript, which holds code" if "TorchScript" in str(error) else first_line(error)
+        advice = "save its tensors alone" if "TorchScript" in str(error) else "is it complete?"
+        raise BadInput(f"{path} cannot be read as a checkpoint ({what}); {advice}") from error
+
+
+def _foreign(path: Path) -> list[str]:
+    """Names in a pickle that are refused; empty where it is no pickle at all."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (ValueError, RuntimeError, OSError, EOFError, pickle.UnpicklingError):
+        return []
+
+
+def first_line(error: BaseException) -> str:
+    """The line that says something: torch puts a heading on the first one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
+    return (lines or [type(error).__name__])[0][:200]

@@ -16,6 +16,10 @@ from peftbench.boards.leaderboard import overall_means, row_key
 from peftbench.boards.table import Column, Row, Score, Table, ppt
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "published"
+UNVERIFIED = (
+    "‡: the checkpoint, or whether the mean is flat or of groups, is not stated where the row was read, "
+    "or the row comes from a summary written by others"
+)
 # Benchmark file -> what precedes its data sets' names in labels.
 BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/"}
 
@@ -32,6 +36,7 @@ class Source:
     augmentation: str
     checkpoint: str
     seeds: str
+    trust: str
 
     @property
     def num_seeds(self) -> int:
@@ -48,9 +53,9 @@ class Source:
             "checkpoint": self.checkpoint,
             "seeds": self.seeds or "not stated",
         }
-        if all(text == "not stated" for text in parts.values()):
-            return "protocol not stated"
-        return "; ".join(f"{name}: {text}" for name, text in parts.items())
+        known = {name: text for name, text in parts.items() if text != "not stated"}
+        words = "; ".join(f"{name}: {text}" for name, text in known.items()) or "protocol not stated"
+        return f"{words}; trust: {self.trust}"
 
 
 @dataclass(frozen=True)
@@ -70,10 +75,18 @@ class Published:
     params_millions: str
     sources: tuple[str, ...]
     notes: str
+    # "flat" or "group" -> the mean as printed, in percent, of a row whose single figures are not known
+    means: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def label(self) -> str:
         return f"{self.method} ({self.variant})" if self.variant else self.method
+
+    @property
+    def unverified(self) -> bool:
+        """Whether the checkpoint, or which mean a mean is, was not stated where the row was read."""
+        second_hand = any(source.endswith("_secondary") for source in self.sources)
+        return second_hand or any("unverified" in text for text in (self.pretraining, *self.means))
 
 
 def load_sources() -> dict[str, Source]:
@@ -114,6 +127,29 @@ def load_published() -> list[Published]:
     return list(found.values())
 
 
+def load_means() -> list[Published]:
+    """Rows of which only means are known, for reading beside whole rows: they are compared with nothing."""
+    names = ("source", "method", "variant", "backbone", "pretraining")
+    whole = {tuple(line[name] for name in names) for benchmark in BENCHMARKS for line in _lines(benchmark)}
+    return [
+        Published(
+            line["method"],
+            line["variant"],
+            line["backbone"],
+            line["pretraining"],
+            line["benchmark"],
+            {},
+            {},
+            line["trainable_params_m"],
+            (line["source"],),
+            "",
+            {line["mean_kind"]: line["published_mean"]},
+        )
+        for line in _lines("published_means")
+        if line["benchmark"] in BENCHMARKS and tuple(line[name] for name in names) not in whole
+    ]
+
+
 def backbones_of(row: Published) -> list[str]:
     """Titles of the backbones here that the published one stands for."""
     return _renamed("backbone").get(f"{row.backbone} {row.pretraining}", [])
@@ -134,7 +170,10 @@ def alone() -> list[Table]:
     sources = load_sources()
     by_table: dict[tuple[str, str], list[Published]] = {}
     for row in load_published():
-        by_table.setdefault((f"{row.backbone} {row.pretraining}", row.benchmark), []).append(row)
+        by_table.setdefault(_table_of(row), []).append(row)
+    for row in load_means():
+        # a mean alone makes no table
+        by_table.get(_table_of(row), []).append(row)
     tables = []
     for (backbone, benchmark), rows in sorted(by_table.items()):
         groups = rows[0].groups
@@ -144,12 +183,18 @@ def alone() -> list[Table]:
     return tables
 
 
+def _table_of(row: Published) -> tuple[str, str]:
+    return f"{row.backbone} {row.pretraining.removesuffix('_unverified')}", row.benchmark
+
+
 def _with_published(table: Table, published: Iterable[Published], sources: Mapping[str, Source]) -> Table:
     rows = [row for row in (_row(line, table.columns, sources) for line in published) if row is not None]
     named = sorted({source for row in rows for source in row.sources})
     notes = [f"published by {name} ({sources[name].publication}): {sources[name].protocol}" for name in named]
     if rows:
         notes.insert(0, "published rows are as printed, each by its own protocol; params with or without the head")
+    if any(row.unverified for row in rows):
+        notes.insert(1, UNVERIFIED)
     return dataclasses.replace(
         table, published=tuple(sorted(rows, key=row_key)), notes=(*table.notes, *dict.fromkeys(notes))
     )
@@ -158,9 +203,12 @@ def _with_published(table: Table, published: Iterable[Published], sources: Mappi
 def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Source]) -> Row | None:
     num_seeds = sources[line.sources[0]].num_seeds
     fractions = {c.name: float(line.figures[c.dataset]) / 100 for c in columns if c.dataset in line.figures}
-    if not fractions:
+    if not fractions and not line.means:
         return None
     group_means, mean_of_groups, flat_mean = overall_means({n: {0: f} for n, f in fractions.items()}, columns)
+    for kind, printed in line.means.items():
+        mean = Score(float(printed) / 100, None, num_seeds)
+        mean_of_groups, flat_mean = (None, mean) if kind == "flat" else (mean, None)
     params = float(line.params_millions) * 1e6 if line.params_millions else None
     return Row(
         method=line.label,
@@ -171,6 +219,7 @@ def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Sourc
         ppt=None if flat_mean is None or params is None else ppt(flat_mean.mean, params),
         params_method=params,
         sources=line.sources,
+        unverified=line.unverified,
     )
 
 

@@ -45,7 +45,8 @@ class Row:
     `remark` says how far the method is from its paper, empty where it is as published.
     Costs are means over the row's own cells, None when one of them is unknown; `device` names where the images per
     second were measured, and they are None when that is more than one device. `records` holds the fingerprints behind
-    each cell, by seed. `sources` names who published the figures; it is empty for measured rows.
+    each cell, by seed. `sources` names who published the figures; it is empty for measured rows. `unverified` marks
+    published ones of which something that decides their place is not known.
     """
 
     method: str
@@ -65,6 +66,7 @@ class Row:
     remark: str = ""
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    unverified: bool = False
 
     @property
     def complete(self) -> bool:
@@ -73,7 +75,7 @@ class Row:
     @property
     def num_seeds(self) -> tuple[int, int]:
         """Fewest and most seeds of a cell."""
-        counts = [score.n for score in self.cells.values()]
+        counts = [score.n for score in self.cells.values()] or [0]
         return min(counts), max(counts)
 
 

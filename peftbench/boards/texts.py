@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from peftbench.boards.table import Row, Score, Table
 
 EMPTY = "—"
-MARK = " †"
+MARK, DOUBT = " †", " ‡"
 
 LEGEND = (
     "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
@@ -48,7 +48,7 @@ def label(row: Row) -> str:
     if not row.sources:
         return row.method + (MARK if row.remark else "")
     more = f" +{len(row.sources) - 1}" if len(row.sources) > 1 else ""
-    return f"{row.method} [{row.sources[0]}{more}]"
+    return f"{row.method} [{row.sources[0]}{more}]" + (DOUBT if row.unverified else "")
 
 
 def texts(table: Table, chosen: Sequence[str]) -> list[list[str]]:

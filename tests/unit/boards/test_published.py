@@ -12,6 +12,7 @@ import pytest
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import FOLDER, alone, backbones_of, beside, load_published, load_sources
 from peftbench.boards.table import Score, Table
+from peftbench.boards.texts import label, text
 from peftbench.cli.commands.compare import differences, main, uncertainty
 from peftbench.records.collect import collect
 from peftbench.records.record import RunRecord
@@ -20,6 +21,7 @@ from tests.record_factory import make_record
 
 ROOT = Path(__file__).resolve().parents[3]
 VIT = "vit_b16_in21k"
+FIGURES = ("vtab1k", "fgvc", "published_means")
 
 
 def measured(dataset: str, accuracies: list[float], method: str = "lora", backbone: str = VIT) -> list[RunRecord]:
@@ -37,7 +39,7 @@ def only_table(records: list[RunRecord]) -> Table:
 
 
 def test_every_source_is_described() -> None:
-    used = {line["source"] for name in ("vtab1k", "fgvc") for line in csv.DictReader((FOLDER / f"{name}.csv").open())}
+    used = {line["source"] for name in FIGURES for line in csv.DictReader((FOLDER / f"{name}.csv").open())}
     assert used == set(load_sources())
 
 
@@ -47,6 +49,33 @@ def test_names_stand_for_backbones_methods_and_data_sets_that_exist() -> None:
         assert (ROOT / "configs" / folder / f"{line['measured']}.yaml").is_file(), line
     vtab = {row for line in load_published() if line.benchmark == "vtab1k" for row in line.figures}
     assert vtab == {f"vtab/{path.stem}" for path in (ROOT / "configs/dataset/vtab").glob("*.yaml")}
+
+
+def test_printed_means_are_the_kind_that_they_are_said_to_be() -> None:
+    """Each printed mean of the second collection follows from its row's cells, flat or by groups as its line says."""
+    tables = {table.title: table for table in alone()}
+    rows = {(source, row.method): row for table in tables.values() for row in table.published for source in row.sources}
+    checked = 0
+    for line in csv.DictReader((FOLDER / "published_means.csv").open()):
+        row = rows.get((line["source"], f"{line['method']} ({line['variant']})" if line["variant"] else line["method"]))
+        if line["source"] not in ("psoft_iclr26", "hyperadapter_2026") or row is None or not row.cells:
+            continue
+        mean = row.flat_mean if line["mean_kind"] == "flat" else row.mean_of_groups
+        assert mean is not None and 100 * mean.mean == pytest.approx(float(line["published_mean"]), abs=0.06), line
+        checked += 1
+    assert checked == 10
+
+
+def test_rows_of_which_only_a_mean_is_known_stand_under_its_name_and_doubts_are_marked() -> None:
+    [table] = [t for t in alone() if t.title.startswith("vit_b16 imagenet21k_sup, vtab1k")]
+    rows = {label(row): row for row in table.published}
+    pro_vpt = rows["pro_vpt [pro_vpt_iccv25_secondary] ‡"]
+    assert pro_vpt.mean_of_groups is not None and pro_vpt.mean_of_groups.mean == pytest.approx(0.78)
+    assert pro_vpt.flat_mean is None and pro_vpt.cells == {} and text(table, pro_vpt, "flat mean") == "—"
+    assert "dora (r=8) [psoft_iclr26] ‡" in rows and "e2vpt [hyperadapter_2026]" in rows
+    assert any(note.startswith("‡: the checkpoint") for note in table.notes)
+    assert any("trust: means only, from a summary written by others" in note for note in table.notes)
+    assert "" not in {source.trust for source in load_sources().values()}
 
 
 def test_copies_of_one_row_are_one_row() -> None:

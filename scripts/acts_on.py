@@ -20,7 +20,7 @@ PLACES = {
     "block": "blocks",
     "norm.final": "final norm",
 }
-TAPS = {"beside": "beside", "inside": "onto", "stream": "stream behind", "skip": "shortcut of"}
+TAPS = {"beside": "beside", "inside": "onto", "behind": "behind", "stream": "stream behind", "skip": "shortcut of"}
 WRAPPERS = {
     "Behind": "behind ",
     "Ahead": "ahead of ",

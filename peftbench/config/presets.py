@@ -37,8 +37,10 @@ class PublishedValue:
     source: str
 
     @property
-    def number(self) -> int | float | str:
+    def number(self) -> int | float | bool | str:
         """The value as yaml would read it."""
+        if self.value in ("true", "false"):
+            return self.value == "true"
         for kind in (int, float):
             try:
                 return kind(self.value)

@@ -44,7 +44,8 @@ class Tap:
     """A module at one half of a block (`half`: attn or mlp), given and giving channels last.
 
     `place`: `beside` (parallel to the half, outside LayerScale and stochastic depth), `inside` (added to attention's
-    or the MLP's output before them), `stream` (x = module(x) behind the residual addition), `skip` (on the shortcut).
+    or the MLP's output before them), `behind` (y + module(y) on what they leave, ahead of the residual addition),
+    `stream` (x = module(x) behind the residual addition), `skip` (on the shortcut).
     `reads` says what a parallel branch is given: `raw` (the stream) or `normed` (behind the half's norm).
     `drop_path` sends a branch beside the half through the half's stochastic depth, with a draw of its own.
     """
@@ -80,7 +81,10 @@ class BlockTaps(Intervention):
                 beside.append(half.drop(added) if drop_path else added)
             for module, _, _ in self._at(name, "skip"):
                 shortcut = half.leave(module(half.enter(shortcut)))
-            x = shortcut + half.leave(half.drop(half.scale(core)))
+            y = half.drop(half.scale(core))
+            for module, _, _ in self._at(name, "behind"):
+                y = y + module(y)
+            x = shortcut + half.leave(y)
             for added in beside:
                 x = x + half.leave(added)
             for module, _, _ in self._at(name, "stream"):

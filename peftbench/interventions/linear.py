@@ -89,18 +89,22 @@ class LinearDelta(Intervention):
 
     `deltas` maps a slice number to a module with `forward(x)` [..., width], `weight()` [width, in_dim] and, if it is
     affine, `offset()` [width]; the output is cut into `num_slices` equal parts (3 for a fused qkv: q is 0, k is 1, v
-    is 2).
+    is 2). `dropout` acts on what all deltas read, with one mask for them.
     """
 
-    def __init__(self, base: nn.Module, deltas: Mapping[int, nn.Module], num_slices: int = 1) -> None:
+    def __init__(
+        self, base: nn.Module, deltas: Mapping[int, nn.Module], num_slices: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__(base)
         if not isinstance(base, (nn.Linear, Intervention)):
             raise NotApplicable(f"a linear delta needs a linear map, not a {type(base).__name__}")
         self.num_slices = num_slices
+        self.dropout = nn.Dropout(dropout)
         self.deltas = nn.ModuleDict({str(number): delta for number, delta in deltas.items()})
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
+        x = self.dropout(x)
         if self.num_slices == 1:
             return y + self.deltas["0"](x).to(y.dtype)
         parts = list(y.chunk(self.num_slices, dim=-1))

@@ -17,9 +17,9 @@ from peftbench.interventions.block import halves
 class InsertTokens(Intervention):
     """Insert `num_tokens` learnable tokens between the prefix tokens and the patches, before the wrapped block.
 
-    With `strip`, they are cut off again behind the block. Token values are drawn from U(-v, v) with
-    v = sqrt(6 / (3 patch_size^2 + width)), the xavier bound of a patch projection (VPT, arXiv:2203.12119, released
-    code). tokens: [batch, prefix + patches, width].
+    They replace the first `num_replaced` of the tokens that earlier blocks left there. With `strip`, they are cut off
+    again behind the block. Token values are drawn from U(-v, v) with v = sqrt(6 / (3 patch_size^2 + width)), the xavier
+    bound of a patch projection (VPT, arXiv:2203.12119, released code). tokens: [batch, prefix + patches, width].
     """
 
     def __init__(
@@ -31,16 +31,19 @@ class InsertTokens(Intervention):
         num_prefix: int,
         dropout: float,
         strip: bool,
+        num_replaced: int = 0,
     ) -> None:
         super().__init__(base)
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         self.tokens = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
         self.dropout = nn.Dropout(dropout)
-        self.num_prefix, self.strip = num_prefix, strip
+        self.num_prefix, self.strip, self.num_replaced = num_prefix, strip, num_replaced
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         prompts = self.dropout(self.present()).expand(len(x), -1, -1).to(x.dtype)
-        x = torch.cat([x[:, : self.num_prefix], prompts, x[:, self.num_prefix :]], dim=1)
+        if prompts.shape[1]:
+            kept = x[:, self.num_prefix + self.num_replaced :]
+            x = torch.cat([x[:, : self.num_prefix], prompts, kept], dim=1)
         x = self.base(x, **arguments)
         return strip_tokens(x, self.num_prefix, prompts.shape[1]) if self.strip else x
 

@@ -92,13 +92,24 @@ class TuckerDelta(FactorDelta):
     factors: TuckerFactors
 
     def __init__(
-        self, factors: Factors, num_in: int, num_out: int, scale: float, dropout: float, first: int, last: bool
+        self,
+        factors: Factors,
+        num_in: int,
+        num_out: int,
+        scale: float,
+        dropout: float,
+        first: int,
+        last: bool,
+        interleaved: bool,
     ) -> None:
         super().__init__(factors, num_in, num_out, scale, dropout)
-        self.columns, self.last = slice(first, first + num_in * num_out), last
+        self.columns, self.last, self.interleaved = slice(first, first + num_in * num_out), last, interleaved
 
     def core(self) -> Tensor:
         cores = torch.einsum("abc,cj->abj", self.factors.cube, self.factors.mixing[:, self.columns])
+        if self.interleaved:
+            side_by_side = cores.flatten(1)
+            return side_by_side if self.last else side_by_side.T
         if self.last:
             return cores.transpose(1, 2).flatten(1)
         return cores.permute(2, 1, 0).flatten(0, 1)
@@ -162,11 +173,15 @@ class FacTTT(_FacT):
 class FacTTK(_FacT):
     """Tucker form: cores mixed from one cube, S_j = sum_c C[:, :, c] P[c, j]; 2 D r + 12 L r + r^3 parameters.
 
-    C and P are xavier-uniform, as in the code; fc2's cores are transposed, as there. The code lays the four cores of
-    an MLP matrix out interleaved; here slice j uses column j of P, as the equation says.
+    C and P are xavier-uniform, as in the code; fc2's cores are transposed, as there. `mlp_cores`: as in the code, whose
+    weights fit, the four cores of an MLP matrix are laid out interleaved, so that slice i takes the entries i r to
+    (i + 1) r of [r, 4 r] read row by row; `sliced` gives slice j column j of P, as the equation says.
     """
 
+    version: ClassVar[int] = 2
+
     rank: int = option(32, ge=1)
+    mlp_cores: str = option("interleaved", choices=("interleaved", "sliced"))
 
     def _factors(self, width: int, number: int) -> Factors:
         return TuckerFactors(width, self.rank, number)
@@ -174,7 +189,8 @@ class FacTTK(_FacT):
     def _delta(self, site: Site, factors: Factors, first: int) -> FactorDelta:
         num_in, num_out = chunks(site.shape.in_dim, site.shape.out_dim, factors.expand.shape[0])
         last = site.shape.role == "mlp.fc2"
-        return TuckerDelta(factors, num_in, num_out, self.scale, self.dropout, first, last)
+        interleaved = self.mlp_cores == "interleaved" and site.shape.role.startswith("mlp.")
+        return TuckerDelta(factors, num_in, num_out, self.scale, self.dropout, first, last, interleaved)
 
     def expected_params(self, shape: BackboneShape) -> int:
         r = self.rank

@@ -35,7 +35,7 @@ class Bias(nn.Module):
 
 
 class KroneckerSum(nn.Module):
-    """x -> s sum_i A_i kron (u_i v_i^T) x + b.
+    """x -> factor (s sum_i A_i kron (u_i v_i^T) x + b).
 
     Every factor has rank one, so term i is the outer product of a_i kron u_i and a'_i kron v_i and the sum has rank t.
     """
@@ -43,7 +43,7 @@ class KroneckerSum(nn.Module):
     rules: Rules
     bias: Bias
 
-    def __init__(self, rules: Rules, bias: Bias, width: int, scale: float, dropout: float) -> None:
+    def __init__(self, rules: Rules, bias: Bias, width: int, scale: float, dropout: float, factor: float) -> None:
         super().__init__()
         refer(self, "rules", rules)
         refer(self, "bias", bias)
@@ -51,7 +51,7 @@ class KroneckerSum(nn.Module):
         self.left = nn.Parameter(torch.empty(number, width // number))
         self.right = nn.Parameter(torch.zeros(number, width // number))
         nn.init.kaiming_uniform_(self.left, a=math.sqrt(5))
-        self.scale = scale
+        self.scale, self.factor = factor * scale, factor
         self.dropout = nn.Dropout(dropout)
 
     def _pair(self) -> tuple[Tensor, Tensor]:
@@ -62,9 +62,9 @@ class KroneckerSum(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and self.dropout.p:
-            return F.linear(x, self.dropout(self.weight()), self.bias.values)
+            return F.linear(x, self.dropout(self.weight()), self.offset())
         up, down = self._pair()
-        return self.scale * F.linear(F.linear(x, down), up.T) + self.bias.values
+        return self.scale * F.linear(F.linear(x, down), up.T) + self.offset()
 
     def weight(self) -> Tensor:
         """The matrix [width, width] that this adds to the frozen one."""
@@ -73,7 +73,7 @@ class KroneckerSum(nn.Module):
 
     def offset(self) -> Tensor:
         """What this adds without input: [width]."""
-        return self.bias.values
+        return self.bias.values if self.factor == 1 else self.factor * self.bias.values
 
 
 @METHODS.add("kadaptation")
@@ -84,7 +84,8 @@ class KAdaptation(Method):
     The rules A_i (one set for q, one for v) are shared by all layers; u_i and v_i [D / t] belong to a layer, b_l to
     its q and v together. L (4 D + D) + 4 t^2 parameters. Scale 160 = 5 * 128 / 4 and the dropout on the assembled
     matrix are the released code's; there u and v both start at zero and so never move. Here u is kaiming-uniform and
-    v zero. t is the largest common divisor of the widths up to `num_rules`.
+    v zero. t is the largest common divisor of the widths up to `num_rules`. The release adds the query's delta behind
+    the division by sqrt(d), d the width of a head, where it weighs sqrt(d) times as much: `queries` scaled.
     """
 
     family: ClassVar[str] = "reparametrisation"
@@ -92,21 +93,27 @@ class KAdaptation(Method):
     mergeable: ClassVar[bool] = True
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
-        "The factors u start off zero; the released code starts u and v at zero, where neither gets a gradient."
+        "The factors u start off zero, where the released code starts u and v at zero and neither gets a gradient; "
+        "the query's delta is part of W_q, as in the paper's equation, where the code adds it behind 1 / sqrt(d)."
     )
 
     num_rules: int = option(32, ge=1)
     scale: float = option(160.0, gt=0)
     dropout: float = option(0.5, ge=0, lt=1)
+    queries: str = option("plain", choices=("plain", "scaled"), later=True)
 
     def attach(self, backbone: Backbone) -> None:
         sites = backbone.sites("attn.qkv")
         number = self._number(backbone.shape)
         rules = {part: share(backbone, f"rules_{name}", Rules(number)) for name, part in (("q", 0), ("v", 2))}
-        for site in sites:
+        for site, attention in zip(sites, backbone.sites("attn"), strict=True):
             width = site.shape.in_dim
+            heads: int = attention.module.num_heads  # type: ignore[assignment]
+            factors = {0: math.sqrt(width / heads) if self.queries == "scaled" else 1.0, 2: 1.0}
             bias = share(backbone, f"bias_{site.layer}", Bias(width))
-            deltas = {part: KroneckerSum(rules[part], bias, width, self.scale, self.dropout) for part in rules}
+            deltas = {
+                part: KroneckerSum(rules[part], bias, width, self.scale, self.dropout, factors[part]) for part in rules
+            }
             site.wrap(partial(LinearDelta, deltas=deltas, num_slices=3))
 
     def _number(self, shape: BackboneShape) -> int:

@@ -15,7 +15,7 @@ from torch import nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import Behind, Bottleneck, InsertTokens, LinearDelta, LowRank
+from peftbench.interventions import Bottleneck, InsertTokens, LinearDelta, LowRank, StripTokens, Tap, tap_block
 from peftbench.methods.base import METHODS, Method
 
 # length of the super-net's prompt, from whose shape the released code takes the xavier bound of each sub-net's
@@ -49,7 +49,9 @@ def tasks() -> list[str]:
 class NOAHSubnet(Method):
     """Block l: p_l prompts of its own (as VPT-deep), qkv + B A n with rank r_l, y + up(quick_gelu(down(y))), y = mlp.
 
-    A [r, D] and B [3 D, r] serve q, k and v together; the adapter of width h_l sits behind the MLP. `subnet` takes
+    A [r, D] and B [3 D, r] serve q, k and v together; the adapter of width h_l sits behind the MLP and its stochastic
+    depth. Prompts replace those of the block before; a block without any still sees the ones that are there, and the
+    next prompts join them. `subnet` takes
     the sizes that the search found for a VTAB-1k task on 12 blocks (section 3.2 and released configurations); an
     explicit list (`prompts`, `lora_ranks`, `adapter_widths`, one number per block, 0 for none) replaces its part, and
     other depths need all three. The search itself is `noah_supernet`. sum p D + 4 D r + (2 D h + h + D) parameters.
@@ -61,6 +63,7 @@ class NOAHSubnet(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
+    version: ClassVar[int] = 2
 
     subnet: str = option("cifar100", choices=tasks)
     prompts: list[int] = option([], ge=0)
@@ -119,10 +122,12 @@ def insert(
         if rank:
             delta = pair(site.shape.in_dim, site.shape.out_dim, rank, dropout=dropout)
             site.wrap(partial(LinearDelta, deltas={0: delta}))
-    for (_, _, width), site in zip(sizes, backbone.sites("mlp"), strict=True):
+    for (_, _, width), site in zip(sizes, backbone.sites("block"), strict=True):
         if width:
-            site.wrap(partial(Behind, module=adapter(site.shape.out_dim, width, "quick_gelu", dropout, init="xavier")))
-    for (num_tokens, _, _), site in zip(sizes, backbone.sites("block"), strict=True):
+            behind = adapter(site.shape.out_dim, width, "quick_gelu", dropout, init="xavier")
+            site.wrap(partial(tap_block, taps=[Tap("mlp", behind, place="behind")]))
+    prompts = [num_tokens for num_tokens, _, _ in sizes]
+    for num_tokens, before, site in zip(prompts, [0, *prompts], backbone.sites("block"), strict=False):
         if num_tokens:
             inserted = site.wrap(
                 partial(
@@ -132,10 +137,23 @@ def insert(
                     patch_size=shape.patch_size,
                     num_prefix=shape.num_prefix_tokens,
                     dropout=dropout,
-                    strip=True,
+                    strip=False,
+                    num_replaced=before,
                 )
             )
             nn.init.uniform_(inserted.tokens, -bound, bound)  # type: ignore[arg-type]
+    if any(prompts):
+        last = backbone.sites("block")[-1]
+        last.wrap(partial(StripTokens, num_tokens=left_at_the_end(prompts), num_prefix=shape.num_prefix_tokens))
+
+
+def left_at_the_end(prompts: Sequence[int]) -> int:
+    """How many prompts the last block sees: each block's replace those of the block just before it, if any."""
+    present = 0
+    for num_tokens, before in zip(prompts, [0, *prompts], strict=False):
+        if num_tokens:
+            present += num_tokens - before
+    return present
 
 
 def count(shape: BackboneShape, sizes: Sequence[Sizes]) -> int:

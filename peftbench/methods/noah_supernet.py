@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.spec import option
-from peftbench.interventions import Bottleneck, InsertTokens, LowRank
+from peftbench.interventions import Bottleneck, InsertTokens, LowRank, StripTokens
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.evolution import Space, Subnet, evolve
-from peftbench.methods.noah_subnet import Sizes, count, insert, require_tokens
+from peftbench.methods.noah_subnet import Sizes, count, insert, left_at_the_end, require_tokens
 from peftbench.methods.observation import Batch, Evidence, Findings
 
 
@@ -75,6 +75,7 @@ class NOAHSupernet(Method):
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
     observes: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
     sizes: list[int] = option([1, 5, 10], ge=1)
     supernet_epochs: int = option(500, ge=1)
@@ -145,5 +146,10 @@ def shrink(backbone: Backbone, subnet: Subnet) -> None:
     """Let a super-net act as one of its sub-nets."""
     for kind, sizes in zip(ELASTIC, subnet, strict=True):
         modules: list[Any] = [module for module in backbone.modules() if isinstance(module, kind)]
-        for module, size in zip(modules, sizes, strict=True):
+        for module, size, before in zip(modules, sizes, [0, *sizes[:-1]], strict=True):
             module.size = size
+            if kind is ElasticTokens:
+                module.num_replaced = before
+    for module in backbone.modules():
+        if isinstance(module, StripTokens):
+            module.num_tokens = left_at_the_end(subnet[0])

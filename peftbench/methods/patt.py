@@ -12,22 +12,25 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Bottleneck, Tap, hook_attention, split_heads, tap_block
+from peftbench.interventions.side import init_linears
 from peftbench.methods.base import METHODS, Method
 
 
 class ParallelKeysValues(AttentionHook):
     """K' = K + scale K~, V' = V + scale V~ with [K~, V~] = W_u tanh(W_d x + b) + c, x [batch, length, width]."""
 
-    def __init__(self, in_dim: int, width: int, num_heads: int, bottleneck: int, scale: float, zero_up: bool) -> None:
+    def __init__(
+        self, in_dim: int, width: int, num_heads: int, bottleneck: int, scale: float, init: str, zero_up: bool
+    ) -> None:
         super().__init__()
         self.down = nn.Linear(in_dim, bottleneck)
         self.up = nn.Linear(bottleneck, 2 * width)
         self.num_heads, self.scale = num_heads, scale
-        for linear in (self.down, self.up):
-            nn.init.trunc_normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
+        if init == "trunc_normal":
+            init_linears(self)
         if zero_up:
             nn.init.zeros_(self.up.weight)
+            nn.init.zeros_(self.up.bias)
 
     def project(self, x: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         added = self.scale * self.up(torch.tanh(self.down(x)))
@@ -41,7 +44,8 @@ class PATT(Method):
     """Attention with K + s K~ and V + s V~, where [K~, V~] = W_u tanh(W_d n + b) + c reads the normed input n.
 
     W_d [m, D] and W_u [2 D, m] per block: prefix tuning whose prefix depends on the token and adds no tokens. Weights
-    start from a truncated normal of std 0.02, biases at zero, as in the released code (`zero_up` starts silent). On a
+    and biases start as linear layers do, since the released runs never call the code's own `init_weights`; that one,
+    `init` trunc_normal, has std 0.02 and biases of zero (`zero_up` starts silent). On a
     backbone with a norm on the keys, K~ is added ahead of it. The paper's video runs use m = 128, s = 0.8; the
     defaults are sized for VTAB-1k. L (3 D m + m + 2 D) parameters.
     """
@@ -49,19 +53,21 @@ class PATT(Method):
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2210.00788"
     identity_at_init: ClassVar[bool] = False
+    version: ClassVar[int] = 2
     size_option: ClassVar[str] = "bottleneck"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = "Made for video Swin; here attention over the tokens of one image, with sizes for VTAB-1k."
 
     bottleneck: int = option(8, ge=1)
     scale: float = option(0.1, gt=0)
+    init: str = option("linear", choices=("linear", "trunc_normal"))
     zero_up: bool = option(False)
 
     def attach(self, backbone: Backbone) -> None:
         for site, qkv in zip(backbone.sites("attn"), backbone.sites("attn.qkv"), strict=True):
             heads: int = site.module.num_heads  # type: ignore[assignment]
             inside, width = qkv.shape.in_dim, qkv.shape.out_dim // 3
-            hook = ParallelKeysValues(inside, width, heads, self.bottleneck, self.scale, self.zero_up)
+            hook = ParallelKeysValues(inside, width, heads, self.bottleneck, self.scale, self.init, self.zero_up)
             site.wrap(partial(hook_attention, hooks=[hook]))
 
     def expected_params(self, shape: BackboneShape) -> int:

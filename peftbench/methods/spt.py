@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +21,10 @@ from peftbench.methods.observation import Evidence, Findings
 
 MATRICES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 VECTORS = ("norm.pre", "norm.1", "norm.2", "norm.merge", "norm.final")
-# the number of sensitive entries grows in twentieths of the budget up to four budgets: 0.02M to 1.6M for 0.4M
-STEPS_PER_BUDGET, NUM_STEPS = 20, 80
+# the number of sensitive entries grows in twentieths of the budget: 79 steps of 20,000 for 400,000
+STEPS_PER_BUDGET, NUM_STEPS = 20, 79
+# 400,000 of the parameters of ViT-B/16 without a head
+BUDGET = 400_000 / 85_798_656
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,16 @@ class _SPT(Method):
     module has parameters gets the module; a vector with 1/beta of its entries marked trains whole; elsewhere the
     marked entries themselves train, W' = W + scatter(v) (section 3.2; the rule for vectors, alpha and beta as in the
     released code). As many are marked as bring the total closest to `budget`, a share of the backbone's parameters:
-    0.0047 is 0.4M of ViT-B. The paper sweeps 0.2M to 1M and keeps the best on test. Embeddings stay frozen, the class
+    by default 0.4M of ViT-B. The paper sweeps 0.2M to 1M and keeps the best on test. Embeddings stay frozen, the class
     token always trains. For hierarchical backbones no code is released; they follow the same rule.
     """
 
     family: ClassVar[str] = "selection"
     paper: ClassVar[str] = "arXiv:2303.08566"
     observes: ClassVar[bool] = True
+    version: ClassVar[int] = 2
 
-    budget: float = option(0.0047, gt=0, lt=1)
+    budget: float = option(BUDGET, gt=0, lt=1)
     rank: int = option(8, ge=1)
     alpha: float = option(10.0, gt=0)
     beta: float = option(5.0, gt=0)
@@ -81,6 +83,10 @@ class _SPT(Method):
         """Give modules to slices of the output of a linear map, each `width` wide."""
         raise NotImplementedError
 
+    def dropout_at(self, site: Site) -> float:
+        """Dropout on what a module reads; as in the released code, none at attention's output projection."""
+        return 0.0 if site.shape.role == "attn.proj" else self.dropout
+
     def observe(self, evidence: Evidence) -> Findings:
         """`<site>.weight` and `<site>.bias`: ascending places in the flattened tensor; `<site>.modules`: slices of its
         output that get one; `class_token`: entries it has."""
@@ -90,13 +96,14 @@ class _SPT(Method):
         tensors = {(piece.site, piece.tensor): _tensor(backbone, piece) for piece in pieces}
         sensitivity = self._sensitivity(evidence, backbone, list(tensors.values()))
         budget = self.budget * shape.num_parameters
-        most = min(math.ceil(NUM_STEPS / STEPS_PER_BUDGET * budget), len(sensitivity))
+        steps = [round(step / STEPS_PER_BUDGET * budget) for step in range(1, NUM_STEPS + 1)]
+        steps = [min(max(num, 1), len(sensitivity)) for num in steps]
+        most = steps[-1]
         marked = sensitivity.topk(most).indices.cpu()
         ends = torch.tensor([piece.size for piece in pieces]).cumsum(0)
         owners = torch.bucketize(marked, ends, right=True)
 
         token_size = sum(token.numel() for token in _class_token(backbone))
-        steps = [min(math.ceil(step / STEPS_PER_BUDGET * budget), most) for step in range(1, NUM_STEPS + 1)]
         counts = {num: torch.bincount(owners[:num], minlength=len(pieces)).tolist() for num in steps}
         totals = {num: sum(map(Piece.cost, pieces, counts[num])) + token_size for num in steps}
         # of equally good ones the larger, as in the released code
@@ -239,7 +246,7 @@ class SPTLoRA(_SPT):
     """Sensitivity decides: LoRA for the most sensitive matrices, single entries of W elsewhere, within a budget.
 
     W' = W + B A with A [rank, in], B [out, rank]: rank (in + out) parameters, no further factor, stochastic depth of
-    its own in training. Folds exactly.
+    its own in training. The input is dropped with one mask for q, k and v. Folds exactly.
     """
 
     mergeable: ClassVar[bool] = True
@@ -248,11 +255,9 @@ class SPTLoRA(_SPT):
         return self.rank * (in_dim + out_dim)
 
     def add_modules(self, site: Site, parts: Sequence[int], width: int) -> None:
-        deltas = {
-            part: Thinned(LowRank(site.shape.in_dim, width, self.rank, dropout=self.dropout), self.drop_path)
-            for part in parts
-        }
-        site.wrap(partial(LinearDelta, deltas=deltas, num_slices=len(_parts(site.shape)[0])))
+        deltas = {part: Thinned(LowRank(site.shape.in_dim, width, self.rank), self.drop_path) for part in parts}
+        dropout = self.dropout_at(site)
+        site.wrap(partial(LinearDelta, deltas=deltas, num_slices=len(_parts(site.shape)[0]), dropout=dropout))
 
 
 @METHODS.add("spt_adapter")
@@ -271,6 +276,6 @@ class SPTAdapter(_SPT):
     def add_modules(self, site: Site, parts: Sequence[int], width: int) -> None:
         modules = {}
         for part in parts:
-            adapter = nn.Sequential(nn.Dropout(self.dropout), Bottleneck(width, self.rank))
+            adapter = nn.Sequential(nn.Dropout(self.dropout_at(site)), Bottleneck(width, self.rank))
             modules[part] = Thinned(adapter, self.drop_path)
         site.wrap(partial(BehindSlices, modules=modules, num_slices=len(_parts(site.shape)[0])))

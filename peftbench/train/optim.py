@@ -19,8 +19,8 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 def param_groups(method_params: NamedParameters, head_params: NamedParameters, spec: OptimSpec) -> list[dict[str, Any]]:
     """Optimiser groups {method, head} x {decay, no_decay}; empty ones are left out.
 
-    Tensors with at most one axis (biases, norms, scales) get no weight decay. Each group carries its `name`, the
-    `names` of its tensors and its `lr_scale`.
+    Tensors with at most one axis (biases, norms, scales) get no weight decay unless `decay_vectors` asks for it. Each
+    group carries its `name`, the `names` of its tensors and its `lr_scale`.
 
     Raises `ConfigError` when there is nothing to train.
     """
@@ -28,7 +28,7 @@ def param_groups(method_params: NamedParameters, head_params: NamedParameters, s
     for owner, named, lr_scale in (("method", method_params, 1.0), ("head", head_params, spec.head_lr_scale)):
         tensors = list(named)
         for kind, decays in (("decay", True), ("no_decay", False)):
-            chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1) == decays]
+            chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1 or spec.decay_vectors) == decays]
             if chosen:
                 groups.append(
                     {

@@ -19,6 +19,7 @@ class OptimSpec(Spec):
 
     The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
     `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
+    `decay_vectors` lets weight decay act on tensors of one axis too (biases, norms, scales), as plain optimisers do.
     """
 
     section: ClassVar[str] = "optim"
@@ -33,6 +34,7 @@ class OptimSpec(Spec):
     warmup_lr: float = option(1e-6, ge=0)
     min_lr: float = option(1e-5, ge=0)
     clip_norm: float | None = option(None, gt=0)
+    decay_vectors: bool = option(False, later=True)
 
     def problems(self) -> list[str]:
         problems = []

@@ -218,10 +218,10 @@ SIZES = {"prompts": [2, 3, 1], "lora_ranks": [1, 4, 2], "adapter_widths": [2, 5,
 
 
 def test_noah_joins_prompts_lora_and_a_sequential_adapter() -> None:
-    backbone, w = installed("noah_subnet", **SIZES), weights()
+    backbone, w = installed("noah_subnet", "vit_cls", **SIZES), weights("vit_cls")
     (prompt,) = of_block(backbone, "tokens")
     (a,), (b,) = of_block(backbone, "deltas.0.down"), of_block(backbone, "deltas.0.up")
-    (down, down_bias), (up, up_bias) = of_block(backbone, "module.down"), of_block(backbone, "module.up")
+    (down, down_bias), (up, up_bias) = of_block(backbone, "taps.0.down"), of_block(backbone, "taps.0.up")
     assert prompt.shape == (1, 3, WIDTH) and a.shape == (4, WIDTH) and down.shape == (5, WIDTH)
 
     def op(name: str, x: Tensor) -> Tensor:
@@ -234,8 +234,51 @@ def test_noah_joins_prompts_lora_and_a_sequential_adapter() -> None:
         return y
 
     x = tokens()
-    expected = block(torch.cat([x[:, :1], prompt.expand(2, -1, -1), x[:, 1:]], dim=1), w, op)
-    agree(run(backbone, x), torch.cat([expected[:, :1], expected[:, 4:]], dim=1))
+    # the two behind the class token are the prompts of the block before
+    agree(run(backbone, x), block(torch.cat([x[:, :1], prompt.expand(2, -1, -1), x[:, 3:]], dim=1), w, op))
+
+
+def test_noah_keeps_the_prompts_of_a_block_where_the_next_has_none() -> None:
+    """As the released blocks: prompts replace those of the block just before; without any there, they are added."""
+    none = {"lora_ranks": [0, 0, 0], "adapter_widths": [0, 0, 0]}
+    for sizes, seen in (([3, 0, 2], [3, 3, 5]), ([2, 3, 0], [2, 3, 3]), ([0, 2, 1], [0, 2, 1])):
+        backbone = make("vit_cls")
+        install(METHODS.get("noah_subnet")(prompts=sizes, **none), backbone)
+        backbone.eval()
+        lengths: list[int] = []
+        for site in backbone.sites("attn"):
+            site.module.register_forward_pre_hook(lambda _, inputs, into=lengths: into.append(inputs[0].shape[1] - 17))
+        prompts = {int(n.split("blocks.")[1].split(".")[0]): t for n, t in backbone.trainable}
+        net: Any = make("vit_cls").net
+        x = net._pos_embed(net.patch_embed(images()))
+        for layer, block_ in enumerate(net.blocks):
+            if sizes[layer]:
+                before = sizes[layer - 1] if layer else 0
+                x = torch.cat([x[:, : x.shape[1] - before], prompts[layer].expand(len(x), -1, -1)], dim=1)
+            x = block_(x)
+        agree(backbone.net.forward_features(images()), net.norm(x)[:, :17])  # type: ignore[operator]
+        assert lengths == seen
+
+
+def test_noahs_adapter_stands_behind_stochastic_depth() -> None:
+    backbone = installed("noah_subnet", "vit_cls", prompts=[0, 0, 0], lora_ranks=[0, 0, 0], adapter_widths=[2, 5, 1])
+    net: Any = backbone.net
+    half = net.blocks[LAYER].base
+    (down, down_bias), (up, up_bias) = of_block(backbone, "taps.0.down"), of_block(backbone, "taps.0.up")
+    half.drop_path1, half.drop_path2 = torch.nn.Identity(), Dropped()
+    x = tokens()
+    middle = x + half.attn(half.norm1(x))
+    # what stochastic depth leaves of the MLP is nothing; the adapter then gives what its biases make of zero
+    hidden = down_bias * torch.sigmoid(1.702 * down_bias)
+    agree(run(backbone, x), middle + hidden @ up.T + up_bias)
+    assert down.shape == (5, WIDTH)
+
+
+class Dropped(torch.nn.Module):
+    """Stochastic depth that drops every sample."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
 
 
 def test_noah_asks_for_lists_that_fit_the_depth() -> None:
@@ -257,10 +300,16 @@ def test_initial_values() -> None:
     install(METHODS.get("prefix")(num_tokens=50), prefix)
     values = torch.cat([tensor.flatten() for _, tensor in prefix.trainable])
     assert abs(values.std() - 0.02) < 0.001 and abs(values.mean()) < 0.001
-    install(METHODS.get("patt")(bottleneck=32), patt)
+    install(METHODS.get("patt")(bottleneck=32, init="trunc_normal"), patt)
     assert all(not t.any() if n.endswith("bias") else abs(t.std() - 0.02) < 0.002 for n, t in patt.trainable)
     install(METHODS.get("patt")(zero_up=True), silent)
     agree(silent(images()), make("vit_cls")(images()))
+    plain_start = make("vit_cls")
+    install(METHODS.get("patt")(bottleneck=32), plain_start)
+    # torch's linear layers: weights and biases from U(-1 / sqrt(in), 1 / sqrt(in))
+    for name, tensor in plain_start.trainable:
+        bound = (WIDTH if ".down." in name else 32) ** -0.5
+        assert 0.8 * bound < tensor.abs().max() <= bound
     install(METHODS.get("vqt")(num_tokens=50), vqt)
     bound = (6 / (3 * 8 * 8 + 48)) ** 0.5
     assert all(0.95 * bound < tensor.abs().max() <= bound for _, tensor in vqt.trainable)

@@ -16,6 +16,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.cells.evidence import CellEvidence, random_evidence
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.observation import Findings, Loss
+from peftbench.methods.spt import NUM_STEPS, STEPS_PER_BUDGET
 from tests.contracts.backbones import images, make
 
 WIDTH, LAYER = 48, 1
@@ -103,16 +104,19 @@ def test_gps_chooses_by_the_gradient_of_the_supervised_contrastive_loss() -> Non
     assert torch.equal(found[str(number_of(backbone, "attn.proj"))].long(), expected)
 
 
-@pytest.mark.parametrize("place", ["attn", "mlp"])
-def test_sct_changes_the_salient_channels(place: str) -> None:
+@pytest.mark.parametrize(("place", "stream"), [("attn", 1.0), ("mlp", 1.0), ("attn", 0.3)])
+def test_sct_changes_the_salient_channels(place: str, stream: float) -> None:
     channels = {str(layer): torch.tensor([3, 10, 20, 21, 40, 47]) for layer in range(3)}
-    bare, backbone = make("vit_layerscale"), moved("sct", channels, "vit_layerscale", place=place, scale=0.5)
+    options = {"place": place, "scale": 0.5, "stream_scale": stream}
+    bare, backbone = make("vit_layerscale"), moved("sct", channels, "vit_layerscale", **options)
     block: Any = bare.net.blocks[LAYER]  # type: ignore[union-attr, index, operator]
     weight, bias = tensor(backbone, "linear.weight"), tensor(backbone, "linear.bias")
 
     def change(x: Tensor) -> Tensor:
         x = x.clone()
-        x[..., channels["0"]] = x[..., channels["0"]] + 0.5 * (x[..., channels["0"]] @ weight.T + bias)
+        chosen = x[..., channels["0"]]
+        added = chosen @ weight.T + bias
+        x[..., channels["0"]] = stream * chosen + 0.5 * added
         return x
 
     x = torch.randn(2, 17, WIDTH)
@@ -251,6 +255,34 @@ def test_spt_adds_entries_and_modules(name: str) -> None:
     torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=0)
 
 
+def test_spt_lora_drops_the_input_of_q_k_and_v_with_one_mask_and_that_of_proj_never() -> None:
+    bare = make("vit_cls")
+    qkv, proj = (number_of(bare, role) for role in ("attn.qkv", "attn.proj"))
+    found = {f"{qkv}.modules": torch.tensor([0, 1, 2]), f"{proj}.modules": torch.tensor([0])}
+    backbone = moved("spt_lora", found | {"class_token": torch.tensor(48)}, rank=2, dropout=0.5, drop_path=0.0)
+    delta, at_proj = (backbone.sites(role)[LAYER].module.train() for role in ("attn.qkv", "attn.proj"))
+    x = torch.randn(2, 5, WIDTH)
+    seen = []
+    for part in delta.deltas.values():
+        part.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    delta(x)
+    assert len(seen) == 3 and (seen[0] == 0).any()
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
+    assert torch.equal(at_proj(x), at_proj.eval()(x))
+
+
+def test_spt_adapter_drops_each_of_q_k_and_v_and_proj_never() -> None:
+    method: Any = METHODS.get("spt_adapter")(dropout=0.5)
+    bare = make("vit_cls")
+    assert method.dropout_at(bare.sites("attn.qkv")[0]) == 0.5 and method.dropout_at(bare.sites("attn.proj")[0]) == 0
+
+
+def test_spt_takes_79_steps_of_20_000_towards_400_000_on_vit_b() -> None:
+    budget = METHODS.get("spt_lora")().budget * 85_798_656
+    steps = [round(step / STEPS_PER_BUDGET * budget) for step in range(1, NUM_STEPS + 1)]
+    assert steps == list(range(20_000, 1_600_000, 20_000)) and budget == pytest.approx(400_000)
+
+
 def test_spt_marks_the_most_sensitive_entries_within_the_budget() -> None:
     options = {"budget": 0.02, "rank": 2, "num_batches": 2, "batch_size": 8, "alpha": 4.0}
     backbone = make("vit_cls")
@@ -272,7 +304,7 @@ def test_spt_marks_the_most_sensitive_entries_within_the_budget() -> None:
 
     budget = 0.02 * sum(p.numel() for p in make("vit_cls").parameters())
     best, best_marks = 1e9, {}
-    for step in range(1, 81):
+    for step in range(1, 80):
         ranked = torch.cat([s.flatten() for s in sensitivity.values()]).sort(descending=True).values
         level = ranked[-int(-step * budget // 20) - 1]
         total, marks = 48, {}

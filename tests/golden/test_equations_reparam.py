@@ -124,7 +124,7 @@ def test_fact_tensor_train() -> None:
 
 
 def test_fact_tucker_mixes_the_cores_of_all_layers_from_one_cube() -> None:
-    backbone, w, r = installed("fact_tk", rank=4, scale=0.7), weights(), 4
+    backbone, w, r = installed("fact_tk", rank=4, scale=0.7, mlp_cores="sliced"), weights(), 4
     u, v, cube, mixing = (shared(backbone, f"width_{WIDTH}.{name}") for name in ("reduce", "expand", "cube", "mixing"))
     assert mixing.shape == (r, 3 * 12)
 
@@ -136,6 +136,40 @@ def test_fact_tucker_mixes_the_cores_of_all_layers_from_one_cube() -> None:
         return mixed if j >= 8 else mixed.T
 
     agree(run(backbone, tokens()), block(tokens(), w, with_delta(w, fact_deltas(u, v, core, 0.7))))
+
+
+def test_fact_tucker_reads_the_cores_of_the_mlp_as_the_released_code_does() -> None:
+    """Its tensors FacTu, FacTv, FacTc, FacTp are `reduce`, `expand`, `cube`, `mixing`, and its forward pass is ours."""
+    backbone, w, r = installed("fact_tk", rank=4, scale=0.7), weights(), 4
+    u, v, cube, mixing = (shared(backbone, f"width_{WIDTH}.{name}") for name in ("reduce", "expand", "cube", "mixing"))
+    c = torch.einsum("abc,cj->abj", cube, mixing[:, LAYER * 12 : (LAYER + 1) * 12])
+    # [r, r, 4] read as [r, 4 r]: the four cores of an MLP matrix interleave
+    first, last = c[:, :, 4:8].reshape(r, 4 * r), c[:, :, 8:].reshape(r, 4 * r)
+
+    def op(name: str, x: Tensor) -> Tensor:
+        y, reduced = plain(w)(name, x), x.unflatten(-1, (-1, WIDTH)) @ u.T
+        if name == "mlp.fc1":
+            mixed = (reduced.flatten(-2) @ first).unflatten(-1, (4, r))
+        elif name == "mlp.fc2":
+            mixed = (reduced.flatten(-2) @ last.T).unflatten(-1, (1, r))
+        else:
+            own = {"attn.qkv": [0, 1, 2], "attn.proj": [3]}.get(name, [])
+            if not own:
+                return y
+            mixed = torch.stack([reduced.flatten(-2) @ c[:, :, j] for j in own], dim=-2)
+        return y + 0.7 * (mixed @ v.T).flatten(-2)
+
+    agree(run(backbone, tokens()), block(tokens(), w, op))
+
+
+def test_kadaptation_can_add_the_query_delta_behind_the_scaling() -> None:
+    x, width = tokens(), WIDTH
+    plainly, scaled = installed("kadaptation", num_rules=4), installed("kadaptation", num_rules=4, queries="scaled")
+    own_bare = make("vit_layerscale").sites("attn.qkv")[LAYER].module
+    added, more = (b.sites("attn.qkv")[LAYER].module(x) - own_bare(x) for b in (plainly, scaled))
+    # q' / sqrt(d) + delta = (q' + sqrt(d) delta) / sqrt(d), heads of 16 channels
+    agree(more[..., :width], 4 * added[..., :width])
+    agree(more[..., width:], added[..., width:])
 
 
 def test_hydra_adds_a_branch_before_and_a_branch_behind() -> None:

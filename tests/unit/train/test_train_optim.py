@@ -31,6 +31,14 @@ def test_biases_norms_and_scales_are_not_decayed() -> None:
     }
 
 
+def test_decay_vectors_decays_every_tensor_as_a_plain_optimiser_does() -> None:
+    groups = groups_of(model(), OptimSpec(weight_decay=0.05, decay_vectors=True))
+    assert {group["name"]: (group["names"], group["weight_decay"]) for group in groups} == {
+        "method/decay": (["0.weight", "0.bias", "1.weight", "1.bias"], 0.05),
+        "head/decay": (["weight", "bias"], 0.05),
+    }
+
+
 def test_no_decay_tensors_keep_their_value_without_a_gradient() -> None:
     net = model()
     spec = OptimSpec(weight_decay=0.5, lr=0.1)

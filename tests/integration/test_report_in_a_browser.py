@@ -1,9 +1,14 @@
-"""The HTML report in a real browser, from disk and without a network: sort, filter, open a record, dark and light."""
+"""The page of a leaderboard in a real browser, from disk and without a network, and as a site from a local server."""
 
 from __future__ import annotations
 
+import csv
+import functools
+import http.server
+import json
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,6 @@ from peftbench.cli.commands.leaderboard import main
 from peftbench.records.store import Store
 from tests.record_factory import make_record
 
-pytest.importorskip("plotly")
-pytest.importorskip("itables")
 playwright = pytest.importorskip("playwright.sync_api")
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -25,40 +28,77 @@ QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 PATIENCE = 90_000
 
 
+COSTS = {"lora": (300_000, 50.0), "vpt": (100_000, 200.0), "bitfit": (200_000, 100.0), "ssf": (50_000, 400.0)}
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("results")
     store = Store(root)
     for method, accuracy in (("lora", 0.9), ("vpt", 0.8), ("bitfit", 0.7), ("ssf", 0.6)):
+        params, speed = COSTS[method]
         for index, dataset in enumerate(("dtd", "cifar100", "eurosat")):
             for seed in range(2):
                 if (method, dataset) != ("ssf", "eurosat"):
                     score = accuracy - index / 20 + seed / 200
-                    store.put(make_record(method=method, dataset=dataset, seed=seed, accuracy=score))
+                    store.put(
+                        make_record(
+                            method=method, dataset=dataset, seed=seed, accuracy=score, method_params=params, speed=speed
+                        )
+                    )
     store.put(make_record(method="lora", backbone="swin_b"))
-    assert main(["--results", str(root)]) == 0
+    assert main(["--results", str(root), "--site", str(root / "site")]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as tools:
         browser = tools.chromium.launch(executable_path=BROWSER, args=QUIET, timeout=PATIENCE)
-        context = browser.new_context(offline=True, color_scheme="light")
-        page = context.new_page()
-        page.set_default_timeout(PATIENCE)
-        page.problems = []
-        page.on("pageerror", lambda error: page.problems.append(str(error)))
-        page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: page.problems.append(request.url) if _outside(request.url) else None)
-        page.goto((root / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
-        page.wait_for_selector("body[data-ready]")
-        page.select_option("#choose-table", label="vit_b16, vtab1k, paper defaults")
-        yield page
+        yield browser
         browser.close()
 
 
-def _outside(url: str) -> bool:
-    return not url.startswith(("file:", "data:", "blob:"))
+def watched(context: Any, outside: Callable[[str], bool]) -> Any:
+    """A page that keeps its errors and what it asks the outside for in `problems`."""
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
+    page.on("request", lambda request: page.problems.append(request.url) if outside(request.url) else None)
+    return page
+
+
+@pytest.fixture(scope="module")
+def whole(browser: Any, root: Path) -> Any:
+    context = browser.new_context(offline=True, color_scheme="light", viewport={"width": 1400, "height": 900})
+    page = watched(context, lambda url: not url.startswith(("file:", "data:", "blob:")))
+    page.goto((root / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    return page
+
+
+@pytest.fixture
+def page(whole: Any) -> Any:
+    """The page with the larger table as it opens."""
+    whole.select_option("#choose-table", label="swin_b, vtab1k, paper defaults")
+    whole.select_option("#choose-table", label="vit_b16, vtab1k, paper defaults")
+    return whole
 
 
 def methods(page: Any) -> list[str]:
-    return page.locator("section.board:visible .dt-scroll-body tbody tr td:first-child").all_inner_texts()
+    return page.locator("#grid tbody th .name > span").all_inner_texts()
+
+
+def marks(page: Any, node: str, state: str) -> set[str]:
+    found = page.locator(f"{node} .mark[data-state={state}]")
+    return set(found.evaluate_all("nodes => nodes.map((node) => node.dataset.label)"))
+
+
+def set_range(page: Any, name: str, position: int) -> None:
+    script = "(node, at) => { node.value = at; node.dispatchEvent(new Event('input')); }"
+    page.locator(f"#most-{name}").evaluate(script, position)
 
 
 def test_each_table_can_be_chosen(page: Any) -> None:
@@ -66,65 +106,174 @@ def test_each_table_can_be_chosen(page: Any) -> None:
     assert methods(page) == ["lora", "vpt", "bitfit", "ssf"]
 
 
-def test_a_header_sorts(page: Any) -> None:
-    header = page.locator("section.board:visible .dt-scroll-head th", has_text="flat mean").first
-    shown = page.locator("section.board:visible .dt-scroll-body tbody tr td:first-child")
-    header.click()
-    # an incomplete row has no mean and sorts lowest; the table is drawn anew some time after the click
-    playwright.expect(shown).to_have_text(["ssf", "bitfit", "vpt", "lora"], timeout=PATIENCE)
-    header.click()
-    playwright.expect(shown).to_have_text(["lora", "vpt", "bitfit", "ssf"], timeout=PATIENCE)
+def test_the_chooser_keeps_to_the_limits(page: Any) -> None:
+    # bitfit costs more than vpt and is less accurate; ssf has no mean
+    assert marks(page, "#chooser-plot", "front") == {"vpt", "lora"}
+    assert marks(page, "#chooser-plot", "fits") == {"bitfit"}
+    assert "lora 84.00" in page.locator("#answer").inner_text()
+    set_range(page, "trainable", 1)
+    assert marks(page, "#chooser-plot", "out") == {"lora"}
+    answer = page.locator("#answer").inner_text()
+    assert "2 of 3 methods fit" in answer
+    assert "vpt 74.00" in answer
+    assert page.locator("output[for=most-trainable]").inner_text() == "≤ 277 k"
+    set_range(page, "accuracy", 0)
+    assert "None of the 3 methods fits" in page.locator("#answer").inner_text()
 
 
-def test_rows_are_filtered(page: Any) -> None:
-    board = page.locator("section.board:visible")
-    board.locator("input[type=search]").fill("bit")
-    assert methods(page) == ["bitfit"]
-    board.locator("input[type=search]").fill("")
-    board.locator(".only-complete").check()
-    assert methods(page) == ["lora", "vpt", "bitfit"]
-    board.locator(".only-complete").uncheck()
-    board.locator(".by-verdict").select_option("best")
-    assert methods(page) == ["lora"]
-    board.locator(".by-verdict").select_option("")
-    assert len(methods(page)) == 4
-
-
-def test_a_number_shows_its_records(page: Any) -> None:
-    row = page.locator("section.board:visible .dt-scroll-body tbody tr", has_text="vpt")
-    row.locator("a[data-records]").last.click()
+def test_every_front_point_is_labelled_and_arrow_keys_name_the_points(page: Any) -> None:
+    names = page.locator('[data-plot="trainable"] .front-name')
+    assert names.all_text_contents() == ["vpt", "lora"]
+    page.locator('[data-plot="trainable"] .mark[tabindex="0"]').focus()
+    assert page.locator("#tip").inner_text().startswith("vpt\n")
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").inner_text().startswith("bitfit\n")
+    page.keyboard.press("Enter")
     assert page.locator("#records-dialog").is_visible()
-    assert page.locator("#dialog-list button").all_inner_texts() == [
-        "eurosat, seed 0: 70.00 %",
-        "eurosat, seed 1: 70.50 %",
-    ]
+    page.keyboard.press("Escape")
+
+
+def test_a_header_sorts(page: Any) -> None:
+    page.locator("#grid thead button", has_text="flat mean").click()
+    # an incomplete row has no mean and stays last
+    assert methods(page) == ["lora", "vpt", "bitfit", "ssf"]
+    page.keyboard.press("Enter")
+    assert methods(page) == ["bitfit", "vpt", "lora", "ssf"]
+    assert page.locator("#grid th[aria-sort=ascending]").inner_text().startswith("flat mean")
+
+
+def test_rows_are_filtered_and_columns_chosen(page: Any) -> None:
+    page.fill("#search", "bit")
+    assert methods(page) == ["bitfit"]
+    page.fill("#search", "")
+    page.check("#complete")
+    assert methods(page) == ["lora", "vpt", "bitfit"]
+    page.uncheck("#complete")
+    page.select_option("#verdict", "best")
+    assert methods(page) == ["lora"]
+    page.select_option("#verdict", "")
+    page.select_option("#family", "selection")
+    assert methods(page) == ["bitfit"]
+    page.select_option("#family", "")
+    page.click("#columns summary")
+    page.uncheck('#columns input[data-column="dtd"]')
+    assert "dtd" not in page.locator("#grid thead").inner_text()
+    page.keyboard.press("Escape")
+
+
+def test_the_address_brings_the_view_back(page: Any, browser: Any) -> None:
+    page.check('#grid input[aria-label="pick vpt"]')
+    page.fill("#search", "selection")
+    page.locator("#grid thead button", has_text="rank").click()
+    set_range(page, "trainable", 1)
+    page.select_option("#chooser-axis", "memory")
+    again = page.context.new_page()
+    again.goto(page.url)
+    again.wait_for_selector("body[data-ready]")
+    assert methods(again) == methods(page) == ["bitfit"]
+    assert again.locator("#first").input_value() == "vpt"
+    assert again.locator("#chooser-axis").input_value() == "memory"
+    assert marks(again, "#chooser-plot", "out") == {"lora"}
+    again.close()
+
+
+def test_what_is_shown_is_downloaded(page: Any, tmp_path: Path) -> None:
+    page.fill("#search", "bit")
+    with page.expect_download() as got:
+        page.click("#csv")
+    got.value.save_as(tmp_path / "x.csv")
+    [row] = csv.DictReader((tmp_path / "x.csv").open(encoding="utf-8"))
+    assert (row["method"], row["dtd"]) == ("bitfit", "70.2 ± 0.4")
+    with page.expect_download() as got:
+        page.click("#latex")
+    got.value.save_as(tmp_path / "x.tex")
+    text = (tmp_path / "x.tex").read_text(encoding="utf-8")
+    assert "bitfit & " in text
+    assert "70.2 $\\pm$ 0.4" in text
+
+
+def test_a_number_shows_its_records_and_how_to_reproduce_them(page: Any) -> None:
+    page.locator('#grid tr[data-label="vpt"] button[data-column="eurosat"]').click()
+    playwright.expect(page.locator("#dialog-list button")).to_have_text(
+        ["eurosat, seed 0: 70.00 %", "eurosat, seed 1: 70.50 %"]
+    )
     page.locator("#dialog-list button").nth(1).click()
-    assert '"accuracy": 0.705' in page.locator("#dialog-json").inner_text()
+    record = json.loads(page.locator("#dialog-json").inner_text())
+    assert record["metrics"]["test"]["accuracy"] == 0.705
+    assert page.locator("#command").inner_text() == f"python -m peftbench reproduce {record['fingerprint']}"
     page.keyboard.press("Escape")
     assert not page.locator("#records-dialog").is_visible()
 
 
-def test_all_plots_are_drawn(page: Any) -> None:
-    board = page.locator("section.board:visible")
-    for name in ("trainable", "memory", "flops", "ranks", "curves"):
-        assert board.locator(f'[data-plot="{name}"] .scatterlayer .trace').count() > 0, name
-    assert board.locator('[data-plot="heatmap"] .heatmaplayer .hm').count() == 1
-    board.locator(".curve-value").select_option("lr")
-    assert "learning rate" in board.locator('[data-plot="curves"]').inner_text()
+def test_two_methods_side_by_side(page: Any) -> None:
+    page.select_option("#first", "bitfit")
+    page.select_option("#second", "lora")
+    assert "B is 20.00 points ahead" in page.locator("#compare-words").inner_text()
+    cells = "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+    lines = {name: words for name, *words in page.locator("#compare tbody tr").evaluate_all(cells)}
+    assert lines["trainable parameters"] == ["277 k", "377 k", "1 / 1.36 of B"]
+    assert lines["dtd"][2] == "\N{MINUS SIGN}20.00"
 
 
-def test_light_and_dark(page: Any, tmp_path: Path) -> None:
+def test_data_sets_and_learning_curves_are_drawn(page: Any) -> None:
+    assert page.locator("#task-view .heat tbody tr").count() == 4
+    page.select_option("#task", "eurosat")
+    rows = page.locator("#task-view [role=listitem]")
+    assert [words.split(":")[0] for words in rows.evaluate_all("n => n.map((x) => x.ariaLabel)")] == [
+        "lora",
+        "vpt",
+        "bitfit",
+    ]
+    assert page.locator("#curves .curve").count() == 4
+    page.check('#grid input[aria-label="pick vpt"]')
+    page.select_option("#curve-value", "lr")
+    playwright.expect(page.locator("#curves .curve")).to_have_count(1)
+    assert "learning rate" in page.locator("#curves").inner_text()
+
+
+def test_light_and_dark_differ(page: Any) -> None:
     def ground() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
 
     light = ground()
-    first = page.screenshot(path=tmp_path / "light.png", timeout=PATIENCE)
     page.click("#theme")
     assert ground() != light
-    assert page.screenshot(path=tmp_path / "dark.png", timeout=PATIENCE) != first
     page.click("#theme")
     assert ground() == light
 
 
-def test_nothing_is_fetched_and_nothing_fails(page: Any) -> None:
+def test_a_phone_scrolls_down_only(browser: Any, root: Path) -> None:
+    page = browser.new_page(viewport={"width": 360, "height": 700}, is_mobile=True)
+    page.goto((root / "leaderboard" / "leaderboard.html").as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.select_option("#choose-table", label="vit_b16, vtab1k, paper defaults")
+    for choice in ("heat", "ranks", "dtd"):
+        page.select_option("#task", choice)
+        assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.close()
+
+
+def test_a_site_fetches_records_when_they_are_asked_for(browser: Any, root: Path) -> None:
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root / "site"))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    handler.func.log_message = lambda *_: None  # type: ignore[method-assign, assignment]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}/"
+    asked: list[str] = []
+    page = watched(browser.new_context(), lambda url: not url.startswith((here, "blob:")))
+    page.on("request", lambda request: asked.append(request.url.removeprefix(here)))
+    page.goto(f"{here}#table=1")
+    page.wait_for_selector("body[data-ready]")
+    playwright.expect(page.locator("#curves .curve")).to_have_count(4)
+    page.locator('#grid tr[data-label="vpt"] button[data-column="eurosat"]').click()
+    playwright.expect(page.locator("#dialog-list button").first).to_have_text("eurosat, seed 0: 70.00 %")
+    # the first data set for its learning curves, then the one behind the number
+    assert asked[0] == ""
+    assert [name for name in asked if name.startswith("records/")] == ["records/1-0.jsonl.gz", "records/1-2.jsonl.gz"]
     assert page.problems == []
+    server.shutdown()
+    server.server_close()
+
+
+def test_nothing_is_fetched_and_nothing_fails(whole: Any) -> None:
+    assert whole.problems == []

@@ -13,7 +13,7 @@ from rich.console import Console
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import alone, beside
 from peftbench.boards.render import write
-from peftbench.boards.report import MOST_EMBEDDED, available, write_report
+from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "published rows alone",
     )
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
+    parser.add_argument("--site", type=Path, metavar="DIR", help="also write the page as a static site for web hosting")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
     for name in _FILTERS:
@@ -77,22 +78,23 @@ def _run(arguments: argparse.Namespace) -> None:
     trials = int(rows["accuracy"].isna().sum())
     if trials:
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
+    if arguments.site:
+        written = write_site(arguments.site, tables, Store(arguments.results).read(_used(tables)), _families())
+        print(f"wrote {written[0]} and {len(written) - 1} files beside it")
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
     folder = arguments.out or arguments.results / "leaderboard" / ("published" if arguments.published else "")
     for path in write(tables, folder):
         print(f"wrote {path}")
-    if not available():
-        print("no HTML report: pip install 'peftbench[report]'")
-    elif not arguments.no_report:
+    if not arguments.no_report:
         print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
 
 
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
-    used = {name for table in tables for row in table.rows for names in row.records.values() for name in names}
+    used = _used(tables)
     if len(used) <= MOST_EMBEDDED:
-        return write_report(folder / "leaderboard.html", tables, store.read(used))
+        return write_report(folder / "leaderboard.html", tables, store.read(used), _families())
     labels = ("backbone", "method", "dataset")
     paths = store.packed() | {
         fingerprint: path
@@ -100,7 +102,19 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
         if fingerprint in used and (path := store.path_of(dict(zip(labels, names, strict=True)), fingerprint)).is_file()
     }
     links = {name: os.path.relpath(paths[name], folder) for name in sorted(used & paths.keys())}
-    return write_report(folder / "leaderboard.html", tables, [], links)
+    return write_report(folder / "leaderboard.html", tables, [], _families(), links)
+
+
+def _families() -> dict[str, str]:
+    """Method -> its kind. Imports every method, and so torch, which only the page needs."""
+    from peftbench.methods.base import METHODS
+
+    return {name: METHODS.get(name).family for name in METHODS.names()}
+
+
+def _used(tables: list[Table]) -> set[str]:
+    """Fingerprints of the records behind the tables."""
+    return {name for table in tables for row in table.rows for names in row.records.values() for name in names}
 
 
 def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:

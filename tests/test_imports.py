@@ -60,7 +60,14 @@ FORBIDDEN = {
     "objectives": {"timm", "hydra", "omegaconf"},
 }
 # the modules through which a configuration enters; everything behind them sees typed objects
-CONFIGURATION = {"config/gate", "cells/restore", "sweep/grid", "cli/launch", "cli/commands/data"}
+CONFIGURATION = {
+    "config/gate",
+    "config/compose",
+    "config/overrides",
+    "cells/restore",
+    "cli/launch",
+    "cli/commands/data",
+}
 LIGHT = ("records", "boards", "data")
 
 

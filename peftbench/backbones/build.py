@@ -12,7 +12,8 @@ import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.weights import load_from_timm, load_weights, weights_files
+from peftbench.backbones.source import weights_files
+from peftbench.backbones.weights import load_from_timm, load_weights
 from peftbench.foundation.errors import ConfigError, did_you_mean
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -16,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.backbones.source import checkpoint_files
+from peftbench.foundation.errors import BadInput
 
-INDEX = ".index.json"
 # A packed file may unfold to this many times its size; weights hardly shrink, and a bomb unfolds a thousandfold.
 _MOST_UNFOLDED = 20
 _SMALL = 1 << 24
@@ -31,30 +30,6 @@ def _harmless() -> list[Any]:
     old = [(scalar, "numpy.core.multiarray.scalar"), (rebuild, "numpy.core.multiarray._reconstruct")]
     dtypes = [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
     return [argparse.Namespace, np.ndarray, np.dtype, scalar, rebuild, *old, *dtypes]
-
-
-def checkpoint_files(path: Path) -> tuple[Path, ...]:
-    """The files that a checkpoint consists of: itself, or an index of shards followed by its shards.
-
-    Raises `MissingInput` for a shard that is not there, `BadInput` for an index that names anything but files beside it
-    or for a path that is no such file.
-    """
-    if path.is_dir():
-        inside = [name for name in ("model.safetensors" + INDEX, "model.safetensors") if (path / name).is_file()]
-        hint = f"; set backbone.checkpoint={path / inside[0]}" if inside else "; name a file in it"
-        raise BadInput(f"backbone.checkpoint={path} is a folder{hint}")
-    if not path.name.endswith(INDEX):
-        return (path,)
-    try:
-        shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        outside = [name for name in shards if Path(name).name != name or not name.endswith(".safetensors")]
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
-        raise BadInput(f"{path} is not an index of shards: it holds no weight_map from tensors to files") from error
-    if outside:
-        raise BadInput(f"{path} names '{outside[0]}' as a shard; shards are .safetensors files beside their index")
-    if missing := [name for name in shards if not (path.parent / name).is_file()]:
-        raise MissingInput(f"{path} names {len(shards)} shards, and {', '.join(missing[:3])} is not beside it")
-    return (path, *(path.parent / name for name in shards))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import importlib
 import sys
 import zipfile
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +13,13 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
-from peftbench.backbones.checkpoint import checkpoint_files, first_line, read_checkpoint, refuse_bomb
+from peftbench.backbones.checkpoint import first_line, read_checkpoint, refuse_bomb
 from peftbench.backbones.layouts import find_state
 from peftbench.backbones.options import BackboneSpec
 from peftbench.foundation.connection import offline_reason
-from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
 HEAD_NAMES = ("head", "head_dist", "fc", "classifier", "pre_logits")
-
-
-def embedded_file() -> Path:
-    """The packaged weights of `vit_micro`."""
-    return Path(str(files("peftbench") / "assets" / "vit_micro.safetensors"))
-
-
-def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
-    """The files the weights will be read from, the one that is named first; none when timm fetches them.
-
-    Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
-    """
-    if spec.source == "embedded":
-        return (embedded_file(),)
-    if spec.source != "checkpoint":
-        return ()
-    path = Path(str(spec.checkpoint)).expanduser()
-    if not path.exists():
-        hint = f" {spec.download}" if spec.download else ""
-        raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")
-    return checkpoint_files(path)
-
-
-def weights_id(spec: BackboneSpec) -> str:
-    """What identifies the weights in a cell's fingerprint: the digest of their files, or timm's name for them.
-
-    Cheap enough to run before a cell is planned; builds no model.
-    """
-    if paths := weights_files(spec):
-        return f"sha256:{files_digest(paths)}"
-    return f"timm:{spec.model}" if spec.source == "timm" else "none"
 
 
 def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from peftbench.backbones.weights import weights_files, weights_id
+from peftbench.backbones.source import weights_files, weights_id
 from peftbench.config.gate import RunConfig, with_options
 from peftbench.config.presets import DEFAULT
-from peftbench.foundation.errors import ConfigError, RecordError
+from peftbench.data.base import DatasetSpec
+from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError
 from peftbench.foundation.identity import fingerprint
-from peftbench.methods.base import Method
+from peftbench.foundation.spec import Spec
+
+if TYPE_CHECKING:
+    from peftbench.methods.base import Method
+
+S = TypeVar("S", bound=Spec)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,10 +58,30 @@ class Cell:
             )
 
 
-def plan(config: RunConfig, revisions: dict[str, str] | None = None) -> Cell:
-    """Find what the configuration points to and fingerprint it.
+class Asked:
+    """Answers about the options of a section, each asked once where many cells are planned at one moment."""
 
-    `revisions` keeps those of the datasets from one call to the next, where many cells are planned at one moment.
+    def __init__(self) -> None:
+        self._answers: dict[tuple[Callable[..., Any], int], tuple[Spec, Any]] = {}
+
+    def of(self, spec: S, question: Callable[[S], T]) -> T:
+        """`question(spec)`, or the error it ended in the first time."""
+        key = question, id(spec)
+        if key not in self._answers:
+            try:
+                # the spec is held, so that its id stays its own
+                self._answers[key] = spec, question(spec)
+            except PeftbenchError as error:
+                self._answers[key] = spec, error
+        answer = self._answers[key][1]
+        if isinstance(answer, PeftbenchError):
+            raise answer
+        found: T = answer
+        return found
+
+
+def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
+    """Find what the configuration points to and fingerprint it. `asked` serves many cells of one grid.
 
     A tuned cell is identified by what it was before tuning and by the tuning, which together settle the choice; so it
     is found and skipped without looking at its trials.
@@ -62,18 +90,16 @@ def plan(config: RunConfig, revisions: dict[str, str] | None = None) -> Cell:
     """
     if config.protocol.merge and not config.method.mergeable:
         raise ConfigError([f"protocol.merge=true: {config.method.name} does not fold exactly; leave it unmerged"])
+    asked = asked or Asked()
     before = with_options(config, config.hparams.replaced) if config.tune.active else config
-    revisions = {} if revisions is None else revisions
-    dataset = repr(config.dataset)
-    if dataset not in revisions:
-        revisions[dataset] = config.dataset.revision()
+    weights = asked.of(config.backbone, weights_id)
     identity = {
-        "backbone": config.backbone.identity() | {"weights": weights_id(config.backbone)},
+        "backbone": asked.of(config.backbone, _identity) | {"weights": weights},
         "method": {"name": config.method.name, "version": config.method.version} | before.method.identity(),
-        "dataset": {"kind": config.dataset.name, "revision": revisions[dataset]} | config.dataset.identity(),
-        "protocol": config.protocol.identity(),
+        "dataset": asked.of(config.dataset, _dataset_identity),
+        "protocol": asked.of(config.protocol, _identity),
         "optim": before.optim.identity(),
-        "train": config.train.identity(),
+        "train": asked.of(config.train, _identity),
         "seed": config.seed,
         **_choice(config),
     }
@@ -90,6 +116,14 @@ def plan(config: RunConfig, revisions: dict[str, str] | None = None) -> Cell:
     if remarks := [part.remark for part in (config.method, objective) if part.remark]:
         labels["remark"] = " / ".join(remarks)
     return Cell(config, identity, fingerprint(identity), labels)
+
+
+def _identity(spec: Spec) -> dict[str, Any]:
+    return spec.identity()
+
+
+def _dataset_identity(dataset: DatasetSpec) -> dict[str, Any]:
+    return {"kind": dataset.name, "revision": dataset.revision()} | dataset.identity()
 
 
 def method_label(config: RunConfig) -> str:

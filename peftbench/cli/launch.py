@@ -1,27 +1,31 @@
-"""From words to cells: Hydra composes, the gate types; a single cell is run here, a sweep is handed to workers."""
+"""From words to cells: composed, typed, planned; a single cell is run here, a sweep is handed to workers.
+
+Nothing here needs torch until a cell is to be run.
+"""
 
 from __future__ import annotations
 
 import time
-
-import hydra
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.lines import skipped_line, summary
 from peftbench.cli.shortcut import note_finished
-from peftbench.config.gate import FIXED, NAMED, config_dir, register_schemas, to_run_config
+from peftbench.config.compose import Trees
+from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, plain_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError
 from peftbench.foundation.location import default_cache_dir
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
-from peftbench.sweep.attempt import Outcome, run_noted
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.state import states
 from peftbench.sweep.summary import sweep_lines
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 SWEEP_KEYS = ("suite", "+suite", "launcher")
@@ -31,19 +35,36 @@ def launch(words: list[str]) -> int:
     """Run what the words ask for and return the exit code. Raises `PeftbenchError` when a single cell fails."""
     flags = {word for word in words if word.startswith("-")}
     overrides = [word for word in words if word not in flags]
-    if flags <= SWEEP_FLAGS:
-        if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
-            return sweep(overrides)
-        problems = word_problems(overrides, config_dir(), [*FIXED, *NAMED, "seed"])
-        if problems:
-            raise ConfigError(problems)
+    if not flags <= SWEEP_FLAGS:
+        return _with_hydra(overrides)
+    if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
+        return sweep(overrides)
+    problems = word_problems(overrides, config_dir(), [*FIXED, *NAMED, "seed"])
+    if problems:
+        raise ConfigError(problems)
+    if any(word.lstrip("+~").startswith("hydra") for word in overrides):
+        return _with_hydra(overrides)
+    run_or_skip(Trees().of(overrides), overrides)
+    return 0
+
+
+def _with_hydra(words: list[str]) -> int:
+    """Hydra's own program: for its flags, which print a configuration or more, and for its own options."""
+    import hydra
+
     register_schemas()
-    errors: list[Exception | None] = []
-    compose = hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")
-    compose(lambda tree: errors.append(attempt(tree, overrides)))()
+    errors: list[PeftbenchError] = []
+
+    def task(tree: DictConfig) -> None:
+        # inside Hydra an error would lose its kind
+        try:
+            run_or_skip(plain_tree(tree), words)
+        except PeftbenchError as error:
+            errors.append(error)
+
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
     for error in errors:
-        if error is not None:
-            raise error
+        raise error
     return 0
 
 
@@ -63,34 +84,34 @@ def sweep(words: list[str]) -> int:
     return 1 if any(outcome.state in ("failed", "missing") for outcome in outcomes) else 0
 
 
-def attempt(tree: DictConfig, words: list[str]) -> Exception | None:
-    """Run one composed cell, or find it done. Returns what went wrong; inside Hydra an error would lose its kind."""
-    try:
-        config, runtime = to_run_config(tree, named_options(words))
-        planned_ns = time.time_ns()
-        return _run_or_skip(plan(config), runtime, words, planned_ns).error
-    except PeftbenchError as error:
-        return error
-
-
-def _run_or_skip(cell: Cell, runtime: RuntimeSpec, words: list[str], planned_ns: int) -> Outcome:
+def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
+    """Run the cell of a tree, or find it done. Raises `PeftbenchError` when it fails."""
+    config, runtime = from_tree(tree, named_options(words), Builder(outline=True))
+    planned_ns = time.time_ns()
+    cell = plan(config)
     store = Store(runtime.results_root)
     path = store.find(cell.fingerprint, cell.labels)
     if path is not None and runtime.on_existing == "error":
         raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
     if path is not None and runtime.on_existing == "skip":
         print(skipped_line(summary(store.get(cell.fingerprint)), path), flush=True)
-        outcome = Outcome("skipped", cell.title)
     else:
-        claim = claims_of(store).take(cell.fingerprint)
-        if claim is None:
-            held = claims_of(store).holder(cell.fingerprint)
-            raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
-        with claim:
-            outcome = run_noted(cell, runtime, store)
-    inputs = cell.inputs() if outcome.error is None and runtime.on_existing == "skip" else None
+        _run_claimed(plan(from_tree(tree, named_options(words))[0]), runtime, store)
+    inputs = cell.inputs() if runtime.on_existing == "skip" else None
     if inputs is not None:
         path = path or store.path_of(cell.labels, cell.fingerprint)
         said = summary(store.get(cell.fingerprint))
         note_finished(words, default_cache_dir(), path, inputs, said, planned_ns)
-    return outcome
+
+
+def _run_claimed(cell: Cell, runtime: RuntimeSpec, store: Store) -> None:
+    from peftbench.sweep.attempt import run_noted
+
+    claim = claims_of(store).take(cell.fingerprint)
+    if claim is None:
+        held = claims_of(store).holder(cell.fingerprint)
+        raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
+    with claim:
+        error = run_noted(cell, runtime, store).error
+    if error is not None:
+        raise error

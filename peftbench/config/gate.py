@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from peftbench.backbones.options import BackboneSpec
 from peftbench.config.launcher import LAUNCHERS, Launcher
+from peftbench.config.parts import LOADED, build_outlined, outlined
 from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
 from peftbench.config.protocol import ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
@@ -21,10 +23,11 @@ from peftbench.config.tuning import TuneSpec, for_method
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.foundation.errors import ConfigError, did_you_mean
 from peftbench.foundation.spec import Spec, build, defaults_of
-from peftbench.methods.base import METHODS, Method
-from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.objectives.none import NoObjective
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
+
+if TYPE_CHECKING:
+    from peftbench.methods.base import Method
+    from peftbench.objectives.base import Objective
 
 FIXED: dict[str, type[Spec]] = {
     "backbone": BackboneSpec,
@@ -37,8 +40,8 @@ FIXED: dict[str, type[Spec]] = {
 }
 # sections whose class is chosen by a name inside them, under this key
 NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
-    "method": ("name", lambda: METHODS),
-    "objective": ("name", lambda: OBJECTIVES),
+    "method": ("name", LOADED["method"]),
+    "objective": ("name", LOADED["objective"]),
     "dataset": ("kind", lambda: DATASETS),
     "launcher": ("kind", lambda: LAUNCHERS),
 }
@@ -46,7 +49,7 @@ NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One cell: everything that can change its numbers."""
+    """One cell: everything that can change its numbers. Planned in outline, method and objective cannot be run."""
 
     backbone: BackboneSpec
     method: Method
@@ -57,13 +60,60 @@ class RunConfig:
     seed: int
     hparams: HparamsSpec
     tune: TuneSpec
-    # configurations from before there were objectives do not name one
-    objective: Objective = dataclasses.field(default_factory=NoObjective)
+    objective: Objective
 
     @property
     def needs_tuning(self) -> bool:
         """Whether the hyperparameters are yet to be chosen by trials."""
         return self.tune.active and not self.hparams.replaced
+
+
+class Builder:
+    """Makes the options of sections, each distinct one once.
+
+    `outline`: methods and objectives are made in outline, without torch: enough to plan a cell, not to run it.
+    """
+
+    def __init__(self, outline: bool = False) -> None:
+        self._outline = outline
+        self._made: dict[str, Spec | ConfigError] = {}
+
+    def build(self, section: str, values: dict[str, Any]) -> Spec:
+        """Raises `ConfigError` with every problem."""
+        key = json.dumps([section, values], default=repr)
+        if key not in self._made:
+            try:
+                self._made[key] = self._build(section, values)
+            except ConfigError as error:
+                self._made[key] = error
+        made = self._made[key]
+        if isinstance(made, ConfigError):
+            raise made
+        return made
+
+    def _build(self, section: str, values: dict[str, Any]) -> Spec:
+        if section in FIXED:
+            return build(FIXED[section], values)
+        key, registry = NAMED[section]
+        values = dict(values)
+        name = values.pop(key, None)
+        if name is None:
+            raise ConfigError(
+                [f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"]
+            )
+        if self._outline and section in LOADED:
+            return build_outlined(section, str(name), values)
+        return build(registry().get(str(name)), values)
+
+
+def schema(place: str) -> dict[str, Any]:
+    """The defaults of a class of options by its place: `train`, `method/lora`."""
+    section, _, name = place.partition("/")
+    if not name:
+        return defaults_of(FIXED[section])
+    key, registry = NAMED[section]
+    cls: type[Spec] = outlined(section, name) if section in LOADED else registry().get(name)
+    return {key: name} | defaults_of(cls)
 
 
 def config_dir() -> Path:
@@ -103,24 +153,32 @@ def to_run_config(tree: DictConfig, named: Collection[str] = ()) -> tuple[RunCon
 
     Raises one `ConfigError` with every unknown option, wrong type, value out of range, and contradiction.
     """
+    return from_tree(plain_tree(tree), named)
+
+
+def plain_tree(tree: DictConfig) -> dict[str, Any]:
+    """The values of a composed tree. Raises `ConfigError` where one is missing or refers to nothing."""
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise ConfigError([str(error).splitlines()[0]]) from error
     assert isinstance(values, dict)
-    return from_tree({str(key): value for key, value in values.items()}, named)
+    return {str(key): value for key, value in values.items()}
 
 
-def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunConfig, RuntimeSpec]:
-    """The same from plain values, such as those of `as_tree`."""
+def from_tree(
+    values: dict[str, Any], named: Collection[str] = (), builder: Builder | None = None
+) -> tuple[RunConfig, RuntimeSpec]:
+    """The same from plain values, such as those of `as_tree`; `builder` may make many of them in outline."""
+    builder = builder or Builder()
     specs: dict[str, Any] = {}
-    values, problems = _with_preset(values, named)
+    values, problems = _with_preset(values, named, builder)
+    # configurations from before there were objectives do not name one
+    values = {"objective": {"name": "none"}, **values}
     for section, value in values.items():
         try:
-            if section in FIXED:
-                specs[section] = build(FIXED[section], _mapping(section, value))
-            elif section in NAMED:
-                specs[section] = _build_named(section, _mapping(section, value))
+            if section in FIXED or section in NAMED:
+                specs[section] = builder.build(section, _mapping(section, value))
             elif section == "seed":
                 specs["seed"] = _seed(value)
             else:
@@ -148,14 +206,14 @@ def from_tree(values: dict[str, Any], named: Collection[str] = ()) -> tuple[RunC
     return RunConfig(**specs), runtime
 
 
-def _with_preset(values: dict[str, Any], named: Collection[str]) -> tuple[dict[str, Any], list[str]]:
+def _with_preset(values: dict[str, Any], named: Collection[str], builder: Builder) -> tuple[dict[str, Any], list[str]]:
     """The values with a preset applied, and what was wrong with it; other sections are checked by the caller."""
     preset = values.get("hparams", DEFAULT)
     if isinstance(preset, dict):
         return values, []
     unfilled = {**values, "hparams": {}}
     try:
-        dataset = _build_named("dataset", _mapping("dataset", values.get("dataset")))
+        dataset = builder.build("dataset", _mapping("dataset", values.get("dataset")))
     except ConfigError:
         return unfilled, []
     assert isinstance(dataset, DatasetSpec)
@@ -180,10 +238,9 @@ def _tuning_problems(specs: Mapping[str, Any]) -> list[str]:
     return problems
 
 
-def launcher_of(tree: DictConfig) -> Launcher:
-    """The launcher of a composed tree, which `to_run_config` has accepted."""
-    values = OmegaConf.to_container(tree.launcher, resolve=True)
-    launcher = _build_named("launcher", _mapping("launcher", values))
+def launcher_of(values: Mapping[str, Any]) -> Launcher:
+    """The launcher of a tree, which `from_tree` has accepted."""
+    launcher = Builder().build("launcher", _mapping("launcher", values["launcher"]))
     assert isinstance(launcher, Launcher)
     return launcher
 
@@ -195,18 +252,6 @@ def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
         "train.augment=window_flip cuts a part out of a larger picture; it needs protocol.resize=crop or squash_crop "
         "and protocol.crop_pct below 1"
     ]
-
-
-def _build_named(section: str, values: dict[str, Any]) -> Spec:
-    key, registry = NAMED[section]
-    values = dict(values)
-    name = values.pop(key, None)
-    if name is None:
-        raise ConfigError(
-            [f"{section}={section} has no {section}.{key}: its yaml must name a schema in its defaults list"]
-        )
-    cls: type[Spec] = registry().get(str(name))
-    return build(cls, values)
 
 
 def _mapping(section: str, value: Any) -> dict[str, Any]:
@@ -239,18 +284,20 @@ def with_options(config: RunConfig, options: Mapping[str, Any]) -> RunConfig:
     return dataclasses.replace(config, **specs)
 
 
-def as_tree(config: RunConfig, runtime: RuntimeSpec) -> dict[str, Any]:
-    """The resolved configuration as plain values, in the form `to_run_config` reads."""
+def as_tree(
+    config: RunConfig, runtime: RuntimeSpec, plain: Callable[[Any], dict[str, Any]] = dataclasses.asdict
+) -> dict[str, Any]:
+    """The resolved configuration as plain values, in the form `to_run_config` reads; `plain` gives a section's."""
     tree: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        tree[field.name] = dataclasses.asdict(value) if isinstance(value, Spec) else value
+        tree[field.name] = plain(value) if isinstance(value, Spec) else value
     tree["method"] = {"name": config.method.name} | tree["method"]
     tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
     objective = tree.pop("objective")
     if not config.objective.plain:
         tree["objective"] = {"name": config.objective.name} | objective
-    tree["runtime"] = dataclasses.asdict(runtime)
+    tree["runtime"] = plain(runtime)
     return tree
 
 

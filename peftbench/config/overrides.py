@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override, ValueType
 from hydra.errors import HydraException
 
 from peftbench.foundation.errors import did_you_mean
@@ -19,10 +21,9 @@ def word_problems(words: list[str], config_dir: Path, sections: list[str]) -> li
     What stands behind a section's dot is left to the configuration gate, which knows the types.
     """
     problems = []
-    parser = OverridesParser.create()
     for word in words:
         try:
-            override = parser.parse_override(word)
+            override = parsed(word)
         except HydraException:
             problems.append(f"'{word}' is not of the form group=choice or section.option=value")
             continue
@@ -30,10 +31,27 @@ def word_problems(words: list[str], config_dir: Path, sections: list[str]) -> li
     return problems
 
 
+@cache
+def parsed(word: str) -> Override:
+    """One word as Hydra reads it. Raises `HydraException`."""
+    return OverridesParser.create().parse_override(word)
+
+
+def values_of(word: str, config_dir: Path) -> tuple[str, list[str] | None]:
+    """The key of a word and the values a sweep gives it, `method=lora,ssf` -> lora and ssf; None for a plain word."""
+    override = parsed(word)
+    if not override.is_sweep_override():
+        return override.get_key_element(), None
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        # as Hydra has it: the names in the group's own folder
+        names = sorted(path.stem for path in (config_dir / override.get_key_element()).glob("*.yaml"))
+        return override.get_key_element(), list(cast(Glob, override.value()).filter(names))
+    return override.get_key_element(), list(override.sweep_string_iterator())
+
+
 def named_options(words: list[str]) -> frozenset[str]:
     """The options and groups that the words name: `optim.lr=0.1 train=short` -> {"optim.lr", "train"}."""
-    parser = OverridesParser.create()
-    keys = [parser.parse_override(word).key_or_group or "" for word in words]
+    keys = [parsed(word).key_or_group or "" for word in words]
     return frozenset(key.split("@")[0] for key in keys)
 
 

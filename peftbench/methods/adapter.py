@@ -10,7 +10,6 @@ from typing import ClassVar
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, Bottleneck
-from peftbench.interventions.sequential import INITS
 from peftbench.methods.base import METHODS, Method
 
 
@@ -31,7 +30,7 @@ class _Adapter(Method):
     activation: str = option("gelu", choices=("gelu", "quick_gelu", "relu"))
     dropout: float = option(0.1, ge=0, lt=1)
     scale: float = option(1.0, gt=0)
-    init: str = option("lora", choices=INITS)
+    init: str = option("lora", choices=("lora", "lora_xavier", "xavier"))
 
     def attach(self, backbone: Backbone) -> None:
         for site in [site for role in self.roles for site in backbone.sites(role)]:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-
-from peftbench.cells.cell import Cell, plan
-from peftbench.config.gate import (
-    FIXED,
-    NAMED,
-    as_tree,
-    config_dir,
-    launcher_of,
-    register_schemas,
-    to_run_config,
-)
+from peftbench.cells.cell import Asked, plan
+from peftbench.config.compose import Trees
+from peftbench.config.gate import FIXED, NAMED, Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
 from peftbench.config.launcher import Launcher
-from peftbench.config.overrides import choices_of, named_options, word_problems
+from peftbench.config.overrides import choices_of, named_options, values_of, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.suites import suite as datasets_of
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
@@ -35,7 +23,7 @@ HYDRA_PLUGINS = ("hydra/launcher", "hydra/sweeper")
 
 
 def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
-    """The plan of a sweep and who is to run it. Builds no model.
+    """The plan of a sweep and who is to run it. Builds no model and needs no torch.
 
     `+suite=NAME` stands for the words of that suite, `method=all` for every method; Hydra's `a,b`, `range(...)` and
     `glob(...)` give several values. Raises `ConfigError` for wrong words, before any cell is planned.
@@ -44,15 +32,9 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"]) + _sweep_problems(words)
     if problems:
         raise ConfigError(problems)
-    register_schemas()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            combinations, seeds = _combinations(words)
-            trees = [(combination, compose("config", combination)) for combination in combinations]
-    except HydraException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from error
-    return _planned(trees, seeds), launcher_of(trees[0][1])
+    trees = Trees()
+    combinations, seeds = _combinations(words)
+    return _planned(trees, combinations, seeds), launcher_of(trees.of(combinations[0]))
 
 
 def expanded(words: list[str]) -> list[str]:
@@ -86,40 +68,37 @@ def _sweep_problems(words: list[str]) -> list[str]:
 
 def _combinations(words: list[str]) -> tuple[list[list[str]], list[int | str]]:
     """Every combination of the words but for the seed, and the seeds: composing takes time and does not need them."""
-    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     lists: list[list[str]] = []
     seeds: list[int | str] = []
-    for override in parser.parse_overrides(words):
-        if not override.is_sweep_override():
-            lists.append([str(override.input_line)])
-            continue
-        values = list(override.sweep_string_iterator())
-        if override.get_key_element() == "seed":
+    for word in words:
+        key, values = values_of(word, config_dir())
+        if values is None:
+            lists.append([word])
+        elif key == "seed":
             seeds += [int(value) if value.isdecimal() else value for value in values]
         else:
-            lists.append([f"{override.get_key_element()}={value}" for value in values])
+            lists.append([f"{key}={value}" for value in values])
     return [list(combination) for combination in itertools.product(*lists)], seeds
 
 
-def _planned(trees: list[tuple[list[str], DictConfig]], seeds: list[int | str]) -> Plan:
+def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]) -> Plan:
     """Cells in order, without repetitions. Wrong options end the sweep before it starts; absent inputs are noted."""
     cells: dict[str, PlannedCell] = {}
     absent: list[tuple[str, str]] = []
     wrong: dict[str, None] = {}
     known: dict[Path, set[str]] = {}
-    revisions: dict[str, str] = {}
-    for words, tree in trees:
-        for seed in seeds or [tree.get("seed", 0)]:
-            tree.seed = seed
-            all_words = [*words, f"seed={seed}"] if seeds else words
-            try:
-                config, runtime = to_run_config(tree, named_options(all_words))
-                cell = _planned_cell(plan(config, revisions), runtime, all_words, known)
-                cells.setdefault(cell.fingerprint, cell)
-            except ConfigError as error:
-                wrong |= dict.fromkeys(error.problems)
-            except PeftbenchError as error:
-                absent.append((" ".join(all_words), str(error)))
+    builder, asked = Builder(outline=True), Asked()
+    own_seed: list[int | str | None] = [None]
+    for words, seed in itertools.product(combinations, seeds or own_seed):
+        all_words = words if seed is None else [*words, f"seed={seed}"]
+        try:
+            config, runtime = from_tree(trees.of(words, seed), named_options(all_words), builder)
+            cell = _planned_cell(config, runtime, all_words, known, asked)
+            cells.setdefault(cell.fingerprint, cell)
+        except ConfigError as error:
+            wrong |= dict.fromkeys(error.problems)
+        except PeftbenchError as error:
+            absent.append((" ".join(all_words), str(error)))
     if wrong:
         raise ConfigError(wrong)
     if not cells:
@@ -128,8 +107,10 @@ def _planned(trees: list[tuple[list[str], DictConfig]], seeds: list[int | str]) 
     return Plan(str(Path.cwd()), list(cells.values()), absent)
 
 
-def _planned_cell(cell: Cell, runtime: RuntimeSpec, words: list[str], known: dict[Path, set[str]]) -> PlannedCell:
-    store = Store(runtime.results_root)
+def _planned_cell(
+    config: RunConfig, runtime: RuntimeSpec, words: list[str], known: dict[Path, set[str]], asked: Asked
+) -> PlannedCell:
+    cell, store = plan(config, asked), Store(runtime.results_root)
     # a look at each cell's own path costs little; only records that lie elsewhere need the list of all
     path = store.path_of(cell.labels, cell.fingerprint)
     if not path.is_file():
@@ -138,7 +119,7 @@ def _planned_cell(cell: Cell, runtime: RuntimeSpec, words: list[str], known: dic
         if cell.fingerprint in known[store.root]:
             path = store.find(cell.fingerprint) or path
     failure = store.failure_path(cell.fingerprint)
-    tree: dict[str, Any] = as_tree(cell.config, runtime)
+    tree: dict[str, Any] = as_tree(config, runtime, lambda spec: asked.of(spec, dataclasses.asdict))
     return PlannedCell(
         fingerprint=cell.fingerprint,
         title=cell.title,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from peftbench.backbones.weights import embedded_file
+from peftbench.backbones.source import embedded_file
 from peftbench.cells.cell import method_label
 from peftbench.cells.restore import record_config
 from peftbench.cli.commands.reproduce import number_differences, setting_differences, verdict

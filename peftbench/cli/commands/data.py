@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, register_schemas, to_run_config
+from peftbench.config.compose import Trees
+from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, from_tree
 from peftbench.config.overrides import choices_of, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
@@ -142,9 +142,7 @@ def _composed(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
     problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"])
     if problems:
         raise ConfigError(problems)
-    register_schemas()
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        return to_run_config(compose("config", words))
+    return from_tree(Trees().of(words))
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

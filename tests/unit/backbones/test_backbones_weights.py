@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.checkpoint import read_checkpoint
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.weights import load_weights, weights_id
+from peftbench.backbones.source import weights_id
+from peftbench.backbones.weights import load_weights
 from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
 
 MODEL = "vit_micro_patch4_32"

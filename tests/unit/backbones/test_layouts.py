@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.layouts import find_state
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.weights import load_weights, weights_files, weights_id
+from peftbench.backbones.source import weights_files, weights_id
+from peftbench.backbones.weights import load_weights
 from peftbench.foundation.errors import BadInput, MissingInput
 
 MODEL = "vit_micro_patch4_32"

@@ -1,0 +1,68 @@
+"""Where a backbone's weights come from, and what identifies them. No torch: planning asks this of every cell."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+from peftbench.backbones.options import BackboneSpec
+from peftbench.foundation.digests import files_digest
+from peftbench.foundation.errors import BadInput, MissingInput
+
+INDEX = ".index.json"
+
+
+def embedded_file() -> Path:
+    """The packaged weights of `vit_micro`."""
+    return Path(str(files("peftbench") / "assets" / "vit_micro.safetensors"))
+
+
+def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
+    """The files the weights will be read from, the one that is named first; none when timm fetches them.
+
+    Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
+    """
+    if spec.source == "embedded":
+        return (embedded_file(),)
+    if spec.source != "checkpoint":
+        return ()
+    path = Path(str(spec.checkpoint)).expanduser()
+    if not path.exists():
+        hint = f" {spec.download}" if spec.download else ""
+        raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")
+    return checkpoint_files(path)
+
+
+def checkpoint_files(path: Path) -> tuple[Path, ...]:
+    """The files that a checkpoint consists of: itself, or an index of shards followed by its shards.
+
+    Raises `MissingInput` for a shard that is not there, `BadInput` for an index that names anything but files beside it
+    or for a path that is no such file.
+    """
+    if path.is_dir():
+        inside = [name for name in ("model.safetensors" + INDEX, "model.safetensors") if (path / name).is_file()]
+        hint = f"; set backbone.checkpoint={path / inside[0]}" if inside else "; name a file in it"
+        raise BadInput(f"backbone.checkpoint={path} is a folder{hint}")
+    if not path.name.endswith(INDEX):
+        return (path,)
+    try:
+        shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        outside = [name for name in shards if Path(name).name != name or not name.endswith(".safetensors")]
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise BadInput(f"{path} is not an index of shards: it holds no weight_map from tensors to files") from error
+    if outside:
+        raise BadInput(f"{path} names '{outside[0]}' as a shard; shards are .safetensors files beside their index")
+    if missing := [name for name in shards if not (path.parent / name).is_file()]:
+        raise MissingInput(f"{path} names {len(shards)} shards, and {', '.join(missing[:3])} is not beside it")
+    return (path, *(path.parent / name for name in shards))
+
+
+def weights_id(spec: BackboneSpec) -> str:
+    """What identifies the weights in a cell's fingerprint: the digest of their files, or timm's name for them.
+
+    Cheap enough to run before a cell is planned; builds no model.
+    """
+    if paths := weights_files(spec):
+        return f"sha256:{files_digest(paths)}"
+    return f"timm:{spec.model}" if spec.source == "timm" else "none"

@@ -1,0 +1,59 @@
+"""Methods and objectives by name: loaded, to be run, or in outline, which is all that planning needs of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from peftbench.foundation.outline import NoOutline, OutlineRegistry, outline
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.spec import Spec, build
+
+if TYPE_CHECKING:
+    from peftbench.methods.base import Method
+    from peftbench.objectives.base import Objective
+
+
+def methods() -> Registry[Method]:
+    """All methods, to be attached. Imports torch."""
+    from peftbench.methods.base import METHODS
+
+    return METHODS
+
+
+def objectives() -> Registry[Objective]:
+    """All objectives, to be trained with. Imports torch."""
+    from peftbench.objectives.base import OBJECTIVES
+
+    return OBJECTIVES
+
+
+LOADED: dict[str, Callable[[], Registry[Any]]] = {"method": methods, "objective": objectives}
+OUTLINED = {"method": ("peftbench.methods.base", "METHODS"), "objective": ("peftbench.objectives.base", "OBJECTIVES")}
+
+
+def loaded(section: str, name: str) -> type[Spec]:
+    """The class of a method or objective. Raises `ConfigError` with the nearest names."""
+    found: type[Spec] = LOADED[section]().get(name)
+    return found
+
+
+def outlined(section: str, name: str) -> type[Spec]:
+    """The same in outline: fields, limits, checks and class facts. Loaded where it has no outline."""
+    module, attribute = OUTLINED[section]
+    try:
+        registry: OutlineRegistry[Any] = getattr(outline(module), attribute)
+        found: type[Spec] = registry.find(name)
+        return found
+    except NoOutline:
+        return loaded(section, name)
+
+
+def build_outlined(section: str, name: str, values: Mapping[str, Any]) -> Spec:
+    """The options of a method or objective, checked as `build` does. Raises `ConfigError`."""
+    cls = outlined(section, name)
+    try:
+        return build(cls, dict(values))
+    except NoOutline:
+        # a check that needs what is heavy
+        return build(loaded(section, name), dict(values))

@@ -1,0 +1,106 @@
+"""Trees composed here are those of Hydra, for every yaml file and for the words people write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peftbench.cells.cell import plan
+from peftbench.config.compose import Composer, NeedsHydra, Trees, by_hydra
+from peftbench.config.gate import Builder, config_dir, from_tree, plain_tree, schema
+from peftbench.config.overrides import choices_of, named_options
+from peftbench.foundation.errors import ConfigError
+from peftbench.sweep.grid import plan_grid
+
+GROUPS = ("method", "dataset", "protocol", "train", "backbone", "optim", "objective", "tune", "launcher", "runtime")
+CHOICES = {group: choices_of(config_dir() / group) for group in GROUPS}
+# laid over the choices in turn: an option of every kind of value, some of which a method, recipe or preset sets as well
+WORDS = (
+    [],
+    ["optim.lr=0.02", "seed=3"],
+    ["train.epochs=7", "optim.betas=[0.8,0.95]", "optim.clip_norm=null"],
+    ["hparams=osu", "train.compile=false"],
+    ["optim.warmup_lr=1e-7", "optim.warmup_epochs=2", "runtime.results='a folder'"],
+    ["hparams=paper", "train.augment=flip", "optim.weight_decay=0", "protocol.crop_pct=0.875"],
+    ["backbone.img_size=64", "runtime.cache=null", "tune.lr=[1e-4,1e-2]", "hparams.filled={a:1}"],
+)
+COMBINATIONS = [
+    [*(f"{group}={CHOICES[group][i % len(CHOICES[group])]}" for group in GROUPS), *WORDS[i % len(WORDS)]]
+    for i in range(max(map(len, CHOICES.values())))
+]
+ON_DIGITS = ["dataset=digits", "protocol=vtab1k", "backbone=vit_micro"]
+
+
+@pytest.fixture(scope="module")
+def composer() -> Composer:
+    return Composer(config_dir(), schema)
+
+
+@pytest.fixture(scope="module")
+def trees() -> Trees:
+    return Trees()
+
+
+def test_every_file_of_every_group_is_in_the_sample() -> None:
+    words = {word for words in COMBINATIONS for word in words}
+    assert words >= {f"{group}={choice}" for group in GROUPS for choice in CHOICES[group]}
+
+
+@pytest.mark.parametrize("words", COMBINATIONS, ids=lambda words: words[0])
+def test_a_tree_is_that_of_a_whole_composition_by_hydra(words: list[str], trees: Trees) -> None:
+    try:
+        expected = plain_tree(by_hydra(words))
+    except ConfigError as error:
+        with pytest.raises(ConfigError) as caught:
+            trees.of(words)
+        assert caught.value.problems == error.problems
+        return
+    tree = trees.of(words)
+    assert tree == expected and list(tree) == list(expected)
+    assert [list(values) for values in tree.values() if isinstance(values, dict)] == [
+        list(values) for values in expected.values() if isinstance(values, dict)
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(CHOICES["method"])), ids=lambda number: CHOICES["method"][number])
+def test_a_cell_planned_in_outline_is_the_cell_planned_in_full(number: int, trees: Trees) -> None:
+    words = [f"method={CHOICES['method'][number]}", *ON_DIGITS]
+    words += [f"train={CHOICES['train'][number % 3]}", f"objective={CHOICES['objective'][number % 3]}"]
+    words += [["optim.lr=0.004", "seed=2"], ["tune=random"], ["optim=sgd"]][number % 3]
+    named = named_options(words)
+    outlined, _ = from_tree(trees.of(words), named, Builder(outline=True))
+    whole, _ = from_tree(trees.of(words), named)
+    first, second = plan(outlined), plan(whole)
+    assert type(outlined.method) is not type(whole.method)
+    assert (first.fingerprint, first.identity, first.labels) == (second.fingerprint, second.identity, second.labels)
+
+
+def test_a_grid_holds_the_cells_of_whole_compositions_one_by_one(tmp_path: Path) -> None:
+    common = [f"runtime.results={tmp_path}", "train=short"]
+    grid, _ = plan_grid(["method=lora,krona_b,compacter", "dataset=digits,shapes_count", "seed=0,1", *common])
+    expected = {
+        plan(from_tree(plain_tree(by_hydra(words)))[0]).fingerprint
+        for method in ("lora", "krona_b", "compacter")
+        for dataset in ("digits", "shapes_count")
+        for words in [[f"method={method}", f"dataset={dataset}", *common, f"seed={seed}"] for seed in (0, 1)]
+    }
+    assert {cell.fingerprint for cell in grid.cells} == expected and len(expected) == 12
+
+
+@pytest.mark.parametrize(
+    "word", ["~runtime", "+train.x=1", "train.x=1", "++train.epochs=3", "dataset@method=digits", "optim.lr=???"]
+)
+def test_words_that_only_hydra_understands_are_left_to_it(word: str, composer: Composer) -> None:
+    with pytest.raises(NeedsHydra):
+        composer.tree([word])
+
+
+def test_an_interpolation_between_sections_takes_the_seed_of_each_cell(trees: Trees) -> None:
+    words = ["runtime.wandb_project='cell-${seed}'"]
+    assert [trees.of(words, seed)["runtime"]["wandb_project"] for seed in (3, 5)] == ["cell-3", "cell-5"]
+
+
+def test_trees_do_not_change_each_other(trees: Trees) -> None:
+    trees.of(["method=lora", "optim.betas=[0.1,0.2]", "tune.lr=[1e-3,1e-2]"])
+    assert trees.of(["method=lora"])["optim"]["betas"] == [0.9, 0.999]

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from peftbench.backbones.source import checkpoint_files
+from peftbench.backbones.source import INDEX, checkpoint_files
 from peftbench.foundation.errors import BadInput
 
 # A packed file may unfold to this many times its size; weights hardly shrink, and a bomb unfolds a thousandfold.

@@ -23,9 +23,16 @@ class ConfigError(PeftbenchError):
 
 
 class MissingInput(PeftbenchError):
-    """Data or weights that are not here: says what, how large, where from, and which option points to it."""
+    """Data or weights that are not here: says what, how large, where from, and which option points to it.
+
+    The first line says what is absent and, where it differs from one data set to the next, what to get. `advice` holds
+    the lines that are the same for all data sets of a kind, so that a list of them says it once (`said_once`).
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, *advice: str) -> None:
+        super().__init__("\n".join([what, *advice]))
 
 
 class BadInput(PeftbenchError):
@@ -46,6 +53,13 @@ class TrainingDiverged(PeftbenchError):
 
 class RecordError(PeftbenchError):
     """A record cannot be read, written or reproduced."""
+
+
+def said_once(messages: Iterable[str]) -> list[str]:
+    """The first lines of messages, one for each, then the lines behind them; whatever is repeated once."""
+    parts = [message.split("\n") for message in messages]
+    first = [lines[0] for lines in parts]
+    return list(dict.fromkeys([*first, *(line for lines in parts for line in lines[1:])]))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

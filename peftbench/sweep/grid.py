@@ -18,6 +18,7 @@ from peftbench.data.suites import suite as datasets_of
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
+from peftbench.sweep.summary import unplanned_lines
 
 HYDRA_PLUGINS = ("hydra/launcher", "hydra/sweeper")
 
@@ -102,7 +103,7 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
     if wrong:
         raise ConfigError(wrong)
     if not cells:
-        raise MissingInput("\n".join(dict.fromkeys(message for _, message in absent)))
+        raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())
     return Plan(str(Path.cwd()), list(cells.values()), absent)
 

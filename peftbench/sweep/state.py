@@ -12,6 +12,8 @@ from peftbench.sweep.plan import Plan, PlannedCell, file_state
 
 # done: recorded since the plan was made; skipped: recorded before; missing: neither recorded nor noted as failed
 STATES = ("done", "skipped", "failed", "missing", "not applicable")
+# stands for the method of a cell that could not be planned
+UNPLANNED = "not planned"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def states(plan: Plan) -> list[CellState]:
         state, message = state_of(cell)
         is_running = state == "missing" and cell.fingerprint in running
         known.append(CellState(state, cell.title, cell.labels["method"], message, is_running))
-    return known + [CellState("failed", words, "not planned", message) for words, message in plan.problems]
+    return known + [CellState("failed", words, UNPLANNED, message) for words, message in plan.problems]
 
 
 def running_in(cells: Iterable[PlannedCell]) -> dict[str, str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from peftbench.sweep.state import STATES, CellState
+from peftbench.foundation.errors import said_once
+from peftbench.sweep.state import STATES, UNPLANNED, CellState
+
+MANY_CAUSES = 3
 
 
 def sweep_lines(outcomes: Sequence[CellState]) -> list[str]:
@@ -14,8 +19,9 @@ def sweep_lines(outcomes: Sequence[CellState]) -> list[str]:
     lines = [
         f"{outcome.state}: {outcome.title}: {outcome.message}"
         for outcome in outcomes
-        if outcome.state in ("failed", "not applicable")
+        if outcome.state in ("failed", "not applicable") and outcome.method != UNPLANNED
     ]
+    lines += unplanned_lines((o.title, o.message) for o in outcomes if o.method == UNPLANNED)
     methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
     rows = [[method, *_counts([o for o in outcomes if o.method == method])] for method in methods]
     if len(rows) > 1:
@@ -25,6 +31,35 @@ def sweep_lines(outcomes: Sequence[CellState]) -> list[str]:
     if num_running:
         lines.append(f"{num_running} of the missing cells are being run by other workers")
     return lines
+
+
+def unplanned_lines(problems: Iterable[tuple[str, str]]) -> list[str]:
+    """What stands in the way of cells, given as (words, message): a line for each cause, then what to do about it.
+
+    Where there are many causes their lines are cut to the first statement.
+    """
+    messages = [message for _, message in problems]
+    causes = Counter(message.split("\n")[0] for message in messages)
+    if not causes:
+        return []
+    many = len(causes) > MANY_CAUSES
+    lines = [f"{_in_cells(len(messages))} cannot be planned:"]
+    for line in said_once(messages):
+        count = f" ({_in_cells(causes[line])})" if causes[line] > 1 else ""
+        lines.append(f"  {_first_statement(line) if many and line in causes else line}{count}")
+    if many:
+        first = next(iter(causes)).partition(": ")[0]
+        lines.append(f"  In full for one of them: `python -m peftbench data verify {first}`.")
+    return lines
+
+
+def _in_cells(count: int) -> str:
+    return f"{count:,} cell" if count == 1 else f"{count:,} cells"
+
+
+def _first_statement(line: str) -> str:
+    label, colon, rest = line.partition(": ")
+    return f"{label}{colon}{re.split(r'[:;,] ', rest)[0]}"
 
 
 def _counts(outcomes: Sequence[CellState]) -> list[int]:

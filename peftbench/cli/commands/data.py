@@ -123,7 +123,7 @@ def _state(spec: DatasetSpec) -> tuple[str, str, str]:
 
 def _shortened(spec: DatasetSpec, error: PeftbenchError) -> str:
     """The first statement of a message, without the name that the row begins with."""
-    return re.split(r"[:;] |\. ", str(error).removeprefix(f"{spec.label}: "))[0]
+    return re.split(r"[:;] |\. |\n", str(error).removeprefix(f"{spec.label}: "))[0]
 
 
 def _bytes_under(place: Path) -> int:

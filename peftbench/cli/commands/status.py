@@ -11,6 +11,7 @@ from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import running_in, state_of
+from peftbench.sweep.summary import unplanned_lines
 
 COLUMNS = ("done", "running", "failed", "missing", "not applicable")
 ROWS = ("method", "dataset", "backbone", "group", "seed", "cell")
@@ -55,7 +56,7 @@ def status_lines(grid: Plan, found: dict[str, tuple[str, str]], by: str) -> list
         state, message = found[cell.fingerprint]
         if state in ("running", "failed"):
             lines.append(f"{state}: {cell.title}: {message}")
-    lines += [f"cannot be planned: {words}: {message}" for words, message in grid.problems]
+    lines += unplanned_lines(grid.problems)
     return [*lines, _eta(grid, found)]
 
 

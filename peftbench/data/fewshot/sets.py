@@ -247,7 +247,8 @@ class FewShotDataset(DatasetSpec):
         command = f'`python -c "{code}"`, or ' if facts.torchvision else ""
         return MissingInput(
             f"{self.label}: {self._folder}: {why}. Get it ({facts.megabytes:,} MB): {command}{facts.where}, unpacked "
-            f"there; or set dataset.root=<folder that holds {facts.folder}>. dataset=digits needs no files."
+            f"there; or set dataset.root=<folder that holds {facts.folder}>.",
+            "dataset=digits needs no files.",
         )
 
 

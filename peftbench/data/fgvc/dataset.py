@@ -111,19 +111,24 @@ class Fgvc(DatasetSpec):
             exists = (
                 f"there is no folder {', '.join(self._facts.folders)} in it" if root.is_dir() else "it is not there"
             )
-            raise MissingInput(f"{self.label}: {root} (dataset.root): {exists}. {self._how_to_get(root)}")
+            what = f"{self.label}: not in {root} (dataset.root): {exists}. {self._images(root)}"
+            raise MissingInput(what, *self._advice(root))
         # a case-insensitive disk finds one folder under several names
         if len({path.resolve() for path in found}) > 1 and not found[0].samefile(found[1]):
             raise BadInput(f"{self.label}: {found[0]} and {found[1]} may both hold this dataset; keep one of them")
         return found[0]
 
-    def _how_to_get(self, root: Path) -> str:
+    def _images(self, root: Path) -> str:
         facts = self._facts
-        folder = root / facts.folders[0]
+        return f"Get the images ({facts.megabytes:,} MB): {facts.images_from} into {root / facts.folders[0]}"
+
+    @staticmethod
+    def _advice(root: Path) -> tuple[str, ...]:
         return (
-            f"Get the images ({facts.megabytes:,} MB): {facts.images_from} into {folder}; and the lists train.json, "
-            f"val.json, test.json into the same folder: `hf download XiN0919/FGVC json.zip --repo-type dataset "
-            f"--local-dir {root}`. Another place is set by dataset.root=<folder>. dataset=digits needs no files."
+            "The lists train.json, val.json, test.json go into the folder of the images: "
+            f"`hf download XiN0919/FGVC json.zip --repo-type dataset --local-dir {root}`. "
+            "Another place is set by dataset.root=<folder>.",
+            "dataset=digits needs no files.",
         )
 
     def _lists(self, folder: Path) -> tuple[dict[str, ImageList], list[str]]:
@@ -132,8 +137,8 @@ class Fgvc(DatasetSpec):
         missing = [file.name for part, file in files.items() if part != "val" and not file.is_file()]
         if missing:
             raise MissingInput(
-                f"{self.label}: {folder} lacks {' and '.join(missing)} ({_LISTS_FROM}). "
-                f"{self._how_to_get(folder.parent)}"
+                f"{self.label}: {folder} lacks {' and '.join(missing)} ({_LISTS_FROM}). {self._images(folder.parent)}",
+                *self._advice(folder.parent),
             )
         read = {part: read_json_list(file) for part, file in files.items() if file.is_file()}
         ids = sorted_ids({label for listed in read.values() for label in listed.values()})
@@ -180,10 +185,8 @@ class Fgvc(DatasetSpec):
         if len(candidates) > 1 and existing[:1] == candidates[:1]:
             return candidates[0]  # some images are here: the check of all of them says which are not
         tried = ", ".join(str(candidate / first) for candidate in candidates)
-        raise MissingInput(
-            f"{self.label}: the lists are here and the images are not (looked for {tried}). "
-            f"{self._how_to_get(folder.parent)}"
-        )
+        what = f"{self.label}: the lists are here and the images are not (looked for {tried})."
+        raise MissingInput(f"{what} {self._images(folder.parent)}", *self._advice(folder.parent))
 
 
 def read_json_list(file: Path) -> dict[str, str]:

@@ -164,7 +164,8 @@ class TorchvisionSet(DatasetSpec):
         return MissingInput(
             f"{self.label}: neither {archive} ({facts.megabytes} MB) nor {folder}/ is intact in {self._root()}, "
             f"{reason}. Put {_URL}{archive} there (curl -O on a machine with a connection), "
-            f"or set dataset.root=<folder that holds it>, {facts.otherwise}. dataset=digits needs no files."
+            f"or set dataset.root=<folder that holds it>, {facts.otherwise}.",
+            "dataset=digits needs no files.",
         )
 
 

@@ -53,8 +53,9 @@ class Vtab(VtabSpec):
                 spec.check()
                 return spec
             except MissingInput as error:
-                reasons.append(str(error).removeprefix(f"{self.label}: ").removesuffix(f" {_NOTHING_NEEDED}"))
-        raise MissingInput(f"{self.label}: {' -- '.join(reasons)}. {_NOTHING_NEEDED}")
+                reasons.append(str(error).removeprefix(f"{self.label}: ").split("\n"))
+        advice = dict.fromkeys(line for lines in reasons for line in lines[1:] if line != _NOTHING_NEEDED)
+        raise MissingInput(f"{self.label}: {'; '.join(lines[0] for lines in reasons)}", *advice, _NOTHING_NEEDED)
 
     def candidates(self) -> list[DatasetSpec]:
         """One spec for each of `sources`."""

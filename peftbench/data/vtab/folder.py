@@ -86,10 +86,11 @@ class VtabFolder(VtabSpec):
         else:
             exists = "there is no such folder"
         raise MissingInput(
-            f"{self.label}: no task folder in {root} (dataset.root): looked for {', '.join(tried)}, {exists}. "
-            f"Set dataset.root=<folder of task folders>, or get the processed archive: "
+            f"{self.label}: no task folder in {root} (dataset.root): looked for {', '.join(tried)}, {exists}",
+            "Set dataset.root=<folder of task folders>, or get the processed archive: "
             f"`hf download XiN0919/VTAB-1k --repo-type dataset --local-dir {root}` "
-            "(add --dry-run to list the files and their sizes first). dataset=digits needs no files."
+            "(add --dry-run to list the files and their sizes first).",
+            "dataset=digits needs no files.",
         )
 
     def _lists(self, folder: Path) -> dict[str, ImageList]:

@@ -199,9 +199,10 @@ class VtabHub(VtabSpec):
 
     def _missing(self, why: str) -> MissingInput:
         return MissingInput(
-            f"{self.label}: {self.repo} {why}; set dataset.download=true with a connection (what is broken off "
-            f"resumes; sizes: `hf download {self.repo} --repo-type dataset --dry-run`), or set dataset.root=<folder of "
-            "task folders>. dataset=digits needs no files."
+            f"{self.label}: {self.repo} {why}",
+            "Set dataset.download=true with a connection (what is broken off resumes; sizes: "
+            f"`hf download {self.repo} --repo-type dataset --dry-run`), or set dataset.root=<folder of task folders>.",
+            "dataset=digits needs no files.",
         )
 
 

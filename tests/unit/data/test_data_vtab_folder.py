@@ -257,7 +257,7 @@ def test_missing_root_and_missing_task_say_what_to_do(root, tmp_path):
         "dataset=digits",
     ):
         assert part in message
-    with pytest.raises(MissingInput, match=r"looked for svhn, it holds kitti\."):
+    with pytest.raises(MissingInput, match=r"looked for svhn, it holds kitti\n"):
         VtabFolder(task="svhn", root=str(root)).open()
     with pytest.raises(MissingInput, match="looks like a task folder itself"):
         kitti(root / "kitti").open()

@@ -90,7 +90,7 @@ def main() -> None:
         cached = load_split(source, "train800val200", ImageTransform(SIZE), Path(folder))
         build_seconds = time.perf_counter() - start
         disk_bytes = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        ours = Batches(cached.images, cached.labels, batch_size=BATCH, mean=MEAN, std=STD, shuffle=True)
+        ours = Batches(cached.inputs, cached.targets, batch_size=BATCH, mean=MEAN, std=STD, shuffle=True)
         loader = DataLoader(JpegFiles(split), batch_size=BATCH, shuffle=True, num_workers=arguments.workers)
         check_equal(ours, split)
         rounds = [(seconds_of(ours.epoch(r)), seconds_of(loader)) for r in range(arguments.rounds)]

@@ -43,7 +43,7 @@ ALLOWED = {
     "train": {"foundation"},
     "tasks": {"foundation", "backbones.base", "train"},
     "methods": {"foundation", "backbones.base", "interventions"},
-    "objectives": {"foundation", "backbones.base", "tasks", "train.batches"},
+    "objectives": {"foundation", "backbones.base", "tasks", "train.batches", "train.loss"},
     "records": {"foundation"},
     "boards": {"foundation", "records"},
 }

@@ -15,13 +15,13 @@ from torch import Tensor
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.files import replace_bytes
 from peftbench.methods.observation import Findings
-from peftbench.tasks.model import Classifier
+from peftbench.tasks.model import TaskModel
 
 FINDINGS = "findings."
 
 
 def adapter_tensors(
-    model: Classifier, frozen_buffers: Iterable[Tensor], findings: Findings | None = None
+    model: TaskModel, frozen_buffers: Iterable[Tensor], findings: Findings | None = None
 ) -> dict[str, Tensor]:
     """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own.
 
@@ -59,7 +59,7 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def load_adapter(model: Classifier, tensors: dict[str, Tensor], path: Path) -> None:
+def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> None:
     """Put an adapter's tensors into a model of the same configuration. Raises `BadInput` naming what does not fit."""
     current = dict(model.named_parameters()) | dict(model.named_buffers())
     expected = {name for name, tensor in model.named_parameters() if tensor.requires_grad}

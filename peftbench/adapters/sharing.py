@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.backbones.build import from_timm
-from peftbench.cells.setup import Setup
 from peftbench.config.gate import RunConfig
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.registry import Registry
@@ -22,12 +22,13 @@ from peftbench.methods.base import METHODS, install
 from peftbench.objectives import base as objectives
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.records.record import RunRecord
-from peftbench.tasks.model import Classifier
+from peftbench.tasks.base import TASKS, Classes
+from peftbench.tasks.model import TaskModel
 
 FORMAT = "peftbench-adapter-1"
 
 
-def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
+def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
     """A timm model with the adapter of an exported file, in evaluation mode: images [batch, 3, h, w] -> logits.
 
     `net` comes from `timm.create_model` with the weights and image size the adapter was trained on; it is changed in
@@ -46,12 +47,13 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> Classifier:
             f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
         )
     method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
-    num_classes, seed = len(facts["class_names"]), facts["seed"]
+    task = _named(TASKS, facts.get("task", {"name": "classification"}))
+    classes, seed = Classes(tuple(facts["class_names"])), facts["seed"]
     backbone = from_timm(net, facts["backbone"]["img_size"])
-    own = objectives.prepare(objective, backbone, num_classes, seed)
+    own = objectives.prepare(objective, backbone, classes.num_classes, seed)
     install(method, backbone, seed, take_findings(tensors))
-    model = Classifier(backbone, num_classes, seed)
-    objectives.install(objective, model, own)
+    model = task.model(backbone, classes, seed)
+    objectives.install(objective, model, own, classes.num_classes)
     load_adapter(model, tensors, path)
     if merge:
         method.merge(backbone)
@@ -73,13 +75,20 @@ def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
     return facts
 
 
-def export_adapter(record: RunRecord, tensors: dict[str, Tensor], setup: Setup, digest: str, target: Path) -> Path:
+def export_adapter(
+    record: RunRecord,
+    config: RunConfig,
+    tensors: dict[str, Tensor],
+    images: ImageTransform,
+    digest: str,
+    target: Path,
+) -> Path:
     """Write a record's adapter with all that `with_adapter` needs, and nothing that only this machine knows.
 
-    tensors: those of the adapter file, findings included. digest: `weights_digest` of the backbone before the method
-    was attached. Raises as the disk does.
+    tensors: those of the adapter file, findings included. images: how the record's images were prepared. digest:
+    `weights_digest` of the backbone before the method was attached. Raises as the disk does.
     """
-    facts = _facts(record, setup, digest)
+    facts = _facts(record, config, images, digest)
     replace_bytes(target, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts)}))
     return target
 
@@ -93,9 +102,9 @@ def weights_digest(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
-    config: RunConfig = setup.config
+def _facts(record: RunRecord, config: RunConfig, images: ImageTransform, digest: str) -> dict[str, Any]:
     scores = record.metrics["test"] or record.metrics["val"]
+    task = {} if config.task.plain else {"task": {"name": config.task.name} | config.task.identity()}
     return {
         "record": record.fingerprint,
         "labels": record.labels,
@@ -109,17 +118,18 @@ def _facts(record: RunRecord, setup: Setup, digest: str) -> dict[str, Any]:
             "weights": record.weights["id"],
             "digest": digest,
         },
-        "class_names": list(setup.source.class_names),
+        "class_names": record.data["class_names"],
         "images": {
-            "size": setup.transform.size,
+            "size": images.size,
             "resize": config.protocol.resize,
             "crop_pct": config.protocol.crop_pct,
-            "interpolation": setup.transform.interpolation,
-            "mean": list(setup.mean),
-            "std": list(setup.std),
+            "interpolation": images.interpolation,
+            "mean": record.data["mean"],
+            "std": record.data["std"],
         },
-        "accuracy": scores["accuracy"],
+        record.primary: scores[record.primary],
         "made_by": {"version": record.provenance["version"], "git_commit": record.provenance["git_commit"]},
+        **task,
     }
 
 

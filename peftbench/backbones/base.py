@@ -114,7 +114,12 @@ class Readout(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A timm model without classifier, with its sites. `forward(images)` gives pooled features [batch, feature_dim]."""
+    """A timm model without classifier, with its sites. `forward(images)` gives pooled features [batch, feature_dim].
+
+    `inputs` names what `forward` takes of a batch, in order. `maps.feature_maps` gives the second output.
+    """
+
+    inputs: tuple[str, ...] = ("image",)
 
     def __init__(self, net: nn.Module, shape: BackboneShape, sites: Sequence[Site], input_spec: InputSpec) -> None:
         super().__init__()

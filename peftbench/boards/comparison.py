@@ -8,11 +8,12 @@ import numpy as np
 
 from peftbench.boards import significance as sig
 from peftbench.boards.table import Column, Comparison, Row
+from peftbench.foundation.metric import ACCURACY, Metric
 
 BEST, EQUAL, BELOW, UNTESTED = "best", "≈ best", "below", "?"
 
 
-def compare(rows: Sequence[Row], columns: Sequence[Column]) -> Comparison:
+def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACCURACY) -> Comparison:
     """Ranks, tests and verdicts of the complete rows, which come sorted with the best one first.
 
     Where there are enough data sets the verdict is the pairwise Wilcoxon test over data sets, corrected by Holm for all
@@ -22,9 +23,9 @@ def compare(rows: Sequence[Row], columns: Sequence[Column]) -> Comparison:
     """
     complete = [row for row in rows if row.complete]
     methods = tuple(row.method for row in complete)
-    scores = np.array([[row.cells[column.name].mean for column in columns] for row in complete]).reshape(
-        len(complete), len(columns)
-    )
+    scores = np.array(
+        [[metric.goodness(row.cells[column.name].mean) for column in columns] for row in complete]
+    ).reshape(len(complete), len(columns))
     across = sig.wilcoxon_can_decide(len(complete), len(columns))
     wilcoxon = sig.wilcoxon_holm(scores) if across else None
     p_values = list(wilcoxon[0, 1:]) if wilcoxon is not None else _over_seeds(complete)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from peftbench.boards.comparison import compare
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
 from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
+from peftbench.foundation.metric import ACCURACY, FRACTION, HIGHER, Metric
+from peftbench.records.collect import CLASSIFICATION
 
 # VTAB's order; any other group follows by name.
 _GROUP_ORDER = ("natural", "specialized", "structured")
@@ -20,6 +22,10 @@ _USED = (
     "fingerprint",
     "repetition_group",
     "setting",
+    "task",
+    "metric",
+    "better",
+    "unit",
     "backbone",
     "protocol",
     "hyperparameters",
@@ -32,7 +38,7 @@ _USED = (
     "membership",
     "test_images",
     "seed",
-    "accuracy",
+    "score",
     "params_method",
     "params_head",
     "memory_bytes",
@@ -44,30 +50,47 @@ _USED = (
     "device",
 )
 
-# One repetition group in one column: seed -> accuracy as a fraction.
+
+class Judged(NamedTuple):
+    """What a number is: cells of another task or metric are never in one table."""
+
+    task: str
+    metric: str
+    better: str
+    unit: str
+
+    @property
+    def as_metric(self) -> Metric:
+        return Metric(self.metric, self.better, self.unit)
+
+
+# One repetition group in one column: seed -> score.
 Repetitions = dict[int, float]
 
 
 def leaderboard(rows: pd.DataFrame) -> list[Table]:
-    """Tables from the rows of `collect`: one for each backbone, protocol with training recipe, and choice of
-    hyperparameters (paper defaults, a published preset, tuned with a budget).
+    """Tables from the rows of `collect`: one for each task with its metric, backbone, protocol with training recipe,
+    and choice of hyperparameters (paper defaults, a published preset, tuned with a budget).
 
     Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
-    differs. Rows without a test accuracy (trials that only choose hyperparameters) are left out: a validation score
-    is no result. Methods are sorted by mean of groups, highest first; incomplete rows last; equal ones by name.
+    differs. Rows without a test score (trials that only choose hyperparameters) are left out: a validation score
+    is no result. Methods are sorted by mean of groups, best first; incomplete rows last; equal ones by name.
     """
-    scored = rows[rows["accuracy"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
+    scored = rows[rows["score"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
     columns = [scored[name].tolist() for name in _USED]
     records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
     backbones = distinct_names(records, "backbone", ("backbone",))
     protocols = distinct_names(records, "protocol", ("protocol", "train"))
-    by_table: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    by_table: dict[tuple[Judged, str, str, str], list[dict[str, Any]]] = {}
     for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
-        by_table.setdefault((backbone, protocol, record["hyperparameters"]), []).append(record)
+        judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
+        by_table.setdefault((judged, backbone, protocol, record["hyperparameters"]), []).append(record)
     return [_table(*key, by_table[key]) for key in sorted(by_table)]
 
 
-def _table(backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]) -> Table:
+def _table(
+    judged: Judged, backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]
+) -> Table:
     names = column_names(records)
     cells: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for record in records:
@@ -79,9 +102,17 @@ def _table(backbone: str, protocol: str, hyperparameters: str, records: Sequence
             unique = label if label not in by_row else extend_label(label, "another setting")
             by_row[unique] = row_cells
     columns = sorted(_columns(records, names), key=_column_key)
-    rows = sorted((_row(method, row_cells, columns) for method, row_cells in by_row.items()), key=row_key)
+    metric = judged.as_metric
+    rows = sorted(
+        (_row(method, row_cells, columns, metric) for method, row_cells in by_row.items()),
+        key=lambda row: row_key(row, metric),
+    )
     notes = tuple(_notes(records, columns, rows))
-    return Table(backbone, protocol, hyperparameters, tuple(columns), tuple(rows), notes, compare(rows, columns))
+    compared = compare(rows, columns, metric)
+    task = "" if judged.task == CLASSIFICATION else judged.task
+    return Table(
+        backbone, protocol, hyperparameters, tuple(columns), tuple(rows), notes, compared, task=task, metric=metric
+    )
 
 
 def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Column]:
@@ -95,12 +126,16 @@ def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str
     return list(columns.values())
 
 
-def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequence[Column]) -> Row:
+def _row(
+    method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequence[Column], metric: Metric = ACCURACY
+) -> Row:
     repetitions: dict[str, Repetitions] = {
-        name: {int(record["seed"]): float(record["accuracy"]) for record in records} for name, records in cells.items()
+        name: {int(record["seed"]): float(record["score"]) for record in records} for name, records in cells.items()
     }
     group_means, mean_of_groups, flat_mean = overall_means(repetitions, columns)
     params_method = _cost(cells, "params_method")
+    # the score is defined for a share of right answers
+    rated = metric.unit == FRACTION and metric.better == HIGHER
     devices = sorted({str(record["device"] or "unknown") for records in cells.values() for record in records})
     return Row(
         method=method,
@@ -108,7 +143,7 @@ def _row(method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequen
         group_means=group_means,
         mean_of_groups=mean_of_groups,
         flat_mean=flat_mean,
-        ppt=None if flat_mean is None or params_method is None else ppt(flat_mean.mean, params_method),
+        ppt=None if flat_mean is None or params_method is None or not rated else ppt(flat_mean.mean, params_method),
         params_method=params_method,
         params_head=_cost(cells, "params_head"),
         memory_bytes=_cost(cells, "memory_bytes"),
@@ -170,9 +205,9 @@ def _column_key(column: Column) -> tuple[int, str, str]:
     return known, column.group, column.name
 
 
-def row_key(row: Row) -> tuple[bool, float, str]:
-    """Order of rows: by mean of groups, highest first; incomplete ones last; equal ones by name."""
-    return not row.complete, -row.mean_of_groups.mean if row.mean_of_groups else 0.0, row.method
+def row_key(row: Row, metric: Metric = ACCURACY) -> tuple[bool, float, str]:
+    """Order of rows: by mean of groups, best first; incomplete ones last; equal ones by name."""
+    return not row.complete, -metric.goodness(row.mean_of_groups.mean) if row.mean_of_groups else 0.0, row.method
 
 
 def _notes(records: Sequence[Mapping[str, Any]], columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:

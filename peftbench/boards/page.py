@@ -91,7 +91,7 @@ def _row(table: Table, row: Row, headers: Sequence[str], families: Mapping[str, 
         "verdict": "" if (verdict := text(table, row, VERDICT)) == EMPTY else verdict,
         "texts": texts,
         "orders": [_order(header, shown) for header, shown in zip(headers, texts, strict=True)],
-        "scores": {name: _score(score) for name, score in scores.items()},
+        "scores": {name: _score(score, table.metric.scale) for name, score in scores.items()},
         "costs": {axis: cost(row, axis) for axis in AXES},
         "records": {name: list(fingerprints) for name, fingerprints in row.records.items()},
     }
@@ -101,9 +101,9 @@ def _overall(row: Row) -> list[tuple[str, Score | None]]:
     return [("mean of groups", row.mean_of_groups), ("flat mean", row.flat_mean)]
 
 
-def _score(score: Score) -> dict[str, float | None]:
-    interval = None if score.interval is None else 100 * score.interval
-    return {"mean": 100 * score.mean, "ci95": interval}
+def _score(score: Score, scale: int) -> dict[str, float | None]:
+    interval = None if score.interval is None else scale * score.interval
+    return {"mean": scale * score.mean, "ci95": interval}
 
 
 def _order(header: str, shown: str) -> float | str | None:

@@ -82,14 +82,16 @@ def _numbers(table: Table, row: Row) -> dict[str, Any]:
     scores |= {f"{group}_group": row.group_means.get(group) for group in table.groups}
     scores |= {name: row.cells.get(name) for name in column_headers(table)}
     for name, score in scores.items():
-        numbers = _score(score) or dict.fromkeys(("mean", "std", "ci95", "n"))
+        numbers = _score(score, table.metric.scale) or dict.fromkeys(("mean", "std", "ci95", "n"))
         values |= {f"{name}_{key}": value for key, value in numbers.items()}
     return values
 
 
 def _facts(table: Table, row: Row) -> dict[str, Any]:
     low, high = row.num_seeds
-    return {
+    # tables of classification alone need no such columns
+    judged = {"task": table.task, "metric": table.metric.name, "better": table.metric.better} if table.task else {}
+    return judged | {
         "backbone": table.backbone,
         "protocol": table.protocol,
         "hyperparameters": table.hyperparameters,
@@ -113,13 +115,13 @@ def _facts(table: Table, row: Row) -> dict[str, Any]:
     }
 
 
-def _score(score: Score | None) -> dict[str, Any] | None:
+def _score(score: Score | None, scale: int) -> dict[str, Any] | None:
     if score is None:
         return None
     return {
-        "mean": 100 * score.mean,
-        "std": None if score.std is None else 100 * score.std,
-        "ci95": None if score.interval is None else 100 * score.interval,
+        "mean": scale * score.mean,
+        "std": None if score.std is None else scale * score.std,
+        "ci95": None if score.interval is None else scale * score.interval,
         "n": score.n,
     }
 
@@ -139,12 +141,12 @@ def document(table: Table) -> dict[str, Any]:
                 **_facts(table, row),
                 "label": label(row),
                 "cells": {
-                    name: {**(_score(score) or {}), "records": list(row.records.get(name, ()))}
+                    name: {**(_score(score, table.metric.scale) or {}), "records": list(row.records.get(name, ()))}
                     for name, score in row.cells.items()
                 },
-                "group_means": {name: _score(score) for name, score in row.group_means.items()},
-                "mean_of_groups": _score(row.mean_of_groups),
-                "flat_mean": _score(row.flat_mean),
+                "group_means": {name: _score(score, table.metric.scale) for name, score in row.group_means.items()},
+                "mean_of_groups": _score(row.mean_of_groups, table.metric.scale),
+                "flat_mean": _score(row.flat_mean, table.metric.scale),
             }
             for row in all_rows(table)
         ],

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from peftbench.boards.significance import Friedman, interval95
+from peftbench.foundation.metric import ACCURACY, Metric
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean of an accuracy over `n` seeds and its sample standard deviation, as fractions; None for a single seed.
+    """Mean of a score over `n` seeds and its sample standard deviation, fractions for accuracy; None for a single seed.
 
     `n` is 0 for a published figure whose source does not state its seeds.
     """
@@ -110,7 +111,7 @@ class Table:
     """Methods that may be compared: one backbone, weights, protocol and recipe, and one choice of hyperparameters.
 
     `published` rows stand beside the measured ones for reading only: they follow protocols of their own and enter no
-    rank, test or note.
+    rank, test or note. `task` is empty for classification; `metric` says what the scores are.
     """
 
     backbone: str
@@ -121,6 +122,8 @@ class Table:
     notes: tuple[str, ...]
     comparison: Comparison
     published: tuple[Row, ...] = ()
+    task: str = ""
+    metric: Metric = ACCURACY
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -128,7 +131,8 @@ class Table:
 
     @property
     def title(self) -> str:
-        return f"{self.backbone}, {self.protocol}, {self.hyperparameters}"
+        task = f"{self.task} ({self.metric.name}), " if self.task else ""
+        return f"{task}{self.backbone}, {self.protocol}, {self.hyperparameters}"
 
 
 def score(values: Sequence[float]) -> Score:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from peftbench.boards.table import Row, Score, Table
+from peftbench.foundation.metric import Metric
 
 EMPTY = "—"
 MARK, DOUBT = " †", " ‡"
@@ -83,12 +84,12 @@ def text(table: Table, row: Row, header: str) -> str:
     """One cell as a reader sees it; `EMPTY` where nothing is known."""
     if header in row.cells:
         score = row.cells[header]
-        return percent(score, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
+        return shown(score, table.metric, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
     if header in (RANK, VERDICT):
         return _standing(table, row, header)
     group = header.removesuffix(" mean")
     if header != group and group in row.group_means:
-        return percent(row.group_means[group], 1)
+        return shown(row.group_means[group], table.metric, 1)
     known = {
         "params (M)": number(row.params_method, 1e6, 3),
         "head (M)": number(row.params_head, 1e6, 3),
@@ -97,8 +98,8 @@ def text(table: Table, row: Row, header: str) -> str:
         "train img/s": number(row.train_images_per_second, 1, 0),
         "eval img/s": number(row.eval_images_per_second, 1, 0),
         "device": row.device or EMPTY,
-        "mean of groups": percent(row.mean_of_groups, 2),
-        "flat mean": percent(row.flat_mean, 2),
+        "mean of groups": shown(row.mean_of_groups, table.metric, 2),
+        "flat mean": shown(row.flat_mean, table.metric, 2),
         "PPT": number(row.ppt, 1, 2),
         SEEDS: _seeds(row),
     }
@@ -123,11 +124,13 @@ def _seeds(row: Row) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def percent(score: Score | None, decimals: int) -> str:
+def shown(score: Score | None, metric: Metric, decimals: int) -> str:
+    """Mean and spread, in percent where the metric is a fraction."""
     if score is None:
         return EMPTY
-    mean = f"{100 * score.mean:.{decimals}f}"
-    return mean if score.std is None else f"{mean} ± {100 * score.std:.{decimals}f}"
+    scale = metric.scale
+    mean = f"{scale * score.mean:.{decimals}f}"
+    return mean if score.std is None else f"{mean} ± {scale * score.std:.{decimals}f}"
 
 
 def number(value: float | None, unit: float, decimals: int) -> str:

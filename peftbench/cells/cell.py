@@ -106,6 +106,9 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
     objective = config.objective
     if not objective.plain:
         identity["objective"] = {"name": objective.name, "version": objective.version} | objective.identity()
+    task = config.task
+    if not task.plain:
+        identity["task"] = {"name": task.name, "version": task.version} | task.identity()
     labels = {
         "backbone": config.backbone.title,
         "method": method_label(config),
@@ -113,6 +116,8 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
         "group": config.dataset.group,
         "protocol": config.protocol.title,
     }
+    if not task.plain:
+        labels["task"] = task.label
     if remarks := [part.remark for part in (config.method, objective) if part.remark]:
         labels["remark"] = " / ".join(remarks)
     return Cell(config, identity, fingerprint(identity), labels)

@@ -1,47 +1,37 @@
-"""What a cell costs: deterministic training memory, FLOPs, measured peak, throughput."""
+"""What a cell costs: deterministic training memory, FLOPs, throughput."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from peftbench.tasks.classification import LossFn
+from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Evaluation
 from peftbench.train.loop import FitResult
-from peftbench.train.measure import PeakMemory, flops, training_memory
+from peftbench.train.loss import LossFn
+from peftbench.train.measure import flops, training_memory
 from peftbench.train.options import OptimSpec, TrainSpec
 
-PROBE_IMAGES = 2
+PROBE_SAMPLES = 2
+NOT_PROBED: dict[str, Any] = {"memory": None, "forward_flops_per_image": None, "train_flops_per_image": None}
 
 
-def probe(model: nn.Module, loss_fn: LossFn, batches: Batches, optim: OptimSpec, train: TrainSpec) -> dict[str, Any]:
+def probe(model: TaskModel, loss_fn: LossFn, batches: Batches, optim: OptimSpec, train: TrainSpec) -> dict[str, Any]:
     """Numbers that need no clock: one step's memory on the first training batch, and FLOPs per image."""
     batch = next(iter(batches.epoch(0)))
     memory = training_memory(model, loss_fn, batch, optim, train.precision)
-    forward, train_flops = flops(model, (PROBE_IMAGES, *batch["image"].shape[1:]), batches.device, loss_fn)
+    blank = {name: values.new_zeros(PROBE_SAMPLES, *values.shape[1:]) for name, values in batch.items()}
+    forward, train_flops = flops(model, blank, loss_fn, model.inputs)
     return {"memory": memory, "forward_flops_per_image": forward, "train_flops_per_image": train_flops}
 
 
-def measured(
-    fit: FitResult,
-    feature_seconds: float,
-    test: Evaluation | None,
-    peak: PeakMemory,
-    adapter_bytes: int | None,
-    device: str,
-) -> dict[str, Any]:
-    """Numbers that a clock or the allocator gave. Throughput counts the seconds spent on extracting features, too."""
+def measured(fit: FitResult, feature_seconds: float, test: Evaluation | None) -> dict[str, Any]:
+    """Numbers that a clock gave. Throughput counts the seconds spent on extracting features, too."""
     train_seconds = fit.seconds["train"] + feature_seconds
     return {
-        "peak_bytes": peak.bytes(),
-        "peak_kind": peak.kind,
         "train_images_per_second": fit.num_images / train_seconds,
-        "eval_images_per_second": test.n / test.seconds if test and test.seconds > 0 else None,
+        "eval_images_per_second": test.num_samples / test.seconds if test and test.seconds > 0 else None,
         "data_seconds": fit.seconds.get("data", 0.0),
         "train_seconds": train_seconds,
         "eval_seconds": fit.seconds.get("eval", 0.0) + (test.seconds if test else 0.0),
-        "adapter_bytes": adapter_bytes,
-        "device": device,
     }

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -13,8 +13,9 @@ from peftbench.backbones.base import Backbone
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import derive
 from peftbench.methods.observation import Batch, Loss
-from peftbench.tasks.classification import classification_loss
-from peftbench.tasks.model import Classifier
+from peftbench.tasks.base import Classes, Task
+from peftbench.tasks.classification import Classification
+from peftbench.tasks.model import TaskModel
 from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, training_batches
 from peftbench.train.evaluate import evaluate
@@ -32,14 +33,14 @@ SEARCH_SPLITS = {
 }
 
 
-class Split(Protocol):
-    """Pixels uint8 [num, height, width, channels] and labels int64 [num]."""
+class Shown(Protocol):
+    """Inputs and targets by name, as in `data.base.Split`."""
 
     @property
-    def images(self) -> Any: ...
+    def inputs(self) -> Mapping[str, Any]: ...
 
     @property
-    def labels(self) -> Any: ...
+    def targets(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class CellEvidence:
 
     backbone: Backbone
     num_classes: int
-    load: Callable[[str], Split]
+    load: Callable[[str], Shown]
     train_split: str
     optim: OptimSpec
     train: TrainSpec
@@ -60,6 +61,7 @@ class CellEvidence:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     progress: Progress
+    task: Task = field(default_factory=Classification)
 
     @property
     def epochs(self) -> int:
@@ -82,10 +84,10 @@ class CellEvidence:
         return zip(first.epoch(0), second.epoch(0), strict=True)
 
     def classifier(self, backbone: Backbone) -> nn.Module:
-        return Classifier(backbone, self.num_classes, self.seed).to(self.device)
+        return self.task.model(backbone, self._classes, self.seed).to(self.device)
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        return classification_loss(self.train.label_smoothing)(model, batch)
+        return self.task.loss_fn(self.train, self.backbone.inputs)(model, batch)
 
     def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
         lr = self.optim.lr if lr is None else lr
@@ -97,10 +99,10 @@ class CellEvidence:
             warmup_epochs=min(self.optim.warmup_epochs, epochs / 10),
         )
         train = replace(self.train, epochs=epochs, select="last", compile=False)
-        pixels = self.load(SEARCH_SPLITS[self.train_split][0])
+        shown = self.load(SEARCH_SPLITS[self.train_split][0])
         batches = training_batches(
-            pixels.images,
-            pixels.labels,
+            shown.inputs,
+            shown.targets,
             train,
             num_classes=self.num_classes,
             seed=self.seed,
@@ -108,19 +110,24 @@ class CellEvidence:
             mean=self.mean,
             std=self.std,
         )
-        assert isinstance(model, Classifier)
+        assert isinstance(model, TaskModel)
         groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
         with self.progress.epochs("looking at the training images", epochs, batches) as on_epoch:
             fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
 
     def accuracy(self, model: nn.Module) -> float:
         batches = self._batches(SEARCH_SPLITS[self.train_split][1], batch_size=self.train.eval_batch_size)
-        return evaluate(model, batches, self.num_classes, self.train.precision).accuracy
+        measured = evaluate(model, batches, self.task.meter(self._classes), self.train.precision)
+        return float(measured.metrics[self.task.metric.name])
+
+    @property
+    def _classes(self) -> Classes:
+        return Classes.numbered(self.num_classes)
 
     def _batches(self, split: str, **options: Any) -> Batches:
-        pixels = self.load(split)
+        shown = self.load(split)
         return Batches(
-            pixels.images, pixels.labels, device=self.device, mean=self.mean, std=self.std, seed=self.seed, **options
+            shown.inputs, shown.targets, device=self.device, mean=self.mean, std=self.std, seed=self.seed, **options
         )
 
 
@@ -128,14 +135,14 @@ class CellEvidence:
 class RandomSplit:
     """Random pixels and labels: enough to see what a method does with a backbone."""
 
-    images: Any
-    labels: Any
+    inputs: Mapping[str, Any]
+    targets: Mapping[str, Any]
 
     @classmethod
     def draw(cls, num_images: int, num_classes: int, size: int) -> RandomSplit:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (num_images, size, size, 3), generator=generator, dtype=torch.uint8)
-        return cls(images, torch.arange(num_images) % num_classes)
+        return cls({"image": images}, {"label": torch.arange(num_images) % num_classes})
 
 
 def random_evidence(backbone: Backbone, num_images: int = 32, num_classes: int = 4, seed: int = 0) -> CellEvidence:

@@ -18,7 +18,8 @@ def summary(record: RunRecord) -> dict[str, Any]:
         "backbone": record.labels["backbone"],
         "seed": record.seed,
         "split": name,
-        "accuracy": scores["accuracy"],
+        "metric": record.primary,
+        "score": record.metric.shown(scores[record.primary]),
         "n": scores["n"],
         "params_method": record.params["method"],
         "params_head": record.params["head"],
@@ -36,6 +37,6 @@ def skipped_line(facts: Mapping[str, Any], path: Path) -> str:
 def _facts(facts: Mapping[str, Any]) -> str:
     return (
         f"{facts['method']} on {facts['dataset']} ({facts['backbone']}, seed {facts['seed']}): "
-        f"{facts['split']} accuracy {facts['accuracy']:.2%} of {facts['n']:,} images, "
+        f"{facts['split']} {facts['metric']} {facts['score']} of {facts['n']:,} images, "
         f"{facts['params_method']:,} + {facts['params_head']:,} trainable parameters (method + head)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from omegaconf import OmegaConf
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import plan
-from peftbench.cells.setup import pick_device, set_up
+from peftbench.cells.device import pick_device
+from peftbench.cells.measure import measure_split
+from peftbench.cells.parts import build_parts
 from peftbench.config.gate import RunConfig, to_run_config
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, RecordError
@@ -20,7 +21,7 @@ from peftbench.foundation.seeding import deterministic
 from peftbench.foundation.spec import defaults_of
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
-from peftbench.train.evaluate import Evaluation, evaluate
+from peftbench.train.evaluate import Evaluation
 
 
 def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
@@ -48,12 +49,11 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
     config, runtime = record_config(record, options, json.loads(metadata["config"]))
     with deterministic(pick_device(runtime.device)):
         findings = take_findings(tensors)
-        setup = set_up(config, dataclasses.replace(runtime, wandb="off"), Progress(runtime.progress), findings)
-        load_adapter(setup.model, tensors, path)
+        parts = build_parts(config, runtime, Progress(runtime.progress), findings)
+        load_adapter(parts.model, tensors, path)
         if config.protocol.merge:
-            config.method.merge(setup.model.backbone)
-        test = setup.load("test")
-        return evaluate(setup.model, setup.eval_batches(test), setup.source.num_classes, config.train.precision)
+            config.method.merge(parts.model.backbone)
+        return measure_split(config, parts, parts.data.split("test"))
 
 
 def record_config(

@@ -28,6 +28,7 @@ from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 if TYPE_CHECKING:
     from peftbench.methods.base import Method
     from peftbench.objectives.base import Objective
+    from peftbench.tasks.base import Task
 
 FIXED: dict[str, type[Spec]] = {
     "backbone": BackboneSpec,
@@ -42,6 +43,7 @@ FIXED: dict[str, type[Spec]] = {
 NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
     "method": ("name", LOADED["method"]),
     "objective": ("name", LOADED["objective"]),
+    "task": ("name", LOADED["task"]),
     "dataset": ("kind", lambda: DATASETS),
     "launcher": ("kind", lambda: LAUNCHERS),
 }
@@ -49,7 +51,7 @@ NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One cell: everything that can change its numbers. Planned in outline, method and objective cannot be run."""
+    """One cell: everything that can change its numbers. Planned in outline, method, objective and task cannot be run."""
 
     backbone: BackboneSpec
     method: Method
@@ -61,6 +63,7 @@ class RunConfig:
     hparams: HparamsSpec
     tune: TuneSpec
     objective: Objective
+    task: Task
 
     @property
     def needs_tuning(self) -> bool:
@@ -173,8 +176,8 @@ def from_tree(
     builder = builder or Builder()
     specs: dict[str, Any] = {}
     values, problems = _with_preset(values, named, builder)
-    # configurations from before there were objectives do not name one
-    values = {"objective": {"name": "none"}, **values}
+    # configurations from before there were objectives and tasks do not name them
+    values = {"objective": {"name": "none"}, "task": {"name": "classification"}, **values}
     for section, value in values.items():
         try:
             if section in FIXED or section in NAMED:
@@ -294,9 +297,10 @@ def as_tree(
         tree[field.name] = plain(value) if isinstance(value, Spec) else value
     tree["method"] = {"name": config.method.name} | tree["method"]
     tree["dataset"] = {"kind": config.dataset.name} | tree["dataset"]
-    objective = tree.pop("objective")
-    if not config.objective.plain:
-        tree["objective"] = {"name": config.objective.name} | objective
+    for section, part in (("objective", config.objective), ("task", config.task)):
+        options = tree.pop(section)
+        if not part.plain:
+            tree[section] = {"name": part.name} | options
     tree["runtime"] = plain(runtime)
     return tree
 

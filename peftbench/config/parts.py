@@ -1,4 +1,4 @@
-"""Methods and objectives by name: loaded, to be run, or in outline, which is all that planning needs of them."""
+"""Methods, objectives and tasks by name: loaded, to be run, or in outline, which is all that planning needs of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from peftbench.foundation.spec import Spec, build
 if TYPE_CHECKING:
     from peftbench.methods.base import Method
     from peftbench.objectives.base import Objective
+    from peftbench.tasks.base import Task
 
 
 def methods() -> Registry[Method]:
@@ -28,12 +29,23 @@ def objectives() -> Registry[Objective]:
     return OBJECTIVES
 
 
-LOADED: dict[str, Callable[[], Registry[Any]]] = {"method": methods, "objective": objectives}
-OUTLINED = {"method": ("peftbench.methods.base", "METHODS"), "objective": ("peftbench.objectives.base", "OBJECTIVES")}
+def tasks() -> Registry[Task]:
+    """All tasks, to be trained for. Imports torch."""
+    from peftbench.tasks.base import TASKS
+
+    return TASKS
+
+
+LOADED: dict[str, Callable[[], Registry[Any]]] = {"method": methods, "objective": objectives, "task": tasks}
+OUTLINED = {
+    "method": ("peftbench.methods.base", "METHODS"),
+    "objective": ("peftbench.objectives.base", "OBJECTIVES"),
+    "task": ("peftbench.tasks.base", "TASKS"),
+}
 
 
 def loaded(section: str, name: str) -> type[Spec]:
-    """The class of a method or objective. Raises `ConfigError` with the nearest names."""
+    """The class of a method, objective or task. Raises `ConfigError` with the nearest names."""
     found: type[Spec] = LOADED[section]().get(name)
     return found
 
@@ -50,7 +62,7 @@ def outlined(section: str, name: str) -> type[Spec]:
 
 
 def build_outlined(section: str, name: str, values: Mapping[str, Any]) -> Spec:
-    """The options of a method or objective, checked as `build` does. Raises `ConfigError`."""
+    """The options of a method, objective or task, checked as `build` does. Raises `ConfigError`."""
     cls = outlined(section, name)
     try:
         return build(cls, dict(values))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Spec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from peftbench.data.pixels.stream import StreamedImages
 
 __all__ = [
     "DATASETS",
@@ -28,10 +26,10 @@ __all__ = [
     "SPLIT_SIZES",
     "DatasetSpec",
     "FullSource",
-    "ImageSplit",
-    "ImageTransform",
+    "OnDemand",
     "RawSplit",
     "Source",
+    "Split",
 ]
 
 # train800 and val200 choose hyperparameters; train800val200 is their union, for the reported run; test is read once.
@@ -198,15 +196,42 @@ _ROOMS = ("sources", "vtab", "fgvc", "fewshot")
 DATASETS: Registry[DatasetSpec] = Registry("dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS))
 
 
-@dataclass(frozen=True)
-class ImageSplit:
-    """A split ready for training.
+class OnDemand(Protocol):
+    """Reads like an array, making the rows that are asked for: see `data.pixels.stream`."""
 
-    `images`: uint8 [num_images, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
-    large split it is a `StreamedImages`, which decodes when read.
-    `labels`: int64 [num_images], read-only. `digest`: SHA-256 (hex) over content and labels.
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    nbytes: int
+
+    def read(self, rows: np.ndarray, places: np.ndarray | None = None) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split ready for training: inputs and targets by name, the samples along the first axis of each.
+
+    `inputs["image"]`: uint8 [num, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
+    large split it is made when read. Others may hold clips, texts as token ids, and so on.
+    `targets["label"]`: int64 [num], read-only. Others may be maps [num, height, width].
+    `digest`: SHA-256 (hex) over content and labels.
     """
 
-    images: np.ndarray | StreamedImages
-    labels: np.ndarray
+    inputs: Mapping[str, np.ndarray | OnDemand]
+    targets: Mapping[str, np.ndarray]
     digest: str
+
+    @classmethod
+    def of_images(cls, images: np.ndarray | OnDemand, labels: np.ndarray, digest: str) -> Split:
+        """Images with one class each."""
+        return cls({"image": images}, {"label": labels}, digest)
+
+    def __len__(self) -> int:
+        return int(next(iter(self.inputs.values())).shape[0])
+
+    @property
+    def images(self) -> np.ndarray | OnDemand:
+        return self.inputs["image"]
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.targets["label"]

@@ -22,7 +22,7 @@ from peftbench.foundation.registry import Registry
 T = TypeVar("T")
 
 # what an outline imports in earnest, beside the standard library
-LIGHT = ("peftbench.foundation.errors", "peftbench.foundation.spec")
+LIGHT = ("peftbench.foundation.errors", "peftbench.foundation.metric", "peftbench.foundation.spec")
 
 
 class NoOutline(Exception):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-if TYPE_CHECKING:
-    from peftbench.train.batches import Batches
+from peftbench.foundation.metric import ACCURACY, Metric
 
 Row = dict[str, Any]
 # (title, total) -> a context that yields a function told how many were just done: `Progress.counted` to those below it
@@ -21,6 +20,14 @@ Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 # without a terminal: lines of a sweep are this far apart, but the first one with a measured ETA comes early
 LINE_SECONDS = 30.0
 FIRST_LINE_SECONDS = 3.0
+
+
+class Watched(Protocol):
+    """Batches of an epoch, which call `on_batch` after each."""
+
+    on_batch: Callable[[], None] | None
+
+    def __len__(self) -> int: ...
 
 
 class Progress:
@@ -57,7 +64,9 @@ class Progress:
             yield advance
 
     @contextmanager
-    def epochs(self, title: str, num_epochs: int, batches: Batches) -> Iterator[Callable[[Row], None]]:
+    def epochs(
+        self, title: str, num_epochs: int, batches: Watched, metric: Metric = ACCURACY
+    ) -> Iterator[Callable[[Row], None]]:
         """A bar over the steps of all epochs with the last loss; yields the loop's `on_epoch`."""
         steps_per_epoch = len(batches)
         num_steps = num_epochs * steps_per_epoch
@@ -86,8 +95,8 @@ class Progress:
 
             def on_epoch(row: Row) -> None:
                 note = f"loss {row['loss']:.4f}"
-                if row["val_accuracy"] is not None:
-                    note += f", val {row['val_accuracy']:.2%}"
+                if row[f"val_{metric.name}"] is not None:
+                    note += f", val {metric.shown(row[f'val_{metric.name}'])}"
                 bars.update(task, note=note)
                 for listener in self.listeners:
                     listener(row)

@@ -11,8 +11,8 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
-from peftbench.tasks.classification import LossFn
-from peftbench.tasks.model import Classifier
+from peftbench.tasks.model import TaskModel
+from peftbench.train.loss import LossFn
 
 OBJECTIVES: Registry[Objective]
 
@@ -41,7 +41,7 @@ class Objective(Spec):
         """
         return nn.Module()
 
-    def install(self, model: Classifier, own: nn.Module) -> None:
+    def install(self, model: TaskModel, own: nn.Module) -> None:
         """Give `own`, which `prepare` returned, its place in the model, behind the method; its tensors train from here.
 
         Raises `NotApplicable` if the method left no such place.
@@ -51,7 +51,7 @@ class Objective(Spec):
         """Number of trainable parameters of the objective, from numbers only."""
         return 0
 
-    def loss_fn(self, model: Classifier, base: LossFn) -> LossFn:
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
         return base
 
@@ -75,9 +75,9 @@ def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: in
         return objective.prepare(backbone, num_classes)
 
 
-def install(objective: Objective, model: Classifier, own: nn.Module) -> None:
+def install(objective: Objective, model: TaskModel, own: nn.Module, num_classes: int) -> None:
     """`objective.install`, and the check on every run that as many tensors train as the formula says."""
     objective.install(model, own)
     counted = sum(parameter.numel() for parameter in own.parameters() if parameter.requires_grad)
-    expected = objective.expected_params(model.backbone.shape, model.head.out_features)
+    expected = objective.expected_params(model.backbone.shape, num_classes)
     assert counted == expected, f"{objective.name} trains {counted} parameters; its formula gives {expected}"

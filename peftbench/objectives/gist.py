@@ -14,9 +14,9 @@ from peftbench.backbones.base import Backbone, BackboneShape, Readout
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.tasks.classification import LossFn, Model
-from peftbench.tasks.model import Classifier
+from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
 
 
 class GistToken(nn.Module):
@@ -86,7 +86,7 @@ class GIST(Objective):
         )
         return token
 
-    def install(self, model: Classifier, own: nn.Module) -> None:
+    def install(self, model: TaskModel, own: nn.Module) -> None:
         backbone = model.backbone
         if type(backbone.readout) is not Readout:
             raise NotApplicable(
@@ -102,7 +102,7 @@ class GIST(Objective):
     def expected_params(self, shape: BackboneShape, num_classes: int) -> int:
         return shape.width
 
-    def loss_fn(self, model: Classifier, base: LossFn) -> LossFn:
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:
             both = model(batch["image"]).float()
             c, g = both.chunk(2)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.tasks.classification import LossFn, Model
-from peftbench.tasks.model import Classifier, new_head
+from peftbench.tasks.model import TaskModel, new_head
 from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
 
 
 class Teacher(nn.Module):
@@ -74,13 +74,13 @@ class PESFKD(Objective):
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
         return Teacher(copy.deepcopy(backbone), num_classes, self.hidden)
 
-    def install(self, model: Classifier, own: nn.Module) -> None:
+    def install(self, model: TaskModel, own: nn.Module) -> None:
         model.add_module("teacher", own)
 
     def expected_params(self, shape: BackboneShape, num_classes: int) -> int:
         return 2 * (shape.width + 1) * num_classes + (2 * num_classes + 1) * self.hidden + num_classes
 
-    def loss_fn(self, model: Classifier, base: LossFn) -> LossFn:
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         teacher = model.get_submodule("teacher")
 
         def loss_fn(model: Model, batch: Batch) -> Tensor:

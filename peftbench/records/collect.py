@@ -11,10 +11,16 @@ from peftbench.foundation.identity import canonical, group_fingerprint
 from peftbench.records.record import RunRecord
 
 PAPER_DEFAULTS = "paper defaults"
+# the task of records that name none
+CLASSIFICATION = "classification"
 
 COLUMNS = (
     "fingerprint",
     "repetition_group",
+    "task",
+    "metric",
+    "better",
+    "unit",
     "backbone",
     "weights_id",
     "weights_digest",
@@ -26,11 +32,11 @@ COLUMNS = (
     "seed",
     "hyperparameters",
     "replaced",
-    "accuracy",
+    "score",
     "mean_class_accuracy",
     "test_loss",
     "num_test_images",
-    "val_accuracy",
+    "val_score",
     "params_backbone",
     "params_method",
     "params_head",
@@ -60,11 +66,11 @@ COLUMNS = (
 # Of these the columns that hold numbers (all others but the seed hold texts).
 NUMBERS = frozenset(
     {
-        "accuracy",
+        "score",
         "mean_class_accuracy",
         "test_loss",
         "num_test_images",
-        "val_accuracy",
+        "val_score",
         "params_backbone",
         "params_method",
         "params_head",
@@ -86,7 +92,8 @@ NUMBERS = frozenset(
 def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
 
-    Accuracies are fractions of the test split (`val_accuracy`: of the validation split); what a record does not know
+    `score` is the primary number on the test split, `val_score` on the validation split; `metric`, `better` and `unit`
+    say what it is (accuracy, a fraction, for classification); what a record does not know
     is None. `hyperparameters` says how they were chosen, `replaced` (canonical JSON) what a preset set aside.
     `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
     JSON: all but the seed that can change the number, and of that what concerns the images.
@@ -110,11 +117,15 @@ def _data_identity(record: RunRecord) -> dict[str, Any]:
 
 def row(record: RunRecord) -> dict[str, Any]:
     """One record as a row of `collect`."""
-    test, val = record.metrics["test"] or {}, record.metrics["val"] or {}
+    test = record.metrics["test"] or {}
     memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
     return {
         "fingerprint": record.fingerprint,
         "repetition_group": group_fingerprint(record.identity),
+        "task": record.labels.get("task", CLASSIFICATION),
+        "metric": record.primary,
+        "better": record.metric.better,
+        "unit": record.metric.unit,
         "backbone": record.labels["backbone"],
         "weights_id": record.weights["id"],
         "weights_digest": record.weights["digest"],
@@ -126,11 +137,11 @@ def row(record: RunRecord) -> dict[str, Any]:
         "seed": record.seed,
         "hyperparameters": _hyperparameters(record),
         "replaced": canonical((record.hparams or {}).get("replaced", {})),
-        "accuracy": test.get("accuracy"),
+        "score": record.score("test"),
         "mean_class_accuracy": test.get("mean_class_accuracy"),
         "test_loss": test.get("loss"),
         "num_test_images": test.get("n"),
-        "val_accuracy": val.get("accuracy"),
+        "val_score": record.score("val"),
         "params_backbone": record.params["backbone"],
         "params_method": record.params["method"],
         "params_head": record.params["head"],

@@ -32,7 +32,10 @@ def write_pack(path: Path, records: Iterable[RunRecord]) -> None:
 
 def to_line(record: RunRecord) -> bytes:
     """A record as one line, from which its file can be made again byte for byte."""
-    return _line({field: getattr(record, field) for field in FIELDS})
+    values = {field: getattr(record, field) for field in FIELDS}
+    if record.task is None:
+        del values["task"]
+    return _line(values)
 
 
 def write_lines(path: Path, lines: Mapping[str, bytes]) -> None:

@@ -12,9 +12,12 @@ from typing import Any, NoReturn
 
 from peftbench.foundation.errors import RecordError, did_you_mean
 from peftbench.foundation.identity import fingerprint
+from peftbench.foundation.metric import ACCURACY, HIGHER, LOWER, Metric
 
 SCHEMA = 1
 
+# what every split's metrics hold, and what those of classification hold beside it
+_ANY_SCORES = {"n": "size"}
 _SCORES = {
     "accuracy": "fraction",
     "mean_class_accuracy": "fraction?",
@@ -28,7 +31,7 @@ _SPLIT = {"name": "text", "n": "size", "digest": "text"}
 # A part may hold further keys: they are kept as they are.
 _PARTS: dict[str, dict[str, Any]] = {
     "labels": {"backbone": "text", "method": "text", "dataset": "text", "group": "text", "protocol": "text"},
-    "metrics": {"val": (_SCORES,), "test": (_SCORES,)},
+    "metrics": {"val": (_ANY_SCORES,), "test": (_ANY_SCORES,)},
     "selection": {"rule": "text", "epoch": "count?"},
     "params": {"backbone": "size", "method": "count", "head": "count", "trainable": "count", "share": "number"},
     "cost": {
@@ -75,7 +78,8 @@ _PARTS: dict[str, dict[str, Any]] = {
     "predictions": {"sha256": "text", "n": "size", "file": "text?"},
     "adapter": {"file": "text?", "sha256": "text"},
 }
-_CURVE_ROW = {"epoch": "count", "loss": "number", "lr": "positive", "val_accuracy": "fraction?"}
+_CURVE_ROW = {"epoch": "count", "loss": "number", "lr": "positive"}
+_TASK = {"name": "text", "better": "text", "unit": "any"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,18 @@ class RunRecord:
     adapter: dict[str, Any] | None = None
     tuning: dict[str, Any] | None = None
     hparams: dict[str, Any] | None = None
+    # name of the task with its primary metric's direction and unit; None is classification, judged by accuracy
+    task: dict[str, Any] | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that `primary` names."""
+        return ACCURACY if self.task is None else Metric(self.primary, self.task["better"], self.task["unit"])
+
+    def score(self, split: str) -> float | None:
+        """The primary number of a split (`val` or `test`); None where the split was not measured."""
+        scores = self.metrics[split]
+        return None if scores is None else float(scores[self.primary])
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -112,7 +128,9 @@ class RunRecord:
 
     def to_json(self) -> str:
         """The record as text: one field per block and one line per epoch, so that a diff can be read."""
-        blocks = [f' "{name}": {_block(name, getattr(self, name))}' for name in FIELDS]
+        # the task of all records from before there were others stays unsaid
+        named = [name for name in FIELDS if name != "task" or self.task is not None]
+        blocks = [f' "{name}": {_block(name, getattr(self, name))}' for name in named]
         return "{\n" + ",\n".join(blocks) + "\n}\n"
 
     @classmethod
@@ -174,7 +192,13 @@ def _problems(record: RunRecord) -> Iterator[str]:
         yield from _value_problems(name, getattr(record, name), (keys,) if optional else keys)
     yield from _value_problems("tuning", record.tuning, "dict?")
     yield from _value_problems("hparams", record.hparams, ({"label": "text", "chosen_on": "text", "replaced": "dict"},))
-    yield from _curve_problems(record.curve)
+    yield from _value_problems("task", record.task, (_TASK,))
+    if record.task is None:
+        for split in ("val", "test"):
+            yield from _value_problems(f"metrics.{split}", record.metrics[split], (_SCORES,))
+    elif record.task["better"] not in (HIGHER, LOWER):
+        yield f"task.better must be {HIGHER} or {LOWER}, got {record.task['better']!r}"
+    yield from _curve_problems(record.curve, {**_CURVE_ROW, f"val_{record.primary}": "number?"})
     yield from _finite_problems(record)
     yield from _consistency_problems(record)
 
@@ -226,12 +250,12 @@ def _is(value: Any, word: str) -> bool:
     return isinstance(value, kinds[word]) and value != ""
 
 
-def _curve_problems(curve: Any) -> Iterator[str]:
+def _curve_problems(curve: Any, keys: dict[str, str]) -> Iterator[str]:
     if not isinstance(curve, list):
         yield f"curve must be a list, got {curve!r}"
         return
     for index, row in enumerate(curve):
-        yield from _value_problems(f"curve[{index}]", row, _CURVE_ROW)
+        yield from _value_problems(f"curve[{index}]", row, keys)
     if all(isinstance(row, dict) and "epoch" in row for row in curve):
         epochs = [row["epoch"] for row in curve]
         if epochs != sorted(set(epochs)):
@@ -273,8 +297,8 @@ def _metric_problems(record: RunRecord) -> Iterator[str]:
         if record.primary not in scores:
             hint = did_you_mean(record.primary, scores)
             yield f"primary is {record.primary!r}, which metrics.{split} does not hold{hint}"
-        share = scores["correct"] / scores["n"]
-        if not _close(scores["accuracy"], share):
+        if record.task is None and not _close(scores["accuracy"], scores["correct"] / scores["n"]):
+            share = scores["correct"] / scores["n"]
             yield f"metrics.{split}.accuracy is {scores['accuracy']}, not correct / n = {share}"
         if source is None or source["n"] != scores["n"]:
             size = "null" if source is None else source["n"]

@@ -5,35 +5,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.records.record import RunRecord
 
 
-def best_trial(accuracies: Sequence[float | None]) -> int | None:
-    """Index of the highest validation accuracy, the earliest of equal ones; None when no trial has one."""
-    scored = [(accuracy, -index) for index, accuracy in enumerate(accuracies) if accuracy is not None]
+def best_trial(scores: Sequence[float | None], metric: Metric = ACCURACY) -> int | None:
+    """Index of the best validation score, the earliest of equal ones; None when no trial has one."""
+    scored = [(metric.goodness(score), -index) for index, score in enumerate(scores) if score is not None]
     return -max(scored)[1] if scored else None
 
 
 def choice_problems(record: RunRecord, records: Mapping[str, RunRecord]) -> list[str]:
     """Why the choice of a tuned record does not follow from its trials' own records; [] when it does.
 
-    `records` holds all records by fingerprint. A trial without accuracy diverged and has no record.
+    `records` holds all records by fingerprint. A trial without a score diverged and has no record.
     """
     assert record.tuning is not None
-    problems, accuracies = [], []
+    problems, scores = [], []
+    said = f"val_{record.primary}"
     for number, trial in enumerate(record.tuning["trials"], start=1):
         found = records.get(trial["fingerprint"])
-        accuracies.append(None if found is None else _val_accuracy(found))
-        if found is None and trial["val_accuracy"] is not None:
+        scores.append(None if found is None else found.score("val"))
+        if found is None and trial[said] is not None:
             problems.append(f"trial {number} ({trial['fingerprint']}) has no record here")
-        elif accuracies[-1] != trial["val_accuracy"]:
+        elif scores[-1] != trial[said]:
             problems.append(
-                f"trial {number} ({trial['fingerprint']}): its record says val {accuracies[-1]}, "
-                f"the tuned record {trial['val_accuracy']}"
+                f"trial {number} ({trial['fingerprint']}): its record says val {scores[-1]}, "
+                f"the tuned record {trial[said]}"
             )
         if found is not None and found.metrics["test"] is not None:
             problems.append(f"trial {number} ({trial['fingerprint']}) read the test split")
-    best = best_trial(accuracies)
+    best = best_trial(scores, record.metric)
     chosen = None if best is None else record.tuning["trials"][best]
     if not problems and (chosen is None or chosen["fingerprint"] != record.tuning["chosen"]):
         problems.append(f"the trials choose {chosen and chosen['fingerprint']}, the record {record.tuning['chosen']}")
@@ -51,8 +53,3 @@ def _setting_problems(record: RunRecord, setting: Mapping[str, Any]) -> list[str
         if used != value:
             problems.append(f"the chosen trial has {name}={value}, the reported run {used}")
     return problems
-
-
-def _val_accuracy(record: RunRecord) -> float | None:
-    val = record.metrics["val"]
-    return None if val is None else val["accuracy"]

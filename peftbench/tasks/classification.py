@@ -1,27 +1,107 @@
-"""The loss of image classification."""
+"""Image classification: a linear head on pooled features, cross-entropy, top-1 accuracy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import numpy as np
+import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from peftbench.backbones.base import Backbone
+from peftbench.foundation.errors import TrainingDiverged
+from peftbench.tasks.base import TASKS, Targets, Task
+from peftbench.tasks.model import Classifier, TaskModel
 from peftbench.train.batches import Batch
+from peftbench.train.evaluate import Measured
+from peftbench.train.loss import LossFn, Model
+from peftbench.train.options import TrainSpec
 
-# images [batch, 3, height, width] -> logits [batch, classes]; a module is one
-Model = Callable[[Tensor], Tensor]
-LossFn = Callable[[Model, Batch], Tensor]
+
+@TASKS.add("classification")
+@dataclass(frozen=True)
+class Classification(Task):
+    """One class a sample: `label`, int64 [batch]. The task of every cell that names no other."""
+
+    plain: ClassVar[bool] = True
+
+    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
+        return Classifier(backbone, targets.num_classes, seed)
+
+    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
+        return classification_loss(train.label_smoothing, inputs)
+
+    def meter(self, targets: Targets) -> ClassificationMeter:
+        return ClassificationMeter(targets.num_classes)
+
+    def reads_pooled(self, model: TaskModel) -> bool:
+        return True
 
 
-def classification_loss(label_smoothing: float = 0.0) -> LossFn:
-    """Mean cross-entropy of `model(batch["image"])`, in float32 whatever the precision of the forward pass.
+def classification_loss(label_smoothing: float = 0.0, inputs: Sequence[str] = ("image",)) -> LossFn:
+    """Mean cross-entropy of `model(*inputs)`, in float32 whatever the precision of the forward pass.
 
     Takes the soft targets of mixup and cutmix (`batch["target"]: [batch, classes]`) where there are any.
     """
 
     def loss_fn(model: Model, batch: Batch) -> Tensor:
-        logits = model(batch["image"]).float()
+        logits = model(*(batch[name] for name in inputs)).float()
         return F.cross_entropy(logits, batch.get("target", batch["label"]), label_smoothing=label_smoothing)
 
     return loss_fn
+
+
+class ClassificationMeter:
+    """Logits [batch, classes] -> accuracy, mean_class_accuracy, loss, correct, n; rates are in 0..1.
+
+    mean_class_accuracy: mean of the per-class accuracies over the classes that occur in the labels. loss: mean
+    cross-entropy. Predictions: the class of every sample, uint16 where that holds them.
+
+    num_classes: when given, the width the logits must have; else `update` raises `ValueError`.
+    """
+
+    def __init__(self, num_classes: int | None = None) -> None:
+        self._width = num_classes
+        self._loss: Tensor | None = None
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        logits = outputs.float()
+        if self._width is not None and logits.shape[1] != self._width:
+            raise ValueError(f"the model gives {logits.shape[1]} logits where the data has {self._width} classes")
+        self._width = logits.shape[1]
+        if self._loss is None:
+            self._loss = torch.zeros((), dtype=torch.float64, device=logits.device)
+        self._loss += F.cross_entropy(logits, batch["label"], reduction="sum")
+        self._seen.append((logits.argmax(dim=1), batch["label"], batch["index"]))
+
+    def result(self) -> Measured:
+        assert self._loss is not None and self._width is not None, "no batch was seen"
+        predictions, labels, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*self._seen, strict=True))
+        by_sample = np.argsort(indices)
+        predicted, actual = predictions[by_sample], labels[by_sample]
+        mean_loss = self._loss.item() / len(actual)
+        if not np.isfinite(mean_loss):
+            raise TrainingDiverged(
+                f"the evaluation loss is {mean_loss}; try a smaller optim.lr or train.precision=fp32"
+            )
+        hits = predicted == actual
+        metrics = {
+            "accuracy": float(hits.mean()),
+            "mean_class_accuracy": _mean_class_accuracy(hits, actual),
+            "loss": mean_loss,
+            "correct": int(hits.sum()),
+            "n": len(actual),
+        }
+        return Measured(metrics, predicted.astype(np.uint16) if self._width <= 2**16 else predicted)
+
+
+def _mean_class_accuracy(hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
+    counts = np.bincount(labels)
+    correct = np.bincount(labels, weights=hits, minlength=len(counts))
+    present = counts > 0
+    return float((correct[present] / counts[present]).mean())

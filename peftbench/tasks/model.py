@@ -1,6 +1,8 @@
-"""The model of a cell: backbone with its method, then a linear classifier."""
+"""The model of a cell: backbone with its method, then the head of its task."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -8,14 +10,17 @@ from peftbench.backbones.base import Backbone
 from peftbench.foundation.seeding import seeded
 
 
-class Classifier(nn.Module):
-    """images [batch, 3, height, width] -> logits [batch, classes]."""
+class TaskModel(nn.Module):
+    """inputs -> outputs of the task. `inputs` names them, in the order in which the backbone takes them."""
 
-    def __init__(self, backbone: Backbone, num_classes: int, seed: int) -> None:
+    def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
-        with seeded(seed, "head"):
-            self.head = new_head(backbone.feature_dim, num_classes)
+        self.head = head
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return self.backbone.inputs
 
     @property
     def added(self) -> list[tuple[str, nn.Parameter]]:
@@ -23,9 +28,17 @@ class Classifier(nn.Module):
         head = {id(parameter) for parameter in self.head.parameters()}
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in head]
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.head(self.backbone(*inputs))
+
+
+class Classifier(TaskModel):
+    """images [batch, 3, height, width] -> logits [batch, classes]."""
+
+    def __init__(self, backbone: Backbone, num_classes: int, seed: int) -> None:
+        with seeded(seed, "head"):
+            head = new_head(backbone.feature_dim, num_classes)
+        super().__init__(backbone, head)
 
 
 def new_head(width: int, num_classes: int) -> nn.Linear:

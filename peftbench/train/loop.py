@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import ConfigError, TrainingDiverged
+from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
-from peftbench.tasks.classification import LossFn
 from peftbench.train.batches import Batch, Batches, in_groups
-from peftbench.train.evaluate import evaluate
+from peftbench.train.loss import LossFn
 from peftbench.train.measure import Stopwatch
 from peftbench.train.optim import Schedule, build_optimizer
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
@@ -26,7 +26,8 @@ Row = dict[str, Any]
 class FitResult:
     """What training gave.
 
-    curve: one row per epoch: `epoch` (from 1), `loss` (training mean), `lr` (last step), `val_accuracy` or None.
+    curve: one row per epoch: `epoch` (from 1), `loss` (training mean), `lr` (last step), and the validation metric
+        under `val_<name>`, None without validation.
     epoch_selected: the epoch whose tensors the model now holds.
     best_state: those tensors (trainable ones and buffers) when the validation split chose the epoch, else None.
     seconds: `train` (steps with their data), `data` (part of it spent waiting for batches), `eval`.
@@ -48,22 +49,24 @@ def fit(
     model: nn.Module,
     loss_fn: LossFn,
     batches: Batches,
-    val_batches: Batches | None,
+    validate: Callable[[], float] | None,
     optim: OptimSpec,
     train: TrainSpec,
     groups: list[dict[str, Any]],
     seed: int,
     on_epoch: Callable[[Row], None] | None = None,
+    metric: Metric = ACCURACY,
 ) -> FitResult:
     """Trains the tensors in `groups` (see `param_groups`) and leaves `model` at the selected epoch.
 
-    `loss_fn(model, batch)` is the mean loss of a batch. `on_epoch` gets each row of the curve as it is made.
+    `loss_fn(model, batch)` is the mean loss of a batch. `validate()` measures the model as it is on the validation
+    split and returns the number called `metric`. `on_epoch` gets each row of the curve as it is made.
     Dropout and drop-path draw from the global generators, which are seeded here from `seed`.
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
     """
     problems = schedule_problems(optim, train)
-    if train.select == "best_val" and val_batches is None:
+    if train.select == "best_val" and validate is None:
         problems.append("train.select=best_val needs a validation split; choose one or set train.select=last")
     if problems:
         raise ConfigError(problems)
@@ -80,7 +83,9 @@ def fit(
     watch = Stopwatch(device)
     bad_step = torch.full((), -1, dtype=torch.int64, device=device)
     curve: list[Row] = []
-    best, best_state = None, None
+    validated = f"val_{metric.name}"
+    best: Row | None = None
+    best_score, best_state = None, None
     step, num_images, lr = 0, 0, 0.0
 
     for epoch in range(train.epochs):
@@ -108,13 +113,13 @@ def fit(
                 step += 1
         _stop_if_diverged(int(bad_step), tensors, step, steps_per_epoch, train.epochs)
         num_images += num_seen
-        row: Row = {"epoch": epoch + 1, "loss": loss_sum.item() / num_seen, "lr": lr, "val_accuracy": None}
-        if val_batches is not None:
+        row: Row = {"epoch": epoch + 1, "loss": loss_sum.item() / num_seen, "lr": lr, validated: None}
+        if validate is not None:
             with watch.measure("eval"):
-                row["val_accuracy"] = evaluate(model, val_batches, precision=train.precision).accuracy
+                row[validated] = validate()
         curve.append(row)
-        if train.select == "best_val" and (best is None or row["val_accuracy"] > best["val_accuracy"]):
-            best = row
+        if train.select == "best_val" and metric.improves(row[validated], best_score):
+            best, best_score = row, row[validated]
             best_state = {name: tensor.detach().clone() for name, tensor in _changing(model).items()}
         if on_epoch is not None:
             on_epoch(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from peftbench.tasks.classification import LossFn
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import kept_modes
+from peftbench.train.loss import LossFn
 from peftbench.train.options import OptimSpec
 from peftbench.train.precision import autocast
 
@@ -102,20 +102,20 @@ def training_memory(
 
 def flops(
     model: nn.Module,
-    image_shape: tuple[int, ...],
-    device: torch.device | str = "cpu",
+    batch: Batch,
     loss_fn: LossFn = lambda model, batch: model(batch["image"]).sum(),
+    inputs: Sequence[str] = ("image",),
 ) -> tuple[int, int]:
-    """Floating-point operations per image: (forward in eval mode, forward plus backward in train mode).
+    """Floating-point operations per sample: (forward in eval mode, forward plus backward in train mode).
 
     A multiplication and an addition are two operations. Matrix products, convolutions and attention are counted, as
     torch runs them; elementwise work is not. The backward pass is the one the present `requires_grad` flags ask for,
     of `loss_fn` (which may run networks of its own), unless given that of the output's sum.
 
-    image_shape: [batch, 3, height, width] of the probe; work done once per batch is shared among its images.
+    batch: the probe, whose shapes alone matter; work done once per batch is shared among its samples. `inputs` names
+    what of it the model takes.
     """
-    images = torch.zeros(image_shape, device=device)
-    batch = {"image": images, "label": torch.zeros(image_shape[0], dtype=torch.int64, device=device)}
+    num_samples = len(batch[inputs[0]])
     trainable = [tensor for tensor in model.parameters() if tensor.requires_grad]
     counts = []
     for training in (False, True):
@@ -125,13 +125,13 @@ def flops(
         with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
             model.train(training)
             if not training:
-                model(images)
+                model(*(batch[name] for name in inputs))
             else:
                 loss = loss_fn(model, batch)
                 if trainable:
                     # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
                     loss.backward()
-        counts.append(counter.get_total_flops() // image_shape[0])
+        counts.append(counter.get_total_flops() // num_samples)
     return counts[0], counts[1]
 
 

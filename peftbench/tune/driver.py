@@ -19,7 +19,6 @@ from peftbench.config.tuning import TuneSpec
 from peftbench.foundation.errors import PeftbenchError, TrainingDiverged
 from peftbench.foundation.progress import Progress
 from peftbench.records.claims import claims_of
-from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.records.trials import best_trial
 from peftbench.tune.samplers import Sampler, Setting, settings
@@ -32,7 +31,7 @@ class Trial:
 
     fingerprint: str
     setting: Setting
-    val_accuracy: float | None
+    val_score: float | None
 
 
 def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
@@ -52,6 +51,7 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
         with_options(config, {axis.option: axis.at(0.0)})
     runtime = replace(runtime, save_adapter=False)
     say = Progress(runtime.progress).say
+    metric = config.task.metric
     trials: list[Trial] = []
     seconds: list[float] = []
     sampler = settings(config.tune, axes)
@@ -59,18 +59,18 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     while setting is not None:
         trial = plan(trial_config(config, setting))
         started = time.perf_counter()
-        accuracy, known = _measured(trial, runtime, store)
+        score, known = _measured(trial, runtime, store)
         if not known:
             seconds.append(time.perf_counter() - started)
-        trials.append(Trial(trial.fingerprint, setting, accuracy))
+        trials.append(Trial(trial.fingerprint, setting, score))
         say(_line(config, trials, seconds, known))
-        setting = _next(sampler, accuracy)
-    best = best_trial([trial.val_accuracy for trial in trials])
+        setting = _next(sampler, None if score is None else metric.goodness(score))
+    best = best_trial([trial.val_score for trial in trials], metric)
     if best is None:
         raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
-    say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {trials[best].val_accuracy:.2%})")
+    say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {_shown(config, trials[best])})")
     chosen = final_config(config, trials[best].setting)
-    return replace(cell, config=chosen, tuning=_tuning(config.tune, trials, best))
+    return replace(cell, config=chosen, tuning=_tuning(config, trials, best))
 
 
 def trial_config(config: RunConfig, setting: Setting) -> RunConfig:
@@ -92,7 +92,7 @@ def final_config(config: RunConfig, setting: Setting) -> RunConfig:
 
 
 def _measured(trial: Cell, runtime: RuntimeSpec, store: Store) -> tuple[float | None, bool]:
-    """A trial's validation accuracy, and whether it was found in a record: an old one, or that of another worker.
+    """A trial's validation score, and whether it was found in a record: an old one, or that of another worker.
 
     A trial that another worker holds, for another seed of the same cell, is waited for. A diverged one is noted like
     any failed cell.
@@ -101,46 +101,41 @@ def _measured(trial: Cell, runtime: RuntimeSpec, store: Store) -> tuple[float | 
         with claims_of(store).wait_for(trial.fingerprint):
             if store.find(trial.fingerprint, trial.labels) is None:
                 return _run(trial, runtime, store), False
-    return _val_accuracy(store.get(trial.fingerprint)), True
+    return store.get(trial.fingerprint).score("val"), True
 
 
 def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
     try:
-        return _val_accuracy(run_cell(trial, runtime, store, Progress(runtime.progress)))
+        return run_cell(trial, runtime, store, Progress(runtime.progress)).score("val")
     except TrainingDiverged as error:
         store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
         return None
 
 
-def _val_accuracy(record: RunRecord) -> float:
-    accuracy: float = record.metrics["val"]["accuracy"]
-    return accuracy
-
-
-def _next(sampler: Sampler, accuracy: float | None) -> Setting | None:
+def _next(sampler: Sampler, goodness: float | None) -> Setting | None:
     try:
-        return sampler.send(accuracy)
+        return sampler.send(goodness)
     except StopIteration:
         return None
 
 
-def _tuning(tune: TuneSpec, trials: Sequence[Trial], best: int) -> dict[str, Any]:
+def _tuning(config: RunConfig, trials: Sequence[Trial], best: int) -> dict[str, Any]:
     """What the reported record says about its tuning: enough to choose again from the trials' records."""
+    said = f"val_{config.task.metric.name}"
     return {
-        "label": tune.label,
-        **tune.identity(),
-        "val_accuracy": trials[best].val_accuracy,
+        "label": config.tune.label,
+        **config.tune.identity(),
+        said: trials[best].val_score,
         "chosen": trials[best].fingerprint,
         "trials": [
-            {"fingerprint": trial.fingerprint, "setting": trial.setting, "val_accuracy": trial.val_accuracy}
-            for trial in trials
+            {"fingerprint": trial.fingerprint, "setting": trial.setting, said: trial.val_score} for trial in trials
         ],
     }
 
 
 def _line(config: RunConfig, trials: Sequence[Trial], seconds: Sequence[float], known: bool) -> str:
     trial, num = trials[-1], config.tune.num_trials
-    score = "diverged" if trial.val_accuracy is None else f"val {trial.val_accuracy:.2%}"
+    score = "diverged" if trial.val_score is None else f"val {_shown(config, trial)}"
     spent = "from its record" if known else f"{seconds[-1]:.1f} s"
     # the reported run still follows the trials
     left = (num - len(trials) + 1) * statistics.fmean(seconds) if seconds else None
@@ -150,3 +145,7 @@ def _line(config: RunConfig, trials: Sequence[Trial], seconds: Sequence[float], 
 
 def _words(setting: Setting) -> str:
     return ", ".join(f"{name}={value:g}" for name, value in setting.items())
+
+
+def _shown(config: RunConfig, trial: Trial) -> str:
+    return "diverged" if trial.val_score is None else config.task.metric.shown(trial.val_score)

@@ -311,7 +311,7 @@ def test_train_and_eval_copies_and_bf16(nudged: Backbone) -> None:
 def test_work_can_be_counted_and_is_no_less_than_the_backbones(bare: Backbone, installed: Backbone) -> None:
     shape = (2, 3, bare.input_spec.size, bare.input_spec.size)
     (frozen, _), (forward, step) = (
-        flops(backbone, shape, loss_fn=lambda model, batch: loss_of(model, batch["image"]))
+        flops(backbone, {"image": torch.zeros(shape)}, loss_fn=lambda model, batch: loss_of(model, batch["image"]))
         for backbone in (bare, installed)
     )
     assert frozen <= forward <= step

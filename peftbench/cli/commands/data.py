@@ -153,10 +153,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
             arguments.options = ["dataset.download=true", *arguments.options]
     config, runtime = _composed(arguments)
     from peftbench.backbones.build import input_spec
-    from peftbench.cells.setup import image_transform
+    from peftbench.cells.data import image_transform
 
     progress = Progress(runtime.progress)
-    from peftbench.cells.setup import open_source
+    from peftbench.cells.data import open_source
 
     source = open_source(config)
     for note in source.notes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from peftbench.cells.restore import find_record, restore_and_evaluate
 from peftbench.cli.record_words import record_parser
 
@@ -13,11 +11,10 @@ def main(words: list[str]) -> int:
     arguments = record_parser("evaluate", __doc__).parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
     result = restore_and_evaluate(record, store, arguments.options)
-    recorded = record.metrics["test"]
-    same = result.correct == recorded["correct"] and result.n == recorded["n"]
-    print(f"recorded {recorded['accuracy']:.4%} of {recorded['n']:,}; now {result.accuracy:.4%} of {result.n:,}")
-    print(
-        "reproduced exactly" if same else f"differs by {result.correct - recorded['correct']:+d} images",
-        file=sys.stdout,
-    )
+    recorded, now, metric = record.metrics["test"], result.metrics, record.metric
+    same = all(now[name] == recorded[name] for name in (metric.name, "n"))
+    old, new = (metric.shown(scores[metric.name], 4) for scores in (recorded, now))
+    print(f"recorded {old} of {recorded['n']:,}; now {new} of {now['n']:,}")
+    counted = f" by {now['correct'] - recorded['correct']:+d} images" if "correct" in recorded else ""
+    print("reproduced exactly" if same else f"differs{counted}")
     return 0 if same else 1

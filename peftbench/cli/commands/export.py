@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from peftbench.adapters.file import read_adapter, take_findings
+from peftbench.adapters.file import read_adapter
 from peftbench.adapters.sharing import export_adapter, weights_digest
-from peftbench.backbones.build import build_backbone
+from peftbench.backbones.build import build_backbone, input_spec
+from peftbench.cells.data import image_transform
 from peftbench.cells.restore import find_record, record_config
-from peftbench.cells.setup import set_up
-from peftbench.foundation.progress import Progress
 
 
 def main(words: list[str]) -> int:
@@ -22,10 +21,10 @@ def main(words: list[str]) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
     arguments = parser.parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
-    config, runtime = record_config(record, arguments.options)
+    config, _ = record_config(record, arguments.options)
     digest = weights_digest(build_backbone(config.backbone).net)
     tensors, _ = read_adapter(store.adapter_path(record.fingerprint))
-    setup = set_up(config, runtime, Progress(runtime.progress), take_findings(dict(tensors)))
-    path = export_adapter(record, tensors, setup, digest, arguments.file)
+    images = image_transform(input_spec(config.backbone), config.protocol)
+    path = export_adapter(record, config, tensors, images, digest, arguments.file)
     print(f"wrote {path}: {record.labels['method']} on {record.labels['dataset']}, {path.stat().st_size:,} bytes")
     return 0

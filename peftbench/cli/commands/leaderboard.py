@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in tables:
         show(table, console)
-    trials = int(rows["accuracy"].isna().sum())
+    trials = int(rows["score"].isna().sum())
     if trials:
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
     if arguments.site:

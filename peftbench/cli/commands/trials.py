@@ -49,17 +49,17 @@ def _show(results: Path) -> int:
 
 def _grid(record: RunRecord) -> Grid:
     tuning, labels = record.tuning or {}, record.labels
-    test = record.metrics["test"]
+    test, metric = record.score("test"), record.metric
     title = f"{labels['method']} on {labels['dataset']} ({labels['backbone']}, seed {record.seed}), {tuning['label']}"
-    grid = Grid(title=f"{title}: test {test['accuracy']:.2%}" if test else title, title_justify="left")
+    grid = Grid(title=f"{title}: test {metric.shown(test)}" if test is not None else title, title_justify="left")
     names = list(tuning["trials"][0]["setting"])
     for name in ("trial", *names, "val", "record"):
         grid.add_column(name, justify="right" if name != "record" else "left")
     for number, trial in enumerate(tuning["trials"], start=1):
-        score = trial["val_accuracy"]
+        score = trial[f"val_{metric.name}"]
         chosen = " (chosen)" if trial["fingerprint"] == tuning["chosen"] else ""
         values = [f"{trial['setting'][name]:g}" for name in names]
         grid.add_row(
-            str(number), *values, "diverged" if score is None else f"{score:.1%}", trial["fingerprint"] + chosen
+            str(number), *values, "diverged" if score is None else metric.shown(score, 1), trial["fingerprint"] + chosen
         )
     return grid

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.base import ImageSplit, RawSplit, Source
+from peftbench.data.base import RawSplit, Source, Split
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.pixels.stream import StreamedImages
 from peftbench.data.pixels.transform import ImageTransform
@@ -36,7 +36,7 @@ def load_split(
     cache_dir: Path,
     progress: Bar | None = None,
     stream_above: int | None = None,
-) -> ImageSplit:
+) -> Split:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.
 
     A split of more than `stream_above` decoded bytes is not stored: its images are decoded whenever they are read.
@@ -58,7 +58,7 @@ def load_split(
     digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
     streamed = StreamedImages(raw, transform)
     if stream_above is not None and streamed.nbytes > stream_above:
-        return ImageSplit(streamed, labels, digest)
+        return Split.of_images(streamed, labels, digest)
     about = {"split": split, "transform": transform.key()}
     entry = Entry(cache_dir / "images", _key(content, transform), about)
     images = entry.read()
@@ -69,7 +69,7 @@ def load_split(
                 watch = progress(f"decoding {split}", len(raw)) if progress else nullcontext(lambda done: None)
                 with watch as step:
                     images = _build(entry, raw, transform, step)
-    return ImageSplit(images, labels, digest)
+    return Split.of_images(images, labels, digest)
 
 
 def _key(content: str, transform: ImageTransform) -> str:

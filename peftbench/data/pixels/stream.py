@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.base import ImageTransform, RawSplit
+from peftbench.data.base import RawSplit
+from peftbench.data.pixels.transform import ImageTransform
 
 
 class StreamedImages:

@@ -5,7 +5,7 @@ from hydra import compose, initialize_config_dir
 
 from peftbench.backbones.base import InputSpec
 from peftbench.boards.leaderboard import leaderboard
-from peftbench.cells.setup import image_transform
+from peftbench.cells.data import image_transform
 from peftbench.config.gate import config_dir, register_schemas, to_run_config
 from peftbench.foundation.errors import ConfigError
 from peftbench.records.collect import collect

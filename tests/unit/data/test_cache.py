@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftbench.data.base import ImageTransform, RawSplit, Source
+from peftbench.data.base import RawSplit, Source
 from peftbench.data.pixels import cache
 from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import listed, prune
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, PeftbenchError
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from peftbench.data.base import ImageTransform, RawSplit, Source
+from peftbench.data.base import RawSplit, Source
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.stream import StreamedImages
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.train.augment import Augment, Mix
@@ -32,8 +33,8 @@ def raw(num: int = 30) -> ArraySplit:
 
 def batches(images, workers: int, kind: str, **options):
     return Batches(
-        images,
-        np.arange(30) % 2,
+        {"image": images},
+        {"label": np.arange(30) % 2},
         batch_size=8,
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.2, 0.2),

@@ -10,8 +10,9 @@ import pytest
 from own_images import swap_bytes
 from PIL import Image
 
-from peftbench.data.base import GROUPS, SPLITS, ImageTransform
+from peftbench.data.base import GROUPS, SPLITS
 from peftbench.data.pixels.cache import load_split
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.vtab.folder import VtabFolder, label_fingerprint
 from peftbench.data.vtab.tasks import ORIGINALS_OF_VTAB, VTAB_TASKS
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput

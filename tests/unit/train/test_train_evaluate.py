@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from peftbench.foundation.errors import TrainingDiverged
+from peftbench.tasks.classification import ClassificationMeter
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import evaluate
 
@@ -18,22 +21,28 @@ def logits_and_labels() -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((NUM, CLASSES)).astype(np.float32), rng.choice([0, 1, 2, 4], NUM, p=[0.6, 0.2, 0.1, 0.1])
 
 
+def batches_of(logits: np.ndarray, labels: np.ndarray, **options: Any) -> Batches:
+    return Batches({"image": logits}, {"label": labels}, **options)
+
+
 @pytest.mark.parametrize(("batch_size", "shuffle"), [(37, False), (8, False), (8, True)])
 def test_metrics_match_numpy(batch_size: int, shuffle: bool) -> None:
     logits, labels = logits_and_labels()
-    batches = Batches(logits, labels, batch_size=batch_size, shuffle=shuffle)
-    result = evaluate(nn.Identity(), batches, CLASSES)
+    batches = batches_of(logits, labels, batch_size=batch_size, shuffle=shuffle)
+    result = evaluate(nn.Identity(), batches, ClassificationMeter(CLASSES))
     predicted = logits.argmax(axis=1)
     wide = logits.astype(np.float64)
     losses = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(NUM), labels]
     per_class = [np.mean(predicted[labels == label] == label) for label in (0, 1, 2, 4)]
-    assert result.n == NUM
-    assert result.correct == np.sum(predicted == labels)
-    assert result.accuracy == pytest.approx(np.mean(predicted == labels))
-    assert result.mean_class_accuracy == pytest.approx(np.mean(per_class))
-    assert result.accuracy != pytest.approx(result.mean_class_accuracy)
-    assert result.loss == pytest.approx(losses.mean(), rel=1e-6)
-    assert result.predictions.dtype == np.uint16
+    metrics = result.metrics
+    assert list(metrics) == ["accuracy", "mean_class_accuracy", "loss", "correct", "n"]
+    assert metrics["n"] == result.num_samples == NUM
+    assert metrics["correct"] == np.sum(predicted == labels)
+    assert metrics["accuracy"] == pytest.approx(np.mean(predicted == labels))
+    assert metrics["mean_class_accuracy"] == pytest.approx(np.mean(per_class))
+    assert metrics["accuracy"] != pytest.approx(metrics["mean_class_accuracy"])
+    assert metrics["loss"] == pytest.approx(losses.mean(), rel=1e-6)
+    assert result.predictions is not None and result.predictions.dtype == np.uint16
     np.testing.assert_array_equal(result.predictions, predicted)
 
 
@@ -43,7 +52,7 @@ def test_evaluation_runs_in_eval_mode_and_leaves_modes_statistics_and_chance_alo
     norm.eval()
     logits, labels = logits_and_labels()
     generator, buffers = torch.get_rng_state(), [buffer.clone() for buffer in norm.buffers()]
-    result = evaluate(model, Batches(logits, labels, batch_size=8))
+    result = evaluate(model, batches_of(logits, labels, batch_size=8), ClassificationMeter())
     assert (model.training, norm.training, dropout.training) == (True, False, True)
     assert all(map(torch.equal, buffers, norm.buffers()))
     assert torch.equal(generator, torch.get_rng_state())
@@ -53,19 +62,19 @@ def test_evaluation_runs_in_eval_mode_and_leaves_modes_statistics_and_chance_alo
 def test_leaving_samples_out_is_refused() -> None:
     logits, labels = logits_and_labels()
     with pytest.raises(ValueError, match="keep_last=True"):
-        evaluate(nn.Identity(), Batches(logits, labels, batch_size=8, keep_last=False))
+        evaluate(nn.Identity(), batches_of(logits, labels, batch_size=8, keep_last=False), ClassificationMeter())
 
 
 def test_a_head_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="5 logits where the data has 4 classes"):
-        evaluate(nn.Identity(), Batches(*logits_and_labels(), batch_size=8), num_classes=4)
+        evaluate(nn.Identity(), batches_of(*logits_and_labels(), batch_size=8), ClassificationMeter(4))
 
 
 def test_broken_logits_are_not_scored() -> None:
     logits, labels = logits_and_labels()
     logits[20] = np.nan
     with pytest.raises(TrainingDiverged, match="evaluation loss is nan"):
-        evaluate(nn.Identity(), Batches(logits, labels, batch_size=8))
+        evaluate(nn.Identity(), batches_of(logits, labels, batch_size=8), ClassificationMeter())
 
 
 def test_reduced_precision_runs_the_model_in_that_precision() -> None:
@@ -77,5 +86,7 @@ def test_reduced_precision_runs_the_model_in_that_precision() -> None:
             seen.append(output.dtype)
             return output
 
-    evaluate(Spy(CLASSES, CLASSES), Batches(*logits_and_labels(), batch_size=64), precision="bf16")
+    evaluate(
+        Spy(CLASSES, CLASSES), batches_of(*logits_and_labels(), batch_size=64), ClassificationMeter(), precision="bf16"
+    )
     assert seen == [torch.bfloat16]

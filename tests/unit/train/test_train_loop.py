@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import ConfigError, TrainingDiverged
-from peftbench.tasks.classification import classification_loss
-from peftbench.train import loop
+from peftbench.foundation.metric import ACCURACY, LOWER, Metric
+from peftbench.tasks.classification import ClassificationMeter, classification_loss
 from peftbench.train.batches import Batch, Batches, evaluation_batches, training_batches
 from peftbench.train.evaluate import evaluate
 from peftbench.train.loop import FitResult, fit
@@ -19,12 +21,17 @@ from peftbench.train.options import OptimSpec, TrainSpec
 OPTIM = OptimSpec(lr=0.01, warmup_epochs=1.0)
 
 
-def data(num: int = 42) -> tuple[np.ndarray, np.ndarray]:
+def data(num: int = 42) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Noise with two bright rows whose place tells the class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, num)
     bright = np.arange(6)[None] // 2 == labels[:, None]
-    return (bright[:, :, None, None] * 150 + rng.integers(0, 60, (num, 6, 6, 3))).astype(np.uint8), labels
+    images = (bright[:, :, None, None] * 150 + rng.integers(0, 60, (num, 6, 6, 3))).astype(np.uint8)
+    return {"image": images}, {"label": labels}
+
+
+def measured(model: nn.Module, batches: Batches) -> dict[str, Any]:
+    return dict(evaluate(model, batches, ClassificationMeter()).metrics)
 
 
 def network(dropout: float = 0.0, norm: bool = False) -> nn.Sequential:
@@ -39,14 +46,15 @@ def run(
     optim: OptimSpec = OPTIM,
     *,
     seed: int = 0,
-    val: Batches | None = None,
+    validate: Callable[[], float] | None = None,
+    metric: Metric = ACCURACY,
     loss_fn: Any = None,
     on_epoch: Any = None,
 ) -> FitResult:
     batches = training_batches(*data(), train, num_classes=3, seed=seed, device="cpu")
     named = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
     loss_fn = loss_fn or classification_loss(train.label_smoothing)
-    return fit(model, loss_fn, batches, val, optim, train, param_groups(named, [], optim), seed, on_epoch)
+    return fit(model, loss_fn, batches, validate, optim, train, param_groups(named, [], optim), seed, on_epoch, metric)
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
@@ -68,7 +76,7 @@ def test_training_learns_and_reports_every_epoch() -> None:
     assert all(row["val_accuracy"] is None for row in rows)
     assert (result.epoch_selected, result.best_state) == (8, None)
     assert (result.num_steps, result.num_images) == (8 * 3, 8 * 42)
-    assert evaluate(model, evaluation_batches(*data(), train, device="cpu")).accuracy > 0.9
+    assert measured(model, evaluation_batches(*data(), train, device="cpu"))["accuracy"] > 0.9
     assert 0 <= result.seconds["data"] <= result.seconds["train"]
 
 
@@ -76,7 +84,7 @@ def test_curve_loss_is_the_mean_over_samples() -> None:
     # with a rate near zero the model stands still, and the mean over 16+16+10 samples is the loss of the whole split
     optim = OptimSpec(lr=1e-12, min_lr=0.0, warmup_epochs=0)
     model = network()
-    expected = evaluate(model, evaluation_batches(*data(), TrainSpec(), device="cpu")).loss
+    expected = measured(model, evaluation_batches(*data(), TrainSpec(), device="cpu"))["loss"]
     result = run(model, TrainSpec(epochs=1, batch_size=16), optim)
     assert result.curve[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
@@ -160,25 +168,29 @@ def test_tensors_ruined_by_the_very_last_step_are_noticed() -> None:
         run(network(), TrainSpec(epochs=2, batch_size=64), loss_fn=loss_fn)
 
 
-def accuracies(monkeypatch: pytest.MonkeyPatch, values: list[float], seen: list[dict[str, Tensor]]) -> None:
-    """Makes the validation accuracy of epoch i `values[i]`, and keeps the model's state at that moment."""
+def scripted(model: nn.Module, values: list[float], seen: list[dict[str, Tensor]]) -> Callable[[], float]:
+    """A validation that says `values[i]` of epoch i, and keeps the model's state at that moment."""
     remaining = iter(values)
 
-    def scripted(model: nn.Module, batches: Batches, precision: str) -> Any:
+    def validate() -> float:
         seen.append(state(model))
-        return type("Scripted", (), {"accuracy": next(remaining)})
+        return next(remaining)
 
-    monkeypatch.setattr(loop, "evaluate", scripted)
+    return validate
 
 
-def test_best_val_restores_the_first_best_epoch_with_its_running_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("metric", "values"), [(ACCURACY, [0.2, 0.7, 0.7, 0.5]), (Metric("rmse", LOWER, "metres"), [3.0, 0.7, 0.7, 0.9])]
+)
+def test_best_val_restores_the_first_best_epoch_with_its_running_statistics(
+    metric: Metric, values: list[float]
+) -> None:
     seen: list[dict[str, Tensor]] = []
-    accuracies(monkeypatch, [0.2, 0.7, 0.7, 0.5], seen)
     model = network(norm=True).eval()  # training must switch to train mode by itself, or the statistics stand still
-    val = Batches(*data(), batch_size=64)
-    result = run(model, TrainSpec(epochs=4, batch_size=16, select="best_val"), val=val)
+    train = TrainSpec(epochs=4, batch_size=16, select="best_val")
+    result = run(model, train, validate=scripted(model, values, seen), metric=metric)
     assert result.epoch_selected == 2
-    assert [row["val_accuracy"] for row in result.curve] == [0.2, 0.7, 0.7, 0.5]
+    assert [row[f"val_{metric.name}"] for row in result.curve] == values
     assert same(seen[1], state(model))
     assert not same(seen[3], state(model))
     assert not torch.equal(seen[1]["2.running_mean"], seen[3]["2.running_mean"])
@@ -186,20 +198,21 @@ def test_best_val_restores_the_first_best_epoch_with_its_running_statistics(monk
     assert set(result.best_state) == set(model.state_dict())
 
 
-def test_last_keeps_the_last_epoch_whatever_validation_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_keeps_the_last_epoch_whatever_validation_says() -> None:
     seen: list[dict[str, Tensor]] = []
-    accuracies(monkeypatch, [0.9, 0.1], seen)
     model = network()
-    result = run(model, TrainSpec(epochs=2, batch_size=16), val=Batches(*data(), batch_size=64))
+    result = run(model, TrainSpec(epochs=2, batch_size=16), validate=scripted(model, [0.9, 0.1], seen))
     assert result.epoch_selected == 2
     assert same(seen[1], state(model))
 
 
 def test_validating_does_not_change_training() -> None:
     states = []
-    for val in (None, Batches(*data(30), batch_size=8)):
+    val = Batches(*data(30), batch_size=8)
+    for validates in (False, True):
         model = network(dropout=0.5, norm=True)
-        run(model, TrainSpec(epochs=3, batch_size=16), val=val)
+        validate = partial(lambda model: measured(model, val)["accuracy"], model) if validates else None
+        run(model, TrainSpec(epochs=3, batch_size=16), validate=validate)
         states.append(state(model))
     assert same(*states)
 

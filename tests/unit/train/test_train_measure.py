@@ -20,6 +20,10 @@ BATCH, IN, HIDDEN, OUT = 7, 10, 20, 3
 FLOAT = 4
 
 
+def images_of(*shape: int) -> dict[str, torch.Tensor]:
+    return {"image": torch.zeros(shape)}
+
+
 def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT))
 
@@ -129,17 +133,17 @@ def test_flops_of_a_vit_match_the_formula() -> None:
     macs = macs_of_vit(width=48, depth=2, tokens=17, classes=5)
     forward = 2 * sum(macs.values())
     # backward costs two products per product, except that no gradient for the image is needed
-    assert flops(vit(), (2, 3, 32, 32)) == (forward, 3 * forward - 2 * macs["embed"])
-    assert flops(vit(), (1, 3, 32, 32)) == (forward, 3 * forward - 2 * macs["embed"])
+    assert flops(vit(), images_of(2, 3, 32, 32)) == (forward, 3 * forward - 2 * macs["embed"])
+    assert flops(vit(), images_of(1, 3, 32, 32)) == (forward, 3 * forward - 2 * macs["embed"])
 
 
 def test_flops_follow_what_is_trainable() -> None:
     model = vit()
     model.requires_grad_(False)
-    forward = flops(model, (2, 3, 32, 32))[0]
-    assert flops(model, (2, 3, 32, 32)) == (forward, forward)
+    forward = flops(model, images_of(2, 3, 32, 32))[0]
+    assert flops(model, images_of(2, 3, 32, 32)) == (forward, forward)
     model.get_submodule("head").requires_grad_(True)
-    assert flops(model, (2, 3, 32, 32)) == (forward, forward + 2 * 48 * 5)
+    assert flops(model, images_of(2, 3, 32, 32)) == (forward, forward + 2 * 48 * 5)
 
 
 class Restless(nn.Module):
@@ -171,7 +175,7 @@ def test_a_probe_leaves_no_trace(probe: str) -> None:
         generator = torch.get_rng_state()
         training_memory(model, classification_loss(), images, OptimSpec())
     else:
-        flops(model, (4, 3, 8, 8))
+        flops(model, images_of(4, 3, 8, 8))
     assert torch.equal(generator, torch.get_rng_state())
     assert modes == [module.training for module in model.modules()]
     for name, tensor in model.state_dict().items():
@@ -221,7 +225,7 @@ def test_flops_of_a_module_called_on_a_parameter() -> None:
             return out
 
     model = Prompted()
-    forward, train = flops(model, (2, 3, 2, 2))
+    forward, train = flops(model, images_of(2, 3, 2, 2))
     assert forward == 2 * 12 * 3
     assert train == 2 * forward  # the frozen layer only passes the gradient on to its input
     assert model.token.grad is None

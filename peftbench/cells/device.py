@@ -1,0 +1,20 @@
+"""Which device a cell runs on."""
+
+from __future__ import annotations
+
+import torch
+
+from peftbench.foundation.errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one. Raises `ConfigError` for a device this machine or torch does not have."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError([f"runtime.device '{name}' is not a device; use auto, cpu, cuda or cuda:N"]) from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([f"runtime.device={name}: torch sees no CUDA device here; use auto or cpu"])
+    return device

@@ -1,0 +1,92 @@
+"""The parts of a cell: its data, and its model with the method attached and the task's head on top."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import build_backbone
+from peftbench.cells.data import CellData, open_source
+from peftbench.cells.device import pick_device
+from peftbench.cells.evidence import CellEvidence
+from peftbench.config.gate import RunConfig
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.seeding import seeded
+from peftbench.methods.base import install
+from peftbench.methods.observation import Findings
+from peftbench.objectives import base as objectives
+from peftbench.tasks.model import TaskModel
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a method that looks at training images first has seen, None for most, and the seconds it looked."""
+
+    findings: Findings | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is trained and evaluated. `frozen_buffers` and `num_backbone_params` tell what was there before a method."""
+
+    data: CellData
+    model: TaskModel
+    observed: Observed
+    num_backbone_params: int
+    frozen_buffers: tuple[Tensor, ...]
+
+
+def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, findings: Findings | None = None) -> Parts:
+    """Open the data, build the backbone, attach the method, add the head. Raises what those raise.
+
+    A method that looks at images first does so here, unless the `findings` of an earlier look are given.
+    """
+    device = pick_device(runtime.device)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    source = open_source(config)
+    for note in source.notes:
+        progress.say(note)
+    backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
+    if config.backbone.checkpoint:
+        progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
+    num_params = sum(parameter.numel() for parameter in backbone.parameters())
+    own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
+    frozen_buffers = (*backbone.buffers(), *own.buffers())
+    data = CellData(source, config, runtime, backbone.input_spec, device, progress)
+    observed = Observed(findings)
+    if config.method.observes and findings is None:
+        observed = _look(config, runtime, backbone, data, progress)
+    install(config.method, backbone, config.seed, observed.findings)
+    model = config.task.model(backbone, source, config.seed)
+    objectives.install(config.objective, model, own, source.num_classes)
+    return Parts(data, model.to(device), observed, num_params, frozen_buffers)
+
+
+def _look(config: RunConfig, runtime: RuntimeSpec, backbone: Backbone, data: CellData, progress: Progress) -> Observed:
+    """The method looks at the training images, on a backbone that is still frozen and bare."""
+    evidence = CellEvidence(
+        backbone=backbone,
+        num_classes=data.source.num_classes,
+        load=data.split,
+        train_split=config.protocol.train_split,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        device=data.device,
+        mean=data.mean,
+        std=data.std,
+        progress=Progress(runtime.progress),
+        task=config.task,
+    )
+    progress.say(f"{config.method.name} looks at the training images before it is attached")
+    started = time.perf_counter()
+    with seeded(config.seed, "observe"):
+        findings = config.method.observe(evidence)
+    return Observed(findings, time.perf_counter() - started)

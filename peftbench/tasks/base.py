@@ -1,0 +1,87 @@
+"""What a task is: the head on the features, the loss, the meter, and which of its numbers is the primary one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from peftbench.backbones.base import Backbone
+from peftbench.foundation.metric import ACCURACY, Metric
+from peftbench.foundation.registry import Registry
+from peftbench.foundation.spec import Spec, labelled
+from peftbench.tasks.model import TaskModel
+from peftbench.train.evaluate import Meter
+from peftbench.train.loss import LossFn
+from peftbench.train.options import TrainSpec
+
+TASKS: Registry[Task]
+
+
+class Targets(Protocol):
+    """What a dataset says of its targets. Every source is one."""
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Targets that are one class a sample."""
+
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @classmethod
+    def numbered(cls, num_classes: int) -> Classes:
+        return cls(tuple(map(str, range(num_classes))))
+
+
+@dataclass(frozen=True)
+class Task(Spec):
+    """Base of all tasks. The fields of a subclass are its options.
+
+    Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
+    none: identities, labels and records then leave it out), `metric` (the primary number: what validation chooses by
+    and tables show), `targets` (names of the targets in a batch that the loss reads).
+    """
+
+    section: ClassVar[str] = "task"
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    plain: ClassVar[bool] = False
+    metric: ClassVar[Metric] = ACCURACY
+    targets: ClassVar[tuple[str, ...]] = ("label",)
+
+    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
+        """The backbone, its method attached, under a fresh head drawn from `seed`.
+
+        Raises `NotApplicable` if the backbone lacks what the head reads.
+        """
+        raise NotImplementedError
+
+    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
+        """The training loss of `model(*inputs)`: mean over a batch, in float32 whatever the forward pass ran in."""
+        raise NotImplementedError
+
+    def meter(self, targets: Targets) -> Meter:
+        """A new meter for one pass over a split. Its metrics hold `metric.name` and `n`, the number of samples."""
+        raise NotImplementedError
+
+    def reads_pooled(self, model: TaskModel) -> bool:
+        """Whether `model.head` sees nothing but pooled features [batch, width], which can then be kept."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """Name with the options that differ from their defaults, as tables print it."""
+        return labelled(self.name, self)
+
+
+TASKS = Registry("task", "peftbench.tasks")

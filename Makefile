@@ -6,10 +6,11 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 DEMO := results/work/demo
 
-.PHONY: help install demo test lint types smoke leaderboard leaderboard-check clean
+.PHONY: help install demo test test-quick lint types smoke leaderboard leaderboard-check clean
 
 help:
 	@echo "make demo               install, run a small real comparison, print and write its leaderboard"
+	@echo "make test-quick         about two minutes, for every change"
 	@echo "make test               the test suite"
 	@echo "make lint types         ruff and mypy"
 	@echo "make smoke              every method for two epochs through the command line"
@@ -28,6 +29,10 @@ demo: install
 	$(BIN)/python -m peftbench -m method=linear,bitfit,lora,vpt_deep,full dataset=digits seed=0,1 train=short train.epochs=4 \
 		runtime.results=$(DEMO)
 	$(BIN)/python -m peftbench leaderboard --results $(DEMO)
+
+# at each change: everything fast, and one family of each contract
+test-quick: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m quick
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)

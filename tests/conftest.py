@@ -17,3 +17,13 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("set PEFTBENCH_SHARED to the folder with the real weights and data")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m quick`: what a contributor runs at each change: units, import rules, contracts on one plain transformer."""
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        plain = folder == "contracts" and parameters.get("backbone") == "vit_cls"
+        if not item.get_closest_marker("slow") and (plain or folder in ("unit", "test_imports.py", "test_docs.py")):
+            item.add_marker(pytest.mark.quick)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,18 @@ def files_of(room: str) -> list[Path]:
     files = [path for path in FILES if path.relative_to(ROOT).parts[0] == room]
     assert files, f"peftbench/{room} has no files"
     return files
+
+
+def test_the_drawing_shows_these_rooms_in_this_order() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    drawn = page.split("<!-- rooms -->")[1].split("```")[1].strip().splitlines()
+    assert tuple(line.split()[0] for line in drawn) == ROOMS
+
+
+def test_the_walk_names_files_that_are_there() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    named = {name for name in re.findall(r"`([a-z_/]+\.py)`", page) if not name.startswith("tests/")}
+    assert len(named) > 10 and not [name for name in named if not (ROOT / name).is_file()]
 
 
 def test_every_room_has_its_place_and_says_what_it_is() -> None:

@@ -198,6 +198,7 @@ def _problems(record: RunRecord) -> Iterator[str]:
             yield from _value_problems(f"metrics.{split}", record.metrics[split], (_SCORES,))
     elif record.task["better"] not in (HIGHER, LOWER):
         yield f"task.better must be {HIGHER} or {LOWER}, got {record.task['better']!r}"
+    yield from _primary_problems(record)
     yield from _curve_problems(record.curve, {**_CURVE_ROW, f"val_{record.primary}": "number?"})
     yield from _finite_problems(record)
     yield from _consistency_problems(record)
@@ -289,14 +290,18 @@ def _consistency_problems(record: RunRecord) -> Iterator[str]:
         yield f"params.share is {params['share']}, not method / backbone = {params['method'] / params['backbone']}"
 
 
+def _primary_problems(record: RunRecord) -> Iterator[str]:
+    for split, scores in record.metrics.items():
+        if scores is not None and record.primary not in scores:
+            hint = did_you_mean(record.primary, scores)
+            yield f"primary is {record.primary!r}, which metrics.{split} does not hold{hint}"
+
+
 def _metric_problems(record: RunRecord) -> Iterator[str]:
     for split in ("val", "test"):
         scores, source = record.metrics[split], record.data["splits"][split]
         if scores is None:
             continue
-        if record.primary not in scores:
-            hint = did_you_mean(record.primary, scores)
-            yield f"primary is {record.primary!r}, which metrics.{split} does not hold{hint}"
         if record.task is None and not _close(scores["accuracy"], scores["correct"] / scores["n"]):
             share = scores["correct"] / scores["n"]
             yield f"metrics.{split}.accuracy is {scores['accuracy']}, not correct / n = {share}"

@@ -15,10 +15,12 @@ from peftbench.adapters.sharing import adapter_facts, export_adapter, weights_di
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.cells.evidence import random_evidence
+from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import BadInput
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.observation import Findings
 from peftbench.objectives.base import OBJECTIVES
+from peftbench.tasks.base import TASKS
 from peftbench.tasks.model import Classifier
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -58,25 +60,23 @@ def exported(name: str, tmp_path):
     config = SimpleNamespace(
         method=METHODS.get(name)(),
         objective=OBJECTIVES.get("none")(),
+        task=TASKS.get("classification")(),
         backbone=BackboneSpec(),
         seed=0,
         protocol=SimpleNamespace(resize="squash", crop_pct=1.0),
-    )
-    setup = SimpleNamespace(
-        config=config,
-        source=SimpleNamespace(class_names=tuple("abcde")),
-        transform=SimpleNamespace(size=32, interpolation="bicubic"),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5),
     )
     record = SimpleNamespace(
         fingerprint="0" * 16,
         labels={"method": name},
         metrics={"test": {"accuracy": 0.5}, "val": None},
+        primary="accuracy",
+        data={"class_names": list("abcde"), "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         weights={"id": "none"},
         provenance={"version": "1", "git_commit": None},
     )
-    return model, export_adapter(record, read_adapter(adapter)[0], setup, weights_digest(without), target)
+    return model, export_adapter(
+        record, config, read_adapter(adapter)[0], ImageTransform(32), weights_digest(without), target
+    )
 
 
 # one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own, and

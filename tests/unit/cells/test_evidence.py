@@ -31,7 +31,7 @@ def test_images_come_once_in_order_and_normalised(evidence: CellEvidence, asked:
     batches = list(evidence.images(4))
     assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch["label"] for batch in batches]).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
-    pixels = RandomSplit.draw(10, 4, 32).images[4].numpy().astype(np.float32) / 255
+    pixels = RandomSplit.draw(10, 4, 32).inputs["image"][4].numpy().astype(np.float32) / 255
     assert np.allclose(batches[1]["image"][0].permute(1, 2, 0).numpy(), (pixels - 0.5) / 0.5, atol=1e-6)
     assert asked == ["train800val200"]
 

@@ -29,7 +29,11 @@ def test_one_row_holds_the_numbers_of_its_record() -> None:
         "protocol": "vtab1k",
         "seed": 2,
         "hyperparameters": "paper defaults",
-        "accuracy": 0.7123,
+        "task": "classification",
+        "metric": "accuracy",
+        "better": "higher",
+        "unit": "fraction",
+        "score": 0.7123,
         "num_test_images": 10_000,
         "params_method": 589_824,
         "params_head": 76_900,
@@ -49,7 +53,7 @@ def test_every_cell_is_a_scalar_and_unknown_is_none() -> None:
     frame = collect([make_record(accuracy=None, memory_bytes=None, speed=None)])
     [row] = frame.to_dict("records")
     unknown = (
-        "accuracy",
+        "score",
         "mean_class_accuracy",
         "num_test_images",
         "memory_bytes",

@@ -47,7 +47,7 @@ class Workers:
     def __init__(self, plan_file: Path, logs: Path) -> None:
         self.plan_file, self.logs = plan_file, logs
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["peftbench.cells.setup", "sklearn.datasets", __name__])
+        self.context.set_forkserver_preload(["peftbench.cells.parts", "sklearn.datasets", __name__])
         self.alive: list[multiprocessing.process.BaseProcess] = []
         self.number = 0
 

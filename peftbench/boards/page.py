@@ -21,6 +21,7 @@ from peftbench.boards.texts import (
     notes,
     text,
 )
+from peftbench.foundation.metric import FRACTION, HIGHER
 
 
 def page_tables(tables: Sequence[Table], families: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -35,9 +36,9 @@ def _table(table: Table, families: Mapping[str, str]) -> dict[str, Any]:
         "title": table.title,
         "overall": "mean of groups" if len(table.groups) > 1 else "flat mean",
         # what a score is multiplied with to be read, its unit, and -1 where less is better
-        "scale": 100,
-        "unit": " %",
-        "sign": 1,
+        "scale": table.metric.scale,
+        "unit": " %" if table.metric.unit == FRACTION else f" {table.metric.unit}".rstrip(),
+        "sign": 1 if table.metric.better == HIGHER else -1,
         "means": [name for name in mean_headers(table) if name != "PPT"],
         "notes": notes(table),
         "columns": columns,

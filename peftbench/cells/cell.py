@@ -118,7 +118,7 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
     }
     if not task.plain:
         labels["task"] = task.label
-    if remarks := [part.remark for part in (config.method, objective) if part.remark]:
+    if remarks := [part.remark for part in (config.method, objective, task) if part.remark]:
         labels["remark"] = " / ".join(remarks)
     return Cell(config, identity, fingerprint(identity), labels)
 

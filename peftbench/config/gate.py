@@ -51,7 +51,7 @@ NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One cell: everything that can change its numbers. Planned in outline, method, objective and task cannot be run."""
+    """One cell: everything that can change its numbers. Method, objective and task in outline cannot be run."""
 
     backbone: BackboneSpec
     method: Method

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.registry import Registry
-from peftbench.foundation.spec import Spec, labelled
+from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
 from peftbench.tasks.model import TaskModel
 from peftbench.train.evaluate import Meter
 from peftbench.train.loss import LossFn
@@ -49,13 +49,16 @@ class Task(Spec):
 
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
     none: identities, labels and records then leave it out), `metric` (the primary number: what validation chooses by
-    and tables show), `targets` (names of the targets in a batch that the loss reads).
+    and tables show), `targets` (names of the targets in a batch that
+    the loss reads), `faithfulness` and `adapted` as of methods.
     """
 
     section: ClassVar[str] = "task"
     name: ClassVar[str] = ""
     version: ClassVar[int] = 1
     plain: ClassVar[bool] = False
+    faithfulness: ClassVar[str] = FAITHFULNESS[0]
+    adapted: ClassVar[str] = ""
     metric: ClassVar[Metric] = ACCURACY
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
@@ -82,6 +85,11 @@ class Task(Spec):
     def label(self) -> str:
         """Name with the options that differ from their defaults, as tables print it."""
         return labelled(self.name, self)
+
+    @property
+    def remark(self) -> str:
+        """What a table must say beside the task's name; empty for one that is as its source says."""
+        return remark(self.faithfulness, self.adapted)
 
 
 TASKS = Registry("task", "peftbench.tasks")

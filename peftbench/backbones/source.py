@@ -9,6 +9,7 @@ from pathlib import Path
 from peftbench.backbones.options import BackboneSpec
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.location import user_path
 
 INDEX = ".index.json"
 
@@ -27,7 +28,7 @@ def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
         return (embedded_file(),)
     if spec.source != "checkpoint":
         return ()
-    path = Path(str(spec.checkpoint)).expanduser()
+    path = user_path(str(spec.checkpoint), "backbone.checkpoint")
     if not path.exists():
         hint = f" {spec.download}" if spec.download else ""
         raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from peftbench.boards.escaping import csv_text, markdown
 from peftbench.boards.latex import to_latex
 from peftbench.boards.table import Row, Score, Table
 from peftbench.boards.texts import LEGEND, all_rows, column_headers, headers, label, notes, texts
@@ -29,7 +29,7 @@ def frame(table: Table) -> pd.DataFrame:
 
 def to_csv(table: Table) -> str:
     """The table as CSV with unrounded numbers (see `frame`); what is unknown or does not exist is empty."""
-    return frame(table).to_csv(index=False, lineterminator="\n")
+    return csv_text(frame(table))
 
 
 def to_json(tables: Sequence[Table]) -> str:
@@ -41,16 +41,16 @@ def to_json(tables: Sequence[Table]) -> str:
 def to_markdown(table: Table) -> str:
     """The table as Markdown for readers: rounded, under a heading, with its notes below."""
     names = ["method", *headers(table)]
-    cells = pd.DataFrame([[text.replace("|", "\\|") for text in row] for row in texts(table, names[1:])])
+    cells = pd.DataFrame([[markdown(text) for text in row] for row in texts(table, names[1:])])
     body = cells.to_markdown(
         index=False,
-        headers=[name.replace("|", "\\|") for name in names],
+        headers=[markdown(name) for name in names],
         tablefmt="pipe",
         disable_numparse=True,
         colalign=["left", *["right"] * (len(names) - 1)],
     )
-    listed = "".join(f"\n- {note}" for note in notes(table))
-    return f"## {table.title}\n\n{body}\n" + (f"{listed}\n" if listed else "")
+    listed = "".join(f"\n- {markdown(note)}" for note in notes(table))
+    return f"## {markdown(table.title)}\n\n{body}\n" + (f"{listed}\n" if listed else "")
 
 
 def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -70,10 +70,7 @@ def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMAT
 
 
 def _all_csv(tables: Sequence[Table]) -> str:
-    text = io.StringIO()
-    if tables:
-        pd.concat([frame(table) for table in tables]).to_csv(text, index=False, lineterminator="\n")
-    return text.getvalue()
+    return csv_text(pd.concat([frame(table) for table in tables])) if tables else ""
 
 
 def _numbers(table: Table, row: Row) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from peftbench.backbones.source import weights_files, weights_id
 from peftbench.config.gate import RunConfig, with_options
 from peftbench.config.presets import DEFAULT
 from peftbench.data.base import DatasetSpec
-from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError
+from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, printable
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.spec import Spec
 
@@ -120,6 +120,8 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
         labels["task"] = task.label
     if remarks := [part.remark for part in (config.method, objective, task) if part.remark]:
         labels["remark"] = " / ".join(remarks)
+    # a folder's name may be anything, and labels are printed
+    labels = {name: printable(label).replace("\n", " ") for name, label in labels.items()}
     return Cell(config, identity, fingerprint(identity), labels)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import torch
 
@@ -15,7 +14,6 @@ from peftbench.data.base import Source, Split
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 
@@ -39,7 +37,7 @@ class CellData:
         self.transform = image_transform(inputs, config.protocol)
         self.mean, self.std = config.protocol.pixel_statistics(inputs.mean, inputs.std)
         self._config, self._workers = config, runtime.workers
-        folder = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
+        folder = runtime.cache_root
         self.split = cache(
             lambda name: load_split(
                 source, name, self.transform, folder, progress.counted, _stream_above(config, runtime, name)

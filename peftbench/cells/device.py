@@ -6,6 +6,8 @@ import torch
 
 from peftbench.foundation.errors import ConfigError
 
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one. Raises `ConfigError` for a device this machine or torch does not have."""
@@ -15,6 +17,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError([f"runtime.device '{name}' is not a device; use auto, cpu, cuda or cuda:N"]) from error
+    if device.type not in DEVICES:
+        raise ConfigError([f"runtime.device '{name}' is not a device to train on; use auto, cpu, cuda or cuda:N"])
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError([f"runtime.device={name}: torch sees no CUDA device here; use auto or cpu"])
     return device

@@ -14,25 +14,36 @@ from peftbench.cells.device import pick_device
 from peftbench.cells.measure import measure_split
 from peftbench.cells.parts import build_parts
 from peftbench.config.gate import RunConfig, to_run_config
+from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.errors import ConfigError, RecordError
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
+from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
 from peftbench.foundation.spec import defaults_of
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store
+from peftbench.records.store import Store, read_record
 from peftbench.train.evaluate import Evaluation
 
 
 def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
-    """The record under this file name or fingerprint, and the store it belongs to. Raises `RecordError`."""
-    path = Path(named)
+    """The record under this file name or fingerprint, and the store it belongs to.
+
+    Raises `MissingInput` when there is none, `BadInput` when it cannot be read.
+    """
+    path = user_path(named, "the record")
     if path.suffix != ".json":
         store = Store(results)
-        return store.get(named), store
+        try:
+            return store.get(named), store
+        except RecordError as error:
+            raise MissingInput(f"{brief(error)}; name a record's file, or a fingerprint under --results") from error
     if not path.is_file():
-        raise RecordError(f"there is no record at {path}")
-    record = RunRecord.from_json(path.read_text(encoding="utf-8"))
+        raise MissingInput(f"there is no record at {path}")
+    try:
+        record = read_record(path)
+    except RecordError as error:
+        raise BadInput(str(error)) from error
     inside = [parent for parent in path.resolve().parents if parent.name == "records"]
     return record, Store(inside[0].parent if inside else results)
 
@@ -42,6 +53,7 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
 
     Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
     """
+    option_values(options)  # wrong words are told before any file is looked for
     if record.metrics["test"] is None:
         raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
     path = store.adapter_path(record.fingerprint)
@@ -66,10 +78,10 @@ def record_config(
     """
     config = OmegaConf.create(tree or {**record.config, "runtime": defaults_of(RuntimeSpec)})
     OmegaConf.set_struct(config, False)
-    try:
-        config.merge_with_dotlist(options)
-    except Exception as error:
-        raise ConfigError([f"options must be of the form section.option=value: {error}"]) from error
+    for option, value in option_values(options).items():
+        if "." not in option:
+            raise ConfigError([f"'{option}=...': the parts of a recorded cell are settled; write section.option=value"])
+        OmegaConf.update(config, option, value)
     typed, runtime = to_run_config(config)
     cell = plan(typed)
     if cell.fingerprint != record.fingerprint:

@@ -6,16 +6,16 @@ Nothing here needs torch until a cell is to be run.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.lines import skipped_line, summary
 from peftbench.cli.shortcut import note_finished
 from peftbench.config.compose import Trees
-from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, plain_tree, register_schemas
+from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError
+from peftbench.foundation.errors import ConfigError, RecordError, did_you_mean
 from peftbench.foundation.location import default_cache_dir
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
@@ -24,10 +24,14 @@ from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.state import states
 from peftbench.sweep.summary import sweep_lines
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 SWEEP_FLAGS = {"-m", "--multirun"}
+# flags with which Hydra shows something and runs nothing
+SHOWING_FLAGS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info"} | {
+    "-sc",
+    "--shell-completion",
+    "--version",
+}
+SECTIONS = [*FIXED, *NAMED, "seed"]
 SWEEP_KEYS = ("suite", "+suite", "launcher")
 
 
@@ -36,35 +40,31 @@ def launch(words: list[str]) -> int:
     flags = {word for word in words if word.startswith("-")}
     overrides = [word for word in words if word not in flags]
     if not flags <= SWEEP_FLAGS:
-        return _with_hydra(overrides)
+        return _shown(flags, overrides)
     if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
         return sweep(overrides)
-    problems = word_problems(overrides, config_dir(), [*FIXED, *NAMED, "seed"])
+    problems = word_problems(overrides, config_dir(), SECTIONS)
     if problems:
         raise ConfigError(problems)
-    if any(word.lstrip("+~").startswith("hydra") for word in overrides):
-        return _with_hydra(overrides)
     run_or_skip(Trees().of(overrides), overrides)
     return 0
 
 
-def _with_hydra(words: list[str]) -> int:
-    """Hydra's own program: for its flags, which print a configuration or more, and for its own options."""
+def _shown(flags: set[str], words: list[str]) -> int:
+    """Hydra's own program, for its flags, which print a configuration or more."""
+    known = SHOWING_FLAGS | SWEEP_FLAGS
+    problems = [
+        f"unknown flag {flag}{did_you_mean(flag, known)}"
+        for flag in sorted(flags)
+        if flag.partition("=")[0] not in known
+    ]
+    problems += word_problems([word for word in words if "=" in word], config_dir(), SECTIONS, sweep=True)
+    if problems:
+        raise ConfigError(problems)
     import hydra
 
     register_schemas()
-    errors: list[PeftbenchError] = []
-
-    def task(tree: DictConfig) -> None:
-        # inside Hydra an error would lose its kind
-        try:
-            run_or_skip(plain_tree(tree), words)
-        except PeftbenchError as error:
-            errors.append(error)
-
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(task)()
-    for error in errors:
-        raise error
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda tree: None)()
     return 0
 
 

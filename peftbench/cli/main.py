@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import tempfile
+import traceback
 from types import FrameType
 
-from peftbench.foundation.errors import PeftbenchError, did_you_mean
+from peftbench.cli.output import finish, guard
+from peftbench.foundation.errors import PeftbenchError, brief, did_you_mean, printable
+from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
 COMMANDS = {
@@ -18,10 +22,14 @@ COMMANDS = {
 
 def main() -> int:
     """Exit codes: 0 done, 1 failed, 2 wrong configuration or missing input, 3 not applicable, 130 interrupted."""
-    words = sys.argv[1:]
+    guarded = guard()
+    return finish(guarded, _run(sys.argv[1:]))
+
+
+def _run(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if words and "=" not in words[0] and not words[0].startswith("-"):
+        if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             return _command(words[0], words[1:])
         if not any(word.startswith("-") for word in words):
             done = _finished(words)
@@ -30,9 +38,10 @@ def main() -> int:
         from peftbench.cli.launch import launch
 
         return launch(words)
-    except PeftbenchError as error:
-        print(f"peftbench: {error}", file=sys.stderr)
-        return error.exit_code
+    except Exception as error:
+        shown = _explained(error)
+        print(f"peftbench: {printable(str(shown))}", file=sys.stderr)
+        return shown.exit_code
     except KeyboardInterrupt:
         print("peftbench: interrupted; nothing was recorded for the cell that was running", file=sys.stderr)
         return 130
@@ -41,10 +50,23 @@ def main() -> int:
 def _command(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
-        print(f"peftbench: unknown command '{name}'{hint}; a cell is written group=choice", file=sys.stderr)
+        print(f"peftbench: unknown command '{brief(name)}'{hint}; a cell is written group=choice", file=sys.stderr)
         return 2
     code: int = importlib.import_module(COMMANDS[name]).main(words)
     return code
+
+
+def _explained(error: Exception) -> PeftbenchError:
+    """Errors of ours as they are, those of the system in our words; the rest are faults of this program."""
+    if isinstance(error, PeftbenchError):
+        return error
+    known = system_problem(error) if isinstance(error, OSError) else None
+    if known is not None:
+        return known
+    with tempfile.NamedTemporaryFile("w", prefix="peftbench-", suffix=".txt", delete=False) as stream:
+        stream.write(traceback.format_exc())
+    what = f"{type(error).__name__}: {brief(error)}"
+    return PeftbenchError(f"unexpected {what}; this is a fault of peftbench, its traceback is in {stream.name}")
 
 
 def _finished(words: list[str]) -> int | None:

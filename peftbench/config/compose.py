@@ -17,8 +17,8 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config.gate import config_dir, plain_tree, register_schemas, schema
-from peftbench.config.overrides import choices_of, parsed
+from peftbench.config.gate import config_dir, explained, plain_tree, register_schemas, schema
+from peftbench.config.overrides import choices_of, parsed, readable
 from peftbench.foundation.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -147,7 +147,7 @@ class Trees:
 
 
 def by_hydra(words: Iterable[str]) -> DictConfig:
-    """Hydra's own composition. Raises `ConfigError` with the first line of what Hydra says."""
+    """Hydra's own composition. Raises `ConfigError`: the one place where what Hydra raises becomes our message."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
@@ -156,9 +156,9 @@ def by_hydra(words: Iterable[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            return compose("config", list(words))
-    except HydraException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from error
+            return compose("config", readable(words))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([explained(error)]) from error
 
 
 def _yaml(path: Path) -> Tree:

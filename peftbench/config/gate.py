@@ -6,12 +6,13 @@ import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from peftbench.backbones.options import BackboneSpec
 from peftbench.config.launcher import LAUNCHERS, Launcher
@@ -21,7 +22,7 @@ from peftbench.config.protocol import ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec, for_method
 from peftbench.data.base import DATASETS, DatasetSpec
-from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.spec import Spec, build, defaults_of
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 
@@ -39,6 +40,8 @@ FIXED: dict[str, type[Spec]] = {
     "hparams": HparamsSpec,
     "tune": TuneSpec,
 }
+# what a cell cannot be without; `tune`, `hparams`, `objective` and `launcher` came later
+NEEDED = ("backbone", "method", "dataset", "protocol", "optim", "train", "runtime", "seed")
 # sections whose class is chosen by a name inside them, under this key
 NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
     "method": ("name", LOADED["method"]),
@@ -126,6 +129,7 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+@cache
 def register_schemas() -> None:
     """Make every spec's defaults a node that yaml files name as `/schema/...`.
 
@@ -164,9 +168,22 @@ def plain_tree(tree: DictConfig) -> dict[str, Any]:
     try:
         values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise ConfigError([str(error).splitlines()[0]]) from error
+        raise ConfigError([explained(error)]) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def explained(error: Exception) -> str:
+    """An error of Hydra or OmegaConf in one line: the innermost one, with the option where it knows which."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    option = getattr(error, "full_key", None)
+    message = brief(str(error).splitlines()[0] if str(error) else type(error).__name__, 200)
+    if isinstance(error, MissingMandatoryValue):
+        return f"{option or 'an option'} has no value (???); give it one or leave the word out for its default"
+    if isinstance(error, OmegaConfBaseException) and option:
+        return f"{option}: {message}; '${{name}}' stands for the value of another option"
+    return message
 
 
 def from_tree(
@@ -178,6 +195,7 @@ def from_tree(
     values, problems = _with_preset(values, named, builder)
     # configurations from before there were objectives and tasks do not name them
     values = {"objective": {"name": "none"}, "task": {"name": "classification"}, **values}
+    problems += [f"the configuration has no section {name}" for name in NEEDED if name not in values]
     for section, value in values.items():
         try:
             if section in FIXED or section in NAMED:
@@ -260,14 +278,17 @@ def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
 def _mapping(section: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(
-            [f"{section} must be a group of options, got {value!r}; options are written {section}.<name>=<value>"]
+            [
+                f"{section} must be a group of options, got {brief(repr(value))}; "
+                f"options are written {section}.<name>=<value>"
+            ]
         )
     return value
 
 
 def _seed(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError([f"seed must be a whole number of at least 0, got {value!r}"])
+        raise ConfigError([f"seed must be a whole number of at least 0, got {brief(repr(value))}"])
     return value
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from peftbench.foundation.location import default_cache_dir, user_folder
 from peftbench.foundation.spec import Spec, option
 
 
@@ -24,10 +26,10 @@ class RuntimeSpec(Spec):
     section: ClassVar[str] = "runtime"
 
     device: str = option("auto")
-    threads: int = option(0, ge=0)
+    threads: int = option(0, ge=0, le=1024)
     results: str = option("results")
     cache: str | None = option(None)
-    workers: int = option(2, ge=0)
+    workers: int = option(2, ge=0, le=1024)
     stream_above_gb: float = option(8.0, ge=0)
     on_existing: str = option("skip", choices=("skip", "rerun", "error"))
     on_failed: str = option("skip", choices=("skip", "retry"))
@@ -37,6 +39,14 @@ class RuntimeSpec(Spec):
     wandb: str = option("off", choices=("off", "offline", "online"))
     wandb_project: str = option("peftbench")
 
+    def problems(self) -> Sequence[str]:
+        empty = [name for name in ("device", "results", "wandb_project") if not getattr(self, name)]
+        return [f"runtime.{name} must not be empty; leave the word out for its default" for name in empty]
+
     @property
     def results_root(self) -> Path:
-        return Path(self.results).expanduser()
+        return user_folder(self.results, "runtime.results")
+
+    @property
+    def cache_root(self) -> Path:
+        return user_folder(self.cache, "runtime.cache") if self.cache else default_cache_dir()

@@ -106,6 +106,13 @@ def class_notes(label: str, class_names: Sequence[str], parts: Mapping[str, np.n
     present = {name: set(labels.tolist()) for name, labels in parts.items()}
     unlearnt = sorted((present["test"] | present.get("val", set())) - present["train"])
     if unlearnt:
+        other = {class_names[index].lower(): class_names[index] for index in sorted(present["train"])}
+        name = class_names[unlearnt[0]]
+        if name.lower() in other:
+            raise BadInput(
+                f"{label}: classes '{other[name.lower()]}' and '{name}' differ only by case, and the second has no "
+                "training image; give both the same name"
+            )
         raise BadInput(
             f"{label}: {len(unlearnt)} of {len(class_names)} classes have no training image, first "
             f"'{class_names[unlearnt[0]]}'; put some in the train part or take the class away"

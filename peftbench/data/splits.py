@@ -39,14 +39,16 @@ class ArraySplit(RawSplit):
 
 
 class FileSplit(RawSplit):
-    """Image files, in order."""
+    """Image files, in order; turned as their EXIF data say with `upright`."""
 
-    def __init__(self, paths: list[Path], labels: np.ndarray) -> None:
+    def __init__(self, paths: list[Path], labels: np.ndarray, upright: bool = False) -> None:
         self.paths = paths
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.upright = upright
 
     def content_digest(self) -> str:
-        return files_digest(self.paths)
+        digest = files_digest(self.paths)
+        return hashlib.sha256(f"{digest}:upright".encode()).hexdigest() if self.upright else digest
 
     def read(self, index: int) -> Image:
         path = self.paths[index]
@@ -54,10 +56,10 @@ class FileSplit(RawSplit):
             data = path.read_bytes()
         except OSError as error:
             raise BadInput(f"{path}: the image cannot be read ({error.strerror})") from error
-        return decode_image(data, str(path))
+        return decode_image(data, str(path), self.upright)
 
     def take(self, rows: np.ndarray) -> FileSplit:
-        return FileSplit([self.paths[row] for row in rows.tolist()], self.labels[rows])
+        return FileSplit([self.paths[row] for row in rows.tolist()], self.labels[rows], self.upright)
 
     def describe(self, index: int) -> str:
         return str(self.paths[index])
@@ -86,5 +88,5 @@ def joined(first: RawSplit, second: RawSplit) -> RawSplit:
     """The images of `first` followed by those of `second`."""
     if isinstance(first, FileSplit) and isinstance(second, FileSplit):
         # one list of files is hashed as one, and can be drawn from without hashing the rest
-        return FileSplit(first.paths + second.paths, np.concatenate([first.labels, second.labels]))
+        return FileSplit(first.paths + second.paths, np.concatenate([first.labels, second.labels]), first.upright)
     return JoinedSplit(first, second)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+# a longer list of names is no hint
+_MOST_KNOWN = 80
+# control, format (directions, joiners), surrogates, line and paragraph separators
+_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 class PeftbenchError(Exception):
@@ -62,10 +68,27 @@ def said_once(messages: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*first, *(line for lines in parts for line in lines[1:])]))
 
 
+def brief(text: object, limit: int = 120) -> str:
+    """A value as a message shows it: on one line, without control characters, long ones with their middle left out."""
+    shown = printable(str(text)).replace("\n", "\\n")
+    return shown if len(shown) <= limit else f"{shown[: limit // 2]}...{shown[-limit // 4 :]}"
+
+
+def printable(text: str) -> str:
+    """`text` without what would command a terminal: control and direction characters appear as their escapes."""
+    if text.isprintable():
+        return text
+    return "".join(_escaped(sign) if unicodedata.category(sign) in _UNSHOWN else sign for sign in text)
+
+
+def _escaped(sign: str) -> str:
+    return sign if sign == "\n" else sign.encode("unicode_escape").decode()
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` with at most three close names, else `; known: ...` when the list is short."""
     names = sorted(set(known))
     near = get_close_matches(word, names, n=3, cutoff=0.6)
     if near:
         return "; did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
-    return f"; known: {', '.join(names)}" if names else ""
+    return f"; known: {', '.join(names)}" if names and len(names) <= _MOST_KNOWN else ""

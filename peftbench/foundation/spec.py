@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 
 
 def option(
@@ -38,6 +38,10 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+# beyond this a float has no next whole number, so one that is written as a float is no count
+_WHOLE = 2**53
+# more of anything than any machine holds; numpy and torch count with 64 bits, some of their seeds with 32
+_LARGEST = 2**32 - 1
 _BOUNDS = {
     "ge": ("at least", lambda value, limit: value >= limit),
     "gt": ("greater than", lambda value, limit: value > limit),
@@ -76,14 +80,22 @@ class Spec:
             if isinstance(item, float) and not math.isfinite(item):
                 problems.append(f"{name} must be a finite number, got {item}")
                 continue
+            if isinstance(item, str) and item and not item.isprintable():
+                problems.append(f"{name} must be without control characters, got '{brief(item)}'")
+            if item == "" and default_of(field) is None:
+                problems.append(f"{name} must not be empty; leave the word out for its default")
+                continue
+            if isinstance(item, int) and abs(item) > _LARGEST:
+                problems.append(f"{name} must be at most {_LARGEST:,}, got {brief(item)}")
+                continue
             for key, (words, holds) in _BOUNDS.items():
                 if key in field.metadata and not holds(item, field.metadata[key]):
-                    problems.append(f"{name} must be {words} {field.metadata[key]}, got {item}")
+                    problems.append(f"{name} must be {words} {field.metadata[key]}, got {brief(item)}")
             choices = field.metadata.get("choices")
             allowed = choices() if callable(choices) else choices
             if allowed is not None and item not in allowed:
                 hint = did_you_mean(str(item), allowed)
-                problems.append(f"{name} cannot be '{item}'{hint}")
+                problems.append(f"{name} cannot be '{brief(item)}'{hint}")
         return problems
 
     def identity(self) -> dict[str, Any]:
@@ -135,12 +147,12 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
     problems, converted = [], {}
     for key, value in values.items():
         if key not in known:
-            problems.append(f"unknown option {prefix}{key}{did_you_mean(str(key), known)}")
+            problems.append(f"unknown option {prefix}{brief(key)}{did_you_mean(str(key), known)}")
             continue
         try:
             converted[key] = _convert(value, hints[key])
         except (TypeError, ValueError):
-            problems.append(f"{prefix}{key} must be {describe(hints[key])}, got {value!r}")
+            problems.append(f"{prefix}{key} must be {describe(hints[key])}, got {brief(repr(value))}")
     try:
         instance = cls(**converted)
     except ConfigError as error:
@@ -188,7 +200,7 @@ def _convert(value: Any, hint: Any) -> Any:
             raise TypeError
         return None
     if origin in (list, tuple):
-        if isinstance(value, str) or not hasattr(value, "__iter__"):
+        if not isinstance(value, (list, tuple)):
             raise TypeError
         kinds = arguments[0] if arguments else Any
         return origin(_convert(item, kinds) for item in value)
@@ -201,7 +213,7 @@ def _convert(value: Any, hint: Any) -> Any:
     if isinstance(value, bool) or value is None:
         raise TypeError
     if hint is int:
-        if isinstance(value, float) and not value.is_integer():
+        if isinstance(value, float) and not (value.is_integer() and abs(value) < _WHOLE):
             raise TypeError
         return int(value)
     if hint is float:

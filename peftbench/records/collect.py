@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from peftbench.foundation.errors import printable
 from peftbench.foundation.identity import canonical, group_fingerprint
 from peftbench.records.record import RunRecord
 
@@ -126,14 +127,14 @@ def row(record: RunRecord) -> dict[str, Any]:
         "metric": record.primary,
         "better": record.metric.better,
         "unit": record.metric.unit,
-        "backbone": record.labels["backbone"],
+        "backbone": _shown(record.labels["backbone"]),
         "weights_id": record.weights["id"],
         "weights_digest": record.weights["digest"],
-        "method": record.labels["method"],
-        "remark": record.labels.get("remark", ""),
-        "dataset": record.labels["dataset"],
-        "group": record.labels["group"],
-        "protocol": record.labels["protocol"],
+        "method": _shown(record.labels["method"]),
+        "remark": _shown(record.labels.get("remark", "")),
+        "dataset": _shown(record.labels["dataset"]),
+        "group": _shown(record.labels["group"]),
+        "protocol": _shown(record.labels["protocol"]),
         "seed": record.seed,
         "hyperparameters": _hyperparameters(record),
         "replaced": canonical((record.hparams or {}).get("replaced", {})),
@@ -166,3 +167,8 @@ def row(record: RunRecord) -> dict[str, Any]:
         "git_commit": record.provenance["git_commit"],
         "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
     }
+
+
+def _shown(label: str) -> str:
+    """A label as tables may show it: on one line, and nothing that commands a terminal."""
+    return printable(label).replace("\n", " ")

@@ -56,7 +56,8 @@ def read_rows(
     new = [name for name in stamps if name not in present]
     read = _read(store.records_folder, new, stamps, num_workers, bar)
     table = pa.concat_tables([kept, *read]).unify_dictionaries()
-    if use_index and (new or known is None or len(kept) != len(known)):
+    # a folder without records is left as it is
+    if use_index and (new or (known is None and stamps) or (known is not None and len(kept) != len(known))):
         with contextlib.suppress(RecordError):
             _save(path, table)
     return _result(store.records_folder, table)

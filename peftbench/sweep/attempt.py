@@ -14,6 +14,7 @@ from peftbench.cells.run import run_cell
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import NotApplicable, PeftbenchError, RecordError
 from peftbench.foundation.progress import Progress
+from peftbench.foundation.system import system_problem
 from peftbench.records.store import Store
 from peftbench.tune.driver import tuned
 
@@ -46,7 +47,7 @@ def run_noted(
             return Outcome("skipped", cell.title)
         shown = _explained(error)
         note = store.put_failure(cell.fingerprint, cell.labels, str(shown), traceback.format_exc())
-        if shown is not error:
+        if shown is not error and not isinstance(error, OSError):
             shown = PeftbenchError(f"{shown} (traceback in {note})")
         return Outcome("failed", cell.title, str(shown), shown)
     path = store.path_of(cell.labels, cell.fingerprint)
@@ -62,4 +63,5 @@ def _explained(error: Exception) -> Exception:
         return PeftbenchError(
             "out of memory; try a smaller train.batch_size with train.accumulate, or train.precision=bf16"
         )
-    return PeftbenchError(f"unexpected {type(error).__name__}: {error}")
+    known = system_problem(error) if isinstance(error, OSError) else None
+    return known or PeftbenchError(f"unexpected {type(error).__name__}: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
 
-HYDRA_PLUGINS = ("hydra/launcher", "hydra/sweeper")
+_UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
 def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
@@ -30,7 +31,7 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     `glob(...)` give several values. Raises `ConfigError` for wrong words, before any cell is planned.
     """
     words = expanded(words)
-    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"]) + _sweep_problems(words)
+    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep=True) + _sweep_problems(words)
     if problems:
         raise ConfigError(problems)
     trees = Trees()
@@ -60,9 +61,7 @@ def _key(word: str) -> str:
 def _sweep_problems(words: list[str]) -> list[str]:
     problems = []
     for word in words:
-        if _key(word) in HYDRA_PLUGINS:
-            problems.append(f"'{word}': sweeps are planned here; choose launcher=local, joblib, slurm or ray instead")
-        elif _key(word).partition(".")[0] == "launcher" and "," in word and "[" not in word and "{" not in word:
+        if _key(word).partition(".")[0] == "launcher" and "," in word and "[" not in word and "{" not in word:
             problems.append(f"'{word}': a sweep has one launcher")
     return problems
 
@@ -86,7 +85,7 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
     """Cells in order, without repetitions. Wrong options end the sweep before it starts; absent inputs are noted."""
     cells: dict[str, PlannedCell] = {}
     absent: list[tuple[str, str]] = []
-    wrong: dict[str, None] = {}
+    wrong: dict[str, list[list[str]]] = {}
     known: dict[Path, set[str]] = {}
     builder, asked = Builder(outline=True), Asked()
     own_seed: list[int | str | None] = [None]
@@ -97,15 +96,44 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
             cell = _planned_cell(config, runtime, all_words, known, asked)
             cells.setdefault(cell.fingerprint, cell)
         except ConfigError as error:
-            wrong |= dict.fromkeys(error.problems)
+            for problem in error.problems:
+                wrong.setdefault(problem, []).append(words)
         except PeftbenchError as error:
             absent.append((" ".join(all_words), str(error)))
     if wrong:
-        raise ConfigError(wrong)
+        raise ConfigError(_explained(wrong, combinations))
     if not cells:
         raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())
     return Plan(str(Path.cwd()), list(cells.values()), absent)
+
+
+def _explained(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> list[str]:
+    """The problems; an option that some of the swept choices have and others lack is said once, with who has it."""
+    lines: dict[str, None] = {}
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for problem, where in wrong.items():
+        unknown = _UNKNOWN.match(problem)
+        if unknown is None or not any(_choice_of(unknown[1], words) for words in where):
+            lines[problem] = None
+            continue
+        lacking.setdefault((unknown[1], unknown[2]), []).extend(_choice_of(unknown[1], words) for words in where)
+    for (section, option), choices in lacking.items():
+        everyone = dict.fromkeys(_choice_of(section, words) for words in combinations)
+        having = [choice for choice in everyone if choice not in choices]
+        if not having:
+            lines |= dict.fromkeys(problem for problem in wrong if f"{section}.{option}" in problem)
+            continue
+        lines[
+            f"unknown option {section}.{option} for {section}={', '.join(dict.fromkeys(choices))}; "
+            f"{section}={','.join(having)} has it: sweep it with {section}={','.join(having)} alone"
+        ] = None
+    return list(lines)
+
+
+def _choice_of(section: str, words: list[str]) -> str:
+    """What the words choose for a section; "" when they leave it to its default."""
+    return next((value for key, _, value in (word.partition("=") for word in words) if key == section), "")
 
 
 def _planned_cell(

@@ -11,6 +11,7 @@ from typing import Any
 
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.files import replace_text
+from peftbench.foundation.location import user_path
 
 VERSION = 1
 
@@ -35,7 +36,7 @@ class PlannedCell:
 
     @property
     def results(self) -> Path:
-        return Path(self.config["runtime"]["results"]).expanduser()
+        return user_path(self.config["runtime"]["results"], "runtime.results")
 
     @property
     def reruns(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from peftbench.foundation.errors import RecordError
 from peftbench.records.claims import claims_of
@@ -43,7 +44,13 @@ def state_of(cell: PlannedCell) -> tuple[str, str]:
         return "failed", str(error)
     if note is None:
         return "missing", ""
-    return note.state, f"{note.message} (traceback in {cell.failure_path})" if note.state == "failed" else note.message
+    if note.state != "failed":
+        return note.state, note.message
+    message = f"{note.message} (traceback in {cell.failure_path})"
+    if failure == cell.failure:
+        when = datetime.fromtimestamp(failure[1] / 1e9).strftime("%Y-%m-%d %H:%M")
+        message = f"failed before, on {when}: {message}; runtime.on_failed=retry tries it again"
+    return note.state, message
 
 
 def states(plan: Plan) -> list[CellState]:

@@ -61,7 +61,7 @@ class TrainSpec(Spec):
 
     section: ClassVar[str] = "train"
 
-    epochs: int = option(100, ge=1)
+    epochs: int = option(100, ge=1, le=100_000)
     batch_size: int = option(64, ge=1)
     accumulate: int = option(1, ge=1)
     precision: str = option("fp32", choices=PRECISIONS)

@@ -277,3 +277,18 @@ def test_a_site_fetches_records_when_they_are_asked_for(browser: Any, root: Path
 
 def test_nothing_is_fetched_and_nothing_fails(whole: Any) -> None:
     assert whole.problems == []
+
+
+def test_names_that_every_object_has_are_names_like_others(browser: Any, tmp_path: Path) -> None:
+    """The row without `constructor` has no such cell, though every object has something of that name."""
+    store = Store(tmp_path)
+    for method in ("toString", "lora"):
+        for dataset in ("constructor", "__proto__", "dtd"):
+            if (method, dataset) != ("toString", "constructor"):
+                store.put(make_record(method=method, dataset=dataset, accuracy=0.5))
+    assert main(["--results", str(tmp_path)]) == 0
+    page = watched(browser.new_context(offline=True), lambda url: not url.startswith(("file:", "data:", "blob:")))
+    page.goto((tmp_path / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    assert page.problems == []
+    assert sorted(methods(page)) == ["lora", "toString"]

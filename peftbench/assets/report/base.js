@@ -2,7 +2,11 @@
 // What every part of the page stands on: elements, numbers, and the state that the address keeps.
 
 const byId = (id) => document.getElementById(id);
-const page = JSON.parse(byId("data").textContent);
+// Names come from records: objects without a prototype hold no `constructor` or `__proto__` but those that are there.
+const bare = (_key, value) =>
+  (value && typeof value === "object" && !Array.isArray(value) ? Object.assign(Object.create(null), value) : value);
+const parsed = (text) => JSON.parse(text, bare);
+const page = parsed(byId("data").textContent);
 
 function build(space, name, attributes, children) {
   const node = document.createElementNS(space, name);
@@ -47,7 +51,7 @@ function readAddress() {
     if (key.startsWith("most-")) state.limits[key.slice(5)] = Number(value);
     else if (key === "hide") state.hide = value ? value.split("|") : [];
     else if (key === "picked") state.picked = value ? value.split("|") : [];
-    else if (key in DEFAULTS) state[key] = value;
+    else if (Object.hasOwn(DEFAULTS, key)) state[key] = value;
   }
   if (!page.tables[state.table]) state.table = "0";
 }

@@ -24,7 +24,7 @@ async function recordsOf(task) {
   const index = table().tasks.findIndex((one) => one.name === task);
   const name = `${state.table}-${index}`;
   if (!parts.has(name)) {
-    const found = readPart(name).then((all) => new Map(all.map((line) => JSON.parse(line)).map((r) => [r.fingerprint, r])));
+    const found = readPart(name).then((all) => new Map(all.map((line) => parsed(line)).map((r) => [r.fingerprint, r])));
     parts.set(name, found.catch(() => new Map()));
   }
   return parts.get(name);

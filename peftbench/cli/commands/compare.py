@@ -16,9 +16,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from scipy.special import stdtrit
 
+from peftbench.boards.escaping import csv_text
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import Published, backbones_of, load_published, load_sources
 from peftbench.boards.table import Score, Table
+from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput, PeftbenchError
 from peftbench.foundation.files import replace_text
 from peftbench.records.index import read_reported
@@ -138,7 +140,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def to_csv(found: Sequence[Difference]) -> str:
     """All pairs, unrounded; with the source's remarks and what it reported."""
     lines = [{**vars(item), "difference": item.difference, "verdict": item.verdict} for item in found]
-    return pd.DataFrame(lines).to_csv(index=False, lineterminator="\n")
+    return csv_text(pd.DataFrame(lines, dtype=object))
 
 
 def _table(items: Sequence[Difference]) -> RichTable:
@@ -164,15 +166,15 @@ def _table(items: Sequence[Difference]) -> RichTable:
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m peftbench compare", description="List measured cells that differ from published figures."
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+        "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
     parser.add_argument("--source", nargs="+", choices=sorted(load_sources()), help="only figures of these sources")
     parser.add_argument("--all", action="store_true", help="list what lies within the uncertainty, too")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="write all pairs as CSV")
+    parser.add_argument("--out", type=a_file, metavar="FILE.csv", help="write all pairs as CSV")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     return parser

@@ -14,9 +14,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from peftbench.cli.arguments import Arguments, a_file, count, days
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, from_tree
-from peftbench.config.overrides import choices_of, word_problems
+from peftbench.config.overrides import choices_of, option_values, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
 from peftbench.data.contact_sheet import contact_sheet
@@ -24,7 +25,7 @@ from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import Listed, listed, prune
 from peftbench.data.verify import verify
 from peftbench.foundation.digests import read_anew
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
 
@@ -40,11 +41,11 @@ def main(words: list[str]) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="peftbench data", description=(__doc__ or "").partition(": ")[2])
+def _parser() -> Arguments:
+    parser = Arguments(prog="peftbench data", description=(__doc__ or "").partition(": ")[2])
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def action(name: str, run: Any, about: str, options: str | None) -> argparse.ArgumentParser:
+    def action(name: str, run: Any, about: str, options: str | None) -> Arguments:
         added = actions.add_parser(name, help=about, description=about)
         added.set_defaults(run=run)
         if options != "":
@@ -59,12 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     verifying = action("verify", _verify, "decode every image; name all that is wrong", "dataset")
     verifying.add_argument("--deep", action="store_true", help="read all bytes anew, whatever is remembered of files")
     show = action("show", _show, "a contact sheet with class names", "dataset")
-    show.add_argument("--out", type=Path, help="the PNG to write (default: <dataset>.png here)")
+    show.add_argument("--out", type=a_file, help="the PNG to write (default: <dataset>.png here)")
     show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
-    show.add_argument("--per-class", type=int, default=8, help="images of each class (default: 8)")
+    show.add_argument("--per-class", type=count, default=8, help="images of each class (default: 8)")
     cache = action("cache", _cache, "what the image cache holds", "")
     cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
-    cache.add_argument("--unused-days", type=float, help="with --prune: also what was not used for so many days")
+    cache.add_argument("--unused-days", type=days, help="with --prune: also what was not used for so many days")
     return parser
 
 
@@ -92,9 +93,7 @@ def _dataset_options(words: list[str]) -> dict[str, Any]:
     ]
     if problems:
         raise ConfigError(problems)
-    values = OmegaConf.to_container(OmegaConf.from_dotlist(words)) if words else {}
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.get("dataset", {}).items()}
+    return {key.removeprefix("dataset."): value for key, value in option_values(words).items()}
 
 
 def _shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
@@ -162,7 +161,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for note in source.notes:
         progress.say(note)
     transform = image_transform(input_spec(config.backbone), config.protocol)
-    cache_dir = Path(runtime.cache).expanduser() if runtime.cache else default_cache_dir()
+    cache_dir = runtime.cache_root
     asked = (config.protocol.train_split, config.protocol.val_split, "test")
     # a run on VTAB's splits is tuned on their parts: all four are needed sooner or later
     wanted = SPLITS if config.protocol.train_split in SPLITS else [name for name in asked if name]
@@ -209,7 +208,7 @@ def _show(arguments: argparse.Namespace) -> int:
     try:
         sheet.save(path, "PNG")
     except OSError as error:
-        raise PeftbenchError(f"{path} cannot be written ({error.strerror or error}); set --out") from error
+        raise BadInput(f"{path} cannot be written ({error.strerror or error}); set --out") from error
     print(f"{path}: {source.num_classes} classes of {config.dataset.label}, {split}")
     return 0
 

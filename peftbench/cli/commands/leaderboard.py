@@ -16,6 +16,7 @@ from peftbench.boards.render import write
 from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
+from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
@@ -35,13 +36,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m peftbench leaderboard",
         description="Show the leaderboard and write it as CSV, JSON, Markdown, LaTeX and HTML.",
     )
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+        "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
     parser.add_argument(
         "--published",
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument("--site", type=Path, metavar="DIR", help="also write the page as a static site for web hosting")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
-    parser.add_argument("--out", type=Path, help="folder to write to (<results>/leaderboard, or published/ in it)")
+    parser.add_argument("--out", type=a_folder, help="folder to write to (<results>/leaderboard, or published/ in it)")
     for name in _FILTERS:
         parser.add_argument(
             f"--{name}", nargs="+", metavar=name.upper(), help=f"only these; matches the {name} exactly"

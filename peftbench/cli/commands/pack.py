@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import MissingInput, PeftbenchError, RecordError
 from peftbench.foundation.files import create_text
 from peftbench.foundation.progress import Progress
@@ -93,13 +93,13 @@ def _whole(path: Path) -> Iterator[RunRecord]:
         yield entry
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         prog="python -m peftbench pack", description="Move record files into one compressed file, or back."
     )
     parser.add_argument("name", help=f"records/NAME{SUFFIX} is written, or added to")
     parser.add_argument(
-        "--results", type=Path, default=Path("results"), help="folder that holds records/ (%(default)s)"
+        "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
     parser.add_argument("--unpack", action="store_true", help="turn the pack back into files")
     for name in _FILTERS:

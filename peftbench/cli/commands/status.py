@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from peftbench.cli.arguments import Arguments
 from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
@@ -19,7 +20,7 @@ ROWS = ("method", "dataset", "backbone", "group", "seed", "cell")
 
 def main(words: list[str]) -> int:
     """Exit code 0 when every cell is done or not applicable, 1 otherwise."""
-    parser = argparse.ArgumentParser(prog="peftbench status", description=(__doc__ or "").partition(": ")[2])
+    parser = Arguments(prog="peftbench status", description=(__doc__ or "").partition(": ")[2])
     parser.add_argument("words", nargs="*", help="as for the sweep, e.g. +suite=vtab method=lora,ssf seed=0,1,2")
     parser.add_argument("--by", choices=ROWS, default="method", help="one row for each of these (default: method)")
     parser.add_argument("-m", action="store_true", help=argparse.SUPPRESS)

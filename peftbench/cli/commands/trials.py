@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as Grid
 
+from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import MissingInput, PeftbenchError
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -17,8 +17,8 @@ from peftbench.records.trials import choice_problems
 
 def main(argv: list[str]) -> int:
     """Show the trials of every tuned record; exit code 1 when a choice does not follow, 2 when there is nothing."""
-    parser = argparse.ArgumentParser(prog="python -m peftbench trials", description=__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with records/ (%(default)s)")
+    parser = Arguments(prog="python -m peftbench trials", description=__doc__)
+    parser.add_argument("--results", type=a_folder, default=Path("results"), help="folder with records/ (%(default)s)")
     arguments = parser.parse_args(argv)
     try:
         return _show(arguments.results)

@@ -17,7 +17,7 @@ from peftbench.data.parts import PartsSource
 from peftbench.data.sources.image_lists import ImageList, listed_files, lists_digest, read_text, sizes_of_all
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option
 
 Parts = dict[str, ImageList]
@@ -179,7 +179,7 @@ class FewShotDataset(DatasetSpec):
 
     @property
     def _folder(self) -> Path:
-        root = Path(self.root).expanduser() if self.root else default_cache_dir() / "torchvision"
+        root = user_path(self.root, "dataset.root") if self.root else default_cache_dir() / "torchvision"
         return root / self._facts.folder
 
     def revision(self) -> str:

@@ -25,6 +25,7 @@ from peftbench.data.sources.image_lists import (
 )
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 _PARTS = ("train", "val", "test")
@@ -105,7 +106,7 @@ class Fgvc(DatasetSpec):
         )
 
     def _folder(self) -> Path:
-        root = Path(self.root).expanduser()
+        root = user_path(self.root, "dataset.root")
         found = [path for name in self._facts.folders if (path := root / name).is_dir()]
         if not found:
             exists = (

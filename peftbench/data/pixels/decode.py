@@ -13,6 +13,7 @@ from peftbench.foundation.errors import BadInput
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_GREY_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 _GREY_MODES = ("1", "L")
 # PA, LA, La, RGBA, RGBa, RGBX: the RGB conversion drops alpha without compositing, as every peer does.
 _COLOUR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "P", "PA", "LA", "La", "CMYK", "YCbCr", "LAB", "HSV")
@@ -31,12 +32,12 @@ _DECODER_ERRORS = (
 )
 
 
-def decode_image(data: bytes, name: str) -> Image:
-    """The picture in `data`, in mode L (grey) or RGB, unrotated (EXIF orientation is ignored).
+def decode_image(data: bytes, name: str, upright: bool = False) -> Image:
+    """The picture in `data`, in mode L (grey) or RGB, turned as its EXIF data say only with `upright`.
 
-    Raises `BadInput` naming `name` for empty, corrupt or truncated data and for more than 8 bits a channel.
+    Raises `BadInput` naming `name` for empty, corrupt or truncated data and for pixels that are no integers.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if not data:
         raise BadInput(f"{name}: the image is empty (0 bytes); copy it again")
@@ -46,6 +47,8 @@ def decode_image(data: bytes, name: str) -> Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
             image.load()
+            if upright:
+                ImageOps.exif_transpose(image, in_place=True)
     except Image.DecompressionBombError as error:
         raise BadInput(f"{name}: refused, the image is far too large: {error}") from error
     except _DECODER_ERRORS as error:
@@ -56,7 +59,12 @@ def decode_image(data: bytes, name: str) -> Image:
 
 
 def to_rgb_or_grey(image: Image, name: str) -> Image:
-    """`image` converted to mode L (from grey) or RGB (from anything else with 8 bits a channel)."""
+    """`image` converted to mode L (from grey) or RGB (from anything else with 8 bits a channel).
+
+    Grey with 16 bits is scaled to 8, 65535 becoming 255.
+    """
+    if image.mode in _GREY_16_BITS:
+        return _scaled(image)
     if image.mode in _GREY_MODES:
         return image.convert("L")
     if image.mode in _COLOUR_MODES:
@@ -65,3 +73,27 @@ def to_rgb_or_grey(image: Image, name: str) -> Image:
         f"{name}: image mode {image.mode} has more than 8 bits a channel and would be clipped; "
         "convert it to 8 bits first"
     )
+
+
+def peculiarity(path: str) -> str | None:
+    """What its header says of an image that a user should know: `rotated` (EXIF), `16-bit`, or nothing."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.mode in _GREY_16_BITS:
+                    return "16-bit"
+                # 274: orientation; 1 and absent mean as stored
+                return "rotated" if image.getexif().get(274, 1) not in (0, 1) else None
+    except (Image.DecompressionBombError, *_DECODER_ERRORS):
+        return None
+
+
+def _scaled(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as images
+
+    # 257 = 65535 / 255
+    return images.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
+import os
 import posixpath
 import re
 from collections.abc import Sequence
@@ -13,15 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS
-from peftbench.data.sources.image_lists import ImageList, listed_files, path_problem, read_text, shortened
+from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, shortened
+from peftbench.data.sources.labels import refuse_several
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
-from peftbench.foundation.errors import BadInput, MissingInput, did_you_mean
+from peftbench.foundation.errors import BadInput, MissingInput, brief, did_you_mean
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 PATH_COLUMNS = ("path", "filepath", "file_path", "file", "filename", "file_name", "image", "image_path", "img")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 SPLIT_COLUMNS = ("split", "part", "set", "subset", "partition")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+# longer ones are no class numbers, and Python reads numbers of 4,300 digits at most
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_IMAGE_NAME = re.compile(r".*?\.(?:jpe?g|jfif|png|bmp|gif|webp|tiff?|ppm|pgm)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,9 @@ class Row:
 class CsvFiles(OwnFiles):
     """`path`: one list with a split column or without; or `train`, `test` and perhaps `val`: a list for each part.
 
-    Image paths are relative to the folder of the list, or to `root`. Labels are names, or integers throughout; with
+    Cells are separated by commas, semicolons, tabs, or, where the first line has none of these, by blanks. Image paths
+    are relative to the folder of the list, or to `root`; absolute ones, and those that begin with `..` (from the
+    list's folder), must lie in `root`. Labels are names, or integers throughout; with
     `classes` they are 0 to classes - 1. Columns are found by their usual names or named; without a header line the
     first is the path, the second the label and the third, if there is one, the part.
     """
@@ -52,7 +60,7 @@ class CsvFiles(OwnFiles):
     path_column: str | None = option(None)
     label_column: str | None = option(None)
     split_column: str | None = option(None)
-    classes: int | None = option(None, ge=2)
+    classes: int | None = option(None, ge=2, le=100_000)
 
     def problems(self) -> Sequence[str]:
         if self.path is not None and (self.train or self.val or self.test):
@@ -72,18 +80,19 @@ class CsvFiles(OwnFiles):
 
     def places(self) -> list[Path]:
         lists = list(self._lists().values())
-        return [Path(self.root).expanduser(), *lists] if self.root else lists
+        return [user_path(self.root, "dataset.root"), *lists] if self.root else lists
 
     def listing(self) -> Listing:
         lists = self._lists()
-        folder = Path(self.root).expanduser() if self.root else next(iter(lists.values())).parent
+        folder = user_path(self.root, "dataset.root") if self.root else next(iter(lists.values())).parent
         if not folder.is_dir():
             raise MissingInput(f"dataset.root={self.root}: there is no such folder; paths in the list start there")
         if not self.root and len({path.resolve().parent for path in lists.values()}) > 1:
             raise BadInput("the lists lie in different folders; set dataset.root=<folder where image paths start>")
-        rows = [row for part, path in lists.items() for row in self._read(part, path)]
+        rows = [row for part, path in lists.items() for row in self._read(part, path, folder)]
         if not rows:
             raise BadInput(f"{', '.join(map(str, lists.values()))}: no images listed")
+        refuse_several(self.label, [row.label for row in rows], [row.place for row in rows])
         labels, names = label_numbers(rows, self.classes)
         by_part: dict[str, list[int]] = {}
         for index, row in enumerate(rows):
@@ -100,7 +109,11 @@ class CsvFiles(OwnFiles):
     def _lists(self) -> dict[str, Path]:
         """Part -> list file; `all` -> the only one."""
         given = {"all": self.path, "train": self.train, "val": self.val, "test": self.test}
-        lists = {part: Path(path).expanduser() for part, path in given.items() if path}
+        lists = {
+            part: user_path(path, f"dataset.{'path' if part == 'all' else part}")
+            for part, path in given.items()
+            if path
+        }
         if not lists:
             raise MissingInput(
                 "set dataset.path=<list file with a path and a label column>, or dataset.train=... and "
@@ -113,15 +126,22 @@ class CsvFiles(OwnFiles):
                 raise MissingInput(f"dataset.{name}={path}: {what}; it takes a list file (path,label a row)")
         return lists
 
-    def _read(self, part: str, file: Path) -> list[Row]:
-        """The rows of one list. Raises `BadInput` naming the first offending lines."""
+    def _read(self, part: str, file: Path, folder: Path) -> list[Row]:
+        """The rows of one list, their paths from `folder`. Raises `BadInput` naming the first offending lines."""
         lines = _cells(file)
         columns, body = self._columns(file, lines, may_split=part == "all")
         rows: list[Row] = []
         problems: list[str] = []
+        outside: list[tuple[int, str]] = []
         first_line: dict[str, int] = {}
         for number, cells in body:
             row, problem = _row(part, file, number, cells, columns)
+            if problem is None and (row.path.startswith("/") or row.path.split("/")[0] == ".."):
+                place = os.path.normpath(file.absolute().parent / row.path)
+                inside = os.path.relpath(place, folder.absolute())
+                if inside.split("/")[0] == "..":
+                    outside.append((number, place))
+                row = dataclasses.replace(row, path=inside)
             if problem is None and row.path in first_line:
                 problem = f"'{row.path}' is already on line {first_line[row.path]}"
             if problem is not None:
@@ -131,6 +151,12 @@ class CsvFiles(OwnFiles):
             rows.append(row)
         if problems:
             raise BadInput(f"{file}: {shortened(problems)}")
+        if outside:
+            common = os.path.commonpath([os.path.dirname(place) for _, place in outside])  # noqa: PTH120
+            raise BadInput(
+                f"{file}: {len(outside)} of {len(rows)} image paths lead out of {folder}, first {outside[0][1]} on "
+                f"line {outside[0][0]}; set dataset.root={common}"
+            )
         return rows
 
     def _columns(
@@ -163,8 +189,25 @@ class CsvFiles(OwnFiles):
             raise BadInput(
                 f"{file}: no {lacking} column among {', '.join(header)}; set dataset.{lacking}_column=<its name>"
             )
+        _refuse_unknown_header(file, lines)
         order = ("path", "label", "split") if may_split else ("path", "label")
         return {what: place for place, what in enumerate(order) if place < max(len(header), 2)}, lines
+
+
+def _refuse_unknown_header(file: Path, lines: list[tuple[int, list[str]]]) -> None:
+    """Raises `BadInput` when the first line holds no image's path and the second does: names of columns not known."""
+    if len(lines) < 2 or any(_IMAGE_NAME.fullmatch(cell.strip()) for cell in lines[0][1]):
+        return
+    places = [place for place, cell in enumerate(lines[1][1]) if _IMAGE_NAME.fullmatch(cell.strip())]
+    header = [cell.strip() for cell in lines[0][1]]
+    if not places or places[0] >= len(header):
+        return
+    others = [name for place, name in enumerate(header) if place != places[0]]
+    label = others[0] if len(others) == 1 else "<the label's>"
+    raise BadInput(
+        f"{file}: the first line names columns, and none is a known name: {', '.join(header)}; set "
+        f"dataset.path_column={header[places[0]]} dataset.label_column={label}"
+    )
 
 
 def label_numbers(rows: Sequence[Row], classes: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -196,7 +239,9 @@ def _numbered(labels: Sequence[str] | Sequence[int], names: Sequence[str] | Sequ
 
 
 def _refuse_rows(rows: Sequence[Row], bad: Sequence[bool], problem: str, classes: int | None) -> None:
-    wrong = [f"{row.place}: {problem}, got '{row.label}'" for row, is_bad in zip(rows, bad, strict=True) if is_bad]
+    wrong = [
+        f"{row.place}: {problem}, got '{brief(row.label)}'" for row, is_bad in zip(rows, bad, strict=True) if is_bad
+    ]
     if wrong:
         why = f"dataset.classes is {classes}" if classes is not None else "labels are all integers or all names"
         raise BadInput(f"{shortened(wrong, 'rows')}; {why}")
@@ -207,6 +252,10 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
     text = read_text(file)
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
+    if delimiter not in first:
+        return [
+            (number, _blank_separated(line)) for number, line in enumerate(text.splitlines(), start=1) if line.strip()
+        ]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -218,13 +267,25 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def _blank_separated(line: str) -> list[str]:
+    """Path, label and perhaps part of a line without separators but blanks: `a b.jpg 3`, `a.jpg 3 train`."""
+    if {word.lower() for word in line.split()} <= {*PATH_COLUMNS, *LABEL_COLUMNS, *SPLIT_COLUMNS}:
+        return line.split()
+    match = _IMAGE_NAME.match(line.strip())
+    rest = line.strip()[match.end() :].split() if match else []
+    if not match or not rest:
+        return line.strip().rsplit(None, 1)
+    if len(rest) == 2 and rest[1].lower() in PART_NAMES:
+        return [match[0], *rest]
+    return [match[0], " ".join(rest)]
+
+
 def _row(part: str, file: Path, number: int, cells: list[str], columns: dict[str, int]) -> tuple[Row, str | None]:
     """The row, and what is wrong with it."""
     values = {what: cells[place].strip() if place < len(cells) else "" for what, place in columns.items()}
     # lists made under Windows
     path = values["path"].replace("\\", "/")
-    outside = path_problem(path) if path else None
-    problem = f"{outside}; or set dataset.root=<folder where image paths start>" if outside else None
+    problem = f"the path cannot be used, got '{path}'" if "\0" in path or path[1:2] == ":" else None
     if not path or not values["label"]:
         problem = f"expected a path and a label, got '{','.join(cells)}'"
     if "split" in values:

@@ -12,7 +12,9 @@ from peftbench.data.base import DATASETS
 from peftbench.data.sources.image_lists import ImageList, listed_files
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
 from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
+from peftbench.foundation.system import system_problem
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # what systems leave behind unasked, besides hidden files
@@ -35,7 +37,7 @@ class Folder(OwnFiles):
         return self.title or (self._place().name if self.root else "folder")
 
     def _place(self) -> Path:
-        return Path(self.root or "").expanduser().absolute()
+        return user_path(self.root or "", "dataset.root").absolute()
 
     def inputs(self) -> list[Path]:
         listing = self.listing()
@@ -53,18 +55,19 @@ class Folder(OwnFiles):
         if not root.is_dir():
             what = "it is a file" if root.is_file() else "there is no such folder"
             raise MissingInput(f"dataset.root={self.root}: {what}; set it to a folder of class folders ({_LAYOUT})")
-        top = _subfolders(root)
+        top = self._subfolders(root)
         parts = self._parts(root, top)
-        classes = {part: _subfolders(root / folder) if folder else top for part, folder in parts.items()}
+        classes = {part: self._subfolders(root / folder) if folder else top for part, folder in parts.items()}
         names = sorted_classes({name for found in classes.values() for name in found})
         if not names:
+            _loose_images(root)
             raise BadInput(f"{root}: no class folders; dataset.root takes {_LAYOUT}")
         if len(names) < 2:
             raise BadInput(f"{root}: only one class folder, '{names[0]}'; a classifier needs two ({_LAYOUT})")
-        left_out = [] if "all" not in parts else _loose_images(root)
+        left_out = [name for folder in {"", *parts.values()} for name in _loose_images(root / folder)]
         lists = {}
         for part, folder in parts.items():
-            lists[part], others = _class_images(root, folder, names, classes[part])
+            lists[part], others = _class_images(root, folder, names, classes[part], self.follow_links)
             left_out += others
         return Listing(root, tuple(names), lists, self._notes(left_out))
 
@@ -94,6 +97,12 @@ class Folder(OwnFiles):
             )
         return {part: parts[part] for part in ("train", "val", "test") if part in parts}
 
+    def _subfolders(self, folder: Path) -> list[str]:
+        found = [entry for entry in _entries(folder) if _is_folder(entry)]
+        for entry in found:
+            _refuse_linked(entry, self.follow_links)
+        return [entry.name for entry in found]
+
     def _notes(self, left_out: list[str]) -> tuple[str, ...]:
         if not left_out:
             return ()
@@ -108,14 +117,16 @@ def sorted_classes(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def _class_images(root: Path, folder: str, names: list[str], present: list[str]) -> tuple[ImageList, list[str]]:
+def _class_images(
+    root: Path, folder: str, names: list[str], present: list[str], follow_links: bool
+) -> tuple[ImageList, list[str]]:
     """The images of a part, class after class, each in order of name; and what else lies there."""
     paths: list[str] = []
     labels: list[int] = []
     left_out: list[str] = []
     for name in present:
         below = f"{folder}/{name}" if folder else name
-        found, others = _files_below(root, below)
+        found, others = _files_below(root, below, follow_links)
         if not found:
             raise BadInput(f"{root / below}: no images in this class folder; add some or remove the folder")
         paths += found
@@ -126,15 +137,17 @@ def _class_images(root: Path, folder: str, names: list[str], present: list[str])
     return ImageList(tuple(paths), np.array(labels, dtype=np.int64)), left_out
 
 
-def _files_below(root: Path, below: str) -> tuple[list[str], list[str]]:
+def _files_below(root: Path, below: str, follow_links: bool) -> tuple[list[str], list[str]]:
     """Image files and other files in `root/below` and its folders, as paths from `root`, in order of name."""
     images: list[str] = []
     others: list[str] = []
     for entry in _entries(root / below):
         path = f"{below}/{entry.name}"
-        if entry.is_dir():
-            _refuse_linked(entry)
-            deeper = _files_below(root, path)
+        if _is_folder(entry):
+            if _is_image(entry.name):
+                raise BadInput(f"{entry.path}: a folder with the name of an image; rename it or put the image there")
+            _refuse_linked(entry, follow_links)
+            deeper = _files_below(root, path, follow_links)
             images += deeper[0]
             others += deeper[1]
         else:
@@ -142,16 +155,16 @@ def _files_below(root: Path, below: str) -> tuple[list[str], list[str]]:
     return images, others
 
 
-def _subfolders(folder: Path) -> list[str]:
-    found = [entry for entry in _entries(folder) if entry.is_dir()]
-    for entry in found:
-        _refuse_linked(entry)
-    return [entry.name for entry in found]
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        raise system_problem(error) or BadInput(f"{entry.path}: cannot be read ({error.strerror})") from error
 
 
 def _loose_images(root: Path) -> list[str]:
     """Files beside the class folders. Raises `BadInput` for images, which would have no class."""
-    files = [entry.name for entry in _entries(root) if not entry.is_dir()]
+    files = [entry.name for entry in _entries(root) if not _is_folder(entry)]
     images = [name for name in files if _is_image(name)]
     if images:
         raise BadInput(
@@ -172,12 +185,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise BadInput(f"{folder}: cannot be read ({error.strerror}); give yourself the right to read it") from error
 
 
-def _refuse_linked(entry: os.DirEntry[str]) -> None:
-    if entry.is_symlink():
+def _refuse_linked(entry: os.DirEntry[str], follow_links: bool) -> None:
+    """Raises `BadInput` for a linked folder that is not to be followed, or that leads back to a folder above it."""
+    if not entry.is_symlink():
+        return
+    target = os.path.realpath(entry.path)
+    if not follow_links:
         raise BadInput(
-            f"{entry.path}: a link to a folder, {os.path.realpath(entry.path)}, which may lie outside dataset.root "
-            "or lead in circles; put the images themselves there"
+            f"{entry.path}: a link to a folder, {target}, which may lie outside dataset.root or lead in circles; put "
+            "the images themselves there, or set dataset.follow_links=true"
         )
+    if Path(entry.path).parent.resolve().is_relative_to(target):
+        raise BadInput(f"{entry.path}: a link to a folder above it, {target}; take it away")
 
 
 def _is_image(name: str) -> bool:

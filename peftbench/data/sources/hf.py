@@ -26,11 +26,12 @@ from peftbench.data.parts import class_notes, full_split
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
 from peftbench.data.sources.hub import hub_commit, unreachable
+from peftbench.data.sources.labels import refuse_one_class, refuse_several
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import train_and_val
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class HfDataset(DatasetSpec):
     label_column: str | None = option(None)
     title: str | None = option(None)
     group_name: str = option("other", choices=GROUPS)
-    classes: int | None = option(None, ge=2)
+    classes: int | None = option(None, ge=2, le=100_000)
     pixels: str = option("unknown", choices=PIXELS)
 
     @property
@@ -123,11 +124,15 @@ class HfDataset(DatasetSpec):
         val = next((name for name in VALIDATION_NAMES if name in splits), None)
         stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
         labels = {part: self._labels(splits[name], name, label_column) for part, name in stored.items()}
+        words: list[str] = []
+        if any(values.dtype.kind == "O" for values in labels.values()):
+            words, labels = self._numbered(labels)
         parts = {
             part: HfSplit(self._images(splits[name], name, image_column), np.arange(len(labels[part])), labels[part])
             for part, name in stored.items()
         }
-        class_names = self._class_names(splits["train"], label_column, labels)
+        class_names = tuple(words) or self._class_names(splits["train"], label_column, labels)
+        refuse_one_class(self.label, class_names)
         return HfSource(
             class_names=class_names,
             # Not plain tfds-order: copies shuffle, so row numbers need not be the source's own.
@@ -140,7 +145,7 @@ class HfDataset(DatasetSpec):
         )
 
     def _place(self) -> Path:
-        return Path(self.path or "").expanduser()
+        return user_path(self.path or "", "dataset.path")
 
     def _is_local(self) -> bool:
         return self.path is not None and self._place().exists()
@@ -212,13 +217,20 @@ class HfDataset(DatasetSpec):
         return EncodedImages(plain, column, f"{self.path} {name}", self._owned())
 
     def _labels(self, split: Dataset, name: str, column: str) -> np.ndarray:
-        """All labels of a split, int64 [num_rows], without touching the images."""
+        """All labels of a split, int64 [num_rows] or words (object [num_rows]), without touching the images."""
         if column not in split.column_names:
             raise BadInput(f"{self.path}: the {name} split has no column {column}")
         values = split.data.column(column)
+        if str(values.type).startswith(("list", "large_list", "fixed_size_list")):
+            raise BadInput(f"{self.path}: column {column} holds lists; a classifier takes one label an image")
+        if str(values.type) in ("string", "large_string") and values.null_count == 0:
+            return np.array(values.to_pylist(), dtype=object)
         labels = values.to_numpy() if values.null_count == 0 else np.array([None])
         if labels.dtype.kind not in "iu":
-            raise BadInput(f"{self.path}: column {column} of the {name} split must hold integer labels without gaps")
+            raise BadInput(
+                f"{self.path}: column {column} of the {name} split must hold integers or words, without gaps, and is "
+                f"{values.type} with {values.null_count} gaps"
+            )
         labels = labels.astype(np.int64)
         if (labels < 0).any():
             row = int(np.argmax(labels < 0))
@@ -227,9 +239,24 @@ class HfDataset(DatasetSpec):
             )
         return labels
 
+    def _numbered(self, labels: dict[str, np.ndarray]) -> tuple[list[str], dict[str, np.ndarray]]:
+        """The classes in order of their words, and each word's place among them."""
+        found = [(str(word), f"{part} row {row}") for part in labels for row, word in enumerate(labels[part].tolist())]
+        refuse_several(self.label, [word for word, _ in found], [where for _, where in found])
+        names = sorted({word for word, _ in found})
+        return names, {
+            part: np.searchsorted(names, values.astype(str)).astype(np.int64) for part, values in labels.items()
+        }
+
     def _class_names(self, train: Dataset, column: str, labels: dict[str, np.ndarray]) -> tuple[str, ...]:
         names = getattr(train.features[column], "names", None)
         highest = max(int(values.max(initial=0)) for values in labels.values())
+        num_images = sum(map(len, labels.values()))
+        if not names and self.classes is None and highest >= max(num_images, 100):
+            raise BadInput(
+                f"{self.path}: labels go up to {highest} and there are {num_images} images; number the classes from 0, "
+                "or set dataset.classes"
+            )
         known = tuple(names) if names else tuple(str(label) for label in range(self.classes or highest + 1))
         if highest >= len(known) or (self.classes is not None and self.classes != len(known)):
             raise BadInput(

@@ -14,6 +14,7 @@ import numpy as np
 
 from peftbench.foundation.digests import digests_of
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.system import system_problem
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ def shortened(problems: list[str], rest: str = "lines") -> str:
     return "; ".join(problems[:3]) + more
 
 
-def image_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
+def image_sizes(folder: Path, names: Iterable[str], follow_links: bool = False) -> dict[str, int]:
     """Size in bytes of every listed image, by one scan of each directory the lists name.
 
-    Raises `BadInput` when images are missing, empty, or links that lead outside `folder`.
+    Raises `BadInput` when images are missing, empty, or links that lead outside `folder` and are not to be followed.
     """
-    inside = os.path.realpath(folder)
+    inside = None if follow_links else os.path.realpath(folder)
     found: dict[str, dict[str, int]] = {}
     sizes: dict[str, int | None] = {}
     for name in names:
@@ -65,6 +66,12 @@ def image_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
         if parent not in found:
             found[parent] = _scan(folder / parent, inside)
         sizes[name] = found[parent].get(file)
+    if sizes and not any(size is not None for size in sizes.values()):
+        first = next(iter(sizes))
+        raise BadInput(
+            f"{folder}: none of the {len(sizes)} listed images is there, first {first}; the folder where the paths "
+            f"start is another: set dataset.root={_root_of(folder, first) or f'<the folder that holds {first}>'}"
+        )
     for problem, bad in (
         ("are missing", [name for name, size in sizes.items() if size is None]),
         ("are empty (0 bytes)", [name for name, size in sizes.items() if size == 0]),
@@ -77,17 +84,27 @@ def image_sizes(folder: Path, names: Iterable[str]) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def sizes_of_all(folder: Path, lists: Mapping[str, ImageList]) -> dict[str, int]:
+def _root_of(folder: Path, name: str) -> Path | None:
+    """A folder near `folder` below which `name` lies."""
+    try:
+        near = [*folder.parents[:2], *sorted(entry for entry in folder.iterdir() if entry.is_dir())[:100]]
+        return next((place for place in near if (place / name).is_file()), None)
+    except OSError:
+        return None
+
+
+def sizes_of_all(folder: Path, lists: Mapping[str, ImageList], follow_links: bool = False) -> dict[str, int]:
     """`image_sizes` of all images of several lists."""
-    return image_sizes(folder, dict.fromkeys(name for images in lists.values() for name in images.paths))
+    names = dict.fromkeys(name for images in lists.values() for name in images.paths)
+    return image_sizes(folder, names, follow_links)
 
 
-def lists_digest(folder: Path, lists: Mapping[str, ImageList]) -> str:
+def lists_digest(folder: Path, lists: Mapping[str, ImageList], follow_links: bool = False) -> str:
     """SHA-256 (hex) over part, path, label and the bytes of every listed image.
 
     The bytes are read where they are not known from an earlier reading (see `foundation.digests`).
     """
-    sizes_of_all(folder, lists)
+    sizes_of_all(folder, lists, follow_links)
     names = list(dict.fromkeys(name for images in lists.values() for name in images.paths))
     known = dict(zip(names, digests_of([folder / name for name in names]), strict=True))
     digest = hashlib.sha256()
@@ -120,22 +137,29 @@ def refuse_outside(path: Path, inside: str) -> None:
     """Raises `BadInput` when `path` leads, through links, to a place that is not in the real folder `inside`."""
     target = os.path.realpath(path)
     if os.path.commonpath([target, inside]) != inside:
-        raise BadInput(f"{path}: links outside the dataset's folder, to {target}; put the file itself there")
+        raise BadInput(
+            f"{path}: links outside the dataset's folder, to {target}; put the file itself there (own images: or set "
+            "dataset.follow_links=true)"
+        )
 
 
-def _scan(directory: Path, inside: str) -> dict[str, int]:
-    """File name -> size of what lies in `directory`; empty when there is no such directory."""
-    refuse_outside(directory, inside)
+def _scan(directory: Path, inside: str | None) -> dict[str, int]:
+    """File name -> size of what lies in `directory`; empty when there is no such directory.
+
+    Links may lead nowhere but into the real folder `inside`, if one is given.
+    """
+    if inside is not None:
+        refuse_outside(directory, inside)
     sizes = {}
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
-                if entry.is_symlink():
+                if entry.is_symlink() and inside is not None:
                     refuse_outside(Path(entry.path), inside)
                 if entry.is_file():
                     sizes[entry.name] = entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise BadInput(f"{directory}: cannot be read ({error.strerror})") from error
+        raise system_problem(error) or BadInput(f"{directory}: cannot be read ({error.strerror})") from error
     return sizes

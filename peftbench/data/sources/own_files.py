@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import numpy as np
 
 from peftbench.data.base import GROUPS, PIXELS, DatasetSpec, Source
 from peftbench.data.parts import PartsSource, class_notes, stratified_order
+from peftbench.data.pixels.decode import peculiarity
 from peftbench.data.sources.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
+from peftbench.data.sources.labels import case_twins, refuse_one_class
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.spec import option
@@ -20,6 +24,13 @@ PART_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
+}
+
+# images whose headers are looked at before a run; `data verify` decodes all
+LOOKED_AT = 200
+_PECULIARITIES = {
+    "rotated": "are to be turned by their EXIF data, which is ignored (dataset.apply_exif=true turns them)",
+    "16-bit": "have 16 bits, which are scaled to 8",
 }
 
 
@@ -39,6 +50,7 @@ class OwnFiles(DatasetSpec):
 
     `title`: what tables print. Where the data is not divided into parts, a stratified draw of `num_train` and `num_val`
     images by `split_seed` trains and validates and the rest tests; the same seed decides VTAB-sized draws.
+    `follow_links`: images may be links that lead out of the folder. `apply_exif`: turn each image as its EXIF data say.
     """
 
     title: str | None = option(None)
@@ -47,6 +59,8 @@ class OwnFiles(DatasetSpec):
     split_seed: int = option(0, ge=0)
     num_train: int = option(800, ge=1)
     num_val: int = option(200, ge=1)
+    follow_links: bool = option(False, location=True)
+    apply_exif: bool = option(False, later=True)
 
     @abstractmethod
     def listing(self) -> Listing:
@@ -58,7 +72,7 @@ class OwnFiles(DatasetSpec):
 
     def revision(self) -> str:
         listing = self.listing()
-        return lists_digest(listing.folder, listing.parts)
+        return lists_digest(listing.folder, listing.parts, self.follow_links)
 
     def check(self) -> None:
         listing = self.listing()
@@ -66,16 +80,18 @@ class OwnFiles(DatasetSpec):
 
     def open(self) -> Source:
         listing = self.listing()
-        sizes_of_all(listing.folder, listing.parts)
+        refuse_one_class(self.label, listing.class_names)
+        sizes_of_all(listing.folder, listing.parts, self.follow_links)
         refuse_overlap(listing.folder, listing.parts)
         divided = "all" not in listing.parts
         parts = listing.parts if divided else self._divide(listing)
         labels = {name: images.labels for name, images in parts.items()}
         notes = (*listing.notes, *class_notes(self.label, listing.class_names, labels))
         splits = {
-            name: FileSplit([listing.folder / path for path in images.paths], images.labels)
+            name: FileSplit([listing.folder / path for path in images.paths], images.labels, self.apply_exif)
             for name, images in parts.items()
         }
+        notes += self._twin_notes(listing) + self._image_notes(splits)
         how = f"stratified-seed{self.split_seed}"
         num_test = len(splits["test"])
         return PartsSource(
@@ -90,14 +106,36 @@ class OwnFiles(DatasetSpec):
             seed=self.split_seed,
         )
 
+    def _twin_notes(self, listing: Listing) -> tuple[str, ...]:
+        pairs = case_twins(listing.class_names)
+        if not pairs:
+            return ()
+        first, second = pairs[0]
+        return (f"{self.label}: {len(pairs)} pairs of classes differ only by case, first '{first}' and '{second}'",)
+
+    def _image_notes(self, splits: Mapping[str, FileSplit]) -> tuple[str, ...]:
+        """What the headers of some images, evenly spaced, say of all: EXIF rotation and 16 bits."""
+        paths = [path for split in splits.values() for path in split.paths]
+        chosen = [str(path) for path in paths[:: -(-len(paths) // LOOKED_AT)]]
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            found = list(pool.map(peculiarity, chosen))
+        notes = []
+        for kind, what in _PECULIARITIES.items():
+            if kind == "rotated" and self.apply_exif:
+                continue
+            bad = [path for path, peculiar in zip(chosen, found, strict=True) if peculiar == kind]
+            if bad:
+                notes.append(f"{self.label}: {len(bad)} of {len(chosen)} images looked at {what}, first {bad[0]}")
+        return tuple(notes)
+
     def _divide(self, listing: Listing) -> dict[str, ImageList]:
         images, num_classes = listing.parts["all"], len(listing.class_names)
         total, kept = len(images.paths), self.num_train + self.num_val
         if total <= kept:
             raise BadInput(
                 f"{self.label}: {total:,} images cannot be divided into {self.num_train} for training, {self.num_val} "
-                "for validation and some to test on; set dataset.num_train and dataset.num_val (with protocol=full or "
-                "protocol=fewshot), or name the train and test parts yourself"
+                f"for validation and some to test on; {_smaller(total, num_classes)}, or name the train and test parts "
+                "yourself"
             )
         if self.num_train < num_classes:
             raise BadInput(
@@ -107,6 +145,15 @@ class OwnFiles(DatasetSpec):
         order = stratified_order(images.labels, self.split_seed, images.paths)
         bounds = {"train": (0, self.num_train), "val": (self.num_train, kept), "test": (kept, total)}
         return {name: pick(images, order[start:stop]) for name, (start, stop) in bounds.items()}
+
+
+def _smaller(total: int, num_classes: int) -> str:
+    """The words with which so few images run: a fifth validates, a fifth tests."""
+    fifth = max(total // 5, 1)
+    num_train = total - 2 * fifth
+    if num_train < num_classes:
+        return f"that is too few for {num_classes} classes: get more"
+    return f"with dataset.num_train={num_train} dataset.num_val={fifth} protocol=full they can"
 
 
 def pick(images: ImageList, rows: np.ndarray) -> ImageList:

@@ -19,7 +19,7 @@ from peftbench.data.parts import full_split
 from peftbench.data.splits import ArraySplit
 from peftbench.data.tfds_order import train_and_val
 from peftbench.foundation.errors import MissingInput, PeftbenchError
-from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TorchvisionSet(DatasetSpec):
         )
 
     def _root(self) -> Path:
-        return Path(self.root).expanduser() if self.root else default_cache_dir() / "torchvision"
+        return user_path(self.root, "dataset.root") if self.root else default_cache_dir() / "torchvision"
 
     def _read(self) -> tuple[CIFAR10, CIFAR10]:
         """The train and test sets, fetched and unpacked first when need be; torchvision checks every file's MD5."""

@@ -13,6 +13,7 @@ from peftbench.data.vtab.hub import REPOSITORY, VtabHub
 from peftbench.data.vtab.original import VtabOriginal
 from peftbench.data.vtab.spec import VtabSpec
 from peftbench.foundation.errors import MissingInput
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 SOURCES = ("folder", "hub", "original")
@@ -74,7 +75,7 @@ class Vtab(VtabSpec):
 
     def inputs(self) -> list[Path] | None:
         # a folder that appears later would be found first
-        folders = [Path(self.root).expanduser() / name for name in ("", *self.facts.folders)]
+        folders = [user_path(self.root, "dataset.root") / name for name in ("", *self.facts.folders)]
         found = self.found.inputs()
         return None if found is None else [*found, *(folders if "folder" in self.sources else [])]
 

@@ -15,6 +15,7 @@ from peftbench.data.vtab.lists import read_list
 from peftbench.data.vtab.spec import VtabSpec
 from peftbench.data.vtab.tasks import VtabTask
 from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 
@@ -70,7 +71,7 @@ class VtabFolder(VtabSpec):
         )
 
     def _folder(self) -> Path:
-        root = Path(self.root).expanduser()
+        root = user_path(self.root, "dataset.root")
         tried = self.facts.folders
         found = {path.resolve(): path for name in tried if (path := root / name).is_dir()}
         if len(found) > 1:

@@ -20,7 +20,7 @@ from peftbench.data.vtab.originals.fetch import fetch
 from peftbench.data.vtab.spec import VtabSpec
 from peftbench.data.vtab.tasks import VTAB_TASKS
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option
 
 _VERSION = 2
@@ -42,7 +42,7 @@ class VtabOriginal(VtabSpec):
 
     @property
     def root(self) -> Path:
-        return Path(self.originals).expanduser() if self.originals else default_cache_dir() / "torchvision"
+        return user_path(self.originals, "dataset.originals") if self.originals else default_cache_dir() / "torchvision"
 
     @property
     def download_megabytes(self) -> int | None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from peftbench.cli.commands.leaderboard import main
+from peftbench.foundation.errors import ConfigError
 from peftbench.records.store import Store
 from tests.record_factory import make_record
 
@@ -76,5 +77,7 @@ def test_trials_beside_results_are_counted(results: Path, capsys: pytest.Capture
 def test_a_folder_that_cannot_be_written(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blocked = results / "file"
     blocked.write_text("")
-    assert main(["--results", str(results), "--out", str(blocked)]) == 1
-    assert f"cannot write {blocked / 'leaderboard.csv'}" in capsys.readouterr().err
+    assert main(["--results", str(results), "--out", str(blocked / "deeper")]) == 1
+    assert f"cannot write {blocked / 'deeper' / 'leaderboard.csv'}" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is a file, a folder is needed"):
+        main(["--results", str(results), "--out", str(blocked)])

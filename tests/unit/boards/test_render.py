@@ -140,3 +140,29 @@ def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in write(leaderboard(collect(records())), tmp_path)]
     again = [path.read_bytes() for path in write(leaderboard(collect(records()[::-1])), tmp_path)]
     assert first == again
+
+
+def test_no_name_is_taken_for_a_formula_by_a_spreadsheet() -> None:
+    names = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "plain - 1"]
+    [table] = leaderboard(collect([*(make_record(method=name) for name in names[:4]), make_record(dataset="=cmd")]))
+    frame = pd.read_csv(io.StringIO(to_csv(table)), dtype=str)
+    assert {"'=1+1", "'+1", "'-1", "'@SUM(A1)"} <= set(frame["method"])
+    assert "'=cmd_mean" in frame.columns
+    numbers = frame.set_index("method")["params_method"]
+    assert float(numbers["lora"]) == 290_000
+
+
+def test_names_are_no_tags_links_or_images_in_markdown() -> None:
+    names = ["<img src=x onerror=alert(1)>", "[here](http://x)", "![i](x)", "[a][b]", "a|b"]
+    [table] = leaderboard(collect(make_record(method=name, remark=f"see {name}") for name in names))
+    text = to_markdown(table)
+    assert "<img" not in text and "](" not in text and "][" not in text
+    assert {"&lt;img src=x onerror=alert(1)>", "[here]\\(http://x)", "a\\|b"} <= {
+        row["method"].removesuffix(" †") for row in markdown_rows(text)
+    }
+
+
+def test_a_name_that_would_command_the_terminal_is_shown_as_its_signs() -> None:
+    [table] = leaderboard(collect([make_record(method="a\x1b[2J\nb", dataset="d\u202e")]))
+    assert "a\\x1b[2J b" in shown(table, 200) and "d\\u202e" in shown(table, 200)
+    assert all(sign.isprintable() or sign == "\n" for sign in shown(table, 200) + to_markdown(table) + to_csv(table))

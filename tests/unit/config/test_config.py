@@ -110,15 +110,10 @@ def test_a_missing_value_is_named():
 
 
 def test_words_are_checked_before_hydra():
-    assert (
-        word_problems(
-            ["method=lora,ssf", "seed=0,1", "method.rank=4", "+train.x=1", "~runtime"],
-            config_dir(),
-            [*SECTIONS, "seed"],
-        )
-        == []
-    )
-    problems = word_problems(["method=lora,sff", "datset=digits"], config_dir(), [*SECTIONS, "seed"])
+    sections = [*SECTIONS, "seed"]
+    words = ["method=lora,ssf", "seed=0,1", "method.rank=4", "+train.x=1"]
+    assert word_problems(words, config_dir(), sections, sweep=True) == []
+    problems = word_problems(["method=lora,sff", "datset=digits"], config_dir(), sections, sweep=True)
     assert len(problems) == 2 and "'ssf'" in problems[0] and "'dataset'" in problems[1]
 
 

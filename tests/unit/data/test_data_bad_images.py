@@ -144,7 +144,10 @@ def test_every_eight_bit_image_is_read_unrotated_and_without_compositing(kind, t
 BAD = {
     "truncated": (encoded(RED.resize((60, 40)), "JPEG")[:300], "the image cannot be decoded"),
     "no image": (b"this is text", "not an image format"),
-    "sixteen bits": (encoded(Image.fromarray(np.full((4, 4), 40_000, np.uint16))), "more than 8 bits a channel"),
+    "thirty-two bits": (
+        encoded(Image.fromarray(np.full((4, 4), 0.5, np.float32)), "TIFF"),
+        "more than 8 bits a channel",
+    ),
 }
 
 

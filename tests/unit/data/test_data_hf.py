@@ -122,7 +122,7 @@ def test_other_usual_columns_are_found_and_others_can_be_named(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": {3: None}}, "test split must hold integer labels without gaps"),
+        ({"labels": {3: None}}, "test split must hold integers or words, without gaps"),
         ({"labels": {3: -1}, "names": False}, "the test split has label -1 in row 3"),
     ],
 )

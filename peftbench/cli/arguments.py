@@ -1,0 +1,72 @@
+"""The words of commands: argparse's errors become ours, with the nearest right words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import NoReturn
+
+from peftbench.foundation.errors import ConfigError, brief, did_you_mean
+from peftbench.foundation.location import user_path
+
+
+class Arguments(argparse.ArgumentParser):
+    """A parser of a command's words that raises `ConfigError` instead of ending the process."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL)
+        if unknown:
+            first = unknown[1].split()[0] if unknown[1].split() else ""
+            options = [name for name in self._known_options() if name.startswith("--")]
+            hint = did_you_mean(first.partition("=")[0], options) if first.startswith("-") else f"; see {self.prog} -h"
+            raise ConfigError([f"{self.prog}: unknown words {brief(unknown[1])}{hint}"])
+        raise ConfigError([f"{self.prog}: {brief(message, 400)}; see {self.prog} -h"])
+
+    def _known_options(self) -> list[str]:
+        """This parser's options and those of its commands, which leave what they do not know to it."""
+        names = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action.choices, dict):
+                names += [name for parser in action.choices.values() for name in parser._option_string_actions]
+        return names
+
+
+def a_folder(named: str) -> Path:
+    """A folder that is there or may be made."""
+    path = user_path(_named(named), "the path")
+    if path.is_file():
+        raise argparse.ArgumentTypeError(f"{brief(named)} is a file, a folder is needed")
+    return path
+
+
+def a_file(named: str) -> Path:
+    """A file that is there or may be made."""
+    path = user_path(_named(named), "the path")
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{brief(named)} is a folder, a file is needed")
+    return path
+
+
+def count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 9 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {brief(text)}")
+    return int(text)
+
+
+def days(text: str) -> float:
+    """A number of days, not negative."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise argparse.ArgumentTypeError(f"a number of days of at least 0 is needed, got {brief(text)}")
+    return value
+
+
+def _named(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text

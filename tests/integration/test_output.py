@@ -1,0 +1,63 @@
+"""Standard output that is closed, full, plain ASCII or no longer read never costs a record or shows a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peftbench.records.store import Store
+from tests.conftest import REPOSITORY
+from tests.record_factory import make_record
+
+PROGRAM = f"{sys.executable} -m peftbench"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    for seed in range(3):
+        Store(tmp_path / "results").put(make_record(seed=seed, accuracy=0.5 + seed / 100))
+    return tmp_path
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What bash answers; its exit code is that of peftbench."""
+    return subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PEFTBENCH_CACHE": str(folder / "cache"), **environment},
+    )
+
+
+@pytest.mark.parametrize("where", ["| head -0", "| head -1", ">&-", "2>&- >&-"])
+def test_a_reader_that_goes_away_is_no_failure(store, where):
+    answer = shell(f"{PROGRAM} leaderboard --no-report {where}", store)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert (store / "results" / "leaderboard" / "leaderboard.csv").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_the_output_is_said(store):
+    answer = shell(f"{PROGRAM} leaderboard --no-report > /dev/full", store)
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("peftbench: standard output cannot be written (No space left on device)")
+    assert len(answer.stderr.splitlines()) == 1
+    assert (store / "results" / "leaderboard" / "leaderboard.csv").is_file()
+
+
+def test_an_ascii_terminal_shows_all_it_can(store):
+    answer = shell(f"{PROGRAM} leaderboard --no-report", store, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert "51.0 ? 1.0" in answer.stdout
+
+
+@pytest.mark.parametrize("cache", ["/proc/nope", "~nosuchuser/x", "/dev/null"])
+def test_a_cache_that_cannot_be_is_named(tmp_path, cache):
+    answer = shell(f"{PROGRAM} data verify digits", tmp_path, PEFTBENCH_CACHE=cache)
+    assert answer.returncode in (0, 2) and "Traceback" not in answer.stderr
+    assert answer.returncode == 0 or cache in answer.stderr

@@ -1,0 +1,58 @@
+"""Words are read as Hydra reads them; what it cannot read is taken as it stands or told how to quote."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench.config.gate import config_dir
+from peftbench.config.overrides import choices_of, option_values, parsed, quoted, readable, values_of, word_problems
+from peftbench.foundation.errors import ConfigError
+
+AWKWARD = [
+    "/a,b",
+    "/a=b",
+    "/a (1)",
+    "/a[1]",
+    "/a{1}",
+    "~/bilder",
+    "/ä ö",
+    'a"b',
+    "a'b",
+    "a\\",
+    "[x]",
+    "#1",
+    "a;b",
+    "1,2",
+]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_the_quoting_that_messages_show_gives_the_value_as_it_stands(value):
+    assert option_values([f"dataset.root={quoted(value)}"]) == {"dataset.root": value}
+
+
+@pytest.mark.parametrize("value", ["~/bilder", "/a=b", "/a (1)", "/ä ö", "a;b", "/a[1]"])
+def test_a_path_that_hydra_cannot_read_is_taken_as_it_stands(value):
+    assert option_values([f"dataset.root={value}"]) == {"dataset.root": value}
+    # so that Hydra itself reads it as well
+    [word] = readable([f"dataset.root={value}"])
+    assert parsed(word).value() == value
+
+
+def test_the_word_shown_for_several_values_is_one_value():
+    [problem] = word_problems(["dataset.root=/a,b"], config_dir(), ["dataset"])
+    shown = problem.split("it is written '")[1].removesuffix("'")
+    assert option_values([shown]) == {"dataset.root": "/a,b"}
+
+
+def test_glob_stands_for_the_choices_that_match():
+    choices = choices_of(config_dir() / "method")
+    assert values_of("method=glob(lora*)", config_dir()) == ("method", [c for c in choices if c.startswith("lora")])
+    in_folder = [choice for choice in choices_of(config_dir() / "dataset") if choice.startswith("vtab/d")]
+    assert len(in_folder) > 2 and values_of("dataset=glob(vtab/d*)", config_dir()) == ("dataset", in_folder)
+
+
+def test_every_unreadable_word_is_named():
+    with pytest.raises(ConfigError) as stop:
+        readable(["optim.lr=[1", "seed", "method=lora"])
+    assert [problem.split("'")[1] for problem in stop.value.problems] == ["optim.lr=[1", "seed"]

@@ -1,0 +1,188 @@
+"""Lists and folders as people have them are read; advice for those that cannot be read is tested by following it."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from peftbench.data.pixels.decode import decode_image
+from peftbench.data.sources.csv_files import CsvFiles
+from peftbench.data.sources.folder import Folder
+from peftbench.data.sources.hf import HfDataset
+from peftbench.foundation.errors import BadInput
+
+LABELS = ["cat", "dog", "cat", "dog", "cat", "dog"]
+PARTS = ["train", "train", "train", "train", "test", "test"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG", **options)
+    return stream.getvalue()
+
+
+def pictures(folder: Path, names: list[str]) -> None:
+    for index, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(Image.new("L", (2, 3), index)))
+
+
+def names(folder: str = "") -> list[str]:
+    return [f"{folder}a {index}.png" for index in range(6)]
+
+
+def advised(error: BadInput) -> dict[str, str]:
+    """The options of the dataset that a message tells to set."""
+    return dict(re.findall(r"dataset\.(\w+)=([^ ;,)]+)", str(error)))
+
+
+def labels_of(spec) -> tuple[list[str], list[int]]:
+    source = spec.open()
+    return [source.class_names[label] for label in source.split("trainval").labels], [
+        int(np.asarray(source.split("test").read(index))[0, 0]) for index in range(len(source.split("test")))
+    ]
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("separator", [",", ";", "\t", " "])
+def test_any_separator_with_a_header_or_none(tmp_path, separator, header):
+    pictures(tmp_path, names())
+    rows = [("path", "label", "split")] if header else []
+    rows += list(zip(names(), LABELS, PARTS, strict=True))
+    (tmp_path / "list.txt").write_text("".join(f"{separator.join(row)}\n" for row in rows))
+    assert labels_of(CsvFiles(path=str(tmp_path / "list.txt"))) == (["cat", "dog", "cat", "dog"], [4, 5])
+
+
+def test_a_list_of_paths_and_numbers_between_blanks(tmp_path):
+    pictures(tmp_path, names())
+    for part, rows in (("train", range(4)), ("test", range(4, 6))):
+        (tmp_path / f"{part}.txt").write_text("".join(f"{names()[row]} {row % 2}\n" for row in rows))
+    spec = CsvFiles(train=str(tmp_path / "train.txt"), test=str(tmp_path / "test.txt"))
+    assert labels_of(spec) == (["0", "1", "0", "1"], [4, 5])
+
+
+@pytest.mark.parametrize("written", ["/images/", "images/", "../images/"])
+def test_the_root_that_a_message_names_is_the_right_one(tmp_path, written):
+    pictures(tmp_path / "images", names())
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    before = str(tmp_path) if written[0] == "/" else ""
+    rows = zip(names(f"{before}{written}"), LABELS, PARTS, strict=True)
+    (folder / "list.csv").write_text("path,label,split\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    spec = CsvFiles(path=str(folder / "list.csv"))
+    with pytest.raises(BadInput) as stop:
+        spec.open()
+    assert set(advised(stop.value)) == {"root"}
+    spec = CsvFiles(path=str(folder / "list.csv"), **advised(stop.value))
+    assert labels_of(spec) == (["cat", "dog", "cat", "dog"], [4, 5])
+
+
+def test_the_columns_that_a_message_names_are_the_right_ones(tmp_path):
+    pictures(tmp_path, names())
+    rows = zip(LABELS, names(), strict=True)
+    (tmp_path / "list.csv").write_text("klasse,bild\n" + "".join(f"{','.join(row)}\n" for row in rows))
+    with pytest.raises(BadInput, match="none is a known name: klasse, bild") as stop:
+        CsvFiles(path=str(tmp_path / "list.csv")).open()
+    assert advised(stop.value) == {"path_column": "bild", "label_column": "klasse"}
+    listing = CsvFiles(path=str(tmp_path / "list.csv"), **advised(stop.value)).listing()
+    assert listing.parts["all"].paths == tuple(names())
+
+
+@pytest.mark.parametrize("number", [6, 40, 700, 1000])
+def test_the_numbers_that_a_message_names_do_divide_a_small_folder(tmp_path, number):
+    pictures(tmp_path / "mine", [f"{'ab'[index % 2]}/{index}.png" for index in range(number)])
+    with pytest.raises(BadInput, match="protocol=full") as stop:
+        Folder(root=str(tmp_path / "mine")).open()
+    numbers = {name: int(value) for name, value in advised(stop.value).items()}
+    source = Folder(root=str(tmp_path / "mine"), **numbers).open()
+    sizes = [len(source.split(name)) for name in ("train", "val", "test")]
+    assert sum(sizes) == number and min(sizes) > 0
+    assert set(source.split("trainval").labels.tolist()) == {0, 1}
+
+
+def test_links_are_followed_where_that_is_asked_for(tmp_path):
+    pictures(tmp_path / "store", ["x/a.png", "x/b.png"])
+    for part in ("train", "test"):
+        pictures(tmp_path / "mine" / part, ["cat/a.png", "dog/a.png"])
+    (tmp_path / "mine/train/cat/link.png").symlink_to(tmp_path / "store/x/a.png")
+    (tmp_path / "mine/train/bird").symlink_to(tmp_path / "store/x")
+    (tmp_path / "mine/test/bird").symlink_to(tmp_path / "store/x")
+    with pytest.raises(BadInput, match="follow_links=true"):
+        Folder(root=str(tmp_path / "mine")).open()
+    source = Folder(root=str(tmp_path / "mine"), follow_links=True).open()
+    assert (source.class_names, len(source.split("trainval"))) == (("bird", "cat", "dog"), 5)
+    (tmp_path / "mine/train/cat/up").symlink_to(tmp_path / "mine")
+    with pytest.raises(BadInput, match="a folder above it"):
+        Folder(root=str(tmp_path / "mine"), follow_links=True).open()
+
+
+def divided(root: Path, image: Image.Image, **options: object) -> None:
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (root / part / name).mkdir(parents=True)
+            (root / part / name / "a.png").write_bytes(png(Image.new("L", (2, 3), 7)))
+    (root / "train" / "cat" / "b.png").write_bytes(png(image, **options))
+
+
+def test_rotation_by_exif_is_warned_about_and_applied_on_request(tmp_path):
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    divided(tmp_path, Image.fromarray(pixels), exif=exif)
+    ignoring = Folder(root=str(tmp_path)).open()
+    assert (
+        "1 of 5 images looked at are to be turned" in ignoring.notes[0]
+        and "dataset.apply_exif=true" in ignoring.notes[0]
+    )
+    turned = Folder(root=str(tmp_path), apply_exif=True).open()
+    assert turned.notes == ()
+    before, after = (np.asarray(source.split("trainval").read(1)) for source in (ignoring, turned))
+    assert np.array_equal(before, pixels) and np.array_equal(after, np.rot90(pixels, -1))
+    # the image cache tells the two apart, and so does the fingerprint
+    assert ignoring.split("trainval").content_digest() != turned.split("trainval").content_digest()
+    assert "apply_exif" in Folder(apply_exif=True).identity() and "apply_exif" not in Folder().identity()
+
+
+def test_16_bit_images_are_scaled_with_a_warning(tmp_path):
+    pixels = np.array([[0, 257, 65535], [128, 129, 32768]], dtype=np.uint16)
+    divided(tmp_path, Image.fromarray(pixels))
+    source = Folder(root=str(tmp_path)).open()
+    assert "1 of 5 images looked at have 16 bits" in source.notes[0]
+    # 65535 is 255, so one step is 257
+    assert np.asarray(source.split("trainval").read(1)).tolist() == [[0, 1, 255], [0, 1, 128]]
+
+
+def test_floating_point_images_are_refused():
+    stream = io.BytesIO()
+    Image.fromarray(np.zeros((2, 2), np.float32)).save(stream, "TIFF")
+    with pytest.raises(BadInput, match="more than 8 bits"):
+        decode_image(stream.getvalue(), "x.tif")
+
+
+def test_labels_of_parquet_may_be_words(tmp_path):
+    image = png(Image.new("L", (2, 2)))
+    for part, words in (("train", ["dog", "cat", "ant"]), ("test", ["cat", "dog"])):
+        cells = [{"bytes": image, "path": None}] * len(words)
+        pyarrow.parquet.write_table(pyarrow.table({"image": cells, "label": words}), tmp_path / f"{part}.parquet")
+    source = HfDataset(path=str(tmp_path)).open()
+    assert source.class_names == ("ant", "cat", "dog")
+    assert source.parts["train"].labels.tolist() == [2, 1, 0] and source.parts["test"].labels.tolist() == [1, 2]
+
+
+def test_classes_that_differ_by_case_are_named(tmp_path):
+    for part in ("train", "test"):
+        pictures(tmp_path / part, ["Cat/a.png", "cat/b.png"])
+    assert "'Cat' and 'cat'" in Folder(root=str(tmp_path)).open().notes[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.lines import skipped_line, summary
+from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
@@ -25,11 +26,11 @@ from peftbench.sweep.state import states
 from peftbench.sweep.summary import sweep_lines
 
 SWEEP_FLAGS = {"-m", "--multirun"}
+DRY_RUN = "--dry-run"
 # flags with which Hydra shows something and runs nothing
-SHOWING_FLAGS = {"-h", "--help", "--hydra-help", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info"} | {
+SHOWING_FLAGS = {"--hydra-help", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info"} | {
     "-sc",
     "--shell-completion",
-    "--version",
 }
 SECTIONS = [*FIXED, *NAMED, "seed"]
 SWEEP_KEYS = ("suite", "+suite", "launcher")
@@ -39,6 +40,8 @@ def launch(words: list[str]) -> int:
     """Run what the words ask for and return the exit code. Raises `PeftbenchError` when a single cell fails."""
     flags = {word for word in words if word.startswith("-")}
     overrides = [word for word in words if word not in flags]
+    if DRY_RUN in flags and flags <= {DRY_RUN, *SWEEP_FLAGS}:
+        return dry_run(overrides)
     if not flags <= SWEEP_FLAGS:
         return _shown(flags, overrides)
     if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
@@ -65,6 +68,13 @@ def _shown(flags: set[str], words: list[str]) -> int:
 
     register_schemas()
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda tree: None)()
+    return 0
+
+
+def dry_run(words: list[str]) -> int:
+    """Say what the words would run, how long that may take and what is missing, and start nothing."""
+    grid, _ = plan_grid(words)
+    print("\n".join(["dry run: nothing is started", *status_lines(grid, found_states(grid), "method")]), flush=True)
     return 0
 
 

@@ -9,15 +9,14 @@ import tempfile
 import traceback
 from types import FrameType
 
+from peftbench.cli.help import help_text, version_line
 from peftbench.cli.output import finish, guard
 from peftbench.foundation.errors import PeftbenchError, brief, did_you_mean, printable
 from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
-COMMANDS = {
-    name: f"peftbench.cli.commands.{name}"
-    for name in ("leaderboard", "compare", "pack", "evaluate", "trials", "reproduce", "export", "status", "data")
-}
+_NAMES = ("leaderboard", "compare", "pack", "evaluate", "trials", "reproduce", "export", "status", "data", "completion")
+COMMANDS = {name: f"peftbench.cli.commands.{name}" for name in _NAMES}
 
 
 def main() -> int:
@@ -31,6 +30,12 @@ def _run(words: list[str]) -> int:
     try:
         if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             return _command(words[0], words[1:])
+        if "--version" in words:
+            print(version_line())
+            return 0
+        if "--help" in words or "-h" in words:
+            print(help_text([word for word in words if word not in ("-h", "--help")], COMMANDS), end="")
+            return 0
         if not any(word.startswith("-") for word in words):
             done = _finished(words)
             if done is not None:

@@ -121,6 +121,12 @@ class Composer:
         return self._resolved[key]
 
 
+def options_page(words: list[str]) -> str:
+    """Every option of the cell that the words name, as yaml. Raises `ConfigError`."""
+    text: str = OmegaConf.to_yaml(OmegaConf.create(Trees().of(words)))
+    return text
+
+
 class Trees:
     """The tree of any words, composed here or by Hydra."""
 

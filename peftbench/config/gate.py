@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_store import ConfigStore
@@ -23,6 +22,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec, for_method
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
+from peftbench.foundation.location import config_dir as config_dir
 from peftbench.foundation.spec import Spec, build, defaults_of
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 
@@ -120,13 +120,6 @@ def schema(place: str) -> dict[str, Any]:
     key, registry = NAMED[section]
     cls: type[Spec] = outlined(section, name) if section in LOADED else registry().get(name)
     return {key: name} | defaults_of(cls)
-
-
-def config_dir() -> Path:
-    """The folder of yaml files: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Where things are: what a user's path means, and where peftbench keeps what it can make again."""
+"""Where things are: yaml files, what a user's path means, and where peftbench keeps what it can make again."""
 
 from __future__ import annotations
 
@@ -33,3 +33,10 @@ def default_cache_dir() -> Path:
     """The folder named by PEFTBENCH_CACHE, else ~/.cache/peftbench."""
     named = os.environ.get("PEFTBENCH_CACHE")
     return user_folder(named, "PEFTBENCH_CACHE") if named else Path.home() / ".cache" / "peftbench"
+
+
+def config_dir() -> Path:
+    """The folder of yaml files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"

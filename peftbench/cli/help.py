@@ -12,17 +12,17 @@ FIRST = """\
 peftbench runs one cell (backbone x method x dataset) and leaves one record.
 
   python -m peftbench method=lora dataset=digits seed=1   one cell
-  python -m peftbench -m method=lora,ssf seed=0,1,2       a sweep; done cells are skipped
-  python -m peftbench -m +suite=vtab method=all --dry-run what it would run, and how long
-  python -m peftbench method=lora tune=random             tuned on val200, then reported
+  python -m peftbench -m method=lora,ssf seed=0,1,2       a sweep
+  python -m peftbench -m +suite=vtab method=all --dry-run what it would run
+  python -m peftbench method=lora tune=random             tuned on val200 first
   python -m peftbench status +suite=vtab method=all       how far a sweep is
   python -m peftbench leaderboard                         records -> tables
-  python -m peftbench evaluate RECORD                     its accuracy, from its adapter
-  python -m peftbench reproduce RECORD                    run it again, compare bit for bit
-  python -m peftbench export RECORD FILE                  an adapter for plain timm models
-  python -m peftbench data list                           datasets: ready or missing
+  python -m peftbench evaluate RECORD                     its accuracy again
+  python -m peftbench reproduce RECORD                    again, bit for bit
+  python -m peftbench export RECORD FILE                  adapter for plain timm
+  python -m peftbench data list                           datasets: ready or not
 
-More: --help commands, --help groups (every choice), --help options [method=lora ...]
+More: --help commands, --help groups, --help options [method=lora ...]
 Tab completion, in ~/.bashrc or ~/.zshrc: eval "$(peftbench completion)"
 """
 TOPICS = ("commands", "groups", "options")

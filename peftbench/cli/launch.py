@@ -55,7 +55,7 @@ def launch(words: list[str]) -> int:
 
 def _shown(flags: set[str], words: list[str]) -> int:
     """Hydra's own program, for its flags, which print a configuration or more."""
-    known = SHOWING_FLAGS | SWEEP_FLAGS
+    known = SHOWING_FLAGS | SWEEP_FLAGS | {DRY_RUN, "--help", "--version"}
     problems = [
         f"unknown flag {flag}{did_you_mean(flag, known)}"
         for flag in sorted(flags)

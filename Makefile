@@ -48,7 +48,7 @@ smoke: install
 	$(BIN)/python scripts/smoke.py
 
 leaderboard: install
-	$(BIN)/python -m peftbench leaderboard --results results
+	$(BIN)/python -m peftbench leaderboard --results results --suite packed
 
 leaderboard-check: leaderboard
 	git diff --exit-code -- results/leaderboard

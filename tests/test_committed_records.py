@@ -9,6 +9,7 @@ import pytest
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.render import write
+from peftbench.config.shipped import shipped_options
 from peftbench.methods.base import METHODS
 from peftbench.records.collect import collect
 from peftbench.records.store import Store
@@ -34,7 +35,7 @@ def test_a_committed_record_names_its_commit_and_no_place_of_a_machine(record):
 
 
 def test_tables_are_what_the_records_give(tmp_path):
-    for path in write(leaderboard(collect(RECORDS)), tmp_path):
+    for path in write(leaderboard(collect(RECORDS), shipped_options()), tmp_path):
         assert (ROOT / "results" / "leaderboard" / path.name).read_text() == path.read_text()
 
 

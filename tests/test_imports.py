@@ -65,6 +65,7 @@ CONFIGURATION = {
     "config/gate",
     "config/compose",
     "config/overrides",
+    "config/shipped",
     "cells/restore",
     "cli/launch",
     "cli/commands/data",

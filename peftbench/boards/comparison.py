@@ -16,12 +16,13 @@ BEST, EQUAL, BELOW, UNTESTED = "best", "≈ best", "below", "?"
 def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACCURACY) -> Comparison:
     """Ranks, tests and verdicts of the complete rows, which come sorted with the best one first.
 
-    Where there are enough data sets the verdict is the pairwise Wilcoxon test over data sets, corrected by Holm for all
-    pairs. Elsewhere it is a t test over seeds of the mean of groups against the best row, with the variance pooled over
-    methods and corrected by Holm for the number of such comparisons: it speaks of these data sets only. Incomplete
-    rows take no part.
+    Full fine-tuning is a reference and takes no part: the verdicts are among PEFT methods. Where there are enough data
+    sets the verdict is the pairwise Wilcoxon test over data sets, corrected by Holm for all pairs. Elsewhere it
+    is a t test over seeds of the mean of groups against the best row, with the variance pooled over methods and
+    corrected by Holm for the number of such comparisons: it speaks of these data sets only. Incomplete rows take no
+    part.
     """
-    complete = [row for row in rows if row.complete]
+    complete = [row for row in rows if row.complete and not row.reference]
     methods = tuple(row.method for row in complete)
     scores = np.array(
         [[metric.goodness(row.cells[column.name].mean) for column in columns] for row in complete]
@@ -79,9 +80,10 @@ def _remarks(
         yield "nothing to compare: fewer than two complete rows"
         return
     level = f"{100 * sig.LEVEL:.0f} %"
+    best = "the best PEFT row"
     if basis == "data sets":
         yield (
-            f"verdict: '{EQUAL}' cannot be told apart from the best row at {level} "
+            f"verdict: '{EQUAL}' cannot be told apart from {best} at {level} "
             f"(Wilcoxon signed-rank over {datasets} data sets, Holm over {methods * (methods - 1) // 2} pairs)"
         )
     else:
@@ -91,7 +93,7 @@ def _remarks(
         )
         if basis:
             yield (
-                f"verdict: '{EQUAL}' cannot be told apart from the best row at {level}, on these data sets alone "
+                f"verdict: '{EQUAL}' cannot be told apart from {best} at {level}, on these data sets alone "
                 f"(t over seeds, variance pooled over methods, Holm over {methods - 1}); {too_small}"
             )
         else:
@@ -108,8 +110,9 @@ def _remarks(
     difference = sig.critical_difference(methods, datasets)
     answer = "ranks differ" if friedman.p <= sig.LEVEL else "no difference shown, so the ranks order nothing"
     yield (
-        f"Friedman: chi2 = {friedman.statistic:.1f}, p = {friedman.p:.2g}, {answer}; Nemenyi critical difference of "
-        f"average ranks at {level}: {difference:.2f}{rough}"
+        f"beside the verdict, a coarser look at ranks alone that decides nothing: Friedman chi2 = "
+        f"{friedman.statistic:.1f}, p = {friedman.p:.2g}, {answer}; Nemenyi critical difference of average ranks at "
+        f"{level}: {difference:.2f}{rough}"
     )
 
 

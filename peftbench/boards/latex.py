@@ -19,6 +19,7 @@ _ESCAPED = {
     "±": r"$\pm$",
     "≈": r"$\approx$",
     "†": r"$\dagger$",
+    "§": r"\S{}",
     "‡": r"$\ddagger$",
     EMPTY: "---",
     **{character: f"\\{character}" for character in "&%$#_{}"},

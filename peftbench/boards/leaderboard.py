@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from peftbench.boards.comparison import compare
+from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
 from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
 from peftbench.foundation.metric import ACCURACY, FRACTION, HIGHER, Metric
@@ -64,18 +65,25 @@ class Judged(NamedTuple):
         return Metric(self.metric, self.better, self.unit)
 
 
+# Full fine-tuning: what every paper measures against, and no PEFT method.
+REFERENCE = "full"
+
 # One repetition group in one column: seed -> score.
 Repetitions = dict[int, float]
 
 
-def leaderboard(rows: pd.DataFrame) -> list[Table]:
+def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str = "test") -> list[Table]:
     """Tables from the rows of `collect`: one for each task with its metric, backbone, protocol with training recipe,
     and choice of hyperparameters (paper defaults, a published preset, tuned with a budget).
 
     Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
     differs. Rows without a test score (trials that only choose hyperparameters) are left out: a validation score
-    is no result. Methods are sorted by mean of groups, best first; incomplete rows last; equal ones by name.
+    is no result. With `split="val"` the tables hold validation scores and nothing else. Means and ranks are over the
+    data sets that the rows share (`shared_columns`). Methods are sorted by mean of groups, best first; incomplete rows
+    last; equal ones by name. `shipped` (what the yaml files set) marks the rows that were trained otherwise.
     """
+    if split == "val":
+        rows = rows.assign(score=rows["val_score"])
     scored = rows[rows["score"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
     columns = [scored[name].tolist() for name in _USED]
     records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -85,11 +93,17 @@ def leaderboard(rows: pd.DataFrame) -> list[Table]:
     for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
         judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
         by_table.setdefault((judged, backbone, protocol, record["hyperparameters"]), []).append(record)
-    return [_table(*key, by_table[key]) for key in sorted(by_table)]
+    return [_table(*key, by_table[key], shipped or {}, split) for key in sorted(by_table)]
 
 
 def _table(
-    judged: Judged, backbone: str, protocol: str, hyperparameters: str, records: Sequence[dict[str, Any]]
+    judged: Judged,
+    backbone: str,
+    protocol: str,
+    hyperparameters: str,
+    records: Sequence[dict[str, Any]],
+    shipped: Shipped,
+    split: str,
 ) -> Table:
     names = column_names(records)
     cells: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -102,17 +116,42 @@ def _table(
             unique = label if label not in by_row else extend_label(label, "another setting")
             by_row[unique] = row_cells
     columns = sorted(_columns(records, names), key=_column_key)
+    shared = shared_columns([set(row_cells) for row_cells in by_row.values()], columns)
     metric = judged.as_metric
-    rows = sorted(
-        (_row(method, row_cells, columns, metric) for method, row_cells in by_row.items()),
-        key=lambda row: row_key(row, metric),
-    )
-    notes = tuple(_notes(records, columns, rows))
-    compared = compare(rows, columns, metric)
-    task = "" if judged.task == CLASSIFICATION else judged.task
+    found = (_row(method, row_cells, columns, shared, shipped, metric) for method, row_cells in by_row.items())
+    rows = sorted(found, key=lambda row: row_key(row, metric))
+    notes = tuple(_notes(records, columns, shared, rows, metric))
+    words, short = recipe(records)
     return Table(
-        backbone, protocol, hyperparameters, tuple(columns), tuple(rows), notes, compared, task=task, metric=metric
+        backbone,
+        protocol,
+        hyperparameters,
+        tuple(columns),
+        tuple(rows),
+        notes,
+        compare(rows, shared, metric),
+        task="" if judged.task == CLASSIFICATION else judged.task,
+        metric=metric,
+        shared=tuple(shared),
+        suite=suite(columns),
+        recipe=words,
+        short=short,
+        split=split,
     )
+
+
+def shared_columns(rows: Sequence[set[str]], columns: Sequence[Column]) -> list[Column]:
+    """The columns that means and ranks are taken over, so that one row with a data set of its own changes no other's.
+
+    `rows` are the names of each row's columns. Of the sets of columns that rows have in common, the one with the most
+    cells: columns times rows that have them all. Equal ones: the one with more columns, then the first by name.
+    """
+    distinct = {frozenset(row) for row in rows}
+    candidates = distinct | {first & second for first in distinct for second in distinct}
+    sizes = {names: (len(names) * sum(names <= row for row in rows), len(names)) for names in candidates if names}
+    most = max(sizes.values())
+    chosen = min(sorted(names) for names, size in sizes.items() if size == most)
+    return [column for column in columns if column.name in chosen]
 
 
 def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Column]:
@@ -127,15 +166,23 @@ def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str
 
 
 def _row(
-    method: str, cells: Mapping[str, list[dict[str, Any]]], columns: Sequence[Column], metric: Metric = ACCURACY
+    method: str,
+    cells: Mapping[str, list[dict[str, Any]]],
+    columns: Sequence[Column],
+    shared: Sequence[Column],
+    shipped: Shipped,
+    metric: Metric = ACCURACY,
 ) -> Row:
     repetitions: dict[str, Repetitions] = {
         name: {int(record["seed"]): float(record["score"]) for record in records} for name, records in cells.items()
     }
-    group_means, mean_of_groups, flat_mean = overall_means(repetitions, columns)
+    names = {column.name for column in shared}
+    compared = {name: values for name, values in repetitions.items() if name in names}
+    group_means, mean_of_groups, flat_mean = overall_means(compared, shared)
     params_method = _cost(cells, "params_method")
     # the score is defined for a share of right answers
     rated = metric.unit == FRACTION and metric.better == HIGHER
+    records = [record for group in cells.values() for record in group]
     devices = sorted({str(record["device"] or "unknown") for records in cells.values() for record in records})
     return Row(
         method=method,
@@ -157,6 +204,9 @@ def _row(
             name: tuple(record["fingerprint"] for record in sorted(records, key=lambda record: record["seed"]))
             for name, records in cells.items()
         },
+        rate=rates(map(setting, records)),
+        changed="; ".join(sorted({changed(record, shipped) for record in records} - {""})),
+        reference=method.split(" ")[0] == REFERENCE,
     )
 
 
@@ -210,18 +260,47 @@ def row_key(row: Row, metric: Metric = ACCURACY) -> tuple[bool, float, str]:
     return not row.complete, -metric.goodness(row.mean_of_groups.mean) if row.mean_of_groups else 0.0, row.method
 
 
-def _notes(records: Sequence[Mapping[str, Any]], columns: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+def _on_sharing(columns: Sequence[Column], shared: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
+    """Over what the means are, wherever that is not simply everything."""
+    complete = sum(row.complete for row in rows)
+    others = [column.name for column in columns if column not in shared]
+    if others:
+        named = ", ".join(column.name for column in shared) if len(shared) <= 6 else f"{len(shared)} data sets"
+        beside = ", ".join(others) if len(others) <= 6 else f"{len(others)} data sets"
+        yield f"means and ranks are over {named}, which {complete} of {len(rows)} rows share; not in them: {beside}"
+    if complete < len(rows):
+        yield f"without means, for lack of a shared data set: {len(rows) - complete} of {len(rows)} rows"
+
+
+def _on_reference(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
+    """Full fine-tuning below a linear probe is no upper reference."""
+    linear = [row for row in rows if row.method.split(" ")[0] == "linear" and row.mean_of_groups]
+    for row in rows:
+        if row.reference and row.mean_of_groups and linear and row_key(linear[0], metric) < row_key(row, metric):
+            yield (
+                f"{row.method} stands below {linear[0].method}: with this recipe and rate it shows "
+                "where training stopped, not what full fine-tuning can do"
+            )
+
+
+def _notes(
+    records: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column],
+    shared: Sequence[Column],
+    rows: Sequence[Row],
+    metric: Metric,
+) -> Iterable[str]:
     """What a reader must know before comparing numbers of this table."""
     for column in columns:
         if column.name != column.dataset or column.test_images.startswith("subset"):
             yield f"{column.name}: images {column.membership}, test {column.test_images}"
-    datasets = [column.dataset for column in columns]
+    datasets = [column.dataset for column in shared]
     twice = sorted({dataset for dataset in datasets if datasets.count(dataset) > 1})
     if twice:
         yield f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership"
-    elif not all(row.complete for row in rows):
-        missing = sum(not row.complete for row in rows)
-        yield f"without means, for lack of a data set that another row has: {missing} of {len(rows)} rows"
+    else:
+        yield from _on_sharing(columns, shared, rows)
+    yield from _on_reference(rows, metric)
     sizes = sorted({record["memory_batch_size"] for record in records if not pd.isna(record["memory_batch_size"])})
     if len(sizes) > 1:
         yield f"memory was counted at different batch sizes ({', '.join(f'{size:.0f}' for size in sizes)})"

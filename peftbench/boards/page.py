@@ -76,7 +76,7 @@ def _behind(table: Table, header: str) -> list[str]:
     if header not in mean_headers(table):
         return []
     group = header.removesuffix(" mean")
-    return [column.name for column in table.columns if group not in table.groups or column.group == group]
+    return [column.name for column in table.shared if group not in table.groups or column.group == group]
 
 
 def _row(table: Table, row: Row, headers: Sequence[str], families: Mapping[str, str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from peftbench.boards.significance import Friedman, interval95
 from peftbench.foundation.metric import ACCURACY, Metric
+from peftbench.records.collect import PAPER_DEFAULTS
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One method in one setting. All means are None unless every column of the table has a cell.
+    """One method in one setting. All means are None unless every shared column of the table has a cell.
 
     `remark` says how far the method is from its paper, empty where it is as published.
     Costs are means over the row's own cells, None when one of them is unknown; `device` names where the images per
     second were measured, and they are None when that is more than one device. `records` holds the fingerprints behind
     each cell, by seed. `sources` names who published the figures; it is empty for measured rows. `unverified` marks
-    published ones of which something that decides their place is not known.
+    published ones of which something that decides their place is not known. `rate` is the learning rate, or their
+    range over data sets; `changed` says which options of the optimiser are not as shipped; `reference` marks full
+    fine-tuning, which is no PEFT method and takes no part in ranks and verdicts.
     """
 
     method: str
@@ -68,6 +71,9 @@ class Row:
     records: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     unverified: bool = False
+    rate: str = ""
+    changed: str = ""
+    reference: bool = False
 
     @property
     def complete(self) -> bool:
@@ -124,15 +130,28 @@ class Table:
     published: tuple[Row, ...] = ()
     task: str = ""
     metric: Metric = ACCURACY
+    # over which columns means and ranks are taken; the others are shown beside them
+    shared: tuple[Column, ...] = ()
+    suite: str = ""
+    recipe: str = ""
+    short: bool = False
+    split: str = "test"
 
     @property
     def groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(column.group for column in self.columns))
+        return tuple(dict.fromkeys(column.group for column in self.shared or self.columns))
 
     @property
     def title(self) -> str:
+        """Backbone, protocol, choice of hyperparameters; suite; epochs, batch, precision and rates, where recorded."""
+        chosen = self.hyperparameters
+        if chosen == PAPER_DEFAULTS and (self.short or any(row.changed for row in self.rows)):
+            chosen = "the methods' own options"
         task = f"{self.task} ({self.metric.name}), " if self.task else ""
-        return f"{task}{self.backbone}, {self.protocol}, {self.hyperparameters}"
+        words = f"{task}{self.backbone}, {self.protocol}, {chosen}"
+        if self.recipe:
+            words += f"; {self.suite}; {'short recipe: ' if self.short else ''}{self.recipe}"
+        return words + ("; on validation images" if self.split == "val" else "")
 
 
 def score(values: Sequence[float]) -> Score:

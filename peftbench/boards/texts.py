@@ -8,15 +8,18 @@ from peftbench.boards.table import Row, Score, Table
 from peftbench.foundation.metric import Metric
 
 EMPTY = "—"
-MARK, DOUBT = " †", " ‡"
+MARK, DOUBT, CHANGED = " †", " ‡", " §"
 
 LEGEND = (
-    "Accuracy in percent on the test split, mean ± sample standard deviation over seeds (no ± for one seed). "
-    "params: trainable parameters of the method, without the head; head: those of the head. memory: weights, "
-    "gradients, optimizer state and saved activations of one training step, counted. train GFLOPs: per image, forward "
-    "and backward. mean of groups: mean of the group means; flat mean: mean of all data sets; never compare one with "
-    "the other. PPT: flat mean as a fraction, times exp(-log10(params / 10 M + 1)). rank: average rank over data sets. "
-    f"{EMPTY}: no record, hence no means. {MARK.strip()}: not as in the paper, see the notes."
+    "Accuracy in percent on the test split (on validation images where a title says so), mean ± sample standard "
+    "deviation over seeds (no ± for one seed). lr: learning rate, or their range over data sets. params: trainable "
+    "parameters of the method, without the head; head: those of the head. memory: weights, gradients, optimizer state "
+    "and saved activations of one training step, counted. train GFLOPs: per image, forward and backward. mean of "
+    "groups: mean of the group means; flat mean: mean of all data sets; never compare one with the other. PPT: flat "
+    "mean as a fraction, times exp(-log10(params / 10 M + 1)). rank: average rank over data sets. verdict: among PEFT "
+    "methods, by the test that the notes name; full fine-tuning is a reference. "
+    f"{EMPTY}: no record, hence no means. {MARK.strip()}: not as in the paper, see the notes. "
+    f"{CHANGED.strip()}: trained with other options than the shipped configuration, see the notes."
 )
 
 SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
@@ -24,7 +27,7 @@ SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
 
 def cost_headers(table: Table) -> list[str]:
     """Headers of the costs that some row knows; the device is shown where a table has more than one."""
-    names = ["params (M)", "head (M)", "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
+    names = ["lr", "params (M)", "head (M)", "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
     known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
     return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
 
@@ -47,7 +50,7 @@ def headers(table: Table) -> list[str]:
 def label(row: Row) -> str:
     """The method, marked if it departs from its paper; for published rows who printed it: `lora [vpetl_bench +6]`."""
     if not row.sources:
-        return row.method + (MARK if row.remark else "")
+        return row.method + (MARK if row.remark else "") + (CHANGED if row.changed else "")
     more = f" +{len(row.sources) - 1}" if len(row.sources) > 1 else ""
     return f"{row.method} [{row.sources[0]}{more}]" + (DOUBT if row.unverified else "")
 
@@ -77,7 +80,14 @@ def remarks(table: Table) -> list[str]:
     for row in sorted(table.rows, key=lambda row: row.method):
         if row.remark:
             methods.setdefault(row.remark, []).append(row.method)
-    return [f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()]
+    changed: dict[str, list[str]] = {}
+    for row in sorted(table.rows, key=lambda row: row.method):
+        if row.changed:
+            changed.setdefault(row.changed, []).append(row.method)
+    return [
+        *(f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()),
+        *(f"{CHANGED.strip()} {', '.join(names)}: {words}" for words, names in changed.items()),
+    ]
 
 
 def text(table: Table, row: Row, header: str) -> str:
@@ -91,6 +101,7 @@ def text(table: Table, row: Row, header: str) -> str:
     if header != group and group in row.group_means:
         return shown(row.group_means[group], table.metric, 1)
     known = {
+        "lr": row.rate or EMPTY,
         "params (M)": number(row.params_method, 1e6, 3),
         "head (M)": number(row.params_head, 1e6, 3),
         "memory (MB)": number(row.memory_bytes, 1e6, 0),
@@ -108,6 +119,8 @@ def text(table: Table, row: Row, header: str) -> str:
 
 def _standing(table: Table, row: Row, header: str) -> str:
     comparison = table.comparison
+    if row.reference:
+        return EMPTY if header == RANK else "reference"
     if row.sources:
         return EMPTY if header == RANK else "published"
     if row.method not in comparison.verdicts:

@@ -49,7 +49,11 @@ def test_tuning_reports_the_best_trial_and_reads_the_test_split_once_at_the_end(
     assert run("leaderboard", "--results", str(results), fast=False) == 0
     text = (results / "leaderboard" / "leaderboard.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith("## ")]
-    assert titles == ["## vit_micro, vtab1k, paper defaults", "## vit_micro, vtab1k, tuned (budget 3, random)"]
+    assert [title.split(";")[0] for title in titles] == [
+        "## vit_micro, vtab1k, the methods' own options",
+        "## vit_micro, vtab1k, tuned (budget 3, random)",
+    ]
+    assert all("; short recipe: " in title for title in titles)
 
 
 def test_an_interrupted_tuning_goes_on_where_it_stopped_and_other_seeds_share_the_trials(run, results, monkeypatch):

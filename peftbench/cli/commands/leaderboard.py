@@ -17,10 +17,13 @@ from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
+from peftbench.config.shipped import shipped_options
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
 
+# What stands for records in no pack, and for all packs.
+OWN, PACKED = "own", "packed"
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
 
@@ -52,6 +55,18 @@ def _parser() -> Arguments:
         help="add published rows beside measured ones of the same backbone and data sets; all: also tables of "
         "published rows alone",
     )
+    parser.add_argument(
+        "--select",
+        default="test",
+        choices=("test", "val"),
+        help="val: validation scores, to choose a method without reading the test split",
+    )
+    parser.add_argument(
+        "--suite",
+        nargs="+",
+        metavar="PACK",
+        help="only records of these packs; packed: of all packs; own: those that are in none",
+    )
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument("--site", type=Path, metavar="DIR", help="also write the page as a static site for web hosting")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
@@ -66,18 +81,23 @@ def _parser() -> Arguments:
 def _run(arguments: argparse.Namespace) -> None:
     everything = read_reported(arguments.results, not arguments.no_index)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
-    rows = _narrow(everything, chosen)
-    tables = leaderboard(rows)
+    suites = _suites(everything, Store(arguments.results))
+    rows = _narrow(_of_suites(everything, suites, arguments.suite), chosen)
+    if arguments.published and arguments.select == "val":
+        raise ConfigError(["--published: published figures are test scores; leave out --select val"])
+    tables = leaderboard(rows, shipped_options(), arguments.select)
     if arguments.published:
         tables = beside(tables) + (alone() if arguments.published == "all" else [])
     if not tables:
-        raise MissingInput(_nothing_to_show(arguments.results / "records", len(everything), len(rows)))
+        raise MissingInput(
+            _nothing_to_show(arguments.results / "records", len(everything), len(rows), arguments.select)
+        )
     # what a pipe or a log file receives should not depend on the window of whoever reads it
     console = Console() if sys.stdout.isatty() else Console(width=140)
     for table in tables:
         show(table, console)
     trials = int(rows["score"].isna().sum())
-    if trials:
+    if trials and arguments.select == "test":
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
     if arguments.site:
         written = write_site(arguments.site, tables, Store(arguments.results).read(_used(tables)), _families())
@@ -85,11 +105,39 @@ def _run(arguments: argparse.Namespace) -> None:
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
-    folder = arguments.out or arguments.results / "leaderboard" / ("published" if arguments.published else "")
+    folder = arguments.out or _folder(arguments, {suites[name] for name in rows["fingerprint"]})
     for path in write(tables, folder):
         print(f"wrote {path}")
     if not arguments.no_report:
         print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
+
+
+def _folder(arguments: argparse.Namespace, suites: set[str]) -> Path:
+    """Where tables go that no option places. Packed suites have theirs apart, so that no own cell changes it."""
+    base = arguments.results / "leaderboard"
+    if OWN in suites and (len(suites) > 1 or arguments.suite):
+        print(f"{base} is left to the packed suites (--suite packed writes it)")
+        base = arguments.results / "work" / "leaderboard"
+    if arguments.select == "val":
+        return arguments.results / "work" / "leaderboard" / "val"
+    return base / "published" if arguments.published else base
+
+
+def _suites(rows: pd.DataFrame, store: Store) -> dict[str, str]:
+    """Fingerprint -> the name of the pack that its record is in, `own` where it is in none."""
+    packed = {name: path.name.removesuffix(".jsonl.gz") for name, path in store.packed().items()}
+    return {name: packed.get(name, OWN) for name in rows["fingerprint"]}
+
+
+def _of_suites(rows: pd.DataFrame, suites: dict[str, str], wanted: list[str] | None) -> pd.DataFrame:
+    """Rows of the wanted packs; raises `ConfigError` for a pack that is not there."""
+    if not wanted:
+        return rows
+    known = {*suites.values(), OWN, PACKED}
+    if problems := [f"--suite: no pack '{name}'{did_you_mean(name, known)}" for name in wanted if name not in known]:
+        raise ConfigError(problems)
+    packs = set(wanted) | (set(suites.values()) - {OWN} if PACKED in wanted else set())
+    return rows[[suites[name] in packs for name in rows["fingerprint"]]]
 
 
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
@@ -118,13 +166,18 @@ def _used(tables: list[Table]) -> set[str]:
     return {name for table in tables for row in table.rows for names in row.records.values() for name in names}
 
 
-def _nothing_to_show(folder: Path, num_records: int, num_chosen: int) -> str:
+def _nothing_to_show(folder: Path, num_records: int, num_chosen: int, split: str) -> str:
     if not num_records:
         advice = "run a cell first (python -m peftbench ...) or point --results to a folder that holds records/"
         return f"no records under {folder}; {advice}"
     if not num_chosen:
         return "no record has all of the chosen labels; choose fewer"
-    return f"none of the {num_chosen} records has a test score: trials that choose settings are no results"
+    if split == "val":
+        return f"none of the {num_chosen} records has a validation score; protocol=vtab1k_tune records them"
+    return (
+        f"none of the {num_chosen} records has a test score: trials that choose settings are no results; --select val "
+        "shows their validation scores"
+    )
 
 
 def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:

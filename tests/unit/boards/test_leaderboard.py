@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.table import Row, Table, ppt, score
+from peftbench.config.shipped import shipped_options
 from peftbench.records.collect import collect
 from peftbench.records.record import RunRecord
+from peftbench.train.options import OptimSpec
 from tests.record_factory import make_record
 
 # LoRA, ViT-B/16, 0.29 M parameters, as printed by V-PETL Bench and six papers: natural, specialized, structured.
@@ -160,7 +162,7 @@ CHOSEN_ON_TEST = {"label": "published (chosen on test)", "chosen_on": "test", "r
         ),
         ({"hparams": CHOSEN_ON_TEST, "options": {"lr": 1}}, "vit_b16, vtab1k, published (chosen on test)"),
         ({"weights": "w2"}, "vit_b16 (backbone.digest=w2), vtab1k, paper defaults"),
-        ({"options": {"train": {"epochs": 2}}}, "vit_b16, vtab1k (train.epochs=2), paper defaults"),
+        ({"options": {"train": {"epochs": 2}}}, "vit_b16, vtab1k (train.epochs=2), the methods' own options"),
         (
             {"options": {"protocol": {"name": "vtab1k", "version": 2}}},
             "vit_b16, vtab1k (protocol.version=2), paper defaults",
@@ -177,7 +179,49 @@ def test_what_cannot_be_compared_has_its_own_table(other: dict[str, Any], title:
     assert sorted(table.rows[0].cells["cifar100"].mean for table in found) == [0.5, 0.7]
     assert [len(table.rows) for table in found] == [1, 1]
     [named] = [table.title for table in found if table.rows[0].cells["cifar100"].mean == 0.7]
-    assert named == title
+    assert named.split(";")[0] == title
+
+
+def recipe_record(method: str, lr: float, dataset: str = "digits", accuracy: float = 0.5) -> RunRecord:
+    options = {
+        "optim": OptimSpec(lr=lr, warmup_epochs=0.5).identity(),
+        "train": {"epochs": 5, "batch_size": 16, "precision": "fp32"},
+    }
+    return make_record(method=method, dataset=dataset, options=options, accuracy=accuracy)
+
+
+def test_a_title_says_what_was_done_and_a_changed_rate_marks_its_row() -> None:
+    # linear's own rate is 0.01; the short recipe has 0.005
+    records = [recipe_record("lora", 0.005), recipe_record("linear", 0.01), recipe_record("ssf", 0.002)]
+    [table] = leaderboard(collect(records), shipped_options())
+    assert table.title == (
+        "vit_b16, vtab1k, the methods' own options; digits; short recipe: 5 epochs, batches of 16, fp32, adamw, "
+        "lr 0.002 to 0.01"
+    )
+    rows = rows_by_name(table)
+    assert {name: row.rate for name, row in rows.items()} == {"lora": "0.005", "linear": "0.01", "ssf": "0.002"}
+    assert {name for name, row in rows.items() if row.changed} == {"ssf"}
+    assert rows["ssf"].changed == "optim.lr=0.002 (shipped: optim.lr=0.005)"
+
+
+def test_one_own_cell_changes_no_mean_of_the_others() -> None:
+    shipped = [recipe_record(method, 0.005, dataset, 0.6) for method in ("lora", "ssf") for dataset in ("a", "b")]
+    [before] = leaderboard(collect(shipped))
+    [after] = leaderboard(collect([*shipped, recipe_record("lora", 0.005, "folder", 0.9)]))
+    assert [row.flat_mean for row in after.rows] == [row.flat_mean for row in before.rows]
+    assert [column.name for column in after.shared] == ["a", "b"]
+    assert "means and ranks are over a, b, which 2 of 2 rows share; not in them: folder" in after.notes
+
+
+def test_full_fine_tuning_is_a_reference_and_said_where_it_lies_below_linear() -> None:
+    records = [
+        recipe_record("full", 0.001, accuracy=0.5),
+        recipe_record("linear", 0.01, accuracy=0.6),
+        recipe_record("lora", 0.005, accuracy=0.7),
+    ]
+    [table] = leaderboard(collect(records))
+    assert table.comparison.methods == ("lora", "linear")
+    assert any(note.startswith("full stands below linear") for note in table.notes)
 
 
 def test_a_recipe_that_a_preset_changes_per_data_set_stays_one_table() -> None:
@@ -186,7 +230,7 @@ def test_a_recipe_that_a_preset_changes_per_data_set_stays_one_table() -> None:
         return make_record(dataset=dataset, hparams=hparams, options={"train": {"batch_size": batch_size}})
 
     table = only_table(record("cifar100", 16), record("dtd", 32))
-    assert table.title == "vit_b16, vtab1k, published (chosen on test)"
+    assert table.title.split(";")[0] == "vit_b16, vtab1k, published (chosen on test)"
     assert table.rows[0].complete
 
 

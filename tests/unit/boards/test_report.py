@@ -112,10 +112,10 @@ def test_beyond_the_limit_numbers_link_to_files(
     write_pack(store.records_folder / "suite.jsonl.gz", RECORDS[:1])
     monkeypatch.setattr("peftbench.cli.commands.leaderboard.MOST_EMBEDDED", 3)
     assert main(["--results", str(tmp_path)]) == 0
-    html = (tmp_path / "leaderboard" / "leaderboard.html").read_text()
+    html = (tmp_path / "work" / "leaderboard" / "leaderboard.html").read_text()
     links = json.loads(script(html, "data"))["links"]
     assert set(links) == {record.fingerprint for record in RECORDS}
-    assert all((tmp_path / "leaderboard" / link).is_file() for link in links.values())
+    assert all((tmp_path / "work" / "leaderboard" / link).is_file() for link in links.values())
     assert [links[RECORDS[0].fingerprint]] == [link for link in links.values() if link.endswith("/suite.jsonl.gz")]
 
 

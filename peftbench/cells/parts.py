@@ -15,6 +15,8 @@ from peftbench.cells.device import pick_device
 from peftbench.cells.evidence import CellEvidence
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.data.base import Source
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import install
@@ -53,6 +55,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     source = open_source(config)
     for note in source.notes:
         progress.say(note)
+    _check_task(config, source)
     backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
     if config.backbone.checkpoint:
         progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
@@ -67,6 +70,17 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     model = config.task.model(backbone, source, config.seed)
     objectives.install(config.objective, model, own, source.num_classes)
     return Parts(data, model.to(device), observed, num_params, frozen_buffers)
+
+
+def _check_task(config: RunConfig, source: Source) -> None:
+    """Raises `ConfigError` where the data has no such targets, `NotApplicable` where the objective has no such loss."""
+    missing = [name for name in config.task.targets if name not in source.targets]
+    if missing:
+        has, needs = ", ".join(source.targets), ", ".join(missing)
+        words = f"{config.dataset.label} has {has} for a target and task={config.task.name} needs {needs}"
+        raise ConfigError([f"{words}; choose another task or dataset"])
+    if not config.task.plain and not config.objective.plain:
+        raise NotApplicable(f"objective {config.objective.name} is a loss of classes, not of {config.task.name}")
 
 
 def _look(config: RunConfig, runtime: RuntimeSpec, backbone: Backbone, data: CellData, progress: Progress) -> Observed:

@@ -37,14 +37,18 @@ SPLITS = ("train800", "val200", "train800val200", "test")
 SPLIT_SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
 # The same roles with all images there are, where a dataset has more than VTAB's 1,000.
 FULL_SPLITS = ("train", "val", "trainval")
-GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "other")
+GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "dense", "other")
 PIXELS = ("original", "tfds", "jpeg75-folder", "webp-export", "unknown")
 
 
 class RawSplit(ABC):
-    """Images and labels of one split in a fixed order, not yet resized. `labels`: int64 [num_images]."""
+    """Images and targets of one split in a fixed order, not yet resized. `labels`: int64 [num_images].
+
+    Where `maps` names targets, each image has a map of each in place of a label.
+    """
 
     labels: np.ndarray
+    maps: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,6 +63,10 @@ class RawSplit(ABC):
 
         Raises `BadInput` naming the image when it cannot be decoded or has more than 8 bits a channel.
         """
+
+    def read_map(self, name: str, index: int) -> np.ndarray:
+        """The map `name` of one image, as large as it: uint8 [height, width], 255 where nothing is known."""
+        raise NotImplementedError
 
     def take(self, rows: np.ndarray) -> RawSplit:
         """The images at `rows` (int64 [num_rows]), in that order."""
@@ -75,12 +83,16 @@ class TakenSplit(RawSplit):
     def __init__(self, whole: RawSplit, rows: np.ndarray) -> None:
         self._whole, self._rows = whole, rows
         self.labels = whole.labels[rows]
+        self.maps = whole.maps
 
     def content_digest(self) -> str:
         return hashlib.sha256(self._whole.content_digest().encode() + self._rows.tobytes()).hexdigest()
 
     def read(self, index: int) -> Image:
         return self._whole.read(int(self._rows[index]))
+
+    def read_map(self, name: str, index: int) -> np.ndarray:
+        return self._whole.read_map(name, int(self._rows[index]))
 
     def describe(self, index: int) -> str:
         return self._whole.describe(int(self._rows[index]))
@@ -106,6 +118,11 @@ class Source(ABC):
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that its splits hold."""
+        return ("label",)
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -25,6 +25,10 @@ _NO_BATCH = (
     "lower train.batch_size or set train.keep_last_batch=true"
 )
 _NO_WINDOW = "train.augment=window_flip cuts its squares while reading; it needs images that are streamed"
+_MAPS_STAY = (
+    "augmentation moves pictures but not yet the maps that belong to them; set train.augment=none, train.erasing=0, "
+    "train.mixup=0 and train.cutmix=0"
+)
 _NOT_IMAGES = (
     "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
     "train.cutmix=0, or train on the images"
@@ -81,6 +85,8 @@ class Batches:
         }
         self._augment = augment if augment is not None and augment.active else None
         self._mix = mix
+        if any(len(stored.shape) > 2 for stored in self._targets.values()) and (self._augment is not None or mix):
+            raise ConfigError([_MAPS_STAY])
         pixels = [stored for stored in self._inputs.values() if stored.is_pixels]
         if not pixels and (self._augment is not None or mix is not None):
             raise ConfigError([_NOT_IMAGES])

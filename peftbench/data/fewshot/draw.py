@@ -42,6 +42,10 @@ class FewShotSource(Source):
     seed: int
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        return self.whole.targets
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return (*FEW_SHOT_SPLITS, *self.whole.splits)
 
@@ -49,6 +53,8 @@ class FewShotSource(Source):
         if name not in FEW_SHOT_SPLITS:
             return self.whole.split(name)
         pool = self.whole.pool()
+        if pool.maps:
+            raise BadInput("images with maps have no class to draw a few of each; choose a protocol without shots")
         order = hash_order(f"few-shot-seed{self.seed}:", range(len(pool)))
         rank, counts = ranks_within_class(pool.labels[order])
         num_val = min(self.shots, MAX_VAL_SHOTS) if name == "fewshot_val" else 0

@@ -58,31 +58,65 @@ def load_split(
     digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
     streamed = StreamedImages(raw, transform)
     if stream_above is not None and streamed.nbytes > stream_above:
+        if raw.maps:
+            raise PeftbenchError(f"{split} has maps and is too large to keep decoded; raise runtime.stream_above_gb")
         return Split.of_images(streamed, labels, digest)
     about = {"split": split, "transform": transform.key()}
-    entry = Entry(cache_dir / "images", _key(content, transform), about)
+    images = _stored(cache_dir, raw, content, transform, about, progress)
+    if not raw.maps:
+        return Split.of_images(images, labels, digest)
+    maps = {
+        name: _stored(cache_dir, raw, content, transform, about | {"map": name}, progress, name) for name in raw.maps
+    }
+    return Split({"image": images}, {name: values[..., 0] for name, values in maps.items()}, digest)
+
+
+def _stored(
+    cache_dir: Path,
+    raw: RawSplit,
+    content: str,
+    transform: ImageTransform,
+    about: dict[str, str],
+    progress: Bar | None,
+    map_name: str | None = None,
+) -> np.ndarray:
+    """Images, or one map of each, from the cache or made now: uint8 [num_images, size, size, channels]."""
+    split = about["split"]
+    entry = Entry(cache_dir / "images", _key(content, transform, map_name), about)
     images = entry.read()
     if images is None:
-        with _disk_errors(entry.folder, streamed.nbytes), entry.lock():
+        num_bytes = len(raw) * transform.size**2 * 3
+        with _disk_errors(entry.folder, num_bytes), entry.lock():
             images = entry.read()  # another process may have built it while this one waited
             if images is None:
                 watch = progress(f"decoding {split}", len(raw)) if progress else nullcontext(lambda done: None)
                 with watch as step:
-                    images = _build(entry, raw, transform, step)
-    return Split.of_images(images, labels, digest)
+                    images = _build(entry, raw, transform, step, map_name)
+    return images
 
 
-def _key(content: str, transform: ImageTransform) -> str:
+def _key(content: str, transform: ImageTransform, map_name: str | None = None) -> str:
     # Another Pillow may make other pixels. Labels are absent, so that tasks on the same images share an entry.
-    parts = [CACHE_VERSION, content, transform.key(), *libraries().values()]
+    parts = [CACHE_VERSION, content, transform.key(), *libraries().values(), *([map_name] if map_name else [])]
     return hashlib.sha256(canonical(parts).encode()).hexdigest()
+
+
+def _counted(chunks: Iterator[np.ndarray], step: Callable[[int], None]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield chunk
+        step(len(chunk))
 
 
 class _ColourFound(Exception):
     """A split that began grey has a colour image."""
 
 
-def _build(entry: Entry, raw: RawSplit, transform: ImageTransform, step: Callable[[int], None]) -> np.ndarray:
+def _build(
+    entry: Entry, raw: RawSplit, transform: ImageTransform, step: Callable[[int], None], map_name: str | None = None
+) -> np.ndarray:
+    if map_name is not None:
+        made = (transform.apply_map(raw.read_map(map_name, index))[None, ..., None] for index in range(len(raw)))
+        return entry.write(_counted(made, step), (len(raw), transform.size, transform.size, 1))
     # Grey sets (dSprites, smallNORB) take a third of the bytes, so one channel is tried first.
     first = _to_channels(transform.apply(raw.read(0)), 1)
     for channels in (3,) if first is None else (1, 3):

@@ -42,7 +42,7 @@ ALLOWED = {
     "interventions": {"foundation", "backbones.base"},
     "data": {"foundation"},
     "train": {"foundation"},
-    "tasks": {"foundation", "backbones.base", "train"},
+    "tasks": {"foundation", "backbones.base", "backbones.maps", "train"},
     "methods": {"foundation", "backbones.base", "interventions"},
     "objectives": {"foundation", "backbones.base", "tasks", "train.batches", "train.loss"},
     "records": {"foundation"},

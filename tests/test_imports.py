@@ -33,6 +33,7 @@ ROOMS = (
     "tune",
     "sweep",
     "launchers",
+    "api",
     "cli",
 )
 # Of the rooms below, these import no others: what a part of a cell knows stays small.
@@ -62,6 +63,7 @@ FORBIDDEN = {
 }
 # the modules through which a configuration enters; everything behind them sees typed objects
 CONFIGURATION = {
+    "config/choices",
     "config/gate",
     "config/compose",
     "config/overrides",

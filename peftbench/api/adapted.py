@@ -1,0 +1,188 @@
+"""A method on a timm model of one's own, for one's own loop: attach, train, save, load, merge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from peftbench.adapters.file import adapter_tensors, load_adapter, read_adapter
+from peftbench.adapters.sharing import FORMAT as EXPORTED
+from peftbench.adapters.sharing import weights_digest, with_adapter
+from peftbench.api.parts import method_called
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable
+from peftbench.foundation.files import replace_bytes
+from peftbench.foundation.seeding import seeded
+from peftbench.foundation.spec import build
+from peftbench.methods.base import Method, install
+from peftbench.tasks.model import new_head
+
+FORMAT = "peftbench-attached-1"
+
+
+class Adapted(nn.Module):
+    """A timm model with a method attached: images [batch, 3, height, width] -> logits [batch, classes].
+
+    A plain module: everything that trains has `requires_grad`, the pretrained rest is frozen. Without classes
+    (`timm.create_model(..., num_classes=0)`) it gives pooled features [batch, width].
+    """
+
+    def __init__(self, backbone: Backbone, head: nn.Module, method: Method, seed: int, digest: str) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.method, self.seed = method, seed
+        self._digest = digest
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.head(self.backbone(images))
+        return result
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name: `torch.optim.AdamW(model.trainable.values(), lr=1e-3)`."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    @property
+    def num_trainable(self) -> int:
+        """How many numbers train, head included."""
+        return sum(parameter.numel() for parameter in self.trainable.values())
+
+    def table(self) -> pd.DataFrame:
+        """What trains: one row per tensor with its `name`, `shape` and `parameters`."""
+        rows = [(name, tuple(tensor.shape), tensor.numel()) for name, tensor in self.trainable.items()]
+        return pd.DataFrame(rows, columns=["name", "shape", "parameters"])
+
+    def save(self, path: Path | str) -> Path:
+        """Write what was trained, and what `load` needs to put it back, as one safetensors file.
+
+        The frozen weights stay out; a digest of them is kept. Raises as the disk does.
+        """
+        facts = {
+            "method": {"name": self.method.name} | self.method.identity(),
+            "seed": self.seed,
+            "num_classes": num_classes_of(self.head),
+            "digest": self._digest,
+        }
+        metadata = {"format": FORMAT, "facts": json.dumps(facts)}
+        replace_bytes(Path(path), save(self._own_tensors(), metadata=metadata))
+        return Path(path)
+
+    def load(self, path: Path | str) -> Adapted:
+        """Put the tensors of a file of `save` into this model, which must have the same method and weights.
+
+        Raises `MissingInput` and `BadInput`.
+        """
+        tensors, metadata = read_adapter(Path(path))
+        facts = facts_of(metadata, Path(path))
+        if facts["digest"] != self._digest:
+            raise BadInput(f"{path} was trained on other weights than those of this model")
+        load_adapter(self, tensors, Path(path))
+        return self
+
+    def merge(self) -> nn.Module:
+        """Fold the method into the weights and return the plain timm model with its classifier.
+
+        The same outputs up to rounding, at no cost in inference; nothing of peftbench is left in it, and this object
+        is not to be used any more. Raises `NotApplicable` for a method that does not fold exactly.
+        """
+        if not self.method.mergeable:
+            raise NotApplicable(f"{self.method.name} does not fold exactly into the weights; keep the model as it is")
+        self.method.merge(self.backbone)
+        net: Any = self.backbone.net
+        if isinstance(self.head, nn.Linear):
+            net.reset_classifier(self.head.out_features)
+            classifier = net.get_classifier()
+            classifier.load_state_dict(self.head.state_dict())
+            classifier.to(self.head.weight.device)
+        merged: nn.Module = net
+        return merged
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        return adapter_tensors(self, self._frozen_buffers)
+
+    _frozen_buffers: tuple[Tensor, ...] = ()
+
+
+def attach(
+    method: str,
+    net: nn.Module,
+    *,
+    num_classes: int | None = None,
+    train_head: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> Adapted:
+    """`net` with a method attached, ready for a training loop: `attach("lora", timm.create_model(...), rank=8)`.
+
+    method: a name of `peftbench.methods()`; options: its hyperparameters. net: a model of timm (vision transformer,
+    Swin, ConvNeXt), which is changed in place and frozen. Its own classifier is kept and trained, unless `num_classes`
+    asks for a new one (0: none, features instead). seed: of the method's own initialisation and of a new head.
+
+    Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method.
+    """
+    cls, defaults = method_called(method)
+    if cls.observes:
+        raise NotApplicable(
+            f"{method} looks at training images before it is attached; use peftbench.run(method='{method}', ...)"
+        )
+    spec = build(cls, defaults | options)
+    assert isinstance(spec, Method)
+    model: Any = net
+    classifier = model.get_classifier() if getattr(model, "num_classes", 0) else None
+    wanted = model.num_classes if num_classes is None else num_classes
+    if wanted < 0:
+        raise ConfigError([f"num_classes must be at least 0, got {num_classes}"])
+    model.reset_classifier(0)
+    digest = weights_digest(net)
+    backbone = from_timm(net)
+    frozen = tuple(backbone.buffers())
+    install(spec, backbone, seed)
+    head = _head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed)
+    head.requires_grad_(train_head)
+    adapted = Adapted(backbone, head, spec, seed, digest)
+    adapted._frozen_buffers = frozen
+    return adapted.to(next(net.parameters()).device)
+
+
+def load(path: Path | str, net: nn.Module, merge: bool = False) -> nn.Module:
+    """`net` with what a file holds, in evaluation mode: a file of `Adapted.save` or of the command `export`.
+
+    net: the timm model with the weights and image size the file was trained on. Raises `MissingInput` where there is
+    no such file, `BadInput` when it holds no adapter or was trained on other weights.
+    """
+    _, metadata = read_adapter(Path(path))
+    if metadata.get("format") == EXPORTED:
+        return with_adapter(net, path, merge)
+    facts = facts_of(metadata, Path(path))
+    options = {key: value for key, value in facts["method"].items() if key != "name"}
+    adapted = attach(facts["method"]["name"], net, num_classes=facts["num_classes"], seed=facts["seed"], **options)
+    adapted.load(path).eval()
+    return adapted.merge() if merge else adapted
+
+
+def facts_of(metadata: dict[str, str], path: Path) -> dict[str, Any]:
+    """What a file of `Adapted.save` says of itself. Raises `BadInput` for any other file."""
+    if metadata.get("format") != FORMAT:
+        raise BadInput(f"{path} was not written by save() of an attached model")
+    facts: dict[str, Any] = json.loads(metadata["facts"])
+    return facts
+
+
+def num_classes_of(head: nn.Module) -> int:
+    return head.out_features if isinstance(head, nn.Linear) else 0
+
+
+def _head(classifier: Any, width: int, num_classes: int, anew: bool, seed: int) -> nn.Module:
+    """The model's own classifier where it fits the features, else a new one of the suite's kind."""
+    if num_classes == 0:
+        return nn.Identity()
+    if not anew and isinstance(classifier, nn.Linear) and classifier.in_features == width:
+        return classifier
+    with seeded(seed, "head"):
+        return new_head(width, num_classes)

@@ -1,0 +1,75 @@
+"""The leaderboard of a results folder, as an object that shows itself in a notebook."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from peftbench.boards.leaderboard import leaderboard as tables_of
+from peftbench.boards.render import frame, to_markdown
+from peftbench.boards.table import Table
+from peftbench.boards.texts import headers, notes, texts
+from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
+from peftbench.records.index import read_rows
+from peftbench.records.store import Store
+
+NARROWED_BY = ("backbone", "method", "dataset", "protocol")
+
+
+@dataclass(frozen=True)
+class Board:
+    """Leaderboard tables. A notebook shows them; `frame` has the numbers, `tables` everything behind them."""
+
+    tables: tuple[Table, ...]
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """One row per method and table with unrounded numbers; accuracies in percent."""
+        return pd.concat([frame(table) for table in self.tables], ignore_index=True)
+
+    def __str__(self) -> str:
+        return "\n".join(to_markdown(table) for table in self.tables)
+
+    def _repr_html_(self) -> str:
+        return "".join(_html(table) for table in self.tables)
+
+
+def leaderboard(
+    results: Path | str = "results",
+    *,
+    backbone: str | None = None,
+    method: str | None = None,
+    dataset: str | None = None,
+    protocol: str | None = None,
+) -> Board:
+    """The tables of `python -m peftbench leaderboard`, narrowed to equal labels where they are given.
+
+    Raises `MissingInput` where there is nothing to show, `ConfigError` for a label that no record has.
+    """
+    rows, _ = read_rows(Store(Path(results)), use_index=False)
+    for column, wanted in zip(NARROWED_BY, (backbone, method, dataset, protocol), strict=True):
+        if wanted is None or not len(rows):
+            continue
+        if wanted not in set(rows[column]):
+            raise ConfigError([f"{column}: no record has '{wanted}'{did_you_mean(wanted, set(rows[column]))}"])
+        rows = rows[rows[column] == wanted]
+    tables = tables_of(rows)
+    if not tables:
+        raise MissingInput(f"no record under {Path(results) / 'records'} has a test score; run a cell first")
+    return Board(tuple(tables))
+
+
+def _html(table: Table) -> str:
+    names = headers(table)
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["method", *names])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in texts(table, names)
+    )
+    listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table))
+    return (
+        f"<h4>{escape(table.title)}</h4><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f"<ul>{listed}</ul>"
+    )

@@ -1,0 +1,141 @@
+"""A method on one's own timm model, in one's own loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+
+import peftbench
+from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable
+from peftbench.methods.base import has_interventions
+
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
+SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 24, "num_heads": (2, 4), "depths": (1, 1)}
+NETS = {
+    "vit": ("vit_tiny_patch16_224", VIT),
+    "swin": ("swin_tiny_patch4_window7_224", SWIN),
+    "convnext": ("convnext_tiny", {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
+}
+
+
+def net(family: str = "vit", num_classes: int = 3) -> torch.nn.Module:
+    torch.manual_seed(0)
+    name, arguments = NETS[family]
+    return timm.create_model(name, num_classes=num_classes, **arguments)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(12, 3, 32, 32, generator=generator), torch.arange(12) % 3
+
+
+def train(model: peftbench.Adapted, steps: int = 15) -> list[float]:
+    optimizer = torch.optim.AdamW(model.trainable.values(), lr=5e-3)
+    images, labels = batch()
+    losses = []
+    model.train()
+    for _ in range(steps):
+        loss = F.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def test_lora_starts_as_the_model_itself_and_lists_what_trains() -> None:
+    images, _ = batch()
+    expected = net().eval()(images)
+    model = peftbench.attach("lora", net(), rank=4).eval()
+    torch.testing.assert_close(model(images), expected)
+    # q and v of two blocks: A [4, 48] and B [48, 4] each, and the classifier [3, 48] with its bias
+    assert model.num_trainable == 2 * 2 * 2 * 4 * 48 + 3 * 49
+    listed = model.table()
+    assert listed["parameters"].sum() == model.num_trainable and list(listed["name"]) == list(model.trainable)
+    assert set(model.trainable) == {name for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("family", NETS)
+def test_a_plain_loop_trains_the_method_and_nothing_else(family: str, tmp_path: Path) -> None:
+    model = peftbench.attach("adaptformer", net(family))
+    frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    losses = train(model)
+    assert losses[-1] < 0.8 * losses[0]
+    now = dict(model.named_parameters())
+    assert frozen and all(torch.equal(now[name], tensor) for name, tensor in frozen.items())
+    path = model.save(tmp_path / "own.safetensors")
+    images, _ = batch()
+    again = peftbench.load(path, net(family))
+    assert torch.equal(again(images), model(images))
+
+
+def test_merging_gives_the_plain_timm_model_with_its_classifier() -> None:
+    model = peftbench.attach("lora", net("swin"), rank=4)
+    train(model)
+    images, _ = batch()
+    expected = model(images)
+    plain = model.merge().eval()
+    assert type(plain) is type(net("swin")) and not has_interventions(plain)
+    assert plain.state_dict().keys() == net("swin").state_dict().keys()
+    torch.testing.assert_close(plain(images), expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(NotApplicable, match="vpt_deep does not fold"):
+        peftbench.attach("vpt", net()).merge()
+
+
+def test_accelerate_trains_it_like_a_plain_loop() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    plain, prepared = peftbench.attach("bitfit", net()), peftbench.attach("bitfit", net())
+    losses = train(plain, 4)
+    accelerator = accelerate.Accelerator(cpu=True)
+    optimizer = torch.optim.AdamW(prepared.trainable.values(), lr=5e-3)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch()), batch_size=12)
+    model, optimizer, loader = accelerator.prepare(prepared, optimizer, loader)
+    model.train()
+    found = []
+    for _ in range(4):
+        for images, labels in loader:
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+            found.append(loss.item())
+    assert found == pytest.approx(losses, rel=1e-5)
+    unwrapped = accelerator.unwrap_model(model)
+    assert isinstance(unwrapped, peftbench.Adapted)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(unwrapped.parameters(), plain.parameters(), strict=True))
+
+
+def test_classes_asked_for_get_a_new_head_and_none_gives_features() -> None:
+    images, _ = batch()
+    assert peftbench.attach("ssf", net(), num_classes=7)(images).shape == (12, 7)
+    assert peftbench.attach("ssf", net(), num_classes=0)(images).shape == (12, 48)
+    first, second = (peftbench.attach("lora", net(), num_classes=7, seed=1) for _ in range(2))
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert not any(name.startswith("head") for name in peftbench.attach("lora", net(), train_head=False).trainable)
+
+
+def test_a_file_of_other_weights_or_another_kind_is_refused(tmp_path: Path) -> None:
+    path = peftbench.attach("lora", net()).save(tmp_path / "own.safetensors")
+    other = net()
+    with torch.no_grad():
+        other.cls_token.add_(1)
+    with pytest.raises(BadInput, match="other weights"):
+        peftbench.load(path, other)
+    with pytest.raises(BadInput, match="does not fit"):
+        peftbench.attach("bitfit", net()).load(path)
+
+
+def test_wrong_words_say_what_is_right() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'lora'"):
+        peftbench.attach("lorra", net())
+    with pytest.raises(ConfigError, match=r"unknown option method\.rnk; did you mean 'rank'"):
+        peftbench.attach("lora", net(), rnk=4)
+    with pytest.raises(NotApplicable, match="looks at training images"):
+        peftbench.attach("gps", net())
+    with pytest.raises(NotApplicable, match="ResNet is not a supported family"):
+        peftbench.attach("lora", timm.create_model("resnet18"))

@@ -15,6 +15,7 @@ from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
 from peftbench.backbones.weights import load_from_timm, load_weights
 from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.plugins import load_plugins
 
 
 def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
@@ -58,6 +59,7 @@ def _stride(net: Any, backbone: Backbone) -> int:
 
 def _arguments(spec: BackboneSpec) -> dict[str, Any]:
     """What timm's `create_model` is told. Raises `ConfigError` with the nearest names for an unknown model."""
+    load_plugins()  # which may register models with timm
     known = timm.list_models() + timm.list_pretrained()
     if spec.model not in known:
         raise ConfigError([f"backbone.model '{spec.model}' is not a timm model{did_you_mean(spec.model, known)}"])

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from peftbench.foundation.plugins import plugins_digest
+
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "datasets", "scikit-learn", "hydra-core")
 
 
@@ -23,19 +25,19 @@ def package_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a number."""
+    """Versions of Python and of the packages that can change a number; digests of the plug-ins' files."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return found | {f"plug-in {name}": digest for name, digest in plugins_digest().items()}
 
 
 def git_state() -> tuple[str | None, bool | None]:
     """Commit and whether tracked files differ from it; (None, None) outside a checkout of this package."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None, None
     try:

@@ -6,7 +6,7 @@ import ast
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from peftbench.foundation.location import config_dir
+from peftbench.foundation.plugins import config_dir
 
 FIRST = """\
 peftbench runs one cell (backbone x method x dataset) and leaves one record.

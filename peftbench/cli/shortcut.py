@@ -17,6 +17,7 @@ from typing import Any
 
 from peftbench.foundation.digests import file_state, settled
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.plugins import plugins
 
 PACKAGE = Path(__file__).resolve().parents[1]
 _ABSENT = b"absent"
@@ -93,10 +94,10 @@ def _digest(states: list[bytes]) -> str:
 
 
 def _source_state() -> str:
-    """Digest over name and state of every file that the package reads."""
+    """Digest over name and state of every file that the package and its plug-ins read."""
     configs = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
     digest = hashlib.sha256()
-    for root in (PACKAGE, configs):
+    for root in (PACKAGE, configs, *(plugin.folder for plugin in plugins())):
         for folder, folders, names in os.walk(root):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             for name in sorted(names):

@@ -22,7 +22,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec, for_method
 from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
-from peftbench.foundation.location import config_dir as config_dir
+from peftbench.foundation.plugins import config_dir as config_dir
 from peftbench.foundation.spec import Spec, build, defaults_of
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 

@@ -35,8 +35,8 @@ def default_cache_dir() -> Path:
     return user_folder(named, "PEFTBENCH_CACHE") if named else Path.home() / ".cache" / "peftbench"
 
 
-def config_dir() -> Path:
-    """The folder of yaml files: inside an installed package, or beside it in a checkout."""
+def shipped_configs() -> Path:
+    """The package's own folder of yaml files: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.plugins import load_plugins
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Maps the names users write to classes of one kind. Adding a file to one of `packages` edits no list."""
+    """Maps the names users write to classes of one kind. Adding a file to one of `packages` edits no list.
+
+    Plug-ins (see `foundation.plugins`) are imported behind the packages.
+    """
 
     def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
@@ -53,6 +57,7 @@ class Registry(Generic[T]):
             for name in self._packages:
                 for module in pkgutil.iter_modules(importlib.import_module(name).__path__):
                     importlib.import_module(f"{name}.{module.name}")
+            load_plugins()
         except BaseException:
             # else the next question would be answered from half a list, hiding why
             self._loaded = False

@@ -11,7 +11,7 @@ from pathlib import Path
 from peftbench.cli.help import TOPICS, choices
 from peftbench.config.parts import OUTLINED, outlined
 from peftbench.foundation.errors import PeftbenchError
-from peftbench.foundation.location import config_dir
+from peftbench.foundation.plugins import config_dir
 from peftbench.foundation.spec import Spec
 
 SCRIPT = """\

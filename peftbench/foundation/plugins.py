@@ -1,0 +1,149 @@
+"""Plug-ins: methods, data sets, backbones and tasks from outside the package, with their yaml files.
+
+A plug-in is a folder named in `PEFTBENCH_PLUGINS` (several are divided like `PATH`), or an installed package with an
+entry point of the group `peftbench.plugins` that names it. A folder's `*.py` files are imported, a package is imported
+as a whole; what they add to a registry is there from then on. `configs/<group>/<name>.yaml` inside it are choices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import pkgutil
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from peftbench.foundation.location import default_cache_dir, shipped_configs
+
+VARIABLE = "PEFTBENCH_PLUGINS"
+ENTRY_POINTS = "peftbench.plugins"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """`folder` holds its code and perhaps `configs/`; `package` is its import name, "" for a plain folder."""
+
+    folder: Path
+    package: str = ""
+
+    @property
+    def configs(self) -> Path:
+        return self.folder / "configs"
+
+    def files(self) -> list[Path]:
+        """Everything that can change what it does, in order of name."""
+        return sorted([*self.folder.rglob("*.py"), *self.configs.rglob("*.yaml")])
+
+
+def plugins() -> tuple[Plugin, ...]:
+    """All plug-ins of this process. Raises `MissingInput` for a folder that is not there."""
+    return _plugins(os.environ.get(VARIABLE, ""))
+
+
+@cache
+def _plugins(variable: str) -> tuple[Plugin, ...]:
+    found = []
+    for name in filter(None, variable.split(os.pathsep)):
+        folder = Path(name).expanduser().absolute()
+        if not folder.is_dir():
+            raise MissingInput(f"{VARIABLE}={name}: there is no such folder")
+        found.append(Plugin(folder))
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise BadInput(f"the entry point {entry.name} of {ENTRY_POINTS} names {entry.value}, which is no package")
+        found.append(Plugin(Path(next(iter(spec.submodule_search_locations))), entry.value))
+    return tuple(found)
+
+
+def load_plugins() -> None:
+    """Import all plug-ins, once each. Raises `BadInput` naming the file that cannot be imported."""
+    for plugin in plugins():
+        for name, path in _modules(plugin):
+            if name not in sys.modules:
+                _load(name, path)
+
+
+def _modules(plugin: Plugin) -> list[tuple[str, Path]]:
+    if plugin.package:
+        inner = pkgutil.walk_packages([str(plugin.folder)], f"{plugin.package}.")
+        return [(plugin.package, plugin.folder), *((module.name, plugin.folder) for module in inner)]
+    # the digest keeps two folders apart that hold files of one name
+    mark = hashlib.sha256(str(plugin.folder).encode()).hexdigest()[:8]
+    files = sorted(path for path in plugin.folder.glob("*.py") if not path.name.startswith(("_", "test_", "conftest")))
+    return [(f"peftbench_plugin_{mark}_{path.stem}", path) for path in files]
+
+
+def _load(name: str, path: Path) -> None:
+    try:
+        if path.suffix != ".py":
+            importlib.import_module(name)
+            return
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    except PeftbenchError:
+        raise
+    except Exception as error:
+        sys.modules.pop(name, None)
+        raise BadInput(f"the plug-in {path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def config_dir() -> Path:
+    """The folder of yaml files: the package's own, and those of the plug-ins among them."""
+    return with_plugin_configs(shipped_configs())
+
+
+def with_plugin_configs(shipped: Path) -> Path:
+    """The folder of yaml files with those of the plug-ins among them: `shipped` itself where they have none.
+
+    Raises `BadInput` when a plug-in's yaml has the place of another.
+    """
+    return _joined(shipped, plugins()) if any(plugin.configs.is_dir() for plugin in plugins()) else shipped
+
+
+def _joined(shipped: Path, found: tuple[Plugin, ...]) -> Path:
+    """One folder of copies, in the cache under a digest of their content."""
+    files: dict[str, Path] = {}
+    digest = hashlib.sha256()
+    for folder in (shipped, *(plugin.configs for plugin in found)):
+        for path in sorted(folder.rglob("*.yaml")):
+            place = str(path.relative_to(folder))
+            if place in files:
+                raise BadInput(f"{path} has the name of {files[place]}; give it another")
+            files[place] = path
+            digest.update(f"{place}\n".encode() + path.read_bytes())
+    target = default_cache_dir() / "configs" / digest.hexdigest()[:16]
+    if not target.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=target.parent))
+        for place, path in files.items():
+            (draft / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, draft / place)
+        try:
+            draft.rename(target)
+        except OSError:
+            # another process was faster with the same content
+            shutil.rmtree(draft)
+    return target
+
+
+def plugins_digest() -> dict[str, str]:
+    """Name of each plug-in -> digest of its files, for what records say of the code that made them."""
+    digests = {}
+    for plugin in plugins():
+        digest = hashlib.sha256()
+        for path in plugin.files():
+            digest.update(str(path.relative_to(plugin.folder)).encode() + path.read_bytes())
+        digests[plugin.package or plugin.folder.name] = digest.hexdigest()[:16]
+    return digests

@@ -1,0 +1,30 @@
+"""Where a record comes from is said rightly."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from peftbench.cells.provenance import git_state, versions
+from peftbench.foundation.plugins import VARIABLE
+from tests.conftest import REPOSITORY
+
+
+def test_a_checkout_names_its_commit() -> None:
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a checkout")
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert git_state()[0] == head.stdout.strip()
+
+
+def test_a_plug_in_is_named_with_the_digest_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "method.py").write_text("a = 1\n")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
+    first = versions()["plug-in mine"]
+    (tmp_path / "mine" / "method.py").write_text("a = 2\n")
+    assert versions()["plug-in mine"] != first
+    monkeypatch.delenv(VARIABLE)
+    assert "plug-in mine" not in versions()

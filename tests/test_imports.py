@@ -33,8 +33,10 @@ ROOMS = (
     "tune",
     "sweep",
     "launchers",
+    "advise",
     "api",
     "cli",
+    "contracts",
 )
 # Of the rooms below, these import no others: what a part of a cell knows stays small.
 ALLOWED = {

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import make
 
 WIDTH, HEADS, LAYER = 48, 3, 1
 Operation = Callable[[str, Tensor], Tensor]

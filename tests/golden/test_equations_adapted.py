@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import images, make
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import images, make
 from tests.golden.test_equations import LAYER, WIDTH, agree, attention, block, installed, plain, run, tokens, weights
 from tests.golden.test_equations_adapters import Branch, reference, same, tensors
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import make
 from tests.golden.test_equations import WIDTH, agree, attention, block, installed, plain, run, tokens, weights
 
 PREFIXES = {"vit_layerscale": 1, "vit_avg": 0, "vit_registers": 3, "vit_distilled": 2}

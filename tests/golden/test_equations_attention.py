@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import images, make
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import images, make
 from tests.golden.test_equations import (
     HEADS,
     LAYER,

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.contracts.backbones import images, make
+from peftbench.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
 from peftbench.tasks.classification import classification_loss
-from tests.contracts.backbones import images, make
-from tests.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.cells.evidence import CellEvidence, random_evidence
+from peftbench.contracts.backbones import images, make
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.observation import Findings, Loss
 from peftbench.methods.spt import NUM_STEPS, STEPS_PER_BUDGET
-from tests.contracts.backbones import images, make
 
 WIDTH, LAYER = 48, 1
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import make
 from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS
-from tests.contracts.backbones import make
 from tests.golden.test_equations import (
     WIDTH,
     agree,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import BUILDERS, make
 from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import BUILDERS, make
 from tests.golden.test_equations import (
     LAYER,
     WIDTH,

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import images, make
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import images, make
 
 
 def installed(name: str, backbone: str, **options: Any) -> tuple[Backbone, dict[str, Tensor]]:

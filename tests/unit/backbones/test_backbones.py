@@ -10,8 +10,8 @@ from torch import nn
 from peftbench.backbones.base import Backbone, unfreeze
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
+from peftbench.contracts.backbones import BUILDERS, images, make
 from peftbench.foundation.errors import ConfigError, NotApplicable
-from tests.contracts.backbones import BUILDERS, images, make
 
 every_backbone = pytest.mark.parametrize("name", BUILDERS)
 

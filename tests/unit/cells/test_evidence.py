@@ -11,7 +11,7 @@ import torch
 
 from peftbench.cells.evidence import SEARCH_SPLITS, CellEvidence, RandomSplit, random_evidence
 from peftbench.config.protocol import VALIDATES
-from tests.contracts.backbones import make
+from peftbench.contracts.backbones import make
 
 
 @pytest.fixture

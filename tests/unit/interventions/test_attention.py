@@ -12,10 +12,10 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 from peftbench.backbones.build import from_timm
+from peftbench.contracts.backbones import images, make, randomised
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.attention import AttentionCore, AttentionHook, attend_apart, hook_attention, require_plain
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import images, make, randomised
 
 WIDTH, HEADS, LENGTH = 24, 3, 9
 

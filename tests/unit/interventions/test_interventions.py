@@ -10,6 +10,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.contracts.backbones import make
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions import (
     BlockTaps,
@@ -23,7 +24,6 @@ from peftbench.interventions import (
     fold_all,
     tap_block,
 )
-from tests.contracts.backbones import make
 
 
 def blocks_of(name: str) -> list[Any]:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
+from peftbench.contracts.backbones import VIT, images, make, randomised
 from peftbench.interventions import Intervention
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import VIT, images, make, randomised
 
 SIDE = ("dtl", "dtl_plus", "lst", "last", "hst", "e3va")
 

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
+from peftbench.contracts.backbones import images, make
 from peftbench.foundation.spec import option
 from peftbench.interventions import Bottleneck, ScaleShift
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
-from tests.contracts.backbones import images, make
 
 
 @dataclass(frozen=True)

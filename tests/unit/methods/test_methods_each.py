@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import BUILDERS, images, make
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import BUILDERS, images, make
 
 
 def trained(name: str, backbone: str = "vit_cls", **options: object) -> list[str]:

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts import backbones
+from peftbench.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
 from peftbench.train.measure import flops
-from tests.contracts import backbones
-from tests.contracts.backbones import BUILDERS, OTHER_SHAPES, images, look, make
 
 # Options for methods whose defaults name the sizes of a real network, or take long to look at its images.
 FITTING: dict[str, dict[str, Any]] = {

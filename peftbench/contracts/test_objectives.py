@@ -13,6 +13,8 @@ from torch import Tensor
 
 from peftbench.adapters.file import adapter_tensors, load_adapter, save_adapter
 from peftbench.backbones.base import Backbone
+from peftbench.config.gate import config_dir
+from peftbench.contracts.backbones import images, make
 from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS
 from peftbench.methods.base import install as install_method
@@ -20,8 +22,6 @@ from peftbench.objectives import base
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
-from tests.conftest import REPOSITORY
-from tests.contracts.backbones import images, make
 
 CLASSES = 5
 METHODS_OF_EACH_KIND = ("linear", "lora", "vpt_deep", "bitfit", "ssf")
@@ -168,7 +168,7 @@ def test_every_objective_states_its_facts_and_has_a_config(objective: str) -> No
     assert cls.faithfulness in ("as the paper", "adapted", "details not published")
     assert (cls.faithfulness == "adapted") == bool(cls.adapted)
     assert cls().label == objective
-    config = yaml.safe_load((REPOSITORY / "configs" / "objective" / f"{objective}.yaml").read_text())
+    config = yaml.safe_load((config_dir() / "objective" / f"{objective}.yaml").read_text())
     assert config == {"defaults": [f"/schema/objective/{objective}@objective"]}
 
 

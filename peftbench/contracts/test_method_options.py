@@ -9,15 +9,15 @@ import pytest
 import torch
 import yaml
 
+from peftbench.config.gate import config_dir
+from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
+from peftbench.contracts.test_methods import FITTING
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.spec import FAITHFULNESS, default_of
 from peftbench.methods.base import METHODS, Method
-from tests.conftest import REPOSITORY
-from tests.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
-from tests.contracts.test_methods import FITTING
 
-CONFIGS = REPOSITORY / "configs" / "method"
+CONFIGS = config_dir() / "method"
 FIELDS = [(name, field) for name in METHODS.names() for field in dataclasses.fields(METHODS.get(name))]
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from peftbench.api.adapted import Adapted, attach, load
     from peftbench.api.cells import records, run
     from peftbench.api.parts import backbones, datasets, methods
+    from peftbench.api.predicting import predictor
     from peftbench.api.tables import Board, leaderboard
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "leaderboard",
     "load",
     "methods",
+    "predictor",
     "records",
     "run",
 ]
@@ -38,6 +40,7 @@ _HOMES = {
     "leaderboard": "tables",
     "load": "adapted",
     "methods": "parts",
+    "predictor": "predicting",
     "records": "cells",
     "run": "cells",
 }

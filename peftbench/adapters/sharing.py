@@ -123,6 +123,7 @@ def _facts(record: RunRecord, config: RunConfig, images: ImageTransform, digest:
             "size": images.size,
             "resize": config.protocol.resize,
             "crop_pct": config.protocol.crop_pct,
+            "antialias": images.antialias,
             "interpolation": images.interpolation,
             "mean": record.data["mean"],
             "std": record.data["std"],

@@ -21,12 +21,12 @@ from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import build
 from peftbench.methods.base import Method, install
-from peftbench.tasks.model import new_head
+from peftbench.tasks.model import TaskModel, new_head
 
 FORMAT = "peftbench-attached-1"
 
 
-class Adapted(nn.Module):
+class Adapted(TaskModel):
     """A timm model with a method attached: images [batch, 3, height, width] -> logits [batch, classes].
 
     A plain module: everything that trains has `requires_grad`, the pretrained rest is frozen. Without classes
@@ -34,14 +34,9 @@ class Adapted(nn.Module):
     """
 
     def __init__(self, backbone: Backbone, head: nn.Module, method: Method, seed: int, digest: str) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
+        super().__init__(backbone, head)
         self.method, self.seed = method, seed
         self._digest = digest
-
-    def forward(self, images: Tensor) -> Tensor:
-        result: Tensor = self.head(self.backbone(images))
-        return result
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:

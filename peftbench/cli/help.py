@@ -21,6 +21,7 @@ peftbench runs one cell (backbone x method x dataset) and leaves one record.
   python -m peftbench reproduce RECORD                    again, bit for bit
   python -m peftbench export RECORD FILE                  adapter for plain timm
   python -m peftbench data list                           datasets: ready or not
+  python -m peftbench advise dataset=folder dataset.root=DIR    for own photos
 
 More: --help commands, --help groups, --help options [method=lora ...]
 Tab completion, in ~/.bashrc or ~/.zshrc: eval "$(peftbench completion)"

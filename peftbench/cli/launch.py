@@ -5,6 +5,7 @@ Nothing here needs torch until a cell is to be run.
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ from peftbench.cells.cell import Cell, plan
 from peftbench.cells.lines import skipped_line, summary
 from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
+from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
@@ -106,6 +108,8 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     if path is not None and runtime.on_existing == "skip":
         print(skipped_line(summary(store.get(cell.fingerprint)), path), flush=True)
     else:
+        for line in cautions(config):
+            print(f"note: {line}", file=sys.stderr, flush=True)
         _run_claimed(plan(from_tree(tree, named_options(words))[0]), runtime, store)
     inputs = cell.inputs() if runtime.on_existing == "skip" else None
     if inputs is not None:

@@ -15,7 +15,8 @@ from peftbench.foundation.errors import PeftbenchError, brief, did_you_mean, pri
 from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
-_NAMES = ("leaderboard", "compare", "pack", "evaluate", "trials", "reproduce", "export", "status", "data", "completion")
+_RUNNING = ("advise", "predict", "evaluate", "reproduce", "export")
+_NAMES = (*_RUNNING, "leaderboard", "compare", "pack", "trials", "status", "data", "completion")
 COMMANDS = {name: f"peftbench.cli.commands.{name}" for name in _NAMES}
 
 

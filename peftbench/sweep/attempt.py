@@ -30,9 +30,16 @@ class Outcome:
 
 
 def run_noted(
-    cell: Cell, runtime: RuntimeSpec, store: Store, headline: Callable[[float], str] | None = None
+    cell: Cell,
+    runtime: RuntimeSpec,
+    store: Store,
+    headline: Callable[[float], str] | None = None,
+    say: bool = True,
 ) -> Outcome:
-    """Run a cell that is this worker's. Errors end in the outcome and in a note beside the records."""
+    """Run a cell that is this worker's. Errors end in the outcome and in a note beside the records.
+
+    `say` prints the finished cell's line.
+    """
     started = time.perf_counter()
     try:
         with open_logger(cell, runtime) as log_epoch:
@@ -50,8 +57,9 @@ def run_noted(
         if shown is not error and not isinstance(error, OSError):
             shown = PeftbenchError(f"{shown} (traceback in {note})")
         return Outcome("failed", cell.title, str(shown), shown)
-    path = store.path_of(cell.labels, cell.fingerprint)
-    print(finished_line(summary(record), path, time.perf_counter() - started), flush=True)
+    if say:
+        path = store.path_of(cell.labels, cell.fingerprint)
+        print(finished_line(summary(record), path, time.perf_counter() - started), flush=True)
     return Outcome("done", cell.title)
 
 

@@ -21,6 +21,7 @@ from peftbench.foundation.progress import Progress
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
 from peftbench.records.trials import best_trial
+from peftbench.tune.doubt import FEW_IMAGES, smallest_difference
 from peftbench.tune.samplers import Sampler, Setting, settings
 from peftbench.tune.space import search_space
 
@@ -69,6 +70,9 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     if best is None:
         raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
     say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {_shown(config, trials[best])})")
+    num_val = (store.get(trials[best].fingerprint).metrics["val"] or {}).get("n")
+    if metric.name == "accuracy" and num_val and num_val < FEW_IMAGES:
+        say(smallest_difference(num_val, trials[best].val_score or 0.0))
     chosen = final_config(config, trials[best].setting)
     return replace(cell, config=chosen, tuning=_tuning(config, trials, best))
 

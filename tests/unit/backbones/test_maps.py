@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from peftbench.backbones.maps import feature_maps
+from peftbench.contracts.backbones import BUILDERS
 from peftbench.methods.base import METHODS, install
-from tests.contracts.backbones import BUILDERS
 
 
 @pytest.mark.parametrize("family", ["vit_cls", "vit_registers", "vit_prenorm"])

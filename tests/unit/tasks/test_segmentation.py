@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from peftbench.contracts.backbones import BUILDERS, images
 from peftbench.foundation.errors import TrainingDiverged
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.base import Classes
@@ -13,7 +14,6 @@ from peftbench.tasks.segmentation import IGNORED, MapModel, Segmentation, Segmen
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import evaluate
 from peftbench.train.options import TrainSpec
-from tests.contracts.backbones import BUILDERS, images
 
 CLASSES = Classes(("sky", "road", "car", "absent"))
 

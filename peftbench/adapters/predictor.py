@@ -1,0 +1,160 @@
+"""An exported adapter that answers for image files: their classes and probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from peftbench.adapters.sharing import adapter_facts, with_adapter
+from peftbench.backbones.build import build_backbone
+from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.source import weights_id
+from peftbench.data.pixels.decode import decode_image
+from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.sources.folder import SUFFIXES
+from peftbench.foundation.errors import BadInput, MissingInput
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest class of one file and its probability; `probabilities` has those of all classes, in their order."""
+
+    file: Path
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+class Predictor:
+    """The classifier of an exported file, with its image preparation: `predictor("photo.jpg")`, a folder, or a list."""
+
+    def __init__(self, path: Path | str, checkpoint: Path | str | None = None, device: str = "auto") -> None:
+        """`checkpoint` names the backbone's weights where they neither ship with the package nor come from timm.
+
+        Raises `MissingInput` for what is not here, `BadInput` for a file that is no exported adapter.
+        """
+        self.facts = adapter_facts(path)
+        task = self.facts.get("task", {"name": "classification"})["name"]
+        if task != "classification":
+            raise BadInput(f"{path} was trained for {task}; only classifiers predict classes")
+        self.class_names: tuple[str, ...] = tuple(self.facts["class_names"])
+        images = self.facts["images"]
+        self.transform = ImageTransform(
+            images["size"],
+            images["resize"],
+            images["interpolation"],
+            images.get("antialias", True),
+            images["crop_pct"],
+        )
+        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
+        self.model = with_adapter(net, path).to(wanted)
+        self.device = torch.device(wanted)
+        self._mean = torch.tensor(images["mean"], device=self.device).view(3, 1, 1)
+        self._std = torch.tensor(images["std"], device=self.device).view(3, 1, 1)
+
+    def __call__(self, files: Path | str | Sequence[Path | str]) -> list[Prediction]:
+        """One prediction for each image, in order; images of a folder in order of name.
+
+        Raises `MissingInput` for a file that is not there, `BadInput` naming one that is no image.
+        """
+        return list(self.stream(image_files([files] if isinstance(files, (str, Path)) else files)))
+
+    def stream(self, files: Iterable[Path]) -> Iterator[Prediction]:
+        """The same one after the other, with no more than a batch of images in memory."""
+        batch: list[Path] = []
+        for file in files:
+            batch.append(file)
+            if len(batch) == BATCH:
+                yield from self._predicted(batch)
+                batch = []
+        if batch:
+            yield from self._predicted(batch)
+
+    def probabilities(self, images: Iterable[Image]) -> np.ndarray:
+        """Images in mode RGB or L -> probabilities of the classes, float32 [num_images, classes]."""
+        found, batch = [], []
+        for image in images:
+            batch.append(self._pixels(image))
+            if len(batch) == BATCH:
+                found.append(self._forward(batch))
+                batch = []
+        if batch:
+            found.append(self._forward(batch))
+        return np.concatenate(found)
+
+    def _predicted(self, files: list[Path]) -> Iterator[Prediction]:
+        for file, row in zip(files, self.probabilities(map(_image, files)), strict=True):
+            best = int(row.argmax())
+            yield Prediction(file, self.class_names[best], float(row[best]), tuple(row.tolist()))
+
+    def _forward(self, batch: list[np.ndarray]) -> np.ndarray:
+        pixels = torch.from_numpy(np.stack(batch)).to(self.device)
+        images = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        with torch.inference_mode():
+            probabilities: np.ndarray = self.model(images).float().softmax(dim=1).cpu().numpy()
+        return probabilities
+
+    def _pixels(self, image: Image) -> np.ndarray:
+        pixels = self.transform.apply(image)
+        return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _image(file: Path) -> Image:
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{file}: the image cannot be read ({error.strerror})") from error
+    return decode_image(data, str(file))
+
+
+def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> BackboneSpec:
+    """The options of the backbone that an exported file names. Raises `MissingInput` when its weights must be given."""
+    known: dict[str, Any] = {"title": facts["title"], "model": facts["model"], "img_size": facts["img_size"]}
+    if checkpoint is not None:
+        return BackboneSpec(**known, checkpoint=str(checkpoint))
+    weights = str(facts["weights"])
+    if weights == weights_id(BackboneSpec()):  # those that ship with the package
+        return BackboneSpec(**known, weights="embedded")
+    if weights.startswith("timm:"):
+        return BackboneSpec(**known, weights="timm")
+    if weights == "none":
+        return BackboneSpec(**known, weights="none")
+    raise MissingInput(
+        f"the weights of {facts['title']} ({facts['model']}) came from a file; name it with --checkpoint FILE"
+    )
+
+
+def image_files(named: Sequence[Path | str]) -> list[Path]:
+    """The images that are named, and those in and below the folders that are, in order of name, without hidden ones.
+
+    Raises `MissingInput` for a name that is neither, or where there is no image at all.
+    """
+    found: list[Path] = []
+    for name in named:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found += sorted(file for file in inside if not any(part[0] == "." for part in file.relative_to(path).parts))
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise MissingInput(f"there is no image and no folder at {name}")
+    if not found:
+        raise MissingInput(f"no images in {', '.join(map(str, named))} (names end in .jpg, .png, ...)")
+    return found
+
+
+def snippet(path: Path | str) -> str:
+    """Three lines of Python that use an exported file."""
+    return f'import peftbench\nmodel = peftbench.predictor("{path}")\nprint(model("photo.jpg"))'

@@ -1,0 +1,244 @@
+"""The straight line of an advice: look, shortlist, race, train the winner on everything, test once, export, page."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peftbench.adapters.predictor import Predictor, snippet
+from peftbench.advise.look import Look, dividing_words, look
+from peftbench.advise.page import write_page
+from peftbench.advise.race import RATES, SHARE, Entry, Plan, Race, Trial, plan_for, run_race, smallest_plan
+from peftbench.advise.request import Request
+from peftbench.advise.shortlist import Candidate, shortlist
+from peftbench.advise.verdict import Verdict
+from peftbench.backbones.build import build_backbone
+from peftbench.cells.export import export_record
+from peftbench.config.cautions import cautions
+from peftbench.config.gate import RunConfig
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import NotApplicable, PeftbenchError
+from peftbench.foundation.files import replace_text
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.spec import build
+from peftbench.methods.base import METHODS, Method
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.sweep.single import planned as planned_cell
+from peftbench.sweep.single import run_words
+
+MOST_METHODS = 9
+PACED_BY, PACE_EPOCHS = "lora", 2
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What an advice left: the verdict, and the files."""
+
+    verdict: Verdict
+    model: Path
+    page: Path
+    lines: tuple[str, ...]
+
+
+class Adviser:
+    """One advice in progress. Each step finds the records of an earlier run, so the same words go on where it ended."""
+
+    def __init__(self, request: Request, say: Callable[[str], None]) -> None:
+        self.request, self.say = request, say
+        self.started = time.monotonic()
+        self.config, self.runtime = self._planned(request.words)
+        self.words = (*request.words, *dividing_words(self.config.dataset, request.names))
+        self.config, self.runtime = self._planned(self.words)
+        source = self.config.dataset.open()
+        whole = "train" in source.splits
+        self.race_protocol, self.last_protocol = ("full_tune", "full") if whole else ("vtab1k_tune", "vtab1k")
+        self.splits = ("train", "val", "test") if whole else ("train800", "val200", "test")
+        self.out = request.out or Path("advice") / self.config.dataset.label.replace("/", "_")
+        self.race: Race | None = None
+        # what the winner's last training takes at least, kept back from the race
+        self._last_seconds = 0.0
+
+    def run(self) -> Advice:
+        """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
+        seen = self._look()
+        entries, plan = self._entries()
+        self.race = Race(plan)
+        deadline = self.started + self.request.seconds * SHARE - self._last_seconds
+        self.say(
+            f"race: {len(entries)} settings of {len({e.method for e in entries})} methods, "
+            f"{' -> '.join(map(str, plan.sizes))} for {' -> '.join(map(str, plan.epochs))} epochs; on {seen.num_val} "
+            "validation images"
+        )
+        run_race(self.race, entries, self._trial, self._too_costly, deadline, self.say)
+        standing = self.race.standing
+        if not standing:
+            raise PeftbenchError("no method finished the race: " + "; ".join(self.race.dropped.values()))
+        winner, runner_up = standing[0], standing[1] if len(standing) > 1 else None
+        self.say(f"training {winner.entry.method} on all {self.splits[0]} and {self.splits[1]} images")
+        # where time ended a rung, the winner may have been trained for longer than those it was compared with
+        epochs = max(self.race.of(winner.entry), key=lambda trial: (trial.accuracy, trial.epochs)).epochs
+        record = run_words(self._words_of(winner.entry, epochs, self.last_protocol), silent=True)
+        return self._finish(seen, Verdict(winner, runner_up, record, self.race))
+
+    def keep_best(self) -> list[str]:
+        """After Ctrl-C: export the best of the race so far. Returns lines that say what there is and how to go on."""
+        standing = self.race.standing if self.race else []
+        if not standing:
+            return ["nothing was trained yet; the same words start again"]
+        best = standing[0]
+        model = export_record(best.record, self._store, self._options, self.out / "model.safetensors")
+        return [
+            f"best so far: {best.entry.method}, rate {best.rate:g}, {best.accuracy:.1%} of the validation images; "
+            f"exported to {model}",
+            "the test images were not read; the same words go on where the race stopped",
+        ]
+
+    def _look(self) -> Look:
+        dataset = self.config.dataset
+        source = dataset.open()
+        total = sum(len(source.split(name)) for name in source.whole_splits)
+        with Progress(self.runtime.progress).counted("looking at the images", total) as step:
+            seen = look(dataset, self.splits, step)
+        for line in seen.lines:
+            self.say(line)
+        for line in (*cautions(self.config), *seen.warnings):
+            self.say(f"note: {line}")
+        return seen
+
+    def _entries(self) -> tuple[list[Entry], Plan]:
+        """The settings that race and the plan of the race, from the pace of one short trial."""
+        listed = self._shortlist(MOST_METHODS)
+        begun = time.monotonic()
+        paced, record = self._pace([*(c for c in listed if c.method == PACED_BY), *listed])
+        paced_cost = next(candidate.cost for candidate in listed if candidate.method == paced)
+        per_epoch = record.cost["train_seconds"] / PACE_EPOCHS
+        per_cell = max(record.provenance["seconds"] - record.cost["train_seconds"], 0.0)
+        self.say(
+            f"pace: {per_epoch:.1f} s an epoch and {per_cell:.1f} s a trial besides ({paced}, "
+            f"{time.monotonic() - begun:.0f} s)"
+        )
+        left = self.request.seconds - (time.monotonic() - self.started)
+        chosen, plan = self._fitting(listed, left, per_epoch / paced_cost, per_cell)
+        for candidate in chosen:
+            self.say(f"  {candidate.method}: {candidate.why}")
+        return [Entry(c.method, factor) for factor in RATES for c in chosen], plan
+
+    def _fitting(
+        self, listed: list[Candidate], seconds: float, per_epoch: float, per_cell: float
+    ) -> tuple[list[Candidate], Plan]:
+        """As many candidates as can race within the seconds; per_epoch: seconds of an epoch at LoRA's cost."""
+        for num in range(min(MOST_METHODS, len(listed)), 1, -1):
+            chosen = [*listed[: num - 1], listed[-1]]
+            mean_cost = sum(candidate.cost for candidate in chosen) / num
+            plan = plan_for(num, seconds, per_epoch * mean_cost, per_cell)
+            if plan is not None or num == 2:
+                break
+        if plan is None:
+            plan = smallest_plan()
+            needed = plan.num_epochs * per_epoch * mean_cost + (sum(plan.sizes) + 1) * per_cell
+            self.say(
+                f"note: budget={self.request.seconds:.0f}s is too little here and ends the race early: at this pace "
+                f"the smallest race of two methods takes about {needed / SHARE:.0f} s"
+            )
+        self._last_seconds = 1.25 * plan.epochs[0] * per_epoch + per_cell
+        return chosen, plan
+
+    def _pace(self, listed: list[Candidate]) -> tuple[str, RunRecord]:
+        """A short trial of the first method that applies to the backbone; its record says how fast this machine is."""
+        for candidate in listed:
+            try:
+                return candidate.method, self._trial(Entry(candidate.method, 1.0), PACE_EPOCHS)
+            except NotApplicable:
+                continue
+        raise PeftbenchError("no method on the list applies to this backbone")
+
+    def _shortlist(self, num: int) -> list[Candidate]:
+        shape = build_backbone(self.config.backbone).shape
+        fits = {}
+        for name in METHODS.names():
+            method = build(METHODS.get(name), {})
+            assert isinstance(method, Method)
+            try:
+                count = method.expected_params(shape)
+            except (PeftbenchError, ValueError, IndexError, ZeroDivisionError):
+                count = None
+            fits[name] = self.request.params is None or count is None or count <= self.request.params
+        return shortlist(num, {name: METHODS.get(name).family for name in METHODS.names()}, fits)
+
+    def _trial(self, entry: Entry, epochs: int) -> RunRecord:
+        return run_words(self._words_of(entry, epochs, self.race_protocol), silent=True)
+
+    def _words_of(self, entry: Entry, epochs: int, protocol: str) -> list[str]:
+        words = [*self.words, f"protocol={protocol}", "train=short", f"train.epochs={epochs}", f"method={entry.method}"]
+        if entry.factor != 1:
+            config, _ = self._planned(words)
+            words.append(f"optim.lr={float(f'{config.optim.lr * entry.factor:.3g}')}")
+        return words
+
+    def _too_costly(self, record: RunRecord) -> str:
+        params, memory = record.params["method"], (record.cost["memory"] or {}).get("total_bytes")
+        if self.request.params is not None and params > self.request.params:
+            return f"it trains {params:,} parameters and params={self.request.params:,.0f}"
+        if self.request.memory_bytes is not None and memory and memory > self.request.memory_bytes:
+            return f"training counts {memory / 1e6:,.0f} MB and memory={self.request.memory_bytes / 1e6:,.0f}MB"
+        return ""
+
+    def _finish(self, seen: Look, verdict: Verdict) -> Advice:
+        model = export_record(verdict.record, self._store, self._options, self.out / "model.safetensors")
+        checkpoint = self.config.backbone.checkpoint
+        test = seen.source.split("test")
+        images = (test.read(row) for row in range(len(test)))
+        probabilities = Predictor(model, checkpoint, self.runtime.device).probabilities(images)
+        title = f"Which method for {self.config.dataset.label}?"
+        notes = [*cautions(self.config), *seen.warnings]
+        page = write_page(
+            self.out / "advice.html",
+            title,
+            verdict.lines(),
+            notes,
+            seen.lines,
+            verdict.race,
+            seen.source.class_names,
+            test,
+            probabilities,
+            snippet(model.name),
+        )
+        facts = {
+            "record": verdict.record.fingerprint,
+            "method": verdict.winner.entry.method,
+            "accuracy": verdict.record.metrics["test"]["accuracy"],
+            "interval95": verdict.interval,
+            "trials": [_facts(trial) for trial in verdict.race.trials],
+            "words": verdict.lines(),
+        }
+        replace_text(self.out / "advice.json", json.dumps(facts, indent=1) + "\n")
+        return Advice(verdict, model, page, tuple(verdict.lines()))
+
+    @property
+    def _options(self) -> list[str]:
+        """The words that may be laid over a record's configuration: single options, no groups."""
+        return [word for word in self.words if "." in word.partition("=")[0]]
+
+    @property
+    def _store(self) -> Store:
+        return Store(self.runtime.results_root)
+
+    def _planned(self, words: tuple[str, ...] | list[str]) -> tuple[RunConfig, RuntimeSpec]:
+        cell, runtime = planned_cell(list(words))
+        return cell.config, runtime
+
+
+def _facts(trial: Trial) -> dict[str, Any]:
+    return {
+        "rung": trial.rung + 1,
+        "method": trial.entry.method,
+        "rate": trial.rate,
+        "epochs": trial.epochs,
+        "val_accuracy": trial.accuracy,
+        "record": trial.record.fingerprint,
+    }

@@ -1,0 +1,35 @@
+"""`python -m peftbench advise dataset=folder dataset.root=PHOTOS`: the method to take, trained and tested."""
+
+from __future__ import annotations
+
+import sys
+
+from peftbench.adapters.predictor import snippet
+from peftbench.advise.advise import Adviser
+from peftbench.advise.request import read_request
+
+HELP = """usage: python -m peftbench advise dataset=folder dataset.root=PHOTOS [budget=30m memory=8GB params=1M]
+                                  [backbone=...] [out=DIR] [any other option of a cell]
+
+Looks at the images, races methods and learning rates on validation images within the budget, trains the winner on
+everything, reads the test images once, and leaves model.safetensors and advice.html in advice/NAME (or out=DIR).
+Every trial is a record; the same words go on where an interrupted race stopped.
+"""
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0 with an advice, 130 when interrupted; the best so far is exported then."""
+    if not words or {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return 0 if words else 2
+    adviser = Adviser(read_request(words), lambda line: print(line, flush=True))
+    try:
+        advice = adviser.run()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        print("\n".join(adviser.keep_best()), flush=True)
+        return 130
+    print("\n" + "\n".join(advice.lines))
+    print(f"\nmodel {advice.model}\npage  {advice.page}\n\nuse it:\n{snippet(advice.model)}")
+    print(f"or: python -m peftbench predict {advice.model} FILES_OR_FOLDER")
+    return 0

@@ -1,0 +1,62 @@
+"""`python -m peftbench predict MODEL FILES`: classes and probabilities of new images, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+from peftbench.adapters.predictor import Predictor, image_files, snippet
+from peftbench.cells.export import export_record
+from peftbench.cells.restore import find_record
+from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.foundation.files import replace_text
+from peftbench.foundation.progress import Progress
+
+COLUMNS = ("file", "class", "probability")
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0 once every image has its line."""
+    parser = Arguments(
+        prog="peftbench predict",
+        description=(__doc__ or "").partition(": ")[2],
+        epilog="The same in Python: " + "; ".join(snippet("MODEL").splitlines()),
+    )
+    parser.add_argument("model", help="a file of 'export' or 'advise', or a record's file or fingerprint")
+    parser.add_argument("images", nargs="+", help="image files, or folders that hold them; section.option=value")
+    parser.add_argument("--out", type=a_file, help="the CSV to write (default: the terminal)")
+    parser.add_argument("--all", action="store_true", help="a column with the probability of every class")
+    parser.add_argument("--checkpoint", type=Path, help="the backbone's weights, where they came from a file")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument("--results", type=a_folder, default=Path("results"), help="results folder (default: results)")
+    arguments = parser.parse_args(words)
+    options = [word for word in arguments.images if _is_option(word)]
+    files = image_files([word for word in arguments.images if word not in options])
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(arguments.model)
+        if model.suffix != ".safetensors":
+            record, store = find_record(arguments.model, arguments.results)
+            model = export_record(record, store, options, Path(folder) / "model.safetensors")
+        predictor = Predictor(model, arguments.checkpoint, arguments.device)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *(predictor.class_names if arguments.all else ())])
+    with Progress(arguments.out is not None).counted("predicting", len(files)) as step:
+        for found in predictor.stream(files):
+            row = [str(found.file), found.label, f"{found.probability:.4f}"]
+            writer.writerow([*row, *(f"{value:.4f}" for value in (found.probabilities if arguments.all else ()))])
+            step(1)
+    if arguments.out is None:
+        sys.stdout.write(text.getvalue())
+    else:
+        replace_text(arguments.out, text.getvalue())
+        print(f"wrote {arguments.out}: {len(files):,} images")
+    return 0
+
+
+def _is_option(word: str) -> bool:
+    """`dataset.root=DIR` and the like; a file of such a name is an image all the same."""
+    return "=" in word and "." in word.partition("=")[0] and not Path(word).exists()

@@ -1,0 +1,59 @@
+"""One cell from words to its record, for callers that go on working with it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from peftbench.cells.cell import Cell, plan
+from peftbench.config.gate import from_tree
+from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import ConfigError, RecordError
+from peftbench.records.claims import claims_of
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
+from peftbench.sweep.attempt import run_noted
+from peftbench.sweep.grid import plan_grid
+
+
+def planned(words: list[str]) -> tuple[Cell, RuntimeSpec]:
+    """The one cell that the words name. Raises `ConfigError` for wrong words and for several cells."""
+    grid, _ = plan_grid(words)
+    if len(grid.cells) != 1:
+        raise ConfigError([f"one cell is to be run; these words name {len(grid.cells)}"])
+    config, runtime = from_tree(grid.cells[0].config)
+    return replace(plan(config), words=tuple(words)), runtime
+
+
+def run_words(words: list[str], silent: bool = False) -> RunRecord:
+    """Run the one cell that the words name, or find it done; `silent` prints nothing of it.
+
+    Raises what running it does; the failure is noted as that of any cell.
+    """
+    cell, runtime = planned(words)
+    if silent:
+        runtime = replace(runtime, progress=False)
+    store = Store(runtime.results_root)
+    if store.find(cell.fingerprint, cell.labels) is None or runtime.on_existing == "rerun":
+        claim = claims_of(store).take(cell.fingerprint)
+        if claim is None:
+            held = claims_of(store).holder(cell.fingerprint)
+            raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
+        with claim:
+            error = run_noted(cell, runtime, store, say=not silent).error
+        if error is not None:
+            raise error
+    return store.get(cell.fingerprint)
+
+
+def written(value: Any) -> str:
+    """A value as a word has it: text with signs of its own in quotes."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    plain = value and all(sign.isalnum() or sign in "_-./+" for sign in value)
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return value if plain else f"'{escaped}'"

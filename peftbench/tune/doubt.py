@@ -1,0 +1,17 @@
+"""How much a choice on few validation images can be trusted."""
+
+from __future__ import annotations
+
+import math
+
+# below this many, a choice is worth a word
+FEW_IMAGES = 500
+
+
+def smallest_difference(num_val: int, accuracy: float = 0.8) -> str:
+    """In words, by how much two methods must differ on `num_val` images to be told apart (95 %)."""
+    points = 100 * 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / num_val)
+    return (
+        f"{num_val} validation images tell two settings apart when they differ by about {points:.0f} points or more; "
+        "closer ones are chosen between by chance"
+    )

@@ -1,0 +1,90 @@
+"""The parts of an advice: its words, the look at the data, the shortlist, the verdict's numbers, the page's tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from statsmodels.stats.proportion import proportion_confint
+
+from peftbench.advise.look import dividing_words, look
+from peftbench.advise.page import calibration, confusion, worst
+from peftbench.advise.request import read_request
+from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, shortlist
+from peftbench.advise.verdict import wilson
+from peftbench.data.sources.folder import Folder
+from peftbench.foundation.errors import BadInput, ConfigError
+
+
+def photos(root: Path, counts: dict[str, int]) -> Path:
+    generator = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = generator.integers(256, size=(40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+def test_words_with_units_are_read_and_the_rest_is_the_cells() -> None:
+    request = read_request(["dataset=folder", "dataset.root=x", "budget=90s", "memory=8GB", "params=1.5M", "out=here"])
+    assert (request.seconds, request.memory_bytes, request.params) == (90, 8e9, 1.5e6)
+    assert request.words == ("dataset=folder", "dataset.root=x") and request.out == Path("here")
+    assert read_request(["dataset=digits"]).seconds == 1800
+
+
+def test_all_wrong_words_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_request(["budget=soon", "memory=8", "method=lora", "photos"])
+    assert [problem.split()[0] for problem in caught.value.problems] == ["method", "'photos'", "budget", "memory"]
+
+
+def test_a_folder_of_any_size_is_divided_and_what_leaks_is_said(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", {"cat": 40, "dog": 6})
+    (root / "dog" / "copy.png").write_bytes((root / "dog" / "0.png").read_bytes())
+    words = dividing_words(Folder(root=str(root)), lambda option: False)
+    assert words == ["dataset.num_train=29", "dataset.num_val=8"]
+    assert dividing_words(Folder(root=str(root)), lambda option: option == "dataset.num_val") == []
+    seen = look(Folder(root=str(root), num_train=29, num_val=8), ("train", "val", "test"))
+    assert "47 images in 2 classes: 29 train, 8 choose, 10 are kept" in seen.lines[0]
+    assert "fewest: dog (7); most: cat (40)" in seen.lines[1] and "60 x 40" in seen.lines[2]
+    said = " / ".join(seen.warnings)
+    assert "cat has 6 times as many" in said and "8 validation images tell two settings apart" in said
+    assert ("also in" in said) or ("stand twice" in said)
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", {"cat": 1, "dog": 1})
+    with pytest.raises(BadInput, match="2 images in 2 classes are too few"):
+        dividing_words(Folder(root=str(root)), lambda option: False)
+
+
+def test_the_shortlist_is_ordered_varied_and_keeps_to_the_parameters() -> None:
+    families = {"lora": "r", "convpass": "a", "mona": "a", "hydra": "r", "mlp_only": "s", "attn_only": "s", ALWAYS: "s"}
+    chosen = shortlist(4, families, {"mlp_only": False})
+    names = [candidate.method for candidate in chosen]
+    assert len(names) == 4 and names[-1] == ALWAYS and "mlp_only" not in names
+    standings = [candidate.standing for candidate in chosen[:-1]]
+    assert standings == sorted(standings, reverse=True)
+    everyone = shortlist(9, {**families, "adaptformer": "a", "repadapter": "a"}, {})
+    assert (
+        sum(candidate.method in ("convpass", "mona", "adaptformer", "repadapter") for candidate in everyone)
+        == PER_FAMILY
+    )
+
+
+@pytest.mark.parametrize(("correct", "n"), [(0, 10), (87, 155), (155, 155), (1, 2)])
+def test_the_interval_is_wilsons(correct: int, n: int) -> None:
+    assert wilson(correct, n) == pytest.approx(proportion_confint(correct, n, method="wilson"), abs=1e-6)
+
+
+def test_confusion_calibration_and_mistakes_of_three_images() -> None:
+    labels = np.array([0, 1, 1])
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.45, 0.55]])
+    assert confusion(labels, probabilities.argmax(axis=1), 2).tolist() == [[1, 0], [1, 1]]
+    rows, error = calibration(labels, probabilities)
+    assert rows == [(0.55, 1.0, 1), (0.8, 0.0, 1), (0.9, 1.0, 1)]
+    assert error == pytest.approx((0.45 + 0.8 + 0.1) / 3)
+    assert worst(labels, probabilities).tolist() == [1]

@@ -1,0 +1,13 @@
+"""What so many validation images can tell apart."""
+
+from __future__ import annotations
+
+import math
+
+from peftbench.tune.doubt import smallest_difference
+
+
+def test_the_margin_is_that_of_two_shares() -> None:
+    # 1.96 * sqrt(2 * 0.8 * 0.2 / 200) = 0.0784
+    assert "200 validation images" in smallest_difference(200) and "about 8 points" in smallest_difference(200)
+    assert f"about {100 * 1.96 * math.sqrt(2 * 0.25 / 50):.0f} points" in smallest_difference(50, 0.5)

@@ -42,7 +42,7 @@ ROOMS = (
 ALLOWED = {
     "foundation": set[str](),
     "backbones": {"foundation"},
-    "interventions": {"foundation", "backbones.base"},
+    "interventions": {"foundation", "backbones.base", "backbones.rotary"},
     "data": {"foundation"},
     "train": {"foundation"},
     "tasks": {"foundation", "backbones.base", "backbones.maps", "train"},

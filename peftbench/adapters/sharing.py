@@ -40,6 +40,7 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
     tensors, metadata = read_adapter(path)
     facts = _said(metadata, path)
     net.reset_classifier(0)
+    backbone = from_timm(net, facts["backbone"]["img_size"])
     if weights_digest(net) != facts["backbone"]["digest"]:
         wanted = facts["backbone"]
         size = f" at img_size={wanted['img_size']}" if wanted["img_size"] else ""
@@ -49,7 +50,6 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
     method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
     task = _named(TASKS, facts.get("task", {"name": "classification"}))
     classes, seed = Classes(tuple(facts["class_names"])), facts["seed"]
-    backbone = from_timm(net, facts["backbone"]["img_size"])
     own = objectives.prepare(objective, backbone, classes.num_classes, seed)
     install(method, backbone, seed, take_findings(tensors))
     model = task.model(backbone, classes, seed)

@@ -166,7 +166,13 @@ class Backbone(nn.Module):
         """How many leading tokens the network's own pooling reads; None where it reads the patches as well."""
         if getattr(self.net, "global_pool", "avg") != "token":
             return None
-        return self.shape.num_prefix_tokens - int(getattr(self.net, "num_reg_tokens", 0))
+        registers = getattr(self.net, "reg_token", None)
+        return self.shape.num_prefix_tokens - (0 if registers is None else int(registers.shape[1]))
+
+    @property
+    def turns_keys(self) -> bool:
+        """Whether rotary embeddings turn keys by their place, so that an offset common to all keys is not the same."""
+        return getattr(self.net, "rope", None) is not None
 
     @property
     def device(self) -> torch.device:

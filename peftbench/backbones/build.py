@@ -11,6 +11,7 @@ from torch import nn
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of
+from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
 from peftbench.backbones.weights import load_from_timm, load_weights
@@ -33,6 +34,9 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
                 net = timm.create_model(spec.model, pretrained=False, **arguments)
     except AssertionError as error:
         raise ConfigError([f"backbone.img_size={spec.img_size} does not fit {spec.model}: {error}"]) from error
+    # before the translation, which changes the layout of some networks
+    paths = weights_files(spec)
+    read = load_weights(net, paths[0], spec.ema) if paths else None
     backbone = from_timm(net, spec.img_size)
     patch = backbone.shape.patch_size
     if spec.img_size is not None and spec.img_size % patch:
@@ -47,8 +51,8 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
         # torch would say that a kernel is larger than its input
         message = f"backbone.img_size={spec.img_size} is too small for {spec.model}, which divides it by {stride}"
         raise ConfigError([f"{message}; try {stride}"])
-    if paths := weights_files(spec):
-        backbone.weights_read = load_weights(net, paths[0], spec.ema)
+    if read is not None:
+        backbone.weights_read = read
     return backbone
 
 
@@ -81,6 +85,7 @@ def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:
 
     Image statistics come from the model's pretrained configuration.
     """
+    fuse(net)
     family, sites = sites_of(net)
     backbone = Backbone(net, shape_of(net, family, sites), sites, _input_spec(net, img_size))
     backbone.freeze()

@@ -1,8 +1,10 @@
 """Translators: where the roles that methods speak of lie in each timm family.
 
-Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.embed, norm.pre,
-norm.merge, norm.final, qk_norm.q and qk_norm.k (no `norm`: they act on heads, not on the stream), merge (the linear of
-a downsampling step), conv (ConvNeXt's depthwise convolution).
+Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.attn and norm.mlp (ahead of
+attn.proj and mlp.fc2), norm.embed, norm.pre, norm.merge, norm.final, qk_norm.q and qk_norm.k (no `norm`: they act on
+heads, not on the stream), merge (the linear of a downsampling step), conv (ConvNeXt's depthwise convolution). Where a
+model holds q, k and v or the inputs of a gated MLP apart, `fuse` has joined them before: attn.qkv is q | k | v, and
+mlp.fc1 of a gated MLP is gate | value, twice as wide as what mlp.fc2 reads.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import timm.models.convnext as convnext
+import timm.models.eva as eva
 import timm.models.swin_transformer as swin
 import timm.models.vision_transformer as vit
 from torch import nn
 
 from peftbench.backbones.base import BackboneShape, Site, SiteShape
+from peftbench.backbones.rotary import turn_only_patches
 from peftbench.foundation.errors import NotApplicable
 
 
@@ -23,21 +27,20 @@ def sites_of(net: nn.Module) -> tuple[str, list[Site]]:
     """Family name and all sites of a timm model. Raises `NotApplicable` for a family without a translator."""
     if isinstance(net, vit.VisionTransformer):
         return "vit", list(_vit(net))
+    if isinstance(net, eva.Eva):
+        return "vit", list(_eva(net))
     if isinstance(net, swin.SwinTransformer):
         return "swin", list(_swin(net))
     if isinstance(net, convnext.ConvNeXt):
         return "convnext", list(_convnext(net))
     raise NotApplicable(
-        f"{type(net).__name__} is not a supported family; supported: VisionTransformer, SwinTransformer, ConvNeXt"
+        f"{type(net).__name__} is not a supported family; supported: VisionTransformer, Eva, SwinTransformer, ConvNeXt"
     )
 
 
 def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
     """Numbers of a model, for the closed-form counts."""
     blocks = [site for site in sites if site.shape.role == "block"]
-    embed = next(site for site in sites if site.shape.role == "embed").module
-    assert isinstance(embed, nn.Conv2d)
-    patch = embed.kernel_size[0]
     grid = getattr(getattr(net, "patch_embed", None), "grid_size", None) or (0, 0)
     positions = getattr(net, "pos_embed", None)
     first_attention = getattr(blocks[0].module, "attn", None)
@@ -46,13 +49,24 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
         width=net.num_features,
         depth=len(blocks),
         num_heads=getattr(first_attention, "num_heads", 0),
-        patch_size=int(patch),
+        patch_size=_patch_size(net, sites, grid),
         grid=(int(grid[0]), int(grid[1])),
         num_prefix_tokens=getattr(net, "num_prefix_tokens", 0),
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         sites=tuple(site.shape for site in sites),
         num_positions=0 if positions is None else positions.shape[1],
     )
+
+
+def _patch_size(net: Any, sites: list[Site], grid: tuple[int, int]) -> int:
+    """Side of a patch in px; behind a stem of several convolutions, of what the stem makes a token of."""
+    for site in sites:
+        if site.shape.role == "embed" and isinstance(site.module, nn.Conv2d):
+            return int(site.module.kernel_size[0])
+    size = getattr(net.patch_embed, "img_size", None)
+    if size is None or not grid[0]:
+        raise NotApplicable(f"the patch embedding of this {type(net).__name__} is no convolution and has no known grid")
+    return int(size[0]) // int(grid[0])
 
 
 def _site(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: int = -1) -> Iterator[Site]:
@@ -80,8 +94,9 @@ def _dims(module: nn.Module) -> tuple[int, int]:
 
 
 def _width(module: nn.Module) -> int:
-    """Width of a composite (block, attn, mlp): the output of its last linear."""
-    linears = [child for child in module.modules() if isinstance(child, (nn.Linear, nn.Conv2d))]
+    """Width of a composite (block, attn, mlp): the output of its last linear, which a fused qkv never is."""
+    parts = [child for name, child in module.named_modules() if not name.endswith("qkv")]
+    linears = [part for part in parts if isinstance(part, (nn.Linear, nn.Conv2d))]
     last = linears[-1]
     return last.out_features if isinstance(last, nn.Linear) else last.out_channels
 
@@ -95,11 +110,28 @@ def _transformer_block(parent: nn.Module, key: str, layer: int) -> Iterator[Site
     yield from _site(attn, "qkv", "attn.qkv", layer)
     yield from _site(attn, "q_norm", "qk_norm.q", layer)
     yield from _site(attn, "k_norm", "qk_norm.k", layer)
+    yield from _site(attn, "norm", "norm.attn", layer)
     yield from _site(attn, "proj", "attn.proj", layer)
     yield from _site(block, "norm2", "norm.2", layer)
     yield from _site(block, "mlp", "mlp", layer)
     yield from _site(mlp, "fc1", "mlp.fc1", layer)
+    yield from _site(mlp, "norm", "norm.mlp", layer)
     yield from _site(mlp, "fc2", "mlp.fc2", layer)
+    # ViTamin's name for it
+    yield from _site(mlp, "w2", "mlp.fc2", layer)
+
+
+def _eva(net: Any) -> Iterator[Site]:
+    """A plain transformer under rotary embeddings: DINOv3, EVA-02, PE, RoPE-ViT."""
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from _site(net, "norm_pre", "norm.pre")
+    for layer, block in enumerate(net.blocks):
+        if not isinstance(block, eva.EvaBlock):
+            raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm EvaBlocks")
+        block.attn.register_forward_pre_hook(turn_only_patches, with_kwargs=True)
+        yield from _transformer_block(net.blocks, str(layer), layer)
+    yield from _site(net, "norm", "norm.final")
+    yield from _site(net, "fc_norm", "norm.final")
 
 
 def _vit(net: Any) -> Iterator[Site]:

@@ -12,13 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models.eva import EvaAttention
 from timm.models.swin_transformer import WindowAttention
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.backbones.rotary import resting
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
+
+# attention over one sequence, without windows; the last two turn queries and keys by their position
+PLAIN = (Attention, EvaAttention, AttentionRope)
 
 
 class AttentionHook(nn.Module):
@@ -48,15 +54,15 @@ class AttentionHook(nn.Module):
 
 
 class AttentionCore(Intervention):
-    """timm's Attention or WindowAttention with hooks, applied in the order in which they were added."""
+    """timm's Attention, its rotary forms or WindowAttention with hooks, in the order in which they were added."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        if not isinstance(base, (Attention, WindowAttention)):
+        if not isinstance(base, (*PLAIN, WindowAttention)) or base.qkv is None:
             raise NotApplicable(f"attention of type {type(base).__name__} has no known core to change")
         self.hooks = nn.ModuleList()
 
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None = None, **arguments: Any) -> Tensor:
         attn: Any = self.base
         q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
         bias = _bias(attn, q, **arguments)
@@ -64,6 +70,7 @@ class AttentionCore(Intervention):
         for hook in hooks:
             k, v = hook.project(x, k, v)
         q, k = normed_heads(attn, q, k)
+        q, k = turned(attn, q, rope), turned(attn, k, rope)
         for hook in hooks:
             k, v = hook.extend(k, v)
         if bias is not None and k.shape[2] > x.shape[1]:
@@ -78,7 +85,7 @@ class AttentionCore(Intervention):
 def hook_attention(attn: nn.Module, hooks: Sequence[AttentionHook]) -> nn.Module:
     """`attn` with `hooks`; adds to an existing AttentionCore rather than nesting a second one.
 
-    Raises `NotApplicable` for attention that is neither timm's Attention nor WindowAttention.
+    Raises `NotApplicable` for attention of another kind.
     """
     core = attn if isinstance(attn, AttentionCore) else AttentionCore(attn)
     core.hooks.extend(hooks)
@@ -93,13 +100,23 @@ def split_heads(x: Tensor, num_heads: int, num_parts: int) -> tuple[Tensor, ...]
 
 def normed_heads(attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys behind their norms, where the attention has any."""
-    return (attn.q_norm(q), attn.k_norm(k)) if isinstance(attn, Attention) else (q, k)
+    return (attn.q_norm(q), attn.k_norm(k)) if isinstance(attn, PLAIN) else (q, k)
+
+
+def turned(attn: Any, heads: Tensor, rope: Tensor | None) -> Tensor:
+    """Queries or keys [batch, heads, length, head_dim] turned by their place on the grid; prefix tokens have none."""
+    if rope is None:
+        return heads
+    prefix, patches = heads[:, :, : attn.num_prefix_tokens], heads[:, :, attn.num_prefix_tokens :]
+    angles = resting(rope, patches.shape[2])
+    patches = apply_rot_embed_cat(patches, angles, half=getattr(attn, "rotate_half", False))
+    return torch.cat([prefix, patches], dim=2).type_as(heads)
 
 
 def output(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
     """From the mixed values [batch, heads, queries, head_dim] of input x to the attention's output."""
     y = mixed.transpose(1, 2).flatten(2)
-    if isinstance(attn, Attention):
+    if isinstance(attn, PLAIN):
         y = attn.norm(y)
         if getattr(attn, "gate", None) is not None:
             y = y * attn.gate(x).sigmoid()
@@ -108,21 +125,25 @@ def output(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def require_plain(attn: nn.Module) -> None:
-    """Raises `NotApplicable` unless `attn` is timm's Attention, which `attend_apart` writes out."""
-    if not isinstance(attn, Attention):
+    """Raises `NotApplicable` unless `attn` is of the plain kind that `attend_apart` writes out."""
+    if not isinstance(attn, PLAIN) or attn.qkv is None:
         raise NotApplicable(f"separate queries need a plain transformer's attention, not {type(attn).__name__}")
 
 
-def attend_apart(attn: Any, x: Tensor, queries: Tensor, **arguments: Any) -> tuple[Tensor, Tensor]:
+def attend_apart(
+    attn: Any, x: Tensor, queries: Tensor, rope: Tensor | None = None, **arguments: Any
+) -> tuple[Tensor, Tensor]:
     """Attention of x to itself, and of further `queries` [batch, number, width] to x alone.
 
     The queries are no keys or values of anything, so x's own output is what it is without them; where x needs no
-    gradient, only the queries' own path is kept for the backward pass. `attn` must pass `require_plain`.
+    gradient, only the queries' own path is kept for the backward pass. The further queries have no place on the grid
+    and do not turn. `attn` must pass `require_plain`.
     """
     q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
     bias = _bias(attn, q, **arguments)
     further = split_heads(attn.qkv(queries), attn.num_heads, 3)[0]
     (q, k), further = normed_heads(attn, q, k), attn.q_norm(further)
+    q, k = turned(attn, q, rope), turned(attn, k, rope)
     own = output(attn, x, _attend(attn, q, k, v, bias))
     return own, output(attn, queries, _attend(attn, further, k, v, None))
 
@@ -135,7 +156,7 @@ def _bias(
     mask: Tensor | None = None,
 ) -> Tensor | None:
     """What is added to the scores: the mask a plain block passes, or a window's position bias and shift mask."""
-    if isinstance(attn, Attention):
+    if isinstance(attn, PLAIN):
         causal = q.new_full((q.shape[2], q.shape[2]), float("-inf")).triu(1) if is_causal else None
         return attn_mask if causal is None else causal
     position: Tensor = attn._get_rel_pos_bias()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import NotApplicable
@@ -120,6 +121,11 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
     A ConvNeXt block has one residual only; its depthwise convolution counts as part of the norm ahead of the MLP.
     """
     kind = type(block).__name__
+    if isinstance(block, EvaBlock):
+        return {
+            "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), _by(block.gamma_1), block.drop_path1),
+            "mlp": Half(block.norm2, block.mlp, _by(block.gamma_2), block.drop_path2),
+        }
     if kind == "Block":
         return {
             "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), block.ls1, block.drop_path1),
@@ -135,10 +141,12 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
     raise NotApplicable(f"no residual halves are known for blocks of type {kind}")
 
 
-def _convnext(block: Any) -> Half:
-    def scale(y: Tensor) -> Tensor:
-        return y if block.gamma is None else y * block.gamma
+def _by(gamma: Tensor | None) -> Step:
+    """Multiplication by a LayerScale vector, where there is one."""
+    return _same if gamma is None else lambda y: y * gamma
 
+
+def _convnext(block: Any) -> Half:
     def maps(operation: Step) -> Step:
         return lambda x: _last(operation(_first(x)))
 
@@ -146,7 +154,7 @@ def _convnext(block: Any) -> Half:
         norm, core = (lambda x: _last(block.norm(block.conv_dw(x)))), maps(block.mlp)
     else:
         norm, core = (lambda x: block.norm(_last(block.conv_dw(x)))), block.mlp
-    return Half(norm, core, scale, block.drop_path, enter=_last, leave=_first)
+    return Half(norm, core, _by(block.gamma), block.drop_path, enter=_last, leave=_first)
 
 
 def _last(x: Tensor) -> Tensor:

@@ -141,8 +141,10 @@ def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     """Where a trained offset of the fused qkv (attribute `tensor` of its site) acts on keys alone: name -> rows.
 
     It shifts all scores of a query equally, which softmax cancels. Where the keys are normalised behind it, the same
-    holds for the bias of that norm instead, as a whole.
+    holds for the bias of that norm instead, as a whole. Keys that rotary embeddings turn keep no common offset.
     """
+    if backbone.turns_keys:
+        return {}
     names = {id(parameter): name for name, parameter in backbone.trainable}
     found = {}
     for site in backbone.all_sites:

@@ -158,7 +158,7 @@ class HST(Method):
 
     def expected_params(self, shape: BackboneShape) -> int:
         depths, ratio = depths_of(shape), self.mlp_ratio
-        norms = sum(2 * site.out_dim for site in shape.at("norm.1", "norm.2"))
+        norms = sum((2 if site.has_bias else 1) * site.out_dim for site in shape.at("norm.1", "norm.2"))
         total = norms + shape.depth * self.num_tokens * shape.width
         below = WIDTHS[0]
         total += 3 * 9 * below + 2 * below + 4 * below**2 + below

@@ -95,7 +95,7 @@ class LST(Method):
         """Width, heads and MLP width of the side network."""
         if shape.family != "vit":
             raise NotApplicable(f"{self.name} runs one thin transformer along equal blocks; {shape.family} has stages")
-        width, hidden = shape.width // self.reduction, shape.at("mlp.fc1")[0].out_dim // self.reduction
+        width, hidden = shape.width // self.reduction, shape.at("mlp.fc2")[0].in_dim // self.reduction
         if width == 0 or width % shape.num_heads:
             raise NotApplicable(
                 f"the side network of {self.name} keeps the backbone's {shape.num_heads} heads, which do not divide "

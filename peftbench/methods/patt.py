@@ -75,7 +75,9 @@ class PATT(Method):
         return sum(m * s.in_dim + m + m * 2 * (s.out_dim // 3) + 2 * (s.out_dim // 3) for s in shape.at("attn.qkv"))
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """The key half of c: it shifts all scores of a query equally, which softmax cancels."""
+        """The key half of c: it shifts all scores of a query equally, which softmax cancels, unless keys turn."""
+        if backbone.turns_keys:
+            return {}
         names = {id(parameter): name for name, parameter in backbone.named_parameters()}
         found = {}
         for core in (site.module for site in backbone.sites("attn")):

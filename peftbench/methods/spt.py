@@ -177,8 +177,11 @@ class _SPT(Method):
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """What shifts all keys, and so all scores of a query, equally, which softmax cancels.
 
-        That are entries of a key bias or, where an adapter reads the keys, its last offset.
+        That are entries of a key bias or, where an adapter reads the keys, its last offset. Keys that rotary embeddings
+        turn keep no common offset.
         """
+        if backbone.turns_keys:
+            return {}
         names = {id(parameter): name for name, parameter in backbone.trainable}
         found = {}
         for site in backbone.all_sites:

@@ -77,10 +77,12 @@ class GIST(Objective):
         if shape.family != "vit":
             raise NotApplicable(f"{self.name} adds a token to one sequence; {shape.family} has windows or maps")
         net: Any = backbone.net
-        token = GistToken(net.patch_drop, shape.width, shape.num_prefix_tokens, self.dropout)
+        # Eva's patch_drop is asked for indices as well; its pos_drop stands in the same place
+        slot = "pos_drop" if getattr(net, "patch_drop", None) is None else "patch_drop"
+        token = GistToken(getattr(net, slot), shape.width, shape.num_prefix_tokens, self.dropout)
         # the network stays frozen for methods that look at it before they attach
         token.requires_grad_(False)
-        net.patch_drop = token
+        setattr(net, slot, token)
         backbone.shape = dataclasses.replace(
             shape, num_prefix_tokens=shape.num_prefix_tokens + 1, num_parameters=shape.num_parameters + shape.width
         )

@@ -1,0 +1,150 @@
+"""timm's Eva class: one layout for its many forms, and rotary embeddings under inserted tokens."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.build import from_timm
+from peftbench.contracts.backbones import VIT, images, make, randomised
+from peftbench.foundation.errors import NotApplicable
+from peftbench.interventions import AttentionHook, Behind, InsertTokens, hook_attention, tap_block
+from peftbench.methods.base import METHODS, install
+
+ROTARY = ["eva_rope", "eva_split"]
+# queries, keys and values apart; biases beside the map; no bias; two maps into a gated MLP; learned rotations; none
+MODELS = [
+    "eva02_base_patch14_224",
+    "eva02_tiny_patch14_224",
+    "vit_small_patch16_dinov3_qkvb",
+    "vit_small_plus_patch16_dinov3",
+    "vit_small_patch16_rope_mixed_224",
+    "vit_pe_core_tiny_patch16_384",
+    "eva_giant_patch14_224",
+    "aimv2_large_patch14_224",
+]
+
+
+def timms(model: str, **options: Any) -> Any:
+    return randomised(timm.create_model(model, num_classes=0, **(VIT | options)))
+
+
+@torch.no_grad()
+def features(net: Any) -> Tensor:
+    pooled: Tensor = net.forward_head(net.forward_features(images()), pre_logits=True)
+    return pooled
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_layout_computes_what_timm_computes(model: str) -> None:
+    net = timms(model)
+    for name, parameter in net.named_parameters():
+        if name.endswith("_bias"):
+            nn.init.normal_(parameter)
+    expected = features(net)
+    backbone = from_timm(net, 32)
+    torch.testing.assert_close(backbone(images()), expected, rtol=1e-5, atol=1e-6)
+    for site in backbone.sites("attn.qkv"):
+        assert isinstance(site.module, nn.Linear) and site.shape.out_dim == 3 * 48
+    gated = {site.shape.out_dim // site_2.shape.in_dim for site, site_2 in pairs(backbone)}
+    assert gated == ({2} if hasattr(backbone.net.blocks[0].mlp, "gate_last") else {1})  # type: ignore[union-attr, index]
+
+
+def pairs(backbone: Backbone) -> list[tuple[Any, Any]]:
+    return list(zip(backbone.sites("mlp.fc1"), backbone.sites("mlp.fc2"), strict=True))
+
+
+@pytest.mark.parametrize("model", MODELS[:7])
+def test_no_wrapper_of_a_linear_map_is_passed_by(model: str) -> None:
+    backbone = from_timm(timms(model), 32)
+    called: list[str] = []
+    for role in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        for site in backbone.sites(role):
+            site.wrap(lambda base, role=role: Behind(base, Told(called, role)))  # type: ignore[misc]
+    backbone(images())
+    assert {role: called.count(role) for role in called} == dict.fromkeys(
+        ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"), 3
+    )
+
+
+class Told(nn.Module):
+    def __init__(self, into: list[str], role: str) -> None:
+        super().__init__()
+        self.into, self.role = into, role
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.into.append(self.role)
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_an_inserted_token_does_not_turn_and_patches_turn_as_before(name: str) -> None:
+    backbone, net = make(name), copy.deepcopy(make(name).net)
+    prefix = backbone.shape.num_prefix_tokens
+    first: Any = backbone.sites("block")[0]
+    inserted = first.wrap(lambda block: InsertTokens(block, 2, 48, 8, prefix, 0.0, strip=False))
+    tokens = inserted.tokens.detach()
+    # timm with as many more prefix tokens
+    for block in net.blocks:  # type: ignore[union-attr]
+        block.attn._forward_pre_hooks.clear()
+        block.attn.num_prefix_tokens += 2
+    with torch.no_grad():
+        x, rope = net._pos_embed(net.patch_embed(images()))  # type: ignore[operator]
+        x = net.norm_pre(torch.cat([x[:, :prefix], tokens.expand(4, -1, -1), x[:, prefix:]], dim=1))  # type: ignore[operator]
+        for block in net.blocks:  # type: ignore[union-attr]
+            x = block(x, rope=rope)
+        found = backbone.net.forward_features(images())  # type: ignore[operator]
+        torch.testing.assert_close(found, net.norm(x), rtol=1e-5, atol=1e-5)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_the_block_and_the_attention_written_out_are_timms(name: str) -> None:
+    bare, written = make(name), make(name)
+    for site in written.sites("attn"):
+        site.wrap(lambda attn: hook_attention(attn, [AttentionHook()]))
+    for site in written.sites("block"):
+        site.wrap(lambda block: tap_block(block, []))
+    with torch.no_grad():
+        torch.testing.assert_close(written(images()), bare(images()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_further_query_has_no_place_and_the_tokens_stay_bit_for_bit() -> None:
+    backbone, bare = make("eva_rope"), make("eva_rope")
+    install(METHODS.get("vqt")(num_tokens=2), backbone)
+    with torch.no_grad():
+        expected = bare.net.forward_features(images())  # type: ignore[operator]
+        found = backbone.eval().net.forward_features(images())  # type: ignore[operator]
+    torch.testing.assert_close(found[:, : expected.shape[1]], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_that_norm_behind_their_halves_are_refused() -> None:
+    with torch.device("meta"):
+        net = timm.create_model("eva02_enormous_patch14_clip_224", num_classes=0, depth=1)
+    with pytest.raises(NotApplicable, match="EvaBlockPostNorm"):
+        from_timm(net)
+
+
+def test_registers_are_not_pooled_where_the_class_token_is() -> None:
+    assert make("eva_split").num_pooled == 1 and make("eva_rope").num_pooled is None
+    assert from_timm(timms("vit_small_patch16_dinov3", global_pool="token"), 32).num_pooled == 1
+
+
+def test_a_stem_of_convolutions_is_no_embedding_to_act_on_but_has_a_patch_size() -> None:
+    with torch.device("meta"):
+        backbone = from_timm(timm.create_model("vit_base_mci_224", num_classes=0, depth=2))
+    assert backbone.shape.patch_size == 16 and not backbone.shape.at("embed")
+    with pytest.raises(NotApplicable, match="no 'embed'"):
+        backbone.sites("embed")
+
+
+@pytest.mark.parametrize("method", ["lst", "hst"])
+def test_a_network_with_gated_mlps_and_norms_without_bias_takes_side_networks(method: str) -> None:
+    backbone = from_timm(timms("aimv2_large_patch14_224"), 32)
+    install(METHODS.get(method)(), backbone)
+    assert backbone.train()(images()).shape[0] == 4

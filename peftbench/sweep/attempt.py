@@ -42,9 +42,11 @@ def run_noted(
     """
     started = time.perf_counter()
     try:
-        with open_logger(cell, runtime) as log_epoch:
-            progress = Progress(runtime.progress, (log_epoch,) if log_epoch else (), headline)
+        with open_logger(cell, runtime) as logger:
+            progress = Progress(runtime.progress, (logger.epoch,) if logger else (), headline)
             record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
+            if logger:
+                logger.record(record)
     except NotApplicable as error:
         store.put_failure(cell.fingerprint, cell.labels, str(error), "", "not applicable")
         return Outcome("not applicable", cell.title, str(error), error)

@@ -14,7 +14,7 @@ from peftbench.cli.main import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("page", ["methods", "parameters"])
+@pytest.mark.parametrize("page", ["methods", "parameters", "families"])
 def test_a_generated_page_is_current(page):
     result = subprocess.run([sys.executable, f"scripts/{page}_page.py", "--check"], cwd=ROOT, check=False)
     assert result.returncode == 0, f"run scripts/{page}_page.py"

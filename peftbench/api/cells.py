@@ -31,6 +31,6 @@ def run(*words: str, results: Path | str | None = None, **choices: Any) -> RunRe
 
 
 def records(results: Path | str = "results") -> pd.DataFrame:
-    """All records of a results folder, one row each; accuracies are fractions. The columns: `records/collect.py`."""
+    """All records of a results folder, one row each; a `score` is a fraction. The columns: `records/collect.py`."""
     rows, _ = read_rows(Store(Path(results)), use_index=False)
     return rows

@@ -43,7 +43,9 @@ def datasets() -> pd.DataFrame:
     rows = []
     for name, values in shipped("dataset").items():
         [schema] = values.pop("defaults")
-        spec = build(DATASETS.get(schema.removeprefix("/schema/dataset/").removesuffix("@_here_")), values)
+        kind = schema.removeprefix("/schema/dataset/").partition("@")[0]
+        # a file that sets other sections too has its own under the section's name
+        spec = build(DATASETS.get(kind), values.get("dataset", {}) if schema.endswith("@dataset") else values)
         assert isinstance(spec, DatasetSpec)
         state, advice = _state(spec)
         rows.append({"dataset": name, "group": spec.group, "state": state, "advice": advice})

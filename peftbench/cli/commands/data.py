@@ -101,8 +101,10 @@ def _shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
     values = OmegaConf.to_container(OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml"))
     assert isinstance(values, dict)
     [schema] = values.pop("defaults")
-    kind = str(schema).removeprefix("/schema/dataset/").removesuffix("@_here_")
-    return DATASETS.get(kind), {str(key): value for key, value in values.items()}
+    kind, _, place = str(schema).removeprefix("/schema/dataset/").partition("@")
+    # a file that sets other sections too has its own under the section's name
+    own = values.get("dataset", {}) if place == "dataset" else values
+    return DATASETS.get(kind), {str(key): value for key, value in own.items()}
 
 
 def _state(spec: DatasetSpec) -> tuple[str, str, str]:

@@ -13,7 +13,6 @@ from safetensors.torch import save
 from torch import Tensor
 
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.files import replace_bytes
 from peftbench.methods.observation import Findings
 from peftbench.tasks.model import TaskModel
 
@@ -42,20 +41,20 @@ def take_findings(tensors: dict[str, Tensor]) -> Findings | None:
     return {name.removeprefix(FINDINGS): tensors.pop(name) for name in names} or None
 
 
-def save_adapter(path: Path, tensors: dict[str, Tensor], config: dict[str, Any], fingerprint: str) -> int:
-    """Write the tensors with the cell's configuration in the metadata. Returns bytes on disk; never half a file."""
-    replace_bytes(path, save(tensors, metadata={"config": json.dumps(config), "fingerprint": fingerprint}))
-    return path.stat().st_size
+def adapter_bytes(tensors: dict[str, Tensor], config: dict[str, Any], fingerprint: str) -> bytes:
+    """The tensors as a file, with the cell's configuration in the metadata: for readers, nothing here believes it."""
+    content: bytes = save(tensors, metadata={"config": json.dumps(config), "fingerprint": fingerprint})
+    return content
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of an adapter file. Raises `MissingInput` or `BadInput`."""
     if not path.is_file():
-        raise MissingInput(f"there is no adapter at {path}; run the cell with runtime.save_adapter=true")
+        raise MissingInput(f"there is no adapter at {path}")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.backbones.build import from_timm
 from peftbench.config.gate import RunConfig
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.foundation.errors import BadInput
+from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import build
@@ -47,8 +48,12 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
         raise BadInput(
             f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
         )
-    method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
-    task = _named(TASKS, facts.get("task", {"name": "classification"}))
+    try:
+        method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
+        task = _named(TASKS, facts.get("task", {"name": "classification"}))
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        why = error.problems[0] if isinstance(error, ConfigError) else repr(error)
+        raise BadInput(f"{path}: this version cannot attach its method ({why})") from error
     classes, seed = Classes(tuple(facts["class_names"])), facts["seed"]
     own = objectives.prepare(objective, backbone, classes.num_classes, seed)
     install(method, backbone, seed, take_findings(tensors))
@@ -71,8 +76,40 @@ def adapter_facts(path: Path | str) -> dict[str, Any]:
 def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} is not an exported adapter; write one with 'python -m peftbench export RECORD FILE'")
-    facts: dict[str, Any] = json.loads(metadata["facts"])
-    return facts
+    try:
+        facts = json.loads(metadata["facts"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: what it says of itself cannot be read ({error!r}); get the file again") from None
+    wrong = next(_wrong_facts(facts, _FACTS, "facts"), None)
+    if wrong is not None:
+        raise BadInput(f"{path}: what it says of itself is damaged: {wrong}; get the file again")
+    result: dict[str, Any] = facts
+    return result
+
+
+# what `with_adapter` reads of a file's facts, and of which kind it must be
+_FACTS: dict[str, Any] = {
+    "method": {"name": str},
+    "objective": {"name": str},
+    "backbone": {"title": str, "model": str, "img_size": (int, type(None)), "digest": str},
+    "class_names": list,
+    "seed": int,
+}
+
+
+def _wrong_facts(value: Any, wanted: Any, name: str) -> Iterator[str]:
+    if not isinstance(wanted, dict):
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            yield f"{name} is {value!r:.60}"
+        return
+    if not isinstance(value, dict):
+        yield f"{name} is {value!r:.60} and not an object"
+        return
+    for key, kind in wanted.items():
+        if key not in value:
+            yield f"{name}.{key} is missing"
+        else:
+            yield from _wrong_facts(value[key], kind, f"{name}.{key}")
 
 
 def export_adapter(

@@ -9,6 +9,7 @@ from peftbench.adapters.sharing import export_adapter, weights_digest
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
+from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 
@@ -20,6 +21,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     """
     config, _ = record_config(record, options)
     digest = weights_digest(build_backbone(config.backbone).net)
-    tensors, _ = read_adapter(store.adapter_path(record.fingerprint))
+    own_predictions(store, record)
+    tensors, _ = read_adapter(own_adapter(store, record))
     images = image_transform(input_spec(config.backbone), config.protocol)
     return export_adapter(record, config, tensors, images, digest, target)

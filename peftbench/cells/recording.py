@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import io
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from peftbench.adapters.file import save_adapter
+from peftbench.adapters.file import adapter_bytes
 from peftbench.cells.cell import Cell
 from peftbench.cells.cost import NOT_PROBED, measured
 from peftbench.cells.measure import Scores
@@ -23,8 +21,7 @@ from peftbench.config.gate import RunConfig, as_tree, without_locations
 from peftbench.config.presets import DEFAULT
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
-from peftbench.foundation.digests import hash_file
-from peftbench.foundation.files import replace_bytes
+from peftbench.records.owned import Attempt, predictions_bytes
 from peftbench.records.record import SCHEMA, RunRecord
 from peftbench.records.store import Store
 from peftbench.train.evaluate import Evaluation
@@ -49,10 +46,11 @@ def record_of(
     scores: Scores,
     tensors: dict[str, Tensor],
     clocked: Clocked,
+    files: Attempt,
 ) -> RunRecord:
-    """The record of a cell; writes its adapter and predictions, to which the record points."""
+    """The record of a cell; writes its adapter and predictions, to which the record points, as `files`."""
     config, observed = cell.config, parts.observed
-    adapter = _save_adapter(cell, runtime, store, tensors)
+    adapter = _save_adapter(cell, runtime, store, tensors, files)
     looked = {} if observed.findings is None else {"observe_seconds": observed.seconds}
     found = {} if observed.findings is None else {"found": config.method.summary(observed.findings)}
     return RunRecord(
@@ -80,7 +78,7 @@ def record_of(
         data=_data(config, parts, scores.test is not None),
         weights=_weights(cell, parts),
         provenance=_provenance(cell, parts, clocked),
-        predictions=_save_predictions(cell, store, scores.test),
+        predictions=_save_predictions(cell, store, scores.test, files),
         tuning=cell.tuning,
         hparams=_hparams(config),
         adapter={"file": adapter["file"], "sha256": adapter["sha256"]} if adapter["file"] else None,
@@ -155,21 +153,22 @@ def _provenance(cell: Cell, parts: Parts, clocked: Clocked) -> dict[str, Any]:
     }
 
 
-def _save_adapter(cell: Cell, runtime: RuntimeSpec, store: Store, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _save_adapter(
+    cell: Cell, runtime: RuntimeSpec, store: Store, tensors: dict[str, Tensor], files: Attempt
+) -> dict[str, Any]:
     """Bytes on disk, file name and digest of the adapter; nulls when it is not kept."""
     if not runtime.save_adapter:
         return {"bytes": None, "file": None, "sha256": None}
     path = store.adapter_path(cell.fingerprint)
-    size = save_adapter(path, tensors, as_tree(cell.config, runtime), cell.fingerprint)
-    return {"bytes": size, "file": str(path.relative_to(store.root)), "sha256": hash_file(path).hex()}
+    content = adapter_bytes(tensors, without_locations(as_tree(cell.config, runtime), cell.config), cell.fingerprint)
+    file = str(path.relative_to(store.root))
+    return {"bytes": len(content), "file": file, "sha256": files.write(path, content)}
 
 
-def _save_predictions(cell: Cell, store: Store, test: Evaluation | None) -> dict[str, Any] | None:
+def _save_predictions(cell: Cell, store: Store, test: Evaluation | None, files: Attempt) -> dict[str, Any] | None:
     """Predictions on the test split, so that a metric can be mended without retraining."""
     if test is None or test.predictions is None:
         return None
     path = store.predictions_path(cell.fingerprint)
-    buffer = io.BytesIO()
-    np.save(buffer, test.predictions, allow_pickle=False)
-    replace_bytes(path, buffer.getvalue())
-    return {"sha256": hash_file(path).hex(), "n": test.num_samples, "file": str(path.relative_to(store.root))}
+    digest = files.write(path, predictions_bytes(test.predictions))
+    return {"sha256": digest, "n": test.num_samples, "file": str(path.relative_to(store.root))}

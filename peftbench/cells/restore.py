@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import plan
 from peftbench.cells.device import pick_device
 from peftbench.cells.measure import measure_split
 from peftbench.cells.parts import build_parts
-from peftbench.config.gate import RunConfig, to_run_config
+from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
@@ -21,6 +19,7 @@ from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
 from peftbench.foundation.spec import defaults_of
+from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store, read_record
 from peftbench.train.evaluate import Evaluation
@@ -49,16 +48,17 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
 
 
 def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) -> Evaluation:
-    """Rebuild the cell from its adapter's configuration, load the adapter, and evaluate the test split.
+    """Rebuild the cell from its record, load the adapter, and evaluate the test split.
 
     Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
     """
     option_values(options)  # wrong words are told before any file is looked for
     if record.metrics["test"] is None:
         raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
-    path = store.adapter_path(record.fingerprint)
-    tensors, metadata = read_adapter(path)
-    config, runtime = record_config(record, options, json.loads(metadata["config"]))
+    path = own_adapter(store, record)
+    own_predictions(store, record)
+    tensors, _ = read_adapter(path)
+    config, runtime = record_config(record, options)
     with deterministic(pick_device(runtime.device)):
         findings = take_findings(tensors)
         parts = build_parts(config, runtime, Progress(runtime.progress), findings)
@@ -68,21 +68,21 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
         return measure_split(config, parts, parts.data.split("test"))
 
 
-def record_config(
-    record: RunRecord, options: list[str], tree: dict[str, Any] | None = None
-) -> tuple[RunConfig, RuntimeSpec]:
-    """The configuration of a record's cell on this machine; `tree` is it with the places of inputs, where known.
+def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, RuntimeSpec]:
+    """The configuration of a record's cell on this machine; `options` say where its inputs are.
 
-    Raises `ConfigError` for wrong options, `MissingInput` when data or weights are not here, `RecordError` when they,
-    or the code, are not the record's.
+    Of the record only hyperparameters are taken, and its words as they are: neither it nor an adapter can name a
+    place or an environment variable. Raises `ConfigError` for wrong options, `MissingInput` when data or weights are
+    not here, `RecordError` when they, or the code, are not the record's.
     """
-    config = OmegaConf.create(tree or {**record.config, "runtime": defaults_of(RuntimeSpec)})
-    OmegaConf.set_struct(config, False)
+    tree = {**_without_places(record.config), "runtime": defaults_of(RuntimeSpec)}
     for option, value in option_values(options).items():
-        if "." not in option:
+        section, _, name = option.partition(".")
+        if not name:
             raise ConfigError([f"'{option}=...': the parts of a recorded cell are settled; write section.option=value"])
-        OmegaConf.update(config, option, value)
-    typed, runtime = to_run_config(config)
+        own = tree.get(section)
+        tree[section] = {**(own if isinstance(own, dict) else {}), name: value}
+    typed, runtime = from_tree(tree)
     cell = plan(typed)
     if cell.fingerprint != record.fingerprint:
         raise RecordError(
@@ -91,6 +91,19 @@ def record_config(
             f"the record was made by commit {record.provenance['git_commit']}"
         )
     return typed, runtime
+
+
+def _without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A record's configuration without options that name places; one that has some was not written here."""
+    kept = {}
+    for section, values in config.items():
+        places: set[str] = set()
+        if isinstance(values, dict) and section in {**FIXED, **NAMED}:
+            key, registry = NAMED.get(section, ("", None))
+            cls = registry().get(str(values.get(key))) if registry else FIXED[section]
+            places = {field.name for field in dataclasses.fields(cls) if field.metadata.get("location")}
+        kept[section] = {k: v for k, v in values.items() if k not in places} if places else values
+    return kept
 
 
 def identity_difference(recorded: dict[str, Any], now: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from peftbench.cells.train import train_parts
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
+from peftbench.records.owned import Attempt
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.train.measure import PeakMemory
@@ -37,7 +38,9 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         scores = measure(config, parts)
     cell.check_unchanged()
     clocked = Clocked(started, time.perf_counter() - clock, peak.bytes(), peak.kind)
-    record = record_of(cell, runtime, store, parts, trained, scores, tensors, clocked)
-    store.put(record, replace=runtime.on_existing == "rerun")
+    files = Attempt()
+    record = record_of(cell, runtime, store, parts, trained, scores, tensors, clocked, files)
+    with files.kept_after():
+        store.put(record, replace=runtime.on_existing == "rerun")
     store.clear_failure(cell.fingerprint)
     return record

@@ -124,7 +124,7 @@ def _run_claimed(cell: Cell, runtime: RuntimeSpec, store: Store) -> None:
     claim = claims_of(store).take(cell.fingerprint)
     if claim is None:
         held = claims_of(store).holder(cell.fingerprint)
-        raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
+        raise RecordError(f"this cell is being run by {held or 'another worker'}")
     with claim:
         error = run_noted(cell, runtime, store).error
     if error is not None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import sys
 import tempfile
 import traceback
-from types import FrameType
 
 from peftbench.cli.help import help_text, version_line
 from peftbench.cli.output import finish, guard
 from peftbench.foundation.errors import PeftbenchError, brief, did_you_mean, printable
+from peftbench.foundation.stopping import INTERRUPTED, MESSAGE, leave_by_signals, stop_by_signals
 from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
@@ -27,7 +26,7 @@ def main() -> int:
 
 
 def _run(words: list[str]) -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
+    leave_by_signals()
     try:
         if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
             return _command(words[0], words[1:])
@@ -43,14 +42,15 @@ def _run(words: list[str]) -> int:
                 return done
         from peftbench.cli.launch import launch
 
+        stop_by_signals()
         return launch(words)
     except Exception as error:
         shown = _explained(error)
         print(f"peftbench: {printable(str(shown))}", file=sys.stderr)
         return shown.exit_code
     except KeyboardInterrupt:
-        print("peftbench: interrupted; nothing was recorded for the cell that was running", file=sys.stderr)
-        return 130
+        print(MESSAGE, file=sys.stderr)
+        return INTERRUPTED
 
 
 def _command(name: str, words: list[str]) -> int:
@@ -58,7 +58,9 @@ def _command(name: str, words: list[str]) -> int:
         hint = did_you_mean(name, COMMANDS)
         print(f"peftbench: unknown command '{brief(name)}'{hint}; a cell is written group=choice", file=sys.stderr)
         return 2
-    code: int = importlib.import_module(COMMANDS[name]).main(words)
+    command = importlib.import_module(COMMANDS[name])
+    stop_by_signals()
+    code: int = command.main(words)
     return code
 
 
@@ -85,8 +87,3 @@ def _finished(words: list[str]) -> int | None:
         return None
     print(skipped_line(found[1], found[0]))
     return 0
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM (a scheduler's notice) ends a run the same way as Ctrl-C."""
-    raise KeyboardInterrupt

@@ -280,8 +280,8 @@ def _mapping(section: str, value: Any) -> dict[str, Any]:
 
 
 def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError([f"seed must be a whole number of at least 0, got {brief(repr(value))}"])
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ConfigError([f"seed must be a whole number of at least 0 and below 2^63, got {brief(repr(value))}"])
     return value
 
 

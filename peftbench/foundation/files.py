@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,21 @@ def replace_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, replacing an older file in one step. Raises `RecordError` when that fails."""
     with _explained(path), _temporary(path, content) as temporary:
         temporary.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within this no other process, on this host or another, holds the lock at `path`. Waits for it.
+
+    A lock ends with its process. Raises `RecordError` when it cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("wb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def create_text(path: Path, text: str) -> None:

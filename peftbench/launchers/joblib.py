@@ -1,15 +1,23 @@
-"""Several workers on this machine, through joblib's process pool."""
+"""Several workers on this machine, each a process of its own that is started again when it dies."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from peftbench.config.launcher import LAUNCHERS, Launcher, needs
+from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.foundation.cores import available_cores
+from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.spec import option
+from peftbench.foundation.stopping import INTERRUPTED, leave_by_signals, stop_by_signals, stop_with
+
+_CODE = "import sys; from peftbench.launchers.joblib import main; sys.exit(main(*sys.argv[1:]))"
+_LOOK_SECONDS = 0.2
 
 
 @LAUNCHERS.add("joblib")
@@ -18,34 +26,107 @@ class Joblib(Launcher):
     """`num_workers`: 0 is one for each GPU, or for every `threads` cores where there is none.
 
     `threads`: CPU threads of each worker, 0 divides the cores. Bits depend on the number of threads of a product, so
-    name it where cells of several machines are compared bit for bit. Each worker sees one GPU, in turn.
+    name it where cells of several machines are compared bit for bit. Each worker sees one GPU, in turn. A worker that
+    dies (killed, out of memory) is replaced at once, `max_restarts` times in all; the others are not disturbed.
     """
 
     num_workers: int = option(0, ge=0)
     threads: int = option(0, ge=0)
+    max_restarts: int = option(100, ge=0)
 
     def run(self, plan_file: Path, num_cells: int) -> None:
-        try:
-            import joblib
-            from joblib.externals.loky.process_executor import TerminatedWorkerError
-        except ImportError as error:
-            raise needs("joblib", "joblib") from error
         gpus = visible_gpus()
         cores = available_cores()
         num_workers = min(self.num_workers or len(gpus) or max(1, cores // (self.threads or 1)), max(num_cells, 1))
         threads = self.threads or max(1, cores // num_workers)
-        tasks = [(str(plan_file), threads, gpus[index % len(gpus)] if gpus else None) for index in range(num_workers)]
-        for _ in range(max(num_cells, 1)):
-            try:
-                # one task a worker: with batches, one process could get the tasks of two
-                joblib.Parallel(n_jobs=num_workers, batch_size=1, pre_dispatch="all")(
-                    joblib.delayed(_work)(*task) for task in tasks
-                )
-                return
-            except TerminatedWorkerError:
-                # The death of one worker ends the pool. A new pool takes over the dead one's cells, and a cell that
-                # ends its workers is noted as failed after a few of them.
-                continue
+        workers = [
+            Worker(plan_file, threads, gpus[number % len(gpus)] if gpus else None) for number in range(num_workers)
+        ]
+        try:
+            for worker in workers:
+                worker.start()
+            self._watch(workers)
+        finally:
+            end(workers)
+
+    def _watch(self, workers: list[Worker]) -> None:
+        """Wait until every worker has ended of itself, starting those again that died."""
+        num_restarts = 0
+        while any(worker.is_running for worker in workers):
+            time.sleep(_LOOK_SECONDS)
+            for worker in workers:
+                died = worker.death()
+                if died is None:
+                    continue
+                if worker.failed:
+                    print(f"a worker {died}; see its message above", flush=True)
+                    continue
+                if num_restarts == self.max_restarts:
+                    print(f"a worker {died}; no more are started (launcher.max_restarts={num_restarts})", flush=True)
+                    continue
+                num_restarts += 1
+                print(f"a worker {died}; another takes its place", flush=True)
+                worker.start()
+
+
+@dataclass
+class Worker:
+    """One process that works on a plan, now or again."""
+
+    plan_file: Path
+    threads: int
+    gpu: str | None
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    failed: bool = field(default=False, init=False)  # by an error of its own, which would come again
+
+    def start(self) -> None:
+        # read when CUDA starts, which is at the first cell
+        environment = os.environ | ({} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu})
+        words = [sys.executable, "-c", _CODE, str(self.plan_file), str(self.threads), str(os.getpid())]
+        self.process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL)
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def death(self) -> str | None:
+        """How the process died, said once; None while it runs and when it ended of itself."""
+        if self.process is None or self.process.poll() in (None, 0):
+            return None
+        code, self.process = self.process.returncode, None
+        self.failed = code > 0 and code != INTERRUPTED
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
+
+
+def end(workers: list[Worker]) -> None:
+    """Interrupt what still runs, so that cells are given up, and leave no process behind."""
+    running = [worker.process for worker in workers if worker.process is not None and worker.is_running]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + 10
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def main(plan_file: str, threads: str, parent: str) -> int:
+    """The process of one worker. It ends with its parent, which alone would start it again."""
+    leave_by_signals()
+    stop_with(int(parent))
+    from peftbench.sweep.worker import work
+
+    stop_by_signals()
+    try:
+        work(plan_file, int(threads))
+    except PeftbenchError as error:
+        print(f"peftbench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def visible_gpus() -> list[str]:
@@ -56,12 +137,3 @@ def visible_gpus() -> list[str]:
     if named is not None:
         return [name for name in named.split(",") if name.strip() not in ("", "-1")]
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def _work(plan_file: str, threads: int, gpu: str | None) -> Any:
-    if gpu is not None:
-        # read when CUDA starts, which is at the first cell
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    from peftbench.sweep.worker import work
-
-    return work(plan_file, threads)

@@ -76,7 +76,12 @@ class Held:
     touched: float
 
     def dead(self, now: float, stale_seconds: float) -> bool:
-        return (self.owner is not None and self.owner.gone) or now - self.touched > stale_seconds
+        """Whether nobody works on it any more. No clock but the file server's has set the time, so one that lies far
+        ahead was set by hand or before that clock was put back, and says nothing for a living owner."""
+        return (self.owner is not None and self.owner.gone) or abs(now - self.touched) > stale_seconds
+
+    def __str__(self) -> str:
+        return f"{self.owner or 'somebody whose claim cannot be read'} (claim {self.path})"
 
 
 class Claims:

@@ -83,7 +83,7 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
         with entries:
             for entry in entries:
                 suffix = ".json" if depth == 3 else SUFFIX if depth == 0 else None
-                if entry.is_dir():
+                if entry.is_dir() and not (depth == 3 and suffix and entry.name.endswith(suffix)):
                     if depth < 3:
                         levels.append((Path(entry.path), depth + 1))
                 elif suffix and entry.name.endswith(suffix) and not entry.name.startswith("."):
@@ -136,6 +136,17 @@ def _rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _columns(rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as columns; in place of a row with a value that its column cannot hold, the problem."""
+    try:
+        return _table(rows)
+    except (pa.ArrowException, OverflowError, ValueError, TypeError) as error:
+        if len(rows) == 1:
+            own = {name: rows[0][name] for name in ("file", "stamp")}
+            return _table([own | {"problem": f"{rows[0]['file']}: holds a value that tables cannot ({error})"}])
+        return pa.concat_tables([_columns([row]) for row in rows])
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
     arrays = [
         pa.array([None if (value := row.get(field.name)) is None else _as(field, value) for row in rows], field.type)
         for field in _SCHEMA

@@ -12,13 +12,15 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
+from typing import TextIO
 
 from peftbench.foundation.errors import RecordError
 from peftbench.foundation.files import replace_bytes
-from peftbench.records.record import FIELDS, RunRecord
+from peftbench.records.record import FIELDS, LARGEST_BYTES, RunRecord
 
 SUFFIX = ".jsonl.gz"
 _VERSION = 1
+_MOST_WRONG = 1_000
 _BROKEN = (OSError, EOFError, zlib.error, UnicodeDecodeError)
 
 
@@ -60,13 +62,14 @@ def holds_exactly(path: Path, lines: Mapping[str, bytes]) -> bool:
 def packed_fingerprints(path: Path) -> frozenset[str]:
     """Fingerprints of the records in a pack, from its first line. Raises `RecordError` when it is none."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            header = json.loads(file.readline())
-    except (*_BROKEN, ValueError) as error:
+        with _opened(path) as file:
+            header = json.loads(_next_line(file))
+    except (*_BROKEN, ValueError, RecursionError) as error:
         raise RecordError(f"{path}: not a pack of records ({error})") from None
-    if not isinstance(header, dict) or header.get("pack") != _VERSION or "fingerprints" not in header:
+    names = header.get("fingerprints") if isinstance(header, dict) and header.get("pack") == _VERSION else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise RecordError(f"{path}: not a pack of records that this version reads")
-    return frozenset(header["fingerprints"])
+    return frozenset(names)
 
 
 def read_pack(path: Path) -> Iterator[RunRecord | RecordError]:
@@ -76,21 +79,25 @@ def read_pack(path: Path) -> Iterator[RunRecord | RecordError]:
     except RecordError as error:
         yield error
         return
-    found = 0
+    found = num_wrong = 0
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            file.readline()
-            for number, line in enumerate(file, start=2):
+        with _opened(path) as file:
+            _next_line(file)
+            # what follows the records it names, and more than a few wrong lines, can only be damage
+            while found <= len(expected) and num_wrong < _MOST_WRONG and (line := _next_line(file)):
                 found += 1
                 try:
                     yield RunRecord.from_json(line)
                 except RecordError as error:
-                    yield RecordError(f"{path}, line {number}: {error}")
-    except _BROKEN as error:
+                    num_wrong += 1
+                    yield RecordError(f"{path}, line {found + 1}: {error}")
+    except (*_BROKEN, ValueError) as error:
         yield RecordError(f"{path}: damaged after {found} of {len(expected)} records ({error})")
         return
     if found != len(expected):
-        yield RecordError(f"{path}: holds {found} records, its first line names {len(expected)}")
+        more = "more than " if found > len(expected) else ""
+        number = len(expected) if more else found
+        yield RecordError(f"{path}: holds {more}{number} records, its first line names {len(expected)}")
 
 
 def unpack_one(path: Path, fingerprint: str) -> RunRecord:
@@ -103,6 +110,20 @@ def unpack_one(path: Path, fingerprint: str) -> RunRecord:
         else:
             problem = entry
     raise problem
+
+
+def _opened(path: Path) -> TextIO:
+    if not path.is_file():
+        raise OSError("not a file")  # opening a pipe would wait for somebody to write into it
+    return gzip.open(path, "rt", encoding="utf-8")
+
+
+def _next_line(file: TextIO) -> str:
+    """The next line; raises `ValueError` for one that no record has, before it fills the memory."""
+    line = file.readline(LARGEST_BYTES)
+    if len(line) == LARGEST_BYTES:
+        raise ValueError(f"a line of more than {LARGEST_BYTES / 1e6:.0f} MB")
+    return line
 
 
 def _all_lines(lines: Mapping[str, bytes]) -> Iterator[bytes]:

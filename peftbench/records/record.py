@@ -15,6 +15,8 @@ from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.metric import ACCURACY, HIGHER, LOWER, Metric
 
 SCHEMA = 1
+# of a file or line: records have some kilobytes
+LARGEST_BYTES = 64_000_000
 
 # what every split's metrics hold, and what those of classification hold beside it
 _ANY_SCORES = {"n": "size"}
@@ -234,21 +236,28 @@ _WORDS = {
     "number": "a finite number",
     "positive": "a number of at least 0",
     "fraction": "a fraction from 0 to 1",
-    "count": "a whole number of at least 0",
-    "size": "a whole number of at least 1",
+    "count": "a whole number from 0 to 2^63 - 1",
+    "size": "a whole number from 1 to 2^63 - 1",
     "any": "anything",
 }
 
 
 def _is(value: Any, word: str) -> bool:
     if word in ("count", "size"):
-        return type(value) is int and value >= (word == "size")
+        return type(value) is int and (word == "size") <= value < 2**63
     if word in ("number", "positive", "fraction"):
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not _is_finite(value):
             return False
         return word == "number" or (value >= 0 and (word == "positive" or value <= 1))
     kinds: dict[str, type] = {"text": str, "flag": bool, "dict": dict, "any": object}
     return isinstance(value, kinds[word]) and value != ""
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return False
 
 
 def _curve_problems(curve: Any, keys: dict[str, str]) -> Iterator[str]:

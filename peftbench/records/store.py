@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 from peftbench.foundation.errors import RecordError
 from peftbench.foundation.files import create_text, replace_text
 from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
-from peftbench.records.record import RunRecord
+from peftbench.records.record import LARGEST_BYTES, RunRecord
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
@@ -183,8 +184,8 @@ class Store:
 
     def _packed_in(self, pack: Path) -> frozenset[str]:
         """Fingerprints in a pack, remembered while the file stays as it is; empty for a file that is no pack."""
-        stat = pack.stat()
-        stamp = stat.st_mtime_ns, stat.st_size
+        found = pack.stat()
+        stamp = found.st_mtime_ns, found.st_size
         if self._packed.get(pack, ((0, 0), None))[0] != stamp:
             try:
                 self._packed[pack] = stamp, packed_fingerprints(pack)
@@ -232,6 +233,11 @@ def _read_failure(path: Path) -> Failure:
 def read_record(path: Path) -> RunRecord:
     """The record in one file; raises `RecordError` naming the file when it holds none or another's."""
     try:
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):
+            raise RecordError("not a file; move it away")
+        if state.st_size > LARGEST_BYTES:
+            raise RecordError(f"{state.st_size / 1e6:,.0f} MB are not one record")
         record = RunRecord.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, RecordError) as error:
         raise RecordError(f"{path}: {error}") from None

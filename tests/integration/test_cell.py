@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from peftbench.cells.restore import record_config
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 
@@ -87,9 +88,41 @@ def test_evaluate_reproduces_the_recorded_accuracy(run, results, capsys):
     path = str(Store(results).find(record.fingerprint))
     assert run("evaluate", path, "train.epochs=3", fast=False) == 1
     assert "train.epochs was 2, is 3" in capsys.readouterr().err
-    Store(results).adapter_path(record.fingerprint).write_bytes(b"half")
-    assert run("evaluate", path, fast=False) == 2
-    assert "not a whole safetensors file" in capsys.readouterr().err
+    store, exported = Store(results), str(results / "exported.safetensors")
+    for file in (store.adapter_path(record.fingerprint), store.predictions_path(record.fingerprint)):
+        whole = file.read_bytes()
+        flipped = bytearray(whole)
+        flipped[-1] ^= 1
+        for content in (b"half", bytes(flipped)):
+            file.write_bytes(content)
+            for words in (("evaluate", path), ("export", path, exported)):
+                assert run(*words, fast=False) == 1
+                [line] = capsys.readouterr().err.splitlines()
+                assert f"{file} is not the file that record {record.fingerprint} was made with" in line
+        file.write_bytes(whole)
+    # a host that was cut off between putting the record and naming its files
+    file = store.adapter_path(record.fingerprint)
+    file.rename(file.with_name(f"{record.fingerprint}.attempt.safetensors"))
+    file.write_bytes(b"another host's")
+    assert run("evaluate", path, fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
+def test_a_record_and_an_adapter_name_no_place_and_no_variable(run, results, capsys, monkeypatch):
+    monkeypatch.setenv("SECRET", "folder-named-by-a-variable")
+    assert run("method=linear") == 0
+    record = only_record(results)
+    with safe_open(Store(results).adapter_path(record.fingerprint), framework="np") as file:
+        config = json.loads(file.metadata()["config"])
+    assert "runtime" not in config and str(results) not in json.dumps(config)
+    values = json.loads(record.to_json())
+    values["config"]["backbone"]["title"] = "${oc.env:SECRET}"
+    values["config"]["backbone"]["checkpoint"] = "${oc.env:SECRET}"
+    values["config"]["runtime"] = {"results": "${oc.env:SECRET}", "cache": "${oc.env:SECRET}"}
+    changed = RunRecord(**values)
+    typed, runtime = record_config(changed, ["runtime.device=cpu"])
+    assert (typed.backbone.title, typed.backbone.checkpoint) == ("${oc.env:SECRET}", None)
+    assert (runtime.results, runtime.cache, runtime.device) == ("results", None, "cpu")
 
 
 def test_merged_evaluation_equals_unmerged(run, results):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from peftbench.cells.restore import find_record, restore_and_evaluate
 from peftbench.cli.record_words import record_parser
+from peftbench.records.owned import predictions_bytes
 
 
 def main(words: list[str]) -> int:
@@ -13,8 +16,12 @@ def main(words: list[str]) -> int:
     result = restore_and_evaluate(record, store, arguments.options)
     recorded, now, metric = record.metrics["test"], result.metrics, record.metric
     same = all(now[name] == recorded[name] for name in (metric.name, "n"))
+    if record.predictions is not None and result.predictions is not None:
+        same = (
+            same and hashlib.sha256(predictions_bytes(result.predictions)).hexdigest() == record.predictions["sha256"]
+        )
     old, new = (metric.shown(scores[metric.name], 4) for scores in (recorded, now))
     print(f"recorded {old} of {recorded['n']:,}; now {new} of {now['n']:,}")
     counted = f" by {now['correct'] - recorded['correct']:+d} images" if "correct" in recorded else ""
-    print("reproduced exactly" if same else f"differs{counted}")
+    print("reproduced exactly" if same else f"differs{counted}, in its predictions")
     return 0 if same else 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.foundation.errors import MissingInput, PeftbenchError, RecordError
-from peftbench.foundation.files import create_text
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, RecordError
+from peftbench.foundation.files import create_text, locked
 from peftbench.foundation.progress import Progress
 from peftbench.records.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
 from peftbench.records.record import RunRecord
@@ -22,18 +23,29 @@ def main(argv: list[str]) -> int:
     """Run the command; returns the exit code: 0, 1 when a file cannot be written or read, 2 when nothing matches."""
     arguments = _parser().parse_args(argv)
     store = Store(arguments.results)
-    path = store.records_folder / f"{arguments.name.removesuffix(SUFFIX)}{SUFFIX}"
     try:
-        if arguments.unpack:
-            print(f"{unpack(store, path)} records unpacked from {path}")
-        else:
-            chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
-            added, total = pack(store, path, chosen)
-            print(f"{path}: {total} records, {added} of them new")
+        path = store.records_folder / f"{_name(arguments.name)}{SUFFIX}"
+        # one at a time: two that read a pack before either writes it would each lose what the other moved
+        with locked(store.work_folder / "pack.lock"):
+            if arguments.unpack:
+                print(f"{unpack(store, path)} records unpacked from {path}")
+            else:
+                chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
+                added, total = pack(store, path, chosen)
+                print(f"{path}: {total} records, {added} of them new")
     except PeftbenchError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _name(word: str) -> str:
+    name = word.removesuffix(SUFFIX)
+    if not re.fullmatch(r"\w[\w.+=-]*", name):
+        raise ConfigError(
+            [f"'{word}' is not a name for a pack; take letters, digits and . _ + = - (it is kept in records/)"]
+        )
+    return name
 
 
 def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, int]:
@@ -44,7 +56,7 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
     """
     lines = {record.fingerprint: to_line(record) for record in _whole(path)} if path.exists() else {}
     before = len(lines)
-    files = []
+    files: dict[Path, bytes] = {}
     present = store.record_files()
     with Progress().counted("packing", len(present)) as step:
         for file in present:
@@ -54,14 +66,17 @@ def pack(store: Store, path: Path, chosen: dict[str, set[str]]) -> tuple[int, in
                 line = to_line(record)
                 if lines.setdefault(record.fingerprint, line) != line:
                     raise RecordError(f"{file} and {path} hold different results of one cell; delete one of the two")
-                files.append(file)
+                files[file] = line
     if not files:
         raise MissingInput(f"no record files with the chosen labels under {store.records_folder}")
     write_lines(path, lines)
     if not holds_exactly(path, lines):
         raise RecordError(f"{path} does not read back as it was written; the record files were left in place")
-    for file in files:
-        file.unlink()
+    for file, line in files.items():
+        # one that a worker has measured again meanwhile is another record, and stays
+        with contextlib.suppress(FileNotFoundError):
+            if to_line(read_record(file)) == line:
+                file.unlink()
     # folders that have become empty, from the data sets' up to the backbones'
     folders = {folder for file in files for folder in list(file.parents)[:3]}
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):

@@ -6,13 +6,12 @@ import dataclasses
 import tempfile
 from typing import Any
 
-import numpy as np
-
 from peftbench.cells.cell import plan
 from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
 from peftbench.cli.record_words import record_parser
 from peftbench.foundation.progress import Progress
+from peftbench.records.owned import own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 
@@ -89,11 +88,9 @@ def _prediction_differences(record: RunRecord, store: Store, again: RunRecord, a
         return []
     if record.predictions["sha256"] == again.predictions["sha256"]:
         return []
-    path = store.predictions_path(record.fingerprint)
-    if not path.is_file():
+    old, new = own_predictions(store, record), own_predictions(again_store, again)
+    if old is None or new is None:
         return ["predictions: they differ (the old ones are not here to be counted)"]
-    old = np.load(path, allow_pickle=False)
-    new = np.load(again_store.predictions_path(record.fingerprint), allow_pickle=False)
     return [f"predictions: {int((old != new).sum()):,} of {len(old):,} differ"]
 
 

@@ -9,8 +9,9 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from peftbench.adapters.file import adapter_tensors, read_adapter, save_adapter
+from peftbench.adapters.file import adapter_bytes, adapter_tensors, read_adapter
 from peftbench.adapters.sharing import adapter_facts, export_adapter, weights_digest, with_adapter
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
@@ -54,7 +55,7 @@ def exported(name: str, tmp_path):
     buffers = tuple(net.buffers())
     model, findings = trained(name, net)
     adapter, target = tmp_path / "adapter.safetensors", tmp_path / f"{name}.safetensors"
-    save_adapter(adapter, adapter_tensors(model, buffers, findings), {"runtime": {"results": str(tmp_path)}}, "0" * 16)
+    adapter.write_bytes(adapter_bytes(adapter_tensors(model, buffers, findings), {}, "0" * 16))
     without = plain()
     without.reset_classifier(0)
     config = SimpleNamespace(
@@ -129,3 +130,35 @@ def test_the_embedded_backbone_digests_like_the_file_it_was_loaded_from():
     first, second = (weights_digest(build_backbone(BackboneSpec()).net) for _ in range(2))
     assert first == second
     assert first != weights_digest(build_backbone(BackboneSpec(weights="none")).net)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        (None, "is not an exported adapter"),
+        ({"format": "peftbench-adapter-1"}, "cannot be read"),
+        ({"facts": "{"}, "cannot be read"),
+        ({"facts": "[" * 10_000}, "cannot be read"),
+        ({"facts": "[1]"}, r"facts is \[1\] and not an object"),
+        ({"facts": "{}"}, "facts.method is missing"),
+        ({"facts": '{"method": "lora"}'}, "facts.method is 'lora' and not an object"),
+    ],
+)
+def test_a_file_that_says_something_else_of_itself_is_one_line(tmp_path, metadata, why):
+    path = tmp_path / "a.safetensors"
+    whole = None if metadata is None else {"format": "peftbench-adapter-1", **metadata}
+    save_file({"x": torch.zeros(1)}, path, metadata=whole)
+    for ask in (lambda: adapter_facts(path), lambda: with_adapter(plain(), path)):
+        with pytest.raises(BadInput, match=why) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_method_this_version_does_not_know_is_one_line(tmp_path):
+    _, path = exported("lora", tmp_path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata["facts"] = metadata["facts"].replace('"name": "lora"', '"name": "lorra"')
+    save_file(tensors, path, metadata=metadata)
+    with pytest.raises(BadInput, match=r"cannot attach its method .unknown method 'lorra'"):
+        with_adapter(plain(), path)

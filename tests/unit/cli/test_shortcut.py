@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from own_images import swap_bytes
 
 from peftbench.cli import shortcut
+from tests.own_images import swap_bytes
 
 WORDS = ["method=lora", "seed=1"]
 # nanoseconds: long enough after the files were made that they count as settled

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 from scipy.io import savemat
 
@@ -14,6 +13,7 @@ from peftbench.data.fewshot import sets as fewshot_sets
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.fewshot.sets import FEW_SHOT_SETS, FewShotDataset
 from peftbench.foundation.errors import BadInput, MissingInput
+from tests.own_images import swap_bytes
 
 # task -> (train, val, test) of the small copies below, all with 2 classes
 SMALL = {

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 
 from peftbench.data.fgvc import dataset as fgvc
 from peftbench.data.fgvc.dataset import Fgvc
 from peftbench.data.fgvc.tasks import FGVC_TASKS, canonical_fgvc
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.own_images import swap_bytes
 
 # class ids have gaps and their order as text is not that as numbers
 IDS = (2, 10, 300)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 from pyarrow import parquet
 
@@ -15,6 +14,7 @@ from peftbench.data.base import SPLITS
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.sources.hf import HfDataset
 from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from tests.own_images import swap_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 
 from peftbench.data.vtab import original as vtab_original
@@ -21,6 +20,7 @@ from peftbench.data.vtab.originals.scenes import kitti_label, kitti_splits, near
 from peftbench.data.vtab.originals.tfrecord import scan
 from peftbench.data.vtab.tasks import VTAB_TASKS
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.own_images import swap_bytes
 
 # TFDS split -> [(key, label, grey level of the picture)]
 Expected = dict[str, list[tuple[str, int, int]]]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 
 from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.sources.folder import Folder
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.own_images import swap_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_images import swap_bytes
 from PIL import Image
 
 from peftbench.data.base import GROUPS, SPLITS
@@ -16,6 +15,7 @@ from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.vtab.folder import VtabFolder, label_fingerprint
 from peftbench.data.vtab.tasks import ORIGINALS_OF_VTAB, VTAB_TASKS
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.own_images import swap_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from own_images import swap_bytes
 
 from peftbench.foundation import digests
 from peftbench.foundation.digests import digests_of, file_digest, file_state, files_digest, read_anew, settled
 from peftbench.foundation.errors import BadInput
+from tests.own_images import swap_bytes
 
 
 @pytest.fixture

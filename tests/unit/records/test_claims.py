@@ -152,3 +152,19 @@ def test_waiting_for_a_cell_ends_when_its_owner_gives_it_up(tmp_path):
     held.release()
     waiting.join(timeout=30)
     assert got[0].num_deaths == 0 and claims.take(CELL) is None
+
+
+@pytest.mark.parametrize("ahead", [3600.0, 10.0**9])
+def test_a_claim_dated_in_the_future_blocks_nobody_for_longer_than_a_living_one(tmp_path, ahead):
+    claims = Claims(tmp_path)
+    path = plant(claims, machine="elsewhere")
+    os.utime(path, (time.time() + ahead, time.time() + ahead))
+    assert claims.running() == {}
+    with claims.take(CELL) as claim:
+        assert claim is not None and claim.generation == 2
+    path = plant(claims)
+    path.write_text("not a claim")
+    assert claims.take(CELL) is None
+    assert str(claims.holder(CELL)) == f"somebody whose claim cannot be read (claim {path})"
+    os.utime(path, (time.time() + ahead, time.time() + ahead))
+    assert claims.take(CELL) is not None

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from peftbench.cli.commands import pack as pack_command
 from peftbench.cli.commands.pack import main
 from peftbench.foundation.errors import RecordError
+from peftbench.foundation.identity import fingerprint
+from peftbench.records.index import read_rows
 from peftbench.records.packed import write_pack
-from peftbench.records.store import Store
+from peftbench.records.store import Store, read_record
 from tests.record_factory import make_record
 
 RECORDS = [make_record(method=method, seed=seed) for method in ("lora", "vpt") for seed in range(3)]
@@ -117,3 +124,118 @@ def test_a_packed_result_is_never_replaced(store: Store) -> None:
     with pytest.raises(RecordError, match="unpack it to measure again"):
         store.put(make_record(seed=0), replace=True)
     assert store.packs()[0].read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "sub/x", ".hidden", "", "a b", "-x"])
+def test_a_pack_name_is_a_name(store: Store, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for action in ([], ["--unpack"]):
+        assert main(["--results", str(store.root), *action, "--", name]) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"'{name}' is not a name for a pack")
+    assert len(store.record_files()) == 6 and not list(store.root.glob("**/*.gz"))
+
+
+def packing(root: Path, *words: str) -> subprocess.Popen[str]:
+    code = "import sys; from peftbench.cli.commands.pack import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *words, "--results", str(root)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_two_packings_at_once_and_a_killed_one_lose_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    records = [make_record(method=method, seed=seed) for method in ("lora", "vpt") for seed in range(40)]
+    for record in records:
+        store.put(record)
+    both = [packing(tmp_path, "p", "--method", method) for method in ("lora", "vpt")]
+    assert [process.wait() for process in both] == [0, 0]
+    assert store.record_files() == []
+    assert {record.fingerprint for record in store.all()} == {record.fingerprint for record in records}
+    # whatever a killed one leaves, files or pack or both, every record is there and the next packing ends the work
+    for action in ("--unpack", ""):
+        process = packing(tmp_path, "p", *([action] if action else []))
+        while process.poll() is None and len(store.record_files()) in (0, 80):
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        found, skipped = Store(tmp_path).scan()
+        assert {record.fingerprint for record in found} == {record.fingerprint for record in records}
+        assert skipped == []
+    assert packing(tmp_path, "p").wait() in (0, 2)  # 2: it had already moved the last file
+    assert store.record_files() == [] and len(list(Store(tmp_path).all())) == 80
+
+
+def test_a_record_measured_again_while_it_is_packed_stays(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = make_record(method="lora", seed=0, accuracy=0.9)
+    holds = pack_command.holds_exactly
+
+    def meanwhile(*arguments) -> bool:
+        store.put(other, replace=True)
+        return holds(*arguments)
+
+    with monkeypatch.context() as patch:
+        # the pack does not count yet for a worker that looked before it was there
+        patch.setattr(store, "packs", list)
+        patch.setattr(pack_command, "holds_exactly", meanwhile)
+        assert pack_command.pack(store, store.records_folder / "suite.jsonl.gz", {}) == (6, 6)
+    assert [read_record(path) for path in store.record_files()] == [other]
+
+
+def header(fingerprints: object) -> bytes:
+    return json.dumps({"pack": 1, "fingerprints": fingerprints}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (header(5), "not a pack of records that this version reads"),
+        (header([5]), "not a pack of records that this version reads"),
+        (b"[" * 100_000, "not a pack of records"),
+        (b"x" * 70_000_000, "not a pack of records"),
+        (header(["0" * 16]) + b" " * 70_000_000, "damaged after 0 of 1 records"),
+        (header(["0" * 16]) + b"\n" * 5_000_000, "holds more than 1 records, its first line names 1"),
+        (header([f"{number:016x}" for number in range(2_000)]) + b"\n" * 2_000, "its first line names 2000"),
+    ],
+)
+def test_a_bad_pack_is_named_and_skipped(store: Store, content: bytes, why: str) -> None:
+    path = store.records_folder / "bad.jsonl.gz"
+    path.write_bytes(gzip.compress(content, 1))
+    records, skipped = store.scan()
+    assert len(records) == 6 and why in skipped[-1] and len(skipped) <= 1_001
+    rows, said = read_rows(store)
+    assert len(rows) == 6 and any(why in line for line in said)
+
+
+@pytest.mark.timeout(60)
+def test_pipes_and_folders_named_like_records_are_named_and_skipped(store: Store) -> None:
+    beside = store.record_files()[0]
+    os.mkfifo(beside.with_name("0" * 16 + ".json"))
+    beside.with_name("1" * 16 + ".json").mkdir()
+    os.mkfifo(store.records_folder / "pipe.jsonl.gz")
+    (store.records_folder / "folder.jsonl.gz").mkdir()
+    records, skipped = store.scan()
+    rows, said = read_rows(store)
+    assert len(records) == len(rows) == 6
+    assert len(skipped) == 4 and len(said) >= 3
+    for name in ("0" * 16 + ".json", "1" * 16 + ".json", "pipe.jsonl.gz"):
+        assert sum(name in line for line in skipped) == sum(name in line for line in said) == 1
+
+
+IMPOSSIBLE = [("seed", 2**63), ("seed", 10**300), ("correct", 10**300), ("loss", 10**400), ("loss", "NaN")]
+
+
+@pytest.mark.parametrize("change", IMPOSSIBLE)
+def test_a_record_with_an_impossible_number_is_named_and_skipped(store: Store, change: tuple[str, object]) -> None:
+    name, value = change
+    values = json.loads(RECORDS[0].to_json())
+    if name == "seed":
+        values["seed"] = values["identity"]["seed"] = value
+        values["fingerprint"] = fingerprint(values["identity"])
+    else:
+        values["metrics"]["test"][name] = value
+    path = store.path_of(values["labels"], values["fingerprint"])
+    path.write_text(json.dumps(values).replace('"NaN"', "NaN"))
+    records, skipped = store.scan()
+    rows, said = read_rows(store)
+    assert len(records) == len(rows) == (6 if name == "seed" else 5)
+    assert [str(path) in line for line in skipped] == [str(path) in line for line in said] == [True]

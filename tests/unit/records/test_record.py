@@ -78,7 +78,7 @@ def test_the_fingerprint_is_that_of_the_identity() -> None:
         ("params.method", 1.5, r"params\.method must be a whole number"),
         ("params.trainable", 1, r"params\.trainable is 1, not method \+ head = 366900"),
         ("params.share", 0.5, r"params\.share is 0\.5, not method / backbone"),
-        ("cost.peak_bytes", -1, r"cost\.peak_bytes must be a whole number of at least 0 or null, got -1"),
+        ("cost.peak_bytes", -1, r"cost\.peak_bytes must be a whole number from 0 to 2\^63 - 1 or null, got -1"),
         ("cost.memory.total_bytes", "12", r"cost\.memory\.total_bytes must be a whole number"),
         ("cost.device", 7, r"cost\.device must be a word or null"),
         ("curve", {}, r"curve must be a list"),

@@ -12,7 +12,8 @@ import pytest
 
 from peftbench.config.launcher import LAUNCHERS
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
-from peftbench.launchers.joblib import Joblib, visible_gpus
+from peftbench.launchers import joblib as joblib_launcher
+from peftbench.launchers.joblib import Joblib, end, visible_gpus
 from peftbench.launchers.ray import Ray
 from peftbench.launchers.slurm import Slurm, SlurmWork, queued
 
@@ -22,7 +23,7 @@ def test_there_is_a_file_of_options_for_each_launcher():
     assert sorted(path.stem for path in folder.glob("*.yaml")) == LAUNCHERS.names()
 
 
-@pytest.mark.parametrize(("launcher", "package"), [(Joblib(), "joblib"), (Slurm(), "submitit"), (Ray(), "ray")])
+@pytest.mark.parametrize(("launcher", "package"), [(Slurm(), "submitit"), (Ray(), "ray")])
 def test_a_package_that_is_not_there_is_named_with_its_extra(launcher, package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingInput, match=rf"needs the package {package}: pip install 'peftbench\[{launcher.name}\]'"):
@@ -158,3 +159,50 @@ def test_an_address_where_nobody_listens_is_said_at_once(monkeypatch, tmp_path):
 def test_options_have_limits():
     with pytest.raises(ConfigError, match=r"launcher\.timeout_minutes must be at least 1, got 0"):
         Slurm(timeout_minutes=0)
+
+
+@pytest.fixture
+def workers_do(monkeypatch, tmp_path):
+    """Workers of launcher=joblib that run a line of Python and note themselves in a folder; returns their notes."""
+
+    def run(code: str, **options: int) -> list[str]:
+        prelude = "import os, signal, sys, time; from pathlib import Path; folder = Path(sys.argv[1]); "
+        prelude += "number = len(list(folder.iterdir())); (folder / str(os.getpid())).touch(); "
+        monkeypatch.setattr(joblib_launcher, "_CODE", prelude + code)
+        folder = tmp_path / "notes"
+        folder.mkdir()
+        Joblib(threads=1, **options).run(folder, 10)
+        return [path.name for path in folder.iterdir()]
+
+    return run
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(workers_do, capsys):
+    # the first four kill themselves, whichever they are
+    pids = workers_do("os.kill(os.getpid(), signal.SIGKILL) if number < 4 else None", num_workers=2)
+    assert len(pids) == 6
+    assert capsys.readouterr().out.count("a worker was ended by signal 9 (Killed); another takes its place\n") == 4
+
+
+def test_restarts_are_counted(workers_do, capsys):
+    assert len(workers_do("os.kill(os.getpid(), signal.SIGKILL)", num_workers=2, max_restarts=3)) == 5
+    shown = capsys.readouterr().out
+    assert shown.count("another takes its place") == 3
+    assert shown.count("no more are started (launcher.max_restarts=3)") == 2
+
+
+def test_a_worker_with_an_error_of_its_own_is_not_started_again(workers_do, capsys):
+    assert len(workers_do("sys.exit(2)", num_workers=2)) == 2
+    assert capsys.readouterr().out.count("a worker ended with code 2; see its message above") == 2
+
+
+def test_workers_are_gone_when_the_launcher_is_interrupted(workers_do, monkeypatch):
+    def interrupted(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    started = []
+    monkeypatch.setattr(joblib_launcher.time, "sleep", interrupted)
+    monkeypatch.setattr(joblib_launcher, "end", lambda workers: (started.extend(workers), end(workers)))
+    with pytest.raises(KeyboardInterrupt):
+        workers_do("time.sleep(60)", num_workers=2)
+    assert len(started) == 2 and not any(worker.is_running for worker in started)

@@ -15,6 +15,7 @@ import pytest
 from safetensors import safe_open
 
 from peftbench.cells.restore import record_config
+from peftbench.foundation.errors import RecordError
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 
@@ -116,13 +117,15 @@ def test_a_record_and_an_adapter_name_no_place_and_no_variable(run, results, cap
         config = json.loads(file.metadata()["config"])
     assert "runtime" not in config and str(results) not in json.dumps(config)
     values = json.loads(record.to_json())
-    values["config"]["backbone"]["title"] = "${oc.env:SECRET}"
     values["config"]["backbone"]["checkpoint"] = "${oc.env:SECRET}"
     values["config"]["runtime"] = {"results": "${oc.env:SECRET}", "cache": "${oc.env:SECRET}"}
     changed = RunRecord(**values)
     typed, runtime = record_config(changed, ["runtime.device=cpu"])
-    assert (typed.backbone.title, typed.backbone.checkpoint) == ("${oc.env:SECRET}", None)
+    assert typed.backbone.checkpoint is None
     assert (runtime.results, runtime.cache, runtime.device) == ("results", None, "cpu")
+    values["config"]["backbone"]["title"] = "${oc.env:SECRET}"
+    with pytest.raises(RecordError, match=r"backbone\.title was vit_micro, is \$\{oc\.env:SECRET\}"):
+        record_config(RunRecord(**values), [])
 
 
 def test_merged_evaluation_equals_unmerged(run, results):

@@ -197,11 +197,11 @@ def test_a_worker_with_an_error_of_its_own_is_not_started_again(workers_do, caps
 
 
 def test_workers_are_gone_when_the_launcher_is_interrupted(workers_do, monkeypatch):
-    def interrupted(seconds: float) -> None:
+    def interrupted(launcher: Joblib, workers: object) -> None:
         raise KeyboardInterrupt
 
     started = []
-    monkeypatch.setattr(joblib_launcher.time, "sleep", interrupted)
+    monkeypatch.setattr(Joblib, "_watch", interrupted)
     monkeypatch.setattr(joblib_launcher, "end", lambda workers: (started.extend(workers), end(workers)))
     with pytest.raises(KeyboardInterrupt):
         workers_do("time.sleep(60)", num_workers=2)

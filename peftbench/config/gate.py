@@ -280,8 +280,10 @@ def _mapping(section: str, value: Any) -> dict[str, Any]:
 
 
 def _seed(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
-        raise ConfigError([f"seed must be a whole number of at least 0 and below 2^63, got {brief(repr(value))}"])
+    if isinstance(value, int) and value >= 2**63:
+        raise ConfigError(["seed must be below 2^63, which is what tables hold"])
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError([f"seed must be a whole number of at least 0, got {brief(repr(value))}"])
     return value
 
 

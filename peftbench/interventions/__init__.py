@@ -16,9 +16,12 @@ from peftbench.interventions.linear import (
     LinearDelta,
     LinearScale,
     LowRank,
+    MatrixDelta,
     ParallelAndSequential,
+    ShiftedLowRank,
     Thinned,
 )
+from peftbench.interventions.rewritten import Rewritten
 from peftbench.interventions.scale_shift import ScaleShift
 from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
 from peftbench.interventions.shared import refer, release, share
@@ -43,13 +46,16 @@ __all__ = [
     "LinearDelta",
     "LinearScale",
     "LowRank",
+    "MatrixDelta",
     "MeanPatch",
     "MetaTokens",
     "OnlyToken",
     "OwnKeysValues",
     "ParallelAndSequential",
     "QueryTokens",
+    "Rewritten",
     "ScaleShift",
+    "ShiftedLowRank",
     "SideBlock",
     "SparesCarried",
     "SparseDelta",

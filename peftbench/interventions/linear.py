@@ -38,6 +38,40 @@ class LowRank(nn.Module):
         return self.scale * self.up @ self.down
 
 
+class ShiftedLowRank(LowRank):
+    """x -> scale * (B A dropout(x) - B_0 A_0 x) with B_0, A_0 what B and A start from: silent at the start.
+
+    The frozen pair is the part of a pretrained weight that B A takes over, as though it had been cut out of it.
+    """
+
+    start_down: Tensor
+    start_up: Tensor
+
+    def __init__(self, down: Tensor, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__(down.shape[1], len(up), len(down), scale, dropout)
+        self.down, self.up = (nn.Parameter(tensor.detach().clone()) for tensor in (down, up))
+        self.register_buffer("start_down", down.detach().clone(), persistent=False)
+        self.register_buffer("start_up", up.detach().clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - self.scale * F.linear(F.linear(x, self.start_down), self.start_up)
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
+        return super().weight() - self.scale * self.start_up @ self.start_down
+
+
+class MatrixDelta(nn.Module):
+    """x -> delta x with a matrix that `weight` makes anew at every pass; a base class."""
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight())
+
+
 class AffineLowRank(nn.Module):
     """x -> scale * (B dropout(A x + a) + b), A [rank, in_dim] xavier-uniform, B [out_dim, rank] and the biases 0."""
 

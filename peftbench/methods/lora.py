@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import LinearDelta, LowRank
+from peftbench.interventions import LinearDelta, LowRank, ShiftedLowRank
 from peftbench.methods.base import METHODS, Method
+from peftbench.methods.targets import TARGETS, Matrix, Targeted
 
-# slice of the fused qkv that a target names
-SLICES = {"q": 0, "k": 1, "v": 2}
-ROLES = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
-TARGETS = (*SLICES, *ROLES)
+INITS = ("kaiming", "pissa", "olora")
 
 
 @METHODS.add("lora")
 @dataclass(frozen=True)
-class LoRA(Method):
-    """W' = W + (alpha / rank) B A with A [rank, in], B [out, rank] (section 4.1). Folds exactly into W."""
+class LoRA(Targeted):
+    """W' = W + s B A with A [rank, in], B [out, rank], s = alpha / rank (section 4.1). Folds exactly into W.
 
-    family: ClassVar[str] = "reparametrisation"
+    Its best-known variants are options:
+
+    `init` says where A and B start. `kaiming`: A drawn, B zero. `pissa` (arXiv:2404.02948): from the largest singular
+    triples of W, s B A = U_r S_r V_r^T with the root of S_r on either side; `olora` (arXiv:2406.01775): B the first
+    columns of Q, A the first rows of R of W = Q R. Both take their start out of W, so that the function stays.
+
+    `scaling` `rank_root` is rsLoRA's s = alpha / sqrt(rank) (arXiv:2312.03732).
+    """
+
     paper: ClassVar[str] = "arXiv:2106.09685"
-    mergeable: ClassVar[bool] = True
     size_option: ClassVar[str] = "rank"
 
     rank: int = option(8, ge=1)
@@ -33,36 +42,36 @@ class LoRA(Method):
     dropout: float = option(0.1, ge=0, lt=1)
     # the paper adapts q and v (section 5.1)
     targets: list[str] = option(["q", "v"], choices=TARGETS)
-
-    def problems(self) -> Sequence[str]:
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            return [f"method.targets must name each target once and at least one, got {self.targets}"]
-        return ()
+    init: str = option("kaiming", choices=INITS, later=True)
+    scaling: str = option("rank", choices=("rank", "rank_root"), later=True)
 
     @property
-    def slices(self) -> list[int]:
-        return sorted(SLICES[target] for target in self.targets if target in SLICES)
+    def scale(self) -> float:
+        return self.alpha / (self.rank if self.scaling == "rank" else math.sqrt(self.rank))
 
-    @property
-    def roles(self) -> list[str]:
-        return [ROLES[target] for target in self.targets if target in ROLES]
+    def module(self, matrix: Matrix, common: Any) -> nn.Module:
+        if self.init == "kaiming":
+            return LowRank(matrix.in_dim, matrix.out_dim, self.rank, self.scale, self.dropout)
+        if self.rank > min(matrix.weight.shape):
+            raise NotApplicable(f"method.rank = {self.rank} is more than the rank of {matrix.target} on this backbone")
+        up, down = (principal_pair if self.init == "pissa" else orthogonal_pair)(matrix.weight, self.rank, self.scale)
+        return ShiftedLowRank(down, up, self.scale, self.dropout)
 
-    def _pair(self, in_dim: int, out_dim: int) -> LowRank:
-        return LowRank(in_dim, out_dim, self.rank, self.alpha / self.rank, self.dropout)
+    def size(self, in_dim: int, out_dim: int) -> int:
+        return self.rank * (in_dim + out_dim)
 
-    def attach(self, backbone: Backbone) -> None:
-        for site in backbone.sites("attn.qkv") if self.slices else []:
-            width = site.shape.out_dim // 3
-            deltas = {number: self._pair(site.shape.in_dim, width) for number in self.slices}
-            site.wrap(partial(LinearDelta, deltas=deltas, num_slices=3))
-        for role in self.roles:
-            for site in backbone.sites(role):
-                pair = self._pair(site.shape.in_dim, site.shape.out_dim)
-                site.wrap(partial(LinearDelta, deltas={0: pair}))
 
-    def expected_params(self, shape: BackboneShape) -> int:
-        fused = sum(self.rank * (s.in_dim + s.out_dim // 3) * len(self.slices) for s in shape.at("attn.qkv"))
-        return fused + sum(self.rank * (s.in_dim + s.out_dim) for s in shape.at(*self.roles))
+def principal_pair(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """U_r sqrt(S_r / scale) [out, rank] and sqrt(S_r / scale) V_r^T [rank, in] of the singular triples of `weight`."""
+    u, s, vt = torch.linalg.svd(weight.detach(), full_matrices=False)
+    root = (s[:rank] / scale).sqrt()
+    return u[:, :rank] * root, root.unsqueeze(1) * vt[:rank]
+
+
+def orthogonal_pair(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
+    """The first columns of Q [out, rank] and the first rows of R [rank, in] of weight = Q R, whatever the scale."""
+    q, r = torch.linalg.qr(weight.detach())
+    return q[:, :rank].contiguous(), r[:rank].contiguous()
 
 
 @METHODS.add("lora_qkv_shared")

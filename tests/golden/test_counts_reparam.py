@@ -47,6 +47,14 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("krona", {"rows": 12, "columns": 12}, 101_760),
     ("kadaptation", {}, 50_176),
     ("snf", {}, 36_864),
+    # 24 (8 * 1536 + 768), and 48 of those plus 12 (8 * 3840 + 3072) plus 12 (8 * 3840 + 768)
+    ("dora", {}, 313_344),
+    ("dora", {"targets": ["q", "k", "v", "proj", "fc1", "fc2"]}, 1_410_048),
+    ("vera", {}, 24_576),
+    ("vera", {"targets": ["q", "k", "v", "proj", "fc1", "fc2"]}, 101_376),
+    ("pvera", {}, 30_720),
+    ("lora", {"init": "pissa"}, 294_912),
+    ("lora", {"init": "olora", "scaling": "rank_root"}, 294_912),
     ("snf", {"num_flows": 5}, 221_304),
     ("snf", {"num_flows": 16}, 627_072),
 ]

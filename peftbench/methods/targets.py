@@ -1,0 +1,109 @@
+"""Methods on chosen matrices: where the matrices lie, and one module for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
+from peftbench.interventions import LinearDelta, release
+from peftbench.methods.base import Method
+
+# slice of the fused qkv that a target names
+SLICES = {"q": 0, "k": 1, "v": 2}
+ROLES = {"proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}
+# q, k and v each a matrix of its own
+TARGETS = (*SLICES, *ROLES)
+# q, k and v as the one matrix they are stored in
+FUSED_ROLES = {"qkv": "attn.qkv", **ROLES}
+FUSED_TARGETS = tuple(FUSED_ROLES)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A frozen matrix `weight` [out_dim, in_dim] that a target names, and the block it belongs to."""
+
+    target: str
+    layer: int
+    weight: Tensor
+
+    @property
+    def in_dim(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_dim(self) -> int:
+        return self.weight.shape[0]
+
+
+class Targeted(Method):
+    """Base of methods that give each matrix of their `targets` a module of its own."""
+
+    family: ClassVar[str] = "reparametrisation"
+    mergeable: ClassVar[bool] = True
+
+    targets: list[str]
+
+    def problems(self) -> Sequence[str]:
+        if not self.targets or len(set(self.targets)) < len(self.targets):
+            return [f"method.targets must name each target once and at least one, got {self.targets}"]
+        return ()
+
+    def module(self, matrix: Matrix, common: Any) -> nn.Module:
+        """What works on one matrix. `common` is what `prepare` returned."""
+        raise NotImplementedError
+
+    def size(self, in_dim: int, out_dim: int) -> int:
+        """Trainable parameters of the module of a matrix [out_dim, in_dim]."""
+        raise NotImplementedError
+
+    def prepare(self, backbone: Backbone) -> Any:
+        """What the modules have in common. Raises `NotApplicable` where the matrices do not fit."""
+        return None
+
+    @property
+    def slices(self) -> list[int]:
+        return sorted(SLICES[target] for target in self.targets if target in SLICES)
+
+    @property
+    def roles(self) -> list[str]:
+        return [FUSED_ROLES[target] for target in self.targets if target in FUSED_ROLES]
+
+    def attach(self, backbone: Backbone) -> None:
+        sites = [(site, self.slices, 3) for site in backbone.sites("attn.qkv")] if self.slices else []
+        sites += [(site, [0], 1) for role in self.roles for site in backbone.sites(role)]
+        for site, _, _ in sites:
+            if not isinstance(site.module, nn.Linear):
+                raise NotApplicable(
+                    f"{self.name} works on linear maps, the {site.shape.role} here is a {type(site.module).__name__}"
+                )
+        common = self.prepare(backbone)
+        for site, slices, num_slices in sites:
+            parts = site.module.get_parameter("weight").chunk(num_slices)
+            targets = list(SLICES) if num_slices == 3 else [site.shape.role.rpartition(".")[2]]
+            modules = {
+                number: self.module(Matrix(targets[number], site.layer, parts[number]), common) for number in slices
+            }
+            site.wrap(lambda base, modules=modules, num=num_slices: self.act(base, modules, num))  # type: ignore[misc]
+
+    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
+        """`base` with the modules of its matrices: by default added to its output."""
+        return LinearDelta(base, modules, num_slices)
+
+    def matrices(self, shape: BackboneShape) -> Iterator[tuple[int, int]]:
+        """Widths (in_dim, out_dim) of all matrices that the targets name."""
+        for site in shape.at("attn.qkv"):
+            yield from [(site.in_dim, site.out_dim // 3)] * len(self.slices)
+        for site in shape.at(*self.roles):
+            yield site.in_dim, site.out_dim
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return sum(self.size(in_dim, out_dim) for in_dim, out_dim in self.matrices(shape))
+
+    def merge(self, backbone: Backbone) -> None:
+        super().merge(backbone)
+        release(backbone)

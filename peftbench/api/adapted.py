@@ -165,8 +165,16 @@ def facts_of(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     """What a file of `Adapted.save` says of itself. Raises `BadInput` for any other file."""
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} was not written by save() of an attached model")
-    facts: dict[str, Any] = json.loads(metadata["facts"])
-    return facts
+    try:
+        facts = json.loads(metadata["facts"])
+        method, num_classes, seed = facts["method"], facts["num_classes"], facts["seed"]
+        whole = isinstance(method["name"], str) and isinstance(num_classes, int) and isinstance(seed, int)
+    except (KeyError, TypeError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise BadInput(f"{path}: what it says of itself is damaged; write it again with save()")
+    found: dict[str, Any] = facts
+    return found
 
 
 def num_classes_of(head: nn.Module) -> int:

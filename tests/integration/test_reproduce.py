@@ -29,8 +29,9 @@ def test_a_record_is_reproduced_bit_for_bit(run, results, capsys):
     before = sorted(path for path in results.rglob("*") if path.is_file())
     capsys.readouterr()
     assert run("reproduce", record.fingerprint, "--results", str(results), fast=False) == 0
-    shown = capsys.readouterr().out
+    shown, said = capsys.readouterr()
     assert "reproduced bit for bit" in shown and "what else differs" not in shown
+    assert f"running on {record.provenance['machine']['threads']} threads, as the record says" in said
     assert sorted(path for path in results.rglob("*") if path.is_file()) == before
 
 

@@ -17,7 +17,6 @@ from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.config.shipped import shipped_options
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
@@ -85,6 +84,8 @@ def _run(arguments: argparse.Namespace) -> None:
     rows = _narrow(_of_suites(everything, suites, arguments.suite), chosen)
     if arguments.published and arguments.select == "val":
         raise ConfigError(["--published: published figures are test scores; leave out --select val"])
+    from peftbench.config.shipped import shipped_options  # reads yaml files, which the tables themselves do without
+
     tables = leaderboard(rows, shipped_options(), arguments.select)
     if arguments.published:
         tables = beside(tables) + (alone() if arguments.published == "all" else [])

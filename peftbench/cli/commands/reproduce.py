@@ -37,7 +37,20 @@ def rerun(record: RunRecord, options: list[str], store: Store) -> RunRecord:
     threads = record.provenance["machine"].get("threads") or 0
     config, chosen = record_config(record, [f"runtime.threads={threads}", *options])
     chosen = dataclasses.replace(chosen, results=str(store.root), wandb="off", save_adapter=False, measure_cost=False)
-    return run_cell(plan(config), chosen, store, Progress(chosen.progress))
+    progress = Progress(chosen.progress)
+    progress.say(_threads_line(threads, chosen.threads))
+    return run_cell(plan(config), chosen, store, progress)
+
+
+def _threads_line(recorded: int, used: int) -> str:
+    """On how many threads the cell runs now, and why."""
+    if not recorded:
+        return "the record does not say how many threads it ran on; this run takes as many as torch chooses"
+    if used == recorded:
+        return f"running on {recorded} threads, as the record says: sums over threads decide the last bits"
+    return (
+        f"running on {used or 'as many threads as torch chooses'}; the record says {recorded}: the last bits may differ"
+    )
 
 
 def number_differences(record: RunRecord, again: RunRecord) -> list[str]:

@@ -86,13 +86,7 @@ def building(into: Path) -> Iterator[Path | None]:
 
 def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(archive) as members:
-        needed = sum(member.file_size for member in members.infolist())
-        free = shutil.disk_usage(archive.parent).free
-        if needed > free:
-            raise PeftbenchError(
-                f"{archive}: {needed / 1e9:,.1f} GB needed to unpack, {free / 1e9:,.1f} GB free; "
-                "free some space or set PEFTBENCH_CACHE to a folder on a larger disk"
-            )
+        _check_room(archive, sum(member.file_size for member in members.infolist()))
         for member in members.infolist():
             if member.external_attr >> 28 == 0o12:
                 raise BadInput(f"{archive}: '{member.filename}' is a link; refused, unpack the archive by hand")
@@ -100,11 +94,22 @@ def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 yield member.filename, members.open(member)
 
 
+def _check_room(archive: Path, needed: int) -> None:
+    free = shutil.disk_usage(archive.parent).free
+    if needed > free:
+        raise PeftbenchError(
+            f"{archive}: {needed / 1e9:,.1f} GB needed to unpack, {free / 1e9:,.1f} GB free; "
+            "free some space or set PEFTBENCH_CACHE to a folder on a larger disk"
+        )
+
+
 def _tar_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(archive) as members:
         for member in members:
             if member.isdir():
                 continue
+            # a tar has no list of its members ahead: each says its size before its bytes are unpacked
+            _check_room(archive, member.size)
             stream = members.extractfile(member) if member.isreg() else None
             if stream is None:
                 raise BadInput(f"{archive}: '{member.name}' is a link or a device; refused, unpack the archive by hand")

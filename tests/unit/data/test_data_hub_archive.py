@@ -7,12 +7,14 @@ import tarfile
 import types
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 
+from peftbench.data.sources import archive as archives
 from peftbench.data.sources.archive import unpack
 from peftbench.data.vtab import hub as vtab_hub
 from peftbench.data.vtab.folder import VtabFolder
@@ -276,3 +278,12 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
         unpack(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_an_archive_larger_than_the_disk_is_refused_before_it_fills_it(tmp_path, pack, monkeypatch):
+    archive = pack(tmp_path / "a", {"small": b"x", "bomb": bytes(10**6)})
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**5))
+    with pytest.raises(PeftbenchError, match=r"needed to unpack.*free some space or set PEFTBENCH_CACHE"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob("out.partial"))

@@ -22,8 +22,11 @@ def shared() -> Path:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m quick`: what a contributor runs at each change: units, import rules, contracts on one plain transformer."""
     for item in items:
-        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        place = item.path.relative_to(REPOSITORY).parts[:2] if item.path.is_relative_to(REPOSITORY) else ()
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        plain = folder == "contracts" and parameters.get("backbone") == "vit_cls"
-        if not item.get_closest_marker("slow") and (plain or folder in ("unit", "test_imports.py", "test_docs.py")):
+        plain = place == ("peftbench", "contracts") and parameters.get("backbone") == "vit_cls"
+        if not item.get_closest_marker("slow") and (plain or place in _QUICK):
             item.add_marker(pytest.mark.quick)
+
+
+_QUICK = {("tests", name) for name in ("unit", "test_imports.py", "test_docs.py")}

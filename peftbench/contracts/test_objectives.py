@@ -39,7 +39,7 @@ def build(
     frozen = [*network.buffers(), *own.buffers()]
     install_method(METHODS.get(method)(), network, seed)
     model = Classifier(network, CLASSES, seed)
-    base.install(spec, model, own)
+    base.install(spec, model, own, CLASSES)
     return model, frozen
 
 

@@ -99,11 +99,15 @@ class AttnScale(_Scaled):
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The last block's rows of queries that the pooling does not read."""
-        if backbone.num_pooled is None:
+        # an average reads the patches and leaves the prefix tokens out
+        unread = slice(0, backbone.shape.num_prefix_tokens)
+        if backbone.num_pooled is not None:
+            unread = slice(backbone.num_pooled, None)
+        elif not unread.stop:
             return {}
         (hook,) = backbone.sites("attn")[-1].module.hooks  # type: ignore[misc]
         names = {id(parameter): name for name, parameter in backbone.trainable}
-        return {names[id(hook.alpha)]: slice(backbone.num_pooled, None)}
+        return {names[id(hook.alpha)]: unread}
 
 
 @METHODS.add("attnscale_head")

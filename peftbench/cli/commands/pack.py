@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
     store = Store(arguments.results)
     try:
         path = store.records_folder / f"{_name(arguments.name)}{SUFFIX}"
+        if not store.records_folder.is_dir():
+            raise MissingInput(f"no record files under {store.records_folder}; --results is another folder")
         # one at a time: two that read a pack before either writes it would each lose what the other moved
         with locked(store.work_folder / "pack.lock"):
             if arguments.unpack:

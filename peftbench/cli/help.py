@@ -17,7 +17,6 @@ peftbench runs one cell (backbone x method x dataset) and leaves one record.
   python -m peftbench method=lora tune=random             tuned on val200 first
   python -m peftbench status +suite=vtab method=all       how far a sweep is
   python -m peftbench leaderboard                         records -> tables
-  python -m peftbench evaluate RECORD                     its accuracy again
   python -m peftbench reproduce RECORD                    again, bit for bit
   python -m peftbench export RECORD FILE                  adapter for plain timm
   python -m peftbench data list                           datasets: ready or not

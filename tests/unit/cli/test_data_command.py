@@ -181,7 +181,9 @@ def test_wrong_words_are_answered_with_the_nearest_right_ones(words, message):
 def test_missing_data_is_one_message(tmp_path):
     with pytest.raises(MissingInput, match=r"vtab/dtd.*dataset\.root") as caught:
         data_command.main(["verify", "vtab/dtd", f"dataset.root={tmp_path}"])
-    assert len(str(caught.value).splitlines()) <= 2, "what is missing, then the advice"
+    missing, *advice = str(caught.value).splitlines()
+    assert missing.startswith("vtab/dtd: no task folder")
+    assert len(advice) == len(set(advice)) == 3, "what is missing on one line, then each advice once"
 
 
 @pytest.mark.shared

@@ -10,6 +10,7 @@ import pytest
 
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.loggers import open_logger
+from peftbench.config.gate import as_tree
 from peftbench.config.runtime import RuntimeSpec
 from tests.composing import gate
 from tests.record_factory import make_record
@@ -62,7 +63,7 @@ def test_a_run_holds_the_options_the_curve_and_what_the_cell_ended_with(runs: li
         logger.record(record)
     [run] = runs
     assert (run.given["id"], run.given["resume"]) == (cell.fingerprint, "allow"), "the same cell goes on in its run"
-    assert run.given["config"]["method"] == {"name": "lora", **cell.config.method.identity()}
+    assert run.given["config"]["method"] == as_tree(cell.config, runtime)["method"]
     assert run.given["config"]["optim"]["lr"] == cell.config.optim.lr and "runtime" not in run.given["config"]
     assert run.rows == [(1, {"epoch": 1, "loss": 0.5, "lr": 0.1})]
     assert run.summary["test/accuracy"] == 0.75 and run.summary["memory_bytes"] == 4_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,37 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def facts_in(metadata: dict[str, str], wanted: dict[str, Any], path: Path, advice: str) -> dict[str, Any]:
+    """The plain values under `facts` in a file's metadata, checked: `wanted` names what must be there, and its types.
+
+    Raises `BadInput` with what is wrong and the `advice` what to do.
+    """
+    try:
+        facts = json.loads(metadata["facts"])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: what it says of itself cannot be read ({error!r}); {advice}") from None
+    wrong = next(_wrong(facts, wanted, "facts"), None)
+    if wrong is not None:
+        raise BadInput(f"{path}: what it says of itself is damaged: {wrong}; {advice}")
+    result: dict[str, Any] = facts
+    return result
+
+
+def _wrong(value: Any, wanted: Any, name: str) -> Iterator[str]:
+    if not isinstance(wanted, dict):
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            yield f"{name} is {value!r:.60}"
+        return
+    if not isinstance(value, dict):
+        yield f"{name} is {value!r:.60} and not an object"
+        return
+    for key, kind in wanted.items():
+        if key not in value:
+            yield f"{name}.{key} is missing"
+        else:
+            yield from _wrong(value[key], kind, f"{name}.{key}")
 
 
 def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> None:

@@ -17,6 +17,7 @@ from peftbench.backbones.source import weights_id
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.folder import SUFFIXES
+from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import BadInput, MissingInput
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ class Predictor:
     def __init__(self, path: Path | str, checkpoint: Path | str | None = None, device: str = "auto") -> None:
         """`checkpoint` names the backbone's weights where they neither ship with the package nor come from timm.
 
-        Raises `MissingInput` for what is not here, `BadInput` for a file that is no exported adapter.
+        Raises `MissingInput` for what is not here, `BadInput` for a file that is no exported adapter, `ConfigError`
+        for a device that is not here.
         """
         self.facts = adapter_facts(path)
         task = self.facts.get("task", {"name": "classification"})["name"]
@@ -56,10 +58,9 @@ class Predictor:
             images.get("antialias", True),
             images["crop_pct"],
         )
-        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self.device = pick_device(device, "device")
         net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
-        self.model = with_adapter(net, path).to(wanted)
-        self.device = torch.device(wanted)
+        self.model = with_adapter(net, path).to(self.device)
         self._mean = torch.tensor(images["mean"], device=self.device).view(3, 1, 1)
         self._std = torch.tensor(images["std"], device=self.device).view(3, 1, 1)
 

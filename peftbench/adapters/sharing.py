@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from peftbench.adapters.file import load_adapter, read_adapter, take_findings
+from peftbench.adapters.file import facts_in, load_adapter, read_adapter, take_findings
 from peftbench.backbones.build import from_timm
 from peftbench.config.gate import RunConfig
 from peftbench.data.pixels.transform import ImageTransform
@@ -76,15 +75,7 @@ def adapter_facts(path: Path | str) -> dict[str, Any]:
 def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} is not an exported adapter; write one with 'python -m peftbench export RECORD FILE'")
-    try:
-        facts = json.loads(metadata["facts"])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: what it says of itself cannot be read ({error!r}); get the file again") from None
-    wrong = next(_wrong_facts(facts, _FACTS, "facts"), None)
-    if wrong is not None:
-        raise BadInput(f"{path}: what it says of itself is damaged: {wrong}; get the file again")
-    result: dict[str, Any] = facts
-    return result
+    return facts_in(metadata, _FACTS, Path(path), "get the file again")
 
 
 # what `with_adapter` reads of a file's facts, and of which kind it must be
@@ -95,21 +86,6 @@ _FACTS: dict[str, Any] = {
     "class_names": list,
     "seed": int,
 }
-
-
-def _wrong_facts(value: Any, wanted: Any, name: str) -> Iterator[str]:
-    if not isinstance(wanted, dict):
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            yield f"{name} is {value!r:.60}"
-        return
-    if not isinstance(value, dict):
-        yield f"{name} is {value!r:.60} and not an object"
-        return
-    for key, kind in wanted.items():
-        if key not in value:
-            yield f"{name}.{key} is missing"
-        else:
-            yield from _wrong_facts(value[key], kind, f"{name}.{key}")
 
 
 def export_adapter(

@@ -10,7 +10,7 @@ import pandas as pd
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from peftbench.adapters.file import adapter_tensors, load_adapter, read_adapter
+from peftbench.adapters.file import adapter_tensors, facts_in, load_adapter, read_adapter
 from peftbench.adapters.sharing import FORMAT as EXPORTED
 from peftbench.adapters.sharing import weights_digest, with_adapter
 from peftbench.api.parts import method_called
@@ -24,6 +24,8 @@ from peftbench.methods.base import Method, install
 from peftbench.tasks.model import TaskModel, new_head
 
 FORMAT = "peftbench-attached-1"
+# what `load` reads of a file's facts, and of which kind it must be
+_FACTS: dict[str, Any] = {"method": {"name": str}, "num_classes": int, "seed": int}
 
 
 class Adapted(TaskModel):
@@ -165,16 +167,7 @@ def facts_of(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     """What a file of `Adapted.save` says of itself. Raises `BadInput` for any other file."""
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} was not written by save() of an attached model")
-    try:
-        facts = json.loads(metadata["facts"])
-        method, num_classes, seed = facts["method"], facts["num_classes"], facts["seed"]
-        whole = isinstance(method["name"], str) and isinstance(num_classes, int) and isinstance(seed, int)
-    except (KeyError, TypeError, ValueError, RecursionError):
-        whole = False
-    if not whole:
-        raise BadInput(f"{path}: what it says of itself is damaged; write it again with save()")
-    found: dict[str, Any] = facts
-    return found
+    return facts_in(metadata, _FACTS, path, "write it again with save()")
 
 
 def num_classes_of(head: nn.Module) -> int:

@@ -11,11 +11,11 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import build_backbone
 from peftbench.cells.data import CellData, open_source
-from peftbench.cells.device import pick_device
 from peftbench.cells.evidence import CellEvidence
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Source
+from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import seeded

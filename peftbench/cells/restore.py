@@ -8,12 +8,12 @@ from typing import Any
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import plan
-from peftbench.cells.device import pick_device
 from peftbench.cells.measure import measure_split
 from peftbench.cells.parts import build_parts
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
 from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress

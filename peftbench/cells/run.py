@@ -7,12 +7,12 @@ import time
 
 from peftbench.adapters.file import adapter_tensors
 from peftbench.cells.cell import Cell
-from peftbench.cells.device import pick_device
 from peftbench.cells.measure import measure
 from peftbench.cells.parts import build_parts
 from peftbench.cells.recording import Clocked, record_of
 from peftbench.cells.train import train_parts
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.device import pick_device
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
 from peftbench.records.owned import Attempt

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
-from peftbench.cells.cell import Cell, plan
+from peftbench.cells.cell import plan
 from peftbench.cells.lines import skipped_line, summary
 from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
@@ -17,10 +18,8 @@ from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
-from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, RecordError, did_you_mean
 from peftbench.foundation.location import default_cache_dir
-from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
@@ -110,22 +109,12 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     else:
         for line in cautions(config):
             print(f"note: {line}", file=sys.stderr, flush=True)
-        _run_claimed(plan(from_tree(tree, named_options(words))[0]), runtime, store)
+        from peftbench.sweep.attempt import run_claimed  # imports torch
+
+        # the outline has the same identity; what it cannot do is run
+        run_claimed(replace(cell, config=from_tree(tree, named_options(words))[0]), runtime, store)
     inputs = cell.inputs() if runtime.on_existing == "skip" else None
     if inputs is not None:
         path = path or store.path_of(cell.labels, cell.fingerprint)
         said = summary(store.get(cell.fingerprint))
         note_finished(words, default_cache_dir(), path, inputs, said, planned_ns)
-
-
-def _run_claimed(cell: Cell, runtime: RuntimeSpec, store: Store) -> None:
-    from peftbench.sweep.attempt import run_noted
-
-    claim = claims_of(store).take(cell.fingerprint)
-    if claim is None:
-        held = claims_of(store).holder(cell.fingerprint)
-        raise RecordError(f"this cell is being run by {held or 'another worker'}")
-    with claim:
-        error = run_noted(cell, runtime, store).error
-    if error is not None:
-        raise error

@@ -13,10 +13,11 @@ from peftbench.config.overrides import choices_of
 def shipped(group: str) -> dict[str, dict[str, Any]]:
     """Choice -> content of its yaml, with `defaults` as a list of its own."""
     folder = config_dir() / group
-    return {name: _values(folder / f"{name}.yaml") for name in choices_of(folder)}
+    return {name: content(group, name) for name in choices_of(folder)}
 
 
-def _values(path: Any) -> dict[str, Any]:
-    values = OmegaConf.to_container(OmegaConf.load(path))
+def content(group: str, name: str) -> dict[str, Any]:
+    """What the yaml of one choice says."""
+    values = OmegaConf.to_container(OmegaConf.load(config_dir() / group / f"{name}.yaml"))
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

@@ -125,6 +125,30 @@ def remark(faithfulness: str, adapted: str) -> str:
     return {"as the paper": "", "adapted": f"adapted. {adapted}"}.get(faithfulness, faithfulness)
 
 
+@dataclass(frozen=True)
+class Part(Spec):
+    """Base of what is chosen by name and comes from a source: methods, objectives, tasks.
+
+    Class facts: `version` (raise it when the meaning of the code changes), `faithfulness` (one of `FAITHFULNESS`), and
+    `adapted`: one sentence on what was changed, for adapted ones only.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    faithfulness: ClassVar[str] = FAITHFULNESS[0]
+    adapted: ClassVar[str] = ""
+
+    @property
+    def label(self) -> str:
+        """Name with the options that differ from the defaults, as tables print it: `lora (rank=16)`."""
+        return labelled(self.name, self)
+
+    @property
+    def remark(self) -> str:
+        """What a table must say beside the name; empty for what is as in its paper."""
+        return remark(self.faithfulness, self.adapted)
+
+
 def default_of(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
-from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
+from peftbench.foundation.spec import Part
 from peftbench.interventions import Intervention, fold_all
 from peftbench.methods.observation import Evidence, Findings
 
@@ -24,7 +24,7 @@ class MethodContractError(AssertionError):
 
 
 @dataclass(frozen=True)
-class Method(Spec):
+class Method(Part):
     """Base of all methods. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
     Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
@@ -36,8 +36,6 @@ class Method(Spec):
     """
 
     section: ClassVar[str] = "method"
-    name: ClassVar[str] = ""
-    version: ClassVar[int] = 1
     family: ClassVar[str] = ""
     paper: ClassVar[str] = ""
     identity_at_init: ClassVar[bool] = True
@@ -45,8 +43,6 @@ class Method(Spec):
     pools_itself: ClassVar[bool] = False
     size_option: ClassVar[str] = ""
     observes: ClassVar[bool] = False
-    faithfulness: ClassVar[str] = FAITHFULNESS[0]
-    adapted: ClassVar[str] = ""
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -95,16 +91,6 @@ class Method(Spec):
         remaining = fold_all(backbone)
         if remaining:
             raise MethodContractError(f"{remaining} wrappers of {self.name} are left after merging")
-
-    @property
-    def label(self) -> str:
-        """Name with the hyperparameters that differ from the defaults, as tables print it: `lora (rank=16)`."""
-        return labelled(self.name, self)
-
-    @property
-    def remark(self) -> str:
-        """What a table must say beside the method's name; empty for a method as in its paper."""
-        return remark(self.faithfulness, self.adapted)
 
 
 METHODS = Registry("method", "peftbench.methods")

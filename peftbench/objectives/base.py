@@ -10,7 +10,7 @@ from torch import nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
-from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
+from peftbench.foundation.spec import Part
 from peftbench.tasks.model import TaskModel
 from peftbench.train.loss import LossFn
 
@@ -18,7 +18,7 @@ OBJECTIVES: Registry[Objective]
 
 
 @dataclass(frozen=True)
-class Objective(Spec):
+class Objective(Part):
     """Base of all objectives. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
     Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
@@ -27,11 +27,7 @@ class Objective(Spec):
     """
 
     section: ClassVar[str] = "objective"
-    name: ClassVar[str] = ""
-    version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
-    faithfulness: ClassVar[str] = FAITHFULNESS[0]
-    adapted: ClassVar[str] = ""
     plain: ClassVar[bool] = False
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
@@ -54,16 +50,6 @@ class Objective(Spec):
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
         return base
-
-    @property
-    def label(self) -> str:
-        """Name with the hyperparameters that differ from the defaults: `gist (temperature=1.0)`."""
-        return labelled(self.name, self)
-
-    @property
-    def remark(self) -> str:
-        """What a table must say beside the objective's name; empty for one as in its paper."""
-        return remark(self.faithfulness, self.adapted)
 
 
 OBJECTIVES = Registry("objective", "peftbench.objectives")

@@ -15,6 +15,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import NotApplicable, PeftbenchError, RecordError
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.system import system_problem
+from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
 from peftbench.tune.driver import tuned
 
@@ -63,6 +64,18 @@ def run_noted(
         path = store.path_of(cell.labels, cell.fingerprint)
         print(finished_line(summary(record), path, time.perf_counter() - started), flush=True)
     return Outcome("done", cell.title)
+
+
+def run_claimed(cell: Cell, runtime: RuntimeSpec, store: Store, say: bool = True) -> None:
+    """Run a cell that nobody else runs. Raises `RecordError` while somebody does, and what the run ended in."""
+    claims = claims_of(store)
+    claim = claims.take(cell.fingerprint)
+    if claim is None:
+        raise RecordError(f"this cell is being run by {claims.holder(cell.fingerprint) or 'another worker'}")
+    with claim:
+        error = run_noted(cell, runtime, store, say=say).error
+    if error is not None:
+        raise error
 
 
 def _explained(error: Exception) -> Exception:

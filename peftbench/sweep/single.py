@@ -8,11 +8,10 @@ from typing import Any
 from peftbench.cells.cell import Cell, plan
 from peftbench.config.gate import from_tree
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.errors import ConfigError, RecordError
-from peftbench.records.claims import claims_of
+from peftbench.foundation.errors import ConfigError
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
-from peftbench.sweep.attempt import run_noted
+from peftbench.sweep.attempt import run_claimed
 from peftbench.sweep.grid import plan_grid
 
 
@@ -35,14 +34,7 @@ def run_words(words: list[str], silent: bool = False) -> RunRecord:
         runtime = replace(runtime, progress=False)
     store = Store(runtime.results_root)
     if store.find(cell.fingerprint, cell.labels) is None or runtime.on_existing == "rerun":
-        claim = claims_of(store).take(cell.fingerprint)
-        if claim is None:
-            held = claims_of(store).holder(cell.fingerprint)
-            raise RecordError(f"this cell is being run by {held.owner if held else 'another worker'}")
-        with claim:
-            error = run_noted(cell, runtime, store, say=not silent).error
-        if error is not None:
-            raise error
+        run_claimed(cell, runtime, store, say=not silent)
     return store.get(cell.fingerprint)
 
 

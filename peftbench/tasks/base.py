@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+from torch import Tensor
+
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.errors import TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.registry import Registry
-from peftbench.foundation.spec import FAITHFULNESS, Spec, labelled, remark
+from peftbench.foundation.spec import Part
 from peftbench.tasks.model import TaskModel
 from peftbench.train.evaluate import Meter
 from peftbench.train.loss import LossFn
@@ -28,6 +32,14 @@ class Targets(Protocol):
     def num_classes(self) -> int: ...
 
 
+def mean_loss(total: Tensor, count: float) -> float:
+    """A split's mean evaluation loss from its sum. Raises `TrainingDiverged` where it is not a finite number."""
+    mean = total.item() / count
+    if not math.isfinite(mean):
+        raise TrainingDiverged(f"the evaluation loss is {mean}; try a smaller optim.lr or train.precision=fp32")
+    return mean
+
+
 @dataclass(frozen=True)
 class Classes:
     """Targets that are one class a sample."""
@@ -44,21 +56,17 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Task(Spec):
+class Task(Part):
     """Base of all tasks. The fields of a subclass are its options.
 
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
     none: identities, labels and records then leave it out), `metric` (the primary number: what validation chooses by
-    and tables show), `targets` (names of the targets in a batch that
-    the loss reads), `faithfulness` and `adapted` as of methods.
+    and tables show), `targets` (names of the targets in a batch that the loss reads), `faithfulness` and `adapted` as
+    of methods.
     """
 
     section: ClassVar[str] = "task"
-    name: ClassVar[str] = ""
-    version: ClassVar[int] = 1
     plain: ClassVar[bool] = False
-    faithfulness: ClassVar[str] = FAITHFULNESS[0]
-    adapted: ClassVar[str] = ""
     metric: ClassVar[Metric] = ACCURACY
     targets: ClassVar[tuple[str, ...]] = ("label",)
 
@@ -80,16 +88,6 @@ class Task(Spec):
     def reads_pooled(self, model: TaskModel) -> bool:
         """Whether `model.head` sees nothing but pooled features [batch, width], which can then be kept."""
         return False
-
-    @property
-    def label(self) -> str:
-        """Name with the options that differ from their defaults, as tables print it."""
-        return labelled(self.name, self)
-
-    @property
-    def remark(self) -> str:
-        """What a table must say beside the task's name; empty for one that is as its source says."""
-        return remark(self.faithfulness, self.adapted)
 
 
 TASKS = Registry("task", "peftbench.tasks")

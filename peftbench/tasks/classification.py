@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.foundation.errors import TrainingDiverged
-from peftbench.tasks.base import TASKS, Targets, Task
+from peftbench.tasks.base import TASKS, Targets, Task, mean_loss
 from peftbench.tasks.model import Classifier, TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
@@ -84,16 +83,12 @@ class ClassificationMeter:
         predictions, labels, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*self._seen, strict=True))
         by_sample = np.argsort(indices)
         predicted, actual = predictions[by_sample], labels[by_sample]
-        mean_loss = self._loss.item() / len(actual)
-        if not np.isfinite(mean_loss):
-            raise TrainingDiverged(
-                f"the evaluation loss is {mean_loss}; try a smaller optim.lr or train.precision=fp32"
-            )
+        loss = mean_loss(self._loss, len(actual))
         hits = predicted == actual
         metrics = {
             "accuracy": float(hits.mean()),
             "mean_class_accuracy": _mean_class_accuracy(hits, actual),
-            "loss": mean_loss,
+            "loss": loss,
             "correct": int(hits.sum()),
             "n": len(actual),
         }

@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.maps import feature_maps
-from peftbench.foundation.errors import TrainingDiverged
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
-from peftbench.tasks.base import TASKS, Targets, Task
+from peftbench.tasks.base import TASKS, Targets, Task, mean_loss
 from peftbench.tasks.decoders import DECODERS
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
@@ -118,14 +117,10 @@ class SegmentationMeter:
         assert self._counts is not None and self._loss is not None, "no batch was seen"
         counts = self._counts.cpu().numpy().reshape(len(self._names), -1).astype(np.float64)
         maps, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*self._seen, strict=True))
-        mean_loss = self._loss.item() / counts.sum()
-        if not np.isfinite(mean_loss):
-            raise TrainingDiverged(
-                f"the evaluation loss is {mean_loss}; try a smaller optim.lr or train.precision=fp32"
-            )
-        return Measured(self._scores(counts, mean_loss, len(maps)), maps[np.argsort(indices)])
+        loss = mean_loss(self._loss, counts.sum())
+        return Measured(self._scores(counts, loss, len(maps)), maps[np.argsort(indices)])
 
-    def _scores(self, counts: NDArray[np.float64], mean_loss: float, num_maps: int) -> dict[str, float | int]:
+    def _scores(self, counts: NDArray[np.float64], loss: float, num_maps: int) -> dict[str, float | int]:
         """`counts[i, j]`: pixels of class i that were taken for class j."""
         hits, truth, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
         union = truth + predicted - hits
@@ -136,7 +131,7 @@ class SegmentationMeter:
             "miou": float(iou.mean()),
             "mean_accuracy": float((hits[truth > 0] / truth[truth > 0]).mean()),
             "pixel_accuracy": float(hits.sum() / counts.sum()),
-            "loss": mean_loss,
+            "loss": loss,
             "n": num_maps,
             "classes_present": int(present.sum()),
             **{f"iou/{name}": float(value) for name, value in zip(names, iou, strict=True)},

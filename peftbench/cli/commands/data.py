@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
 from peftbench.cli.arguments import Arguments, a_file, count, days
+from peftbench.config.choices import content
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, from_tree
 from peftbench.config.overrides import choices_of, option_values, word_problems
@@ -98,13 +98,12 @@ def _dataset_options(words: list[str]) -> dict[str, Any]:
 
 def _shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
     """The class and the values of one yaml of the group, without composing a whole configuration."""
-    values = OmegaConf.to_container(OmegaConf.load(config_dir() / "dataset" / f"{name}.yaml"))
-    assert isinstance(values, dict)
+    values = content("dataset", name)
     [schema] = values.pop("defaults")
     kind, _, place = str(schema).removeprefix("/schema/dataset/").partition("@")
     # a file that sets other sections too has its own under the section's name
     own = values.get("dataset", {}) if place == "dataset" else values
-    return DATASETS.get(kind), {str(key): value for key, value in own.items()}
+    return DATASETS.get(kind), own
 
 
 def _state(spec: DatasetSpec) -> tuple[str, str, str]:

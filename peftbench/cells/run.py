@@ -15,6 +15,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.device import pick_device
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
+from peftbench.foundation.stopping import stop_if_told
 from peftbench.records.owned import Attempt
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -26,6 +27,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
 
     Raises what its parts raise; then nothing is recorded.
     """
+    stop_if_told()
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     config, device = cell.config, pick_device(runtime.device)
     with deterministic(device):

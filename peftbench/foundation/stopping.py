@@ -12,6 +12,8 @@ from types import FrameType
 
 INTERRUPTED = 130
 MESSAGE = "peftbench: interrupted; nothing was recorded for the cell that was running"
+# the signals that came since they were last given an answer
+_told: list[int] = []
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -29,6 +31,16 @@ def leave_by_signals() -> None:
     _answer_with(_leave)
 
 
+def stop_if_told() -> None:
+    """Raise `KeyboardInterrupt` where one of the signals came and what it raised was swallowed.
+
+    Code that the interpreter or a library calls back (imports, finalisers) may do that; long work asks here between its
+    steps.
+    """
+    if _told:
+        raise KeyboardInterrupt
+
+
 def stop_with(parent: int, every_seconds: float = 1.0) -> None:
     """Stop this process, as SIGTERM does, when its parent process is no longer the one with this number."""
 
@@ -41,6 +53,7 @@ def stop_with(parent: int, every_seconds: float = 1.0) -> None:
 
 
 def _answer_with(handler: Callable[[int, FrameType | None], None]) -> None:
+    _told.clear()
     ours = (signal.SIG_DFL, signal.default_int_handler, _raise, _leave)
     for number in _SIGNALS:
         # what nohup or a shell's background job ignores stays ignored
@@ -49,6 +62,7 @@ def _answer_with(handler: Callable[[int, FrameType | None], None]) -> None:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:
+    _told.append(number)
     raise KeyboardInterrupt
 
 

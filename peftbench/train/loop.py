@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftbench.foundation.errors import ConfigError, TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
+from peftbench.foundation.stopping import stop_if_told
 from peftbench.train.batches import Batch, Batches, in_groups
 from peftbench.train.loss import LossFn
 from peftbench.train.measure import Stopwatch
@@ -89,6 +90,7 @@ def fit(
     step, num_images, lr = 0, 0, 0.0
 
     for epoch in range(train.epochs):
+        stop_if_told()
         model.train()
         loss_sum, num_seen = torch.zeros((), device=device), 0
         with watch.measure("train"):

@@ -60,7 +60,7 @@ def test_an_interrupted_tuning_goes_on_where_it_stopped_and_other_seeds_share_th
     import peftbench.cells.run as runner
 
     trained: list[str] = []
-    original = runner.set_up
+    original = runner.build_parts
 
     def interrupted(config, *arguments):
         if len(trained) == 2:
@@ -69,7 +69,7 @@ def test_an_interrupted_tuning_goes_on_where_it_stopped_and_other_seeds_share_th
         trained.append(config.protocol.title)
         return original(config, *arguments)
 
-    monkeypatch.setattr(runner, "set_up", interrupted)
+    monkeypatch.setattr(runner, "build_parts", interrupted)
     assert run(*WORDS) == 130
     assert [len(found) for found in by_protocol(results)] == [2, 0]
     assert run(*WORDS) == 0

@@ -65,6 +65,29 @@ except KeyboardInterrupt:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_what_a_library_swallowed_is_raised_at_the_next_step(number):
+    code = """
+from peftbench.foundation.stopping import stop_by_signals, stop_if_told
+stop_by_signals()
+stop_if_told()
+import time
+print("ready", flush=True)
+try:
+    time.sleep(30)
+except BaseException:
+    pass
+try:
+    stop_if_told()
+except KeyboardInterrupt:
+    print("interrupted")
+stop_by_signals()
+stop_if_told()
+print("a new run was not told")
+"""
+    assert stopped(code, number) == (0, "interrupted\na new run was not told\n", "")
+
+
 def test_what_is_ignored_stays_ignored():
     code = """
 from peftbench.foundation.stopping import stop_by_signals

@@ -72,8 +72,8 @@ from peftbench.foundation.stopping import stop_by_signals, stop_if_told
 stop_by_signals()
 stop_if_told()
 import time
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     time.sleep(30)
 except BaseException:
     pass

@@ -47,6 +47,12 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
         raise BadInput(
             f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
         )
+    return restored(net, tensors, facts, path, merge)
+
+
+def restored(net: Any, tensors: dict[str, Tensor], facts: dict[str, Any], path: Path, merge: bool = False) -> TaskModel:
+    """`with_adapter` for tensors and facts at hand, without a look at the weights of `net`; `path` is for messages."""
+    tensors = dict(tensors)
     try:
         method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
         task = _named(TASKS, facts.get("task", {"name": "classification"}))
@@ -88,20 +94,11 @@ _FACTS: dict[str, Any] = {
 }
 
 
-def export_adapter(
-    record: RunRecord,
-    config: RunConfig,
-    tensors: dict[str, Tensor],
-    images: ImageTransform,
-    digest: str,
-    target: Path,
-) -> Path:
-    """Write a record's adapter with all that `with_adapter` needs, and nothing that only this machine knows.
+def export_adapter(facts: dict[str, Any], tensors: dict[str, Tensor], target: Path) -> Path:
+    """Write an adapter with all that `with_adapter` needs, and nothing that only this machine knows.
 
-    tensors: those of the adapter file, findings included. images: how the record's images were prepared. digest:
-    `weights_digest` of the backbone before the method was attached. Raises as the disk does.
+    facts: as `facts_of` gives them. tensors: those of the adapter file, findings included. Raises as the disk does.
     """
-    facts = _facts(record, config, images, digest)
     replace_bytes(target, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts)}))
     return target
 
@@ -115,7 +112,11 @@ def weights_digest(net: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _facts(record: RunRecord, config: RunConfig, images: ImageTransform, digest: str) -> dict[str, Any]:
+def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, digest: str) -> dict[str, Any]:
+    """What a user of a record's adapter must know.
+
+    images: how the record's images were prepared. digest: `weights_digest` of the backbone without the method.
+    """
     scores = record.metrics["test"] or record.metrics["val"]
     task = {} if config.task.plain else {"task": {"name": config.task.name} | config.task.identity()}
     return {

@@ -1,27 +1,56 @@
-"""A record's adapter as one file to share."""
+"""A record's adapter to share, in the form that the ending of its file asks for."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from peftbench.adapters.card import card
 from peftbench.adapters.file import read_adapter
-from peftbench.adapters.sharing import export_adapter, weights_digest
+from peftbench.adapters.graphs import write_onnx, write_program
+from peftbench.adapters.hf_peft import write_peft
+from peftbench.adapters.sharing import export_adapter, facts_of, restored, weights_digest
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
+from peftbench.foundation.files import replace_text
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+from peftbench.tasks.model import Classifier
+
+# ending -> form; a folder is what Hugging Face's PEFT reads
+FORMS = {".safetensors": "adapter", "": "peft", ".onnx": "onnx", ".pt2": "program"}
 
 
 def export_record(record: RunRecord, store: Store, options: list[str], target: Path) -> Path:
-    """Write `target` from a record's adapter; `options` say where inputs are on this machine.
+    """Write `target`, whose ending is one of `FORMS`, from a record's adapter, and its card beside it.
 
-    Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
+    `options` say where inputs are on this machine. Graphs are compared with the model before they are left. Raises
+    `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's,
+    `NotApplicable` when the form cannot hold the method.
     """
     config, _ = record_config(record, options)
-    digest = weights_digest(build_backbone(config.backbone).net)
     own_predictions(store, record)
-    tensors, _ = read_adapter(own_adapter(store, record))
-    images = image_transform(input_spec(config.backbone), config.protocol)
-    return export_adapter(record, config, tensors, images, digest, target)
+    path = own_adapter(store, record)
+    tensors, _ = read_adapter(path)
+    net = build_backbone(config.backbone).net
+    facts = facts_of(record, config, image_transform(input_spec(config.backbone), config.protocol), weights_digest(net))
+    form, size = FORMS[target.suffix], facts["images"]["size"]
+    if form == "adapter":
+        export_adapter(facts, tensors, target)
+    else:
+        model = restored(net, tensors, facts, path, merge=form != "peft" and config.method.mergeable)
+        if form == "onnx":
+            write_onnx(model, size, target)
+        elif form == "program":
+            write_program(model, size, target)
+        else:
+            assert isinstance(model, Classifier)
+            write_peft(model, config.backbone.model, target)
+    replace_text(card_of(target), card(facts, form, target.name))
+    return target
+
+
+def card_of(target: Path) -> Path:
+    """Where the card of an exported file or folder is."""
+    return target.with_suffix(".md") if target.suffix else target / "README.md"

@@ -163,7 +163,7 @@ def _bias(
     if mask is None:
         return position
     # windows are the fastest part of the batch axis
-    return (position + mask.unsqueeze(1)).repeat(len(q) // len(mask), 1, 1, 1)
+    return (position + mask.unsqueeze(1)).repeat(q.shape[0] // mask.shape[0], 1, 1, 1)
 
 
 def _attend(
@@ -207,7 +207,7 @@ def in_front(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
 def _heads_for(tokens: Tensor, of: Tensor, num_heads: int) -> Tensor:
     """Tokens [number, width] split over the heads, for every sample of `of` and in its precision."""
     (heads,) = split_heads(tokens.unsqueeze(0), num_heads, 1)
-    return heads.expand(len(of), -1, -1, -1).to(of.dtype)
+    return heads.expand(of.shape[0], -1, -1, -1).to(of.dtype)
 
 
 class OwnKeysValues(AttentionHook):

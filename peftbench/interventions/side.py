@@ -95,7 +95,7 @@ class MetaTokens(Intervention):
 
     def forward(self, x: Carried, **arguments: Any) -> Carried:
         stream, kept = x if isinstance(x, tuple) else (x, ())
-        own = self.tokens.expand(len(stream), -1, -1).to(stream.dtype)
+        own = self.tokens.expand(stream.shape[0], -1, -1).to(stream.dtype)
         y = self.base(torch.cat([own, stream], dim=1), **arguments)
         own, y = y[:, : own.shape[1]], y[:, own.shape[1] :]
         return y, (*kept, (own, y))

@@ -40,7 +40,7 @@ class InsertTokens(Intervention):
         self.num_prefix, self.strip, self.num_replaced = num_prefix, strip, num_replaced
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        prompts = self.dropout(self.present()).expand(len(x), -1, -1).to(x.dtype)
+        prompts = self.dropout(self.present()).expand(x.shape[0], -1, -1).to(x.dtype)
         if prompts.shape[1]:
             kept = x[:, self.num_prefix + self.num_replaced :]
             x = torch.cat([x[:, : self.num_prefix], prompts, kept], dim=1)
@@ -90,7 +90,7 @@ class QueryTokens(Intervention):
         length = x.shape[1] - self.num_carried
         # Nothing before this block changes the tokens, so no gradient needs their path.
         tokens, carried = x[:, :length].detach(), x[:, length:]
-        queries = self.dropout(self.queries).expand(len(x), -1, -1).to(x.dtype)
+        queries = self.dropout(self.queries).expand(x.shape[0], -1, -1).to(x.dtype)
         for name, half in halves(self.base, arguments).items():
             seen, asked = half.norm(tokens), half.norm(queries)
             if name == "attn":
@@ -131,5 +131,5 @@ class CarriedReadout(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         pooled = self.readout(tokens[:, : -self.num_carried])
-        carried = tokens[:, -self.num_carried :].reshape(len(tokens), self.num_blocks, -1)
+        carried = tokens[:, -self.num_carried :].reshape(tokens.shape[0], self.num_blocks, -1)
         return torch.cat([F.normalize(pooled, dim=-1), F.normalize(carried, dim=-1).flatten(1)], dim=1)

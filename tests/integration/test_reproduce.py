@@ -7,7 +7,9 @@ import re
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from peftbench.backbones.source import embedded_file
@@ -77,6 +79,50 @@ def test_committed_records_are_still_the_cells_of_their_configurations():
         config, _ = from_tree({**record.config, "runtime": {}})
         assert config.seed == record.seed
         assert method_label(config) == record.labels["method"]
+
+
+def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    words = [word for word in TINY if "img_size" not in word]
+    assert run("method=lora", *words) == 0
+    (record,) = Store(results).all()
+    for name, said in (("peft", "peft/README.md"), ("a.onnx", "a.md"), ("a.pt2", "a.md")):
+        assert run("export", record.fingerprint, str(tmp_path / name), fast=False) == 0
+        assert said in capsys.readouterr().out
+    card = (tmp_path / "peft" / "README.md").read_text()
+    assert "library_name: peft" in card
+    assert f"| accuracy, test split | {record.metrics['test']['accuracy']:.2%} |" in card
+    assert run("evaluate", str(tmp_path / "peft"), "dataset=digits", "runtime.progress=false", fast=False) == 0
+    assert f"{record.metrics['test']['accuracy']:.2%} of 797 test images" in capsys.readouterr().out
+    assert run("export", record.fingerprint, str(tmp_path / "a.bin"), fast=False) == 2
+    assert "export writes no '.bin' files" in capsys.readouterr().err
+
+
+def test_where_the_data_is_comes_from_the_words_and_not_from_the_adapter(run, results, tmp_path, capsys):
+    for label, shade in (("dark", 30), ("light", 220)):
+        for part, count in (("train", 6), ("test", 3)):
+            (tmp_path / "photos" / part / label).mkdir(parents=True)
+            for number in range(count):
+                picture = Image.new("RGB", (32, 32), (shade + number, shade, number))
+                picture.save(tmp_path / "photos" / part / label / f"{number}.png")
+    words = [
+        "dataset=folder",
+        f"dataset.root={tmp_path / 'photos'}",
+        "protocol=full",
+        "train=smoke",
+        "runtime.progress=false",
+    ]
+    assert run("method=bitfit", *words, fast=False) == 0
+    (record,) = Store(results).all()
+    export, reproduce = ("export", record.fingerprint, str(tmp_path / "x.safetensors")), ("reproduce", record.fingerprint)
+    capsys.readouterr()
+    for command in (export, reproduce):
+        assert run(*command, fast=False) == 1
+        [line] = capsys.readouterr().err.splitlines()
+        assert "dataset.root" in line
+    assert run(*export, words[1], fast=False) == 0
+    assert run(*reproduce, words[1], fast=False) == 0
+    assert "reproduced bit for bit" in capsys.readouterr().out
 
 
 def test_the_documented_lines_restore_an_exported_adapter(run, results, tmp_path, capsys, monkeypatch):

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
+from peftbench.adapters.hf_peft import CONFIG
+from peftbench.cells.foreign import evaluate_peft
 from peftbench.cells.restore import find_record, restore_and_evaluate
 from peftbench.cli.record_words import record_parser
 from peftbench.records.owned import predictions_bytes
 
 
 def main(words: list[str]) -> int:
-    """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ."""
+    """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ.
+
+    In place of a record, a folder with an adapter in PEFT's format, with `dataset=...` and `backbone=...`.
+    """
     arguments = record_parser("evaluate", __doc__).parse_args(words)
+    if (Path(arguments.record) / CONFIG).is_file():
+        metrics = evaluate_peft(Path(arguments.record), arguments.options).metrics
+        print(f"{arguments.record}: {metrics['accuracy']:.2%} of {metrics['n']:,} test images; no record is made of it")
+        return 0
     record, store = find_record(arguments.record, arguments.results)
     result = restore_and_evaluate(record, store, arguments.options)
     recorded, now, metric = record.metrics["test"], result.metrics, record.metric

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from peftbench.adapters.file import adapter_bytes, adapter_tensors, read_adapter
-from peftbench.adapters.sharing import adapter_facts, export_adapter, weights_digest, with_adapter
+from peftbench.adapters.sharing import adapter_facts, export_adapter, facts_of, weights_digest, with_adapter
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.cells.evidence import random_evidence
@@ -75,9 +75,8 @@ def exported(name: str, tmp_path):
         weights={"id": "none"},
         provenance={"version": "1", "git_commit": None},
     )
-    return model, export_adapter(
-        record, config, read_adapter(adapter)[0], ImageTransform(32), weights_digest(without), target
-    )
+    facts = facts_of(record, config, ImageTransform(32), weights_digest(without))
+    return model, export_adapter(facts, read_adapter(adapter)[0], target)
 
 
 # one of each way to change a network: weights, beside a linear map, tokens, a side network, pooling of its own, and

@@ -1,0 +1,35 @@
+"""An adapter made elsewhere, measured on a test split of this suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peftbench.adapters.hf_peft import attach_peft
+from peftbench.cells.device import pick_device
+from peftbench.cells.measure import measure_split
+from peftbench.cells.parts import build_parts
+from peftbench.config.compose import Trees
+from peftbench.config.gate import FIXED, NAMED, config_dir, from_tree
+from peftbench.config.overrides import named_options, word_problems
+from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.progress import Progress
+from peftbench.foundation.seeding import deterministic
+from peftbench.tasks.model import Classifier
+from peftbench.train.evaluate import Evaluation
+
+
+def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
+    """The test split that the words name (dataset=..., backbone=...), classified with an adapter in PEFT's format.
+
+    No record is made: how the adapter was trained is not known. Raises what a cell and `attach_peft` raise.
+    """
+    chosen = ["method=linear", *words]
+    if problems := word_problems(chosen, config_dir(), [*FIXED, *NAMED, "seed"]):
+        raise ConfigError(problems)
+    config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
+    with deterministic(pick_device(runtime.device)):
+        parts = build_parts(config, runtime, Progress(runtime.progress), None)
+        assert isinstance(parts.model, Classifier)
+        attach_peft(parts.model, folder)
+        return measure_split(config, parts, parts.data.split("test"))

@@ -1,0 +1,61 @@
+"""A classifier as a graph: other engines give its outputs for any batch size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from peftbench.adapters import graphs
+from peftbench.adapters.graphs import write_onnx, write_program
+from peftbench.foundation.errors import BadInput
+from tests.unit.adapters.test_hf_peft import trained
+
+
+def images(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(9))
+
+
+# merged into plain modules, tokens of its own, a side network
+@pytest.mark.parametrize("method", ["lora", "vpt_deep", "lst"])
+def test_onnx_runtime_gives_the_same_logits(method: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = trained(method, "vit_micro_patch4_32")
+    difference = write_onnx(model, 32, tmp_path / "model.onnx")
+    assert difference is not None
+    assert difference < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    for count in (1, 7):
+        [logits] = session.run(None, {"images": images(count).numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(logits), model(images(count)), rtol=1e-4, atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("method", ["lora", "vpt_deep"])
+def test_a_program_gives_the_same_logits(method: str, tmp_path: Path) -> None:
+    model = trained(method, "vit_micro_patch4_32")
+    assert write_program(model, 32, tmp_path / "model.pt2") < 1e-5
+    again = torch.export.load(tmp_path / "model.pt2").module()
+    with torch.no_grad():
+        torch.testing.assert_close(again(images(5)), model(images(5)))
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layer(images.flatten(1))
+        return logits
+
+
+def test_a_graph_that_disagrees_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
+    with pytest.raises(BadInput, match="its logits differ"):
+        write_program(Small(), 32, tmp_path / "model.pt2")
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,6 @@ def _scale(config: dict[str, Any], name: str, rank: int) -> float:
     for ending, value in (config.get("alpha_pattern") or {}).items():
         if name == ending or name.endswith(f".{ending}"):
             alpha = value
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not abs(alpha) <= sys.float_info.max:
         raise BadInput(f"{CONFIG}: lora_alpha must be a number, got {alpha!r:.60}")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

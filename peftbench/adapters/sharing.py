@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from peftbench.adapters.file import facts_in, load_adapter, read_adapter, take_findings
+from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.config.gate import RunConfig
 from peftbench.data.pixels.transform import ImageTransform
@@ -47,11 +48,13 @@ def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
         raise BadInput(
             f"{path} was trained on {wanted['title']} ({wanted['model']}{size}); this model has other weights"
         )
-    return restored(net, tensors, facts, path, merge)
+    return restored(backbone, tensors, facts, path, merge)
 
 
-def restored(net: Any, tensors: dict[str, Tensor], facts: dict[str, Any], path: Path, merge: bool = False) -> TaskModel:
-    """`with_adapter` for tensors and facts at hand, without a look at the weights of `net`; `path` is for messages."""
+def restored(
+    backbone: Backbone, tensors: dict[str, Tensor], facts: dict[str, Any], path: Path, merge: bool = False
+) -> TaskModel:
+    """`with_adapter` for tensors and facts at hand, without a look at the weights; `path` is for messages."""
     tensors = dict(tensors)
     try:
         method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])

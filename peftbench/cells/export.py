@@ -33,13 +33,14 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     own_predictions(store, record)
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
-    net = build_backbone(config.backbone).net
-    facts = facts_of(record, config, image_transform(input_spec(config.backbone), config.protocol), weights_digest(net))
+    backbone = build_backbone(config.backbone)
+    images = image_transform(input_spec(config.backbone), config.protocol)
+    facts = facts_of(record, config, images, weights_digest(backbone.net))
     form, size = FORMS[target.suffix], facts["images"]["size"]
     if form == "adapter":
         export_adapter(facts, tensors, target)
     else:
-        model = restored(net, tensors, facts, path, merge=form != "peft" and config.method.mergeable)
+        model = restored(backbone, tensors, facts, path, merge=form != "peft" and config.method.mergeable)
         if form == "onnx":
             write_onnx(model, size, target)
         elif form == "program":

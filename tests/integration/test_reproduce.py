@@ -114,7 +114,10 @@ def test_where_the_data_is_comes_from_the_words_and_not_from_the_adapter(run, re
     ]
     assert run("method=bitfit", *words, fast=False) == 0
     (record,) = Store(results).all()
-    export, reproduce = ("export", record.fingerprint, str(tmp_path / "x.safetensors")), ("reproduce", record.fingerprint)
+    export, reproduce = (
+        ("export", record.fingerprint, str(tmp_path / "x.safetensors")),
+        ("reproduce", record.fingerprint),
+    )
     capsys.readouterr()
     for command in (export, reproduce):
         assert run(*command, fast=False) == 1

@@ -126,6 +126,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         ({"peft_type": "IA3"}, "only peft_type LORA"),
         ({"lora_alpha": "8"}, "lora_alpha must be a number, got '8'"),
         ({"lora_alpha": float("nan")}, "lora_alpha must be a number, got nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be a number, got 1000"),
         ({"alpha_pattern": [1]}, r"alpha_pattern must be an object, got \[1\]"),
     ):
         (tmp_path / CONFIG).write_text(json.dumps(config | change))

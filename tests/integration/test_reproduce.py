@@ -120,9 +120,9 @@ def test_where_the_data_is_comes_from_the_words_and_not_from_the_adapter(run, re
     )
     capsys.readouterr()
     for command in (export, reproduce):
-        assert run(*command, fast=False) == 1
+        assert run(*command, fast=False) == 2
         [line] = capsys.readouterr().err.splitlines()
-        assert "dataset.root" in line
+        assert "set dataset.root=" in line
     assert run(*export, words[1], fast=False) == 0
     assert run(*reproduce, words[1], fast=False) == 0
     assert "reproduced bit for bit" in capsys.readouterr().out

@@ -49,7 +49,7 @@ CASES = [
     ("lora", "vit_micro_patch4_32", {"targets": ["q", "v", "fc1"], "alpha": 16.0}),
     ("lora_qkv_shared", "vit_micro_patch4_32", {"scale": 0.5}),
     ("lora", "swin_tiny_patch4_window7_224", {"targets": ["k", "proj"]}),
-    ("lora", "convnext_tiny", {"targets": ["fc1", "fc2"]}),
+    ("lora", "convnext_tiny", {"targets": ["fc1", "fc2"], "scaling": "rank_root"}),
 ]
 
 
@@ -106,9 +106,17 @@ def test_what_the_library_trained_is_read(tmp_path: Path) -> None:
 
 
 def test_other_methods_are_sent_to_the_own_format(tmp_path: Path) -> None:
-    for method in ("bitfit", "linear", "adaptformer"):
+    others = {
+        "bitfit": {},
+        "linear": {},
+        "adaptformer": {},
+        "dora": {},
+        "vera": {},
+        "lora": {"init": "pissa", "rank": 2},
+    }
+    for method, options in others.items():
         with pytest.raises(NotApplicable, match=r"write a \.safetensors"):
-            write_peft(trained(method, "vit_micro_patch4_32"), "vit_micro_patch4_32", tmp_path)
+            write_peft(trained(method, "vit_micro_patch4_32", **options), "vit_micro_patch4_32", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

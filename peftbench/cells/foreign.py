@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.adapters.hf_peft import attach_peft
-from peftbench.cells.device import pick_device
 from peftbench.cells.measure import measure_split
 from peftbench.cells.parts import build_parts
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, config_dir, from_tree
 from peftbench.config.overrides import named_options, word_problems
+from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic

@@ -6,46 +6,49 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.source import weights_id
+
 _USE = {
-    "peft": """import timm
-from peft import PeftModel
+    "peft": """from peft import PeftModel
 
-net = timm.create_model("{model}", pretrained=True, num_classes={classes}{size})
-model = PeftModel.from_pretrained(net, "{file}").eval()""",
-    "adapter": """import timm
-from peftbench.adapters.sharing import with_adapter
+model = PeftModel.from_pretrained(net, {file}).eval()""",
+    "adapter": """from peftbench.adapters.sharing import with_adapter
 
-net = timm.create_model("{model}", pretrained=True{size})
-model = with_adapter(net, "{file}")""",
+model = with_adapter(net, {file})""",
     "onnx": """import onnxruntime
 
-session = onnxruntime.InferenceSession("{file}")
+session = onnxruntime.InferenceSession({file})
 [logits] = session.run(None, {{"images": images}})""",
     "program": """import torch
 
-model = torch.export.load("{file}").module()""",
+model = torch.export.load({file}).module()""",
 }
+_PHOTOS = """
+
+# or for image files, preparation included
+import peftbench
+
+print(peftbench.predictor({file})("photo.jpg"))"""
 _LIBRARY = {"peft": "peft", "adapter": "timm", "onnx": "onnx", "program": "pytorch"}
 
 
-def card(facts: Mapping[str, Any], form: str, file: str) -> str:
+def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None) -> str:
     """Markdown with the front matter that model hubs read. `facts`: as an exported adapter says them of itself.
 
-    `form` is one of peft, adapter, onnx, program; `file` is the name of the file or folder beside the card.
+    `form` is one of peft, adapter, onnx, program; `file` is the name of the file or folder beside the card; `repo` is
+    the hub's repository that both are in, None for files on a disk.
     """
     backbone, images, labels, names = (facts[key] for key in ("backbone", "images", "labels", "class_names"))
-    # the embedded backbone is at no hub
-    base = (
-        [] if backbone["model"].startswith("vit_micro") else [f"base_model: {json.dumps('timm/' + backbone['model'])}"]
-    )
+    task = facts.get("task", {"name": "classification"})["name"]
+    # weights that are at no hub have no address there
+    base = [f"base_model: {json.dumps('timm/' + backbone['model'])}"] if _at_timm(facts) else []
     front = [
         f"library_name: {_LIBRARY[form]}",
-        "pipeline_tag: image-classification",
+        f"pipeline_tag: image-{task}",
         *base,
-        f"tags: {json.dumps(['peftbench', 'image-classification', facts['method']['name']])}",
+        f"tags: {json.dumps(['peftbench', f'image-{task}', facts['method']['name']])}",
     ]
-    size = f", img_size={backbone['img_size']}" if backbone["img_size"] else ""
-    use = _USE[form].format(model=backbone["model"], classes=len(names), size=size, file=file)
     score = facts.get("accuracy")
     shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
     values = {
@@ -65,9 +68,48 @@ def card(facts: Mapping[str, Any], form: str, file: str) -> str:
         "\n".join(["---", *front, "---"]),
         f"# {title}",
         "\n".join(["| | |", "| --- | --- |", *cell]),
-        f"```python\n{use}\n```",
+        f"```python\n{_use(facts, form, task, file, repo)}\n```",
         f"Prepared images `[batch, 3, {images['size']}, {images['size']}]` in, logits `[batch, {len(names)}]` out.",
         "The accuracy speaks of images like those it was measured on. The licences of the backbone's weights and of "
         "the data hold for what was trained from them.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _use(facts: Mapping[str, Any], form: str, task: str, file: str, repo: str | None) -> str:
+    """Lines of Python that load the file; `net` is the plain timm model where the form does not hold it."""
+    where, lines = json.dumps(file), []
+    if repo is not None and form == "peft":
+        where = json.dumps(repo)
+    elif repo is not None:
+        lines.append("from huggingface_hub import hf_hub_download\n")
+        where = f"hf_hub_download({json.dumps(repo)}, {where})"
+    if form in ("peft", "adapter"):
+        lines.append(_plain_model(facts, len(facts["class_names"]) if form == "peft" else 0))
+    lines.append(_USE[form].format(file=where))
+    return "\n".join(lines) + (_PHOTOS.format(file=where) if (form, task) == ("adapter", "classification") else "")
+
+
+def _plain_model(facts: Mapping[str, Any], num_classes: int) -> str:
+    backbone = facts["backbone"]
+    size = f", img_size={backbone['img_size']}" if backbone["img_size"] else ""
+    if _at_timm(facts):
+        made = f'net = timm.create_model("{backbone["model"]}", pretrained=True, num_classes={num_classes}{size})'
+        return f"import timm\n\n{made}\n"
+    shipped = backbone["weights"] == weights_id(BackboneSpec())
+    imported = "from peftbench.backbones.source import embedded_file" if shipped else "from pathlib import Path"
+    file = "embedded_file()" if shipped else 'Path("BACKBONE.safetensors")'
+    # the import of vit_micro tells timm of the package's own model
+    return f"""{imported}
+
+import peftbench.backbones.vit_micro
+import timm
+from peftbench.backbones.weights import load_weights
+
+net = timm.create_model("{backbone["model"]}", num_classes={num_classes}{size})
+load_weights(net, {file})  # {backbone["weights"]}
+"""
+
+
+def _at_timm(facts: Mapping[str, Any]) -> bool:
+    return str(facts["backbone"]["weights"]).startswith("timm:")

@@ -7,11 +7,12 @@ from pathlib import Path
 from peftbench.adapters.card import card
 from peftbench.adapters.file import read_adapter
 from peftbench.adapters.graphs import write_onnx, write_program
-from peftbench.adapters.hf_peft import write_peft
+from peftbench.adapters.hf_peft import CONFIG, WEIGHTS, write_peft
 from peftbench.adapters.sharing import export_adapter, facts_of, restored, weights_digest
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.files import replace_text
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
@@ -22,10 +23,11 @@ from peftbench.tasks.model import Classifier
 FORMS = {".safetensors": "adapter", "": "peft", ".onnx": "onnx", ".pt2": "program"}
 
 
-def export_record(record: RunRecord, store: Store, options: list[str], target: Path) -> Path:
+def export_record(record: RunRecord, store: Store, options: list[str], target: Path, repo: str | None = None) -> Path:
     """Write `target`, whose ending is one of `FORMS`, from a record's adapter, and its card beside it.
 
-    `options` say where inputs are on this machine. Graphs are compared with the model before they are left. Raises
+    `options` say where inputs are on this machine; `repo` is the hub's repository that the card is to speak of. Graphs
+    are compared with the model before they are left. Raises
     `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's,
     `NotApplicable` when the form cannot hold the method.
     """
@@ -46,12 +48,21 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         elif form == "program":
             write_program(model, size, target)
         else:
-            assert isinstance(model, Classifier)
+            if not isinstance(model, Classifier):
+                raise NotApplicable(
+                    f"PEFT's format holds classifiers, this is {config.task.name}: write a .safetensors"
+                )
             write_peft(model, config.backbone.model, target)
-    replace_text(card_of(target), card(facts, form, target.name))
+    replace_text(card_of(target), card(facts, form, target.name, repo))
     return target
 
 
 def card_of(target: Path) -> Path:
     """Where the card of an exported file or folder is."""
     return target.with_suffix(".md") if target.suffix else target / "README.md"
+
+
+def files_of(target: Path) -> dict[str, Path]:
+    """What an export wrote: name in a repository -> file."""
+    own = [target] if target.suffix else [target / CONFIG, target / WEIGHTS]
+    return {file.name: file for file in own} | {"README.md": card_of(target)}

@@ -12,7 +12,7 @@ from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, config_dir, from_tree
 from peftbench.config.overrides import named_options, word_problems
 from peftbench.foundation.device import pick_device
-from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
 from peftbench.tasks.model import Classifier
@@ -30,6 +30,7 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
     with deterministic(pick_device(runtime.device)):
         parts = build_parts(config, runtime, Progress(runtime.progress), None)
-        assert isinstance(parts.model, Classifier)
+        if not isinstance(parts.model, Classifier):
+            raise NotApplicable(f"PEFT's adapters are measured as classifiers, not for task={config.task.name}")
         attach_peft(parts.model, folder)
         return measure_split(config, parts, parts.data.split("test"))

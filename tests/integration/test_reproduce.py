@@ -22,6 +22,7 @@ from peftbench.data.sources.digits import Digits
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from tests.conftest import REPOSITORY
+from tests.hub_stand_in import stand_in
 from tests.integration.test_sweeps import TINY
 
 
@@ -86,9 +87,15 @@ def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_pa
     words = [word for word in TINY if "img_size" not in word]
     assert run("method=lora", *words) == 0
     (record,) = Store(results).all()
-    for name, said in (("peft", "peft/README.md"), ("a.onnx", "a.md"), ("a.pt2", "a.md")):
+    split, logits = load_digits_test(record), {}
+    for name, card in (("peft", "peft/README.md"), ("a.onnx", "a.md"), ("a.pt2", "a.md"), ("a.safetensors", "a.md")):
         assert run("export", record.fingerprint, str(tmp_path / name), fast=False) == 0
-        assert said in capsys.readouterr().out
+        assert f"its card is {tmp_path / card}" in capsys.readouterr().out
+        logits[name] = by_the_card((tmp_path / card).read_text(), split)
+    expected = np.load(Store(results).predictions_path(record.fingerprint), allow_pickle=False)[: len(split)]
+    assert {name: classes.argmax(1).tolist() for name, classes in logits.items()} == dict.fromkeys(
+        logits, expected.tolist()
+    )
     card = (tmp_path / "peft" / "README.md").read_text()
     assert "library_name: peft" in card
     assert f"| accuracy, test split | {record.metrics['test']['accuracy']:.2%} |" in card
@@ -96,6 +103,31 @@ def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_pa
     assert f"{record.metrics['test']['accuracy']:.2%} of 797 test images" in capsys.readouterr().out
     assert run("export", record.fingerprint, str(tmp_path / "a.bin"), fast=False) == 2
     assert "export writes no '.bin' files" in capsys.readouterr().err
+
+
+def by_the_card(card: str, images: torch.Tensor) -> np.ndarray:
+    """Logits of prepared images by the lines of Python that a card gives, up to those for one's own photos."""
+    [lines] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    made: dict[str, Any] = {"images": images.numpy()}
+    exec(lines.partition("# or for image files")[0], made)
+    if "logits" in made:
+        return made["logits"]
+    with torch.inference_mode():
+        return made["model"](images).numpy()
+
+
+def test_an_export_goes_to_the_hub_with_its_card(run, results, tmp_path, capsys, monkeypatch):
+    assert run("method=bitfit", *TINY) == 0
+    (record,) = Store(results).all()
+    capsys.readouterr()
+    with stand_in(monkeypatch) as hub:
+        target = tmp_path / "digits.safetensors"
+        assert run("export", record.fingerprint, str(target), "--push", "me/digits", fast=False) == 0
+    assert capsys.readouterr().out.endswith(f"pushed to {hub.address}/me/digits\n")
+    card = (tmp_path / "digits.md").read_bytes()
+    assert hub.files == {"me/digits": {"digits.safetensors": target.read_bytes(), "README.md": card}}
+    assert 'hf_hub_download("me/digits", "digits.safetensors")' in card.decode()
+    assert record.fingerprint in hub.messages[0]
 
 
 def test_where_the_data_is_comes_from_the_words_and_not_from_the_adapter(run, results, tmp_path, capsys):

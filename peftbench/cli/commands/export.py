@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
-from peftbench.cells.export import FORMS, card_of, export_record
+from peftbench.adapters.hub import push, ready_to_push
+from peftbench.cells.export import FORMS, card_of, export_record, files_of
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
-from peftbench.foundation.errors import brief
+from peftbench.foundation.errors import ConfigError, brief
 
 
 def main(words: list[str]) -> int:
@@ -23,11 +25,33 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR")
     parser.add_argument("--results", type=a_folder, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument(
+        "--push",
+        type=_repo,
+        metavar="OWNER/NAME",
+        help="also put file and card into this model repository of the Hugging Face hub (token: HF_TOKEN)",
+    )
+    parser.add_argument("--private", action="store_true", help="a repository that --push makes is private")
     arguments = parser.parse_args(words)
+    if arguments.private and arguments.push is None:
+        raise ConfigError(["peftbench export: --private says what --push makes; add --push OWNER/NAME"])
     record, store = find_record(arguments.record, arguments.results)
-    path = export_record(record, store, arguments.options, arguments.file)
-    print(f"wrote {path}: {record.labels['method']} on {record.labels['dataset']}; its card is {card_of(path)}")
+    if arguments.push is not None:
+        ready_to_push()
+    path = export_record(record, store, arguments.options, arguments.file, arguments.push)
+    what = f"{record.labels['method']} on {record.labels['dataset']}"
+    print(f"wrote {path}: {what}; its card is {card_of(path)}")
+    if arguments.push is not None:
+        message = f"{what}, exported by peftbench from record {record.fingerprint}"
+        print(f"pushed to {push(files_of(path), arguments.push, arguments.private, message)}")
     return 0
+
+
+def _repo(named: str) -> str:
+    """OWNER/NAME as the hub allows it."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", named, re.ASCII) or ".." in named:
+        raise argparse.ArgumentTypeError(f"a repository is written OWNER/NAME, got {brief(named)}")
+    return named
 
 
 def _target(named: str) -> Path:

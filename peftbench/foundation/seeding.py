@@ -40,8 +40,10 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
     """Only kernels that repeat bit for bit; puts the former flags back at the end.
 
     torch raises `RuntimeError` when an operation has no such kernel. On CUDA enter this before the first matrix
-    product of the process: cuBLAS reads its workspace setting once.
+    product of the process: cuBLAS reads its workspace setting once. New memory is not filled, as torch would do beside:
+    nothing reads it before it is written (a test fills it with NaN), and filling it costs a pass over every tensor.
     """
+    filled = torch.utils.deterministic.fill_uninitialized_memory
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
@@ -49,11 +51,13 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
     if torch.device(device).type == "cuda" and workspace is None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

@@ -41,12 +41,17 @@ def test_seed_everything_repeats_all_three_global_generators() -> None:
 
 
 def test_deterministic_refuses_kernels_that_do_not_repeat_and_puts_the_flags_back() -> None:
-    before = (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark)
+    def flags() -> tuple[bool, bool, bool]:
+        filled = torch.utils.deterministic.fill_uninitialized_memory
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, filled
+
+    before = flags()
     with pytest.raises(ZeroDivisionError), deterministic("cpu"):
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.deterministic
+        assert not torch.utils.deterministic.fill_uninitialized_memory
         raise ZeroDivisionError
-    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+    assert flags() == before
 
 
 def test_deterministic_on_cuda_sets_the_cublas_workspace_only_inside(monkeypatch: pytest.MonkeyPatch) -> None:

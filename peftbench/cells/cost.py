@@ -26,7 +26,7 @@ def probe(model: TaskModel, loss_fn: LossFn, batches: Batches, optim: OptimSpec,
 
 
 def measured(fit: FitResult, feature_seconds: float, test: Evaluation | None) -> dict[str, Any]:
-    """Numbers that a clock gave. Throughput counts the seconds spent on extracting features, too."""
+    """Numbers that a clock gave, and how steps were started. Throughput counts the seconds spent on features, too."""
     train_seconds = fit.seconds["train"] + feature_seconds
     return {
         "train_images_per_second": fit.num_images / train_seconds,
@@ -34,4 +34,5 @@ def measured(fit: FitResult, feature_seconds: float, test: Evaluation | None) ->
         "data_seconds": fit.seconds.get("data", 0.0),
         "train_seconds": train_seconds,
         "eval_seconds": fit.seconds.get("eval", 0.0) + (test.seconds if test else 0.0),
+        "capture": fit.capture,
     }

@@ -35,7 +35,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
         for line in config.hparams.lines():
             progress.say(line)
         parts = build_parts(config, runtime, progress)
-        trained = train_parts(config, parts, progress, cell.title, runtime.measure_cost)
+        trained = train_parts(config, parts, progress, cell.title, runtime)
         tensors = adapter_tensors(parts.model, parts.frozen_buffers, parts.observed.findings)
         scores = measure(config, parts)
     cell.check_unchanged()

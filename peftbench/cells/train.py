@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from peftbench.cells.cost import probe
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
+from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
@@ -40,7 +41,7 @@ class Trainee:
     feature_seconds: float = 0.0
 
 
-def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str, measure_cost: bool) -> Trained:
+def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str, runtime: RuntimeSpec) -> Trained:
     """Train what method and head have to train, and leave the model at the epoch that `train.select` says.
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
@@ -48,7 +49,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     task, data, model = config.task, parts.data, parts.model
     loss_fn = config.objective.loss_fn(model, task.loss_fn(config.train, model.inputs))
     train_set, val_set = data.train_set, data.val_set
-    probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train) if measure_cost else {}
+    probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train) if runtime.measure_cost else {}
     groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
     trainee = trainee_of(config, parts, train_set, val_set)
 
@@ -69,8 +70,16 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             config.seed,
             on_epoch,
             task.metric,
+            against_capture(config, runtime),
         )
     return Trained(result, probed, trainee.feature_seconds)
+
+
+def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:
+    """Why the cell's steps must not be captured, of what its options say; empty where nothing speaks against it."""
+    if runtime.capture == "off":
+        return "runtime.capture=off"
+    return "" if config.method.steps_alike else f"{config.method.name} takes another path in each step"
 
 
 def trainee_of(config: RunConfig, parts: Parts, train_set: Split, val_set: Split | None) -> Trainee:

@@ -20,7 +20,8 @@ class RuntimeSpec(Spec):
     `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
     `save_adapter` keeps the trained tensors.
     A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
-    `workers` processes (0: in the main one); neither changes a number.
+    `workers` processes (0: in the main one); neither changes a number. `capture`: on CUDA a training step is recorded
+    once as a CUDA graph and replayed where that can be done (auto), or never (off); the record says which, and why not.
     """
 
     section: ClassVar[str] = "runtime"
@@ -31,6 +32,7 @@ class RuntimeSpec(Spec):
     cache: str | None = option(None)
     workers: int = option(2, ge=0, le=1024)
     stream_above_gb: float = option(8.0, ge=0)
+    capture: str = option("auto", choices=("auto", "off"))
     on_existing: str = option("skip", choices=("skip", "rerun", "error"))
     on_failed: str = option("skip", choices=("skip", "retry"))
     save_adapter: bool = option(True)

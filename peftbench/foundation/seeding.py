@@ -13,6 +13,8 @@ import torch
 
 from peftbench.foundation.identity import canonical
 
+_FILL = "fill_uninitialized_memory"
+
 
 def derive(seed: int, *names: str | int) -> int:
     """A 63-bit seed for one named use of `seed`: the first bytes of the SHA-256 of all parts."""
@@ -43,7 +45,7 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
     product of the process: cuBLAS reads its workspace setting once. New memory is not filled, as torch would do beside:
     nothing reads it before it is written (a test fills it with NaN), and filling it costs a pass over every tensor.
     """
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = getattr(torch.utils.deterministic, _FILL)
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
@@ -51,13 +53,13 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
     if torch.device(device).type == "cuda" and workspace is None:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    setattr(torch.utils.deterministic, _FILL, False)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        setattr(torch.utils.deterministic, _FILL, filled)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)

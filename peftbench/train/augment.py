@@ -42,6 +42,11 @@ class Augment:
     def active(self) -> bool:
         return self.kind != "none" or self.erasing > 0
 
+    @property
+    def on_host(self) -> bool:
+        """Whether the host steers it, sample by sample."""
+        return self.kind == "contrast"
+
     def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int) -> Draws:
         """Random numbers of one epoch: name -> tensor whose row i belongs to sample i; empty for no augmentation."""
         draws: Draws = {}
@@ -182,21 +187,42 @@ class Mix:
 
     def apply(self, images: Tensor, labels: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Mixed images and soft targets [batch, num_classes] whose rows sum to 1; one draw for the whole batch."""
+        mixing = self.draw(len(labels), (images.shape[-2], images.shape[-1]), seed, epoch, step)
+        return self.blend(images, labels, {name: drawn.to(images.device) for name, drawn in mixing.items()})
+
+    def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int, step: int) -> Draws:
+        """How one batch of images of `size` (height, width) is mixed.
+
+        `partner` [num_samples]: the order it is blended with. `shares` [4]: of image and partner in the picture, and in
+        the target. `box` [4]: (top, bottom, left, right) of the rectangle that is all partner.
+        """
         generator = stream(seed, "mix", epoch, step)
         mixes, picks_cutmix, row, column = torch.rand(4, generator=generator).tolist()
-        # Pinned, so that the copy does not wait for the device.
-        partner = torch.randperm(len(labels), generator=generator, pin_memory=images.is_cuda)
-        partner = partner.to(images.device, non_blocking=True)
+        partner = torch.randperm(num_samples, generator=generator)
+        picture, target, box = 1.0, 1.0, (0, 0, 0, 0)
+        if mixes < self.prob:
+            cut = self.cutmix > 0 and (self.mixup == 0 or picks_cutmix < 0.5)
+            target = _beta(self.cutmix if cut else self.mixup, generator)
+            if cut:
+                box, target = _rectangle(target, size, (row, column))
+            else:
+                picture = target
+        shares = torch.tensor([picture, 1 - picture, target, 1 - target], dtype=torch.float64).float()
+        return {"partner": partner, "shares": shares, "box": torch.tensor(box)}
+
+    def blend(self, images: Tensor, labels: Tensor, mixing: Draws) -> tuple[Tensor, Tensor]:
+        """Images and soft targets of `apply`, from what `draw` gave, on the device."""
+        partners = images[mixing["partner"]]
+        shares = mixing["shares"].unbind()
+        if self.mixup > 0:
+            images = images * shares[0] + partners * shares[1]
+        if self.cutmix > 0:
+            top, bottom, left, right = mixing["box"].unbind()
+            rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+            inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
+            images = torch.where(inside, partners, images)
         targets = F.one_hot(labels, self.num_classes).to(torch.float32)
-        if mixes >= self.prob:
-            return images, targets
-        cut = self.cutmix > 0 and (self.mixup == 0 or picks_cutmix < 0.5)
-        keep = _beta(self.cutmix if cut else self.mixup, generator)
-        if cut:
-            images, keep = _paste(images, images[partner], keep, (row, column))
-        else:
-            images = images * keep + images[partner] * (1 - keep)
-        return images, targets * keep + targets[partner] * (1 - keep)
+        return images, targets * shares[2] + targets[mixing["partner"]] * shares[3]
 
 
 def _beta(alpha: float, generator: torch.Generator) -> float:
@@ -207,12 +233,12 @@ def _beta(alpha: float, generator: torch.Generator) -> float:
     return first / (first + second) if first + second > 0 else float(torch.rand((), generator=generator) < 0.5)
 
 
-def _paste(images: Tensor, partners: Tensor, keep: float, centre: tuple[float, float]) -> tuple[Tensor, float]:
-    """Pastes one rectangle of the partners, about `1 - keep` of the area; also returns the share that was kept."""
-    height, width = images.shape[-2:]
+def _rectangle(
+    keep: float, size: tuple[int, int], centre: tuple[float, float]
+) -> tuple[tuple[int, int, int, int], float]:
+    """(top, bottom, left, right) of about `1 - keep` of the area, and the share that it really leaves."""
+    height, width = size
     half = math.sqrt(1 - keep) / 2
     top, bottom = (round(min(max(centre[0] + side * half, 0.0), 1.0) * height) for side in (-1, 1))
     left, right = (round(min(max(centre[1] + side * half, 0.0), 1.0) * width) for side in (-1, 1))
-    mixed = images.clone()
-    mixed[..., top:bottom, left:right] = partners[..., top:bottom, left:right]
-    return mixed, 1 - (bottom - top) * (right - left) / (height * width)
+    return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)

@@ -83,6 +83,7 @@ class Batches:
         self._targets = {
             name: Stored(_writable(values), self.device, workers=workers) for name, values in targets.items()
         }
+        self._stored = self._inputs | self._targets
         self._augment = augment if augment is not None and augment.active else None
         self._mix = mix
         if any(len(stored.shape) > 2 for stored in self._targets.values()) and (self._augment is not None or mix):
@@ -102,49 +103,85 @@ class Batches:
         whole, rest = divmod(self.num_samples, self.batch_size)
         return whole + (1 if rest and self._keep_last else 0)
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many samples each batch of an epoch has."""
+        starts = range(0, self.num_samples, self.batch_size)
+        return [min(self.batch_size, self.num_samples - start) for start in starts][: len(self)]
+
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """The inputs of one of these batches, in the order in which they were given."""
         return tuple(batch[name] for name in self._inputs)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch; the same number gives the same batches again."""
-        order = self._order(epoch)
+        order = self.order(epoch)
         order_on_device = order.to(self.device)
-        draws = self._draws(epoch)
-        parts = [slice(step * self.batch_size, (step + 1) * self.batch_size) for step in range(len(self))]
+        draws = self.draws(epoch)
         places = draws.pop("place", None)
-        stored = self._inputs | self._targets
+        draws = {name: draw.to(self.device) for name, draw in draws.items()}
+        parts = [slice(step * self.batch_size, (step + 1) * self.batch_size) for step in range(len(self))]
         columns = [
             values.batches([(order_on_device if values.resident else order)[part] for part in parts], places)
-            for values in stored.values()
+            for values in self._stored.values()
         ]
         for step, (part, *values) in enumerate(zip(parts, *columns, strict=True)):
             index = order_on_device[part]
-            batch = dict(zip(stored, values, strict=True))
-            for name in self._targets:
-                batch[name] = batch[name] if batch[name].is_floating_point() else batch[name].long()
-            for name in self._inputs:
-                if self._inputs[name].is_pixels:
-                    batch[name] = self._to_float(batch[name], {key: draw[index] for key, draw in draws.items()})
-            batch["index"] = index
-            if self._mix is not None:
-                batch[IMAGE], batch["target"] = self._mix.apply(batch[IMAGE], batch[LABEL], self._seed, epoch, step)
-            yield batch
+            mixing = {name: self._sent(drawn) for name, drawn in self.mixing(epoch, step, len(index)).items()}
+            yield self.made(values, index, {name: draw[index] for name, draw in draws.items()}, mixing)
             if self.on_batch is not None:
                 self.on_batch()
 
-    def _order(self, epoch: int) -> Tensor:
+    def made(self, values: Iterable[Tensor], index: Tensor, draws: Draws, mixing: Draws) -> Batch:
+        """A batch of the stored `values` at `index`, with its own rows of the random numbers; all on the device."""
+        batch = dict(zip(self._stored, values, strict=True))
+        for name in self._targets:
+            batch[name] = batch[name] if batch[name].is_floating_point() else batch[name].long()
+        for name in self._inputs:
+            if self._inputs[name].is_pixels:
+                batch[name] = self._to_float(batch[name], draws)
+        batch["index"] = index
+        if self._mix is not None:
+            batch[IMAGE], batch["target"] = self._mix.blend(batch[IMAGE], batch[LABEL], mixing)
+        return batch
+
+    def gathered(self, index: Tensor, draws: Draws, mixing: Draws) -> Batch:
+        """The same where everything is resident: the device alone makes it."""
+        return self.made((values.at(index) for values in self._stored.values()), index, draws, mixing)
+
+    @property
+    def needs_host(self) -> str:
+        """Why the host has a part in making each batch; empty where it has none."""
+        if any(values.read_anew for values in self._stored.values()):
+            return "images are decoded while training goes on"
+        if not all(values.resident for values in self._stored.values()):
+            return "the images are too many to lie on the device"
+        return "this augmentation is steered by the host" if self._augment is not None and self._augment.on_host else ""
+
+    def order(self, epoch: int) -> Tensor:
+        """The samples of an epoch in order, int64 [num_samples], on the host."""
         if not self._shuffle:
             return torch.arange(self.num_samples)
         return torch.randperm(self.num_samples, generator=stream(self._seed, "order", epoch))
 
-    def _draws(self, epoch: int) -> Draws:
+    def draws(self, epoch: int) -> Draws:
+        """The random numbers of an epoch's augmentation, row by sample, on the host."""
         if self._augment is None:
             return {}
+        return self._augment.draw(self.num_samples, self._image_size, self._draws_seed, epoch)
+
+    def mixing(self, epoch: int, step: int, num_samples: int) -> Draws:
+        """How the batch of one step is mixed, on the host; empty without mixup and cutmix."""
+        return {} if self._mix is None else self._mix.draw(num_samples, self._image_size, self._seed, epoch, step)
+
+    @property
+    def _image_size(self) -> tuple[int, int]:
         height, width = self._inputs[IMAGE].shape[-3:-1]
-        draws = self._augment.draw(self.num_samples, (height, width), self._draws_seed, epoch)
-        # places are for the readers, which are on the CPU
-        return {name: draw if name == "place" else draw.to(self.device) for name, draw in draws.items()}
+        return height, width
+
+    def _sent(self, drawn: Tensor) -> Tensor:
+        """On the device; pinned, so that the copy does not wait for it."""
+        return drawn.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else drawn
 
     def _to_float(self, pixels: Tensor, draws: Draws) -> Tensor:
         """uint8 [batch, ..., height, width, channels] -> float32 [batch, ..., 3, height, width], ready for a model."""

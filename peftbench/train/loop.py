@@ -13,12 +13,14 @@ from peftbench.foundation.errors import ConfigError, TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
-from peftbench.train.batches import Batch, Batches, in_groups
+from peftbench.train.batches import Batches, in_groups
+from peftbench.train.capture import Graphs, Sizes, reason_against
 from peftbench.train.loss import LossFn
 from peftbench.train.measure import Stopwatch
-from peftbench.train.optim import Schedule, build_optimizer
+from peftbench.train.optim import Schedule
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
-from peftbench.train.precision import autocast
+from peftbench.train.resident import ResidentEpoch
+from peftbench.train.step import Step
 
 Row = dict[str, Any]
 
@@ -32,6 +34,7 @@ class FitResult:
     epoch_selected: the epoch whose tensors the model now holds.
     best_state: those tensors (trainable ones and buffers) when the validation split chose the epoch, else None.
     seconds: `train` (steps with their data), `data` (part of it spent waiting for batches), `eval`.
+    capture: `captured` when the steps ran as a CUDA graph, else why they did not, in words.
     """
 
     curve: list[Row]
@@ -40,6 +43,7 @@ class FitResult:
     seconds: dict[str, float]
     num_steps: int
     num_images: int
+    capture: str
 
     @property
     def images_per_second(self) -> float:
@@ -57,12 +61,14 @@ def fit(
     seed: int,
     on_epoch: Callable[[Row], None] | None = None,
     metric: Metric = ACCURACY,
+    against_capture: str = "not asked for",
 ) -> FitResult:
     """Trains the tensors in `groups` (see `param_groups`) and leaves `model` at the selected epoch.
 
     `loss_fn(model, batch)` is the mean loss of a batch. `validate()` measures the model as it is on the validation
     split and returns the number called `metric`. `on_epoch` gets each row of the curve as it is made.
     Dropout and drop-path draw from the global generators, which are seeded here from `seed`.
+    `against_capture` says why steps must not be captured as CUDA graphs, which changes no number; empty lets them.
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
     """
@@ -73,49 +79,32 @@ def fit(
         raise ConfigError(problems)
     device = batches.device
     seed_everything(derive(seed, "fit"))
-    optimizer = build_optimizer(groups, optim)
-    tensors = [tensor for group in groups for tensor in group["params"]]
     trainable = {id(tensor) for tensor in model.parameters() if tensor.requires_grad}
-    assert trainable == {id(tensor) for tensor in tensors}, "the groups must hold the trainable tensors, all and only"
+    grouped = {id(tensor) for group in groups for tensor in group["params"]}
+    assert trainable == grouped, "the groups must hold the trainable tensors, all and only"
     steps_per_epoch = -(-len(batches) // train.accumulate)
     schedule = Schedule(optim, train.epochs, steps_per_epoch)
-    scaler = torch.amp.GradScaler(device.type, enabled=train.precision == "fp16" and device.type == "cuda")
     forward: Any = torch.compile(model) if train.compile else model
+    step = Step(forward, loss_fn, groups, optim, train, schedule, device)
     watch = Stopwatch(device)
-    bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+    against_capture = against_capture or reason_against(train, batches)
+    stepping = Started(step, batches, train, watch) if against_capture else Captured(step, batches, train, watch)
     curve: list[Row] = []
     validated = f"val_{metric.name}"
     best: Row | None = None
     best_score, best_state = None, None
-    step, num_images, lr = 0, 0, 0.0
+    images_per_epoch, num_steps = sum(batches.sizes), 0
 
     for epoch in range(train.epochs):
         stop_if_told()
         model.train()
-        loss_sum, num_seen = torch.zeros((), device=device), 0
+        step.loss_sum.zero_()
         with watch.measure("train"):
-            for micro_batches in in_groups(watch.timed("data", batches.epoch(epoch)), train.accumulate):
-                lr = schedule.apply(optimizer, step)
-                num_in_step = sum(map(_size, micro_batches))
-                for batch in micro_batches:
-                    with autocast(device, train.precision):
-                        loss = loss_fn(forward, batch)
-                    # Weighted by size, so that a short last micro-batch counts as it would in one large batch.
-                    scaler.scale(loss * (_size(batch) / num_in_step)).backward()
-                    loss_sum += loss.detach() * _size(batch)
-                    # The first bad step is kept on the device: asking for it every step would stall the queue.
-                    bad_step = torch.where((bad_step < 0) & ~torch.isfinite(loss.detach()), step, bad_step)
-                if optim.clip_norm is not None:
-                    scaler.unscale_(optimizer)
-                    torch.nn.utils.clip_grad_norm_(tensors, optim.clip_norm)
-                scaler.step(optimizer)
-                scaler.update()
-                optimizer.zero_grad(set_to_none=True)
-                num_seen += num_in_step
-                step += 1
-        _stop_if_diverged(int(bad_step), tensors, step, steps_per_epoch, train.epochs)
-        num_images += num_seen
-        row: Row = {"epoch": epoch + 1, "loss": loss_sum.item() / num_seen, "lr": lr, validated: None}
+            stepping.epoch(epoch)
+        num_steps += steps_per_epoch
+        _stop_if_diverged(int(step.first_bad), step.tensors, num_steps, steps_per_epoch, train.epochs)
+        loss, lr = step.loss_sum.item() / images_per_epoch, schedule.lr_at(num_steps - 1)
+        row: Row = {"epoch": epoch + 1, "loss": loss, "lr": lr, validated: None}
         if validate is not None:
             with watch.measure("eval"):
                 row[validated] = validate()
@@ -130,11 +119,49 @@ def fit(
         with torch.no_grad():
             for name, tensor in _changing(model).items():
                 tensor.copy_(best_state[name])
-    return FitResult(curve, (best or curve[-1])["epoch"], best_state, dict(watch.seconds), step, num_images)
+    selected, seconds = (best or curve[-1])["epoch"], dict(watch.seconds)
+    capture = against_capture or stepping.outcome
+    return FitResult(curve, selected, best_state, seconds, num_steps, train.epochs * images_per_epoch, capture)
 
 
-def _size(batch: Batch) -> int:
-    return len(next(iter(batch.values())))
+class Started:
+    """The steps of an epoch, each started by the host kernel by kernel, on batches that the host puts together."""
+
+    outcome = ""
+
+    def __init__(self, step: Step, batches: Batches, train: TrainSpec, watch: Stopwatch) -> None:
+        self._step, self._batches, self._accumulate, self._watch = step, batches, train.accumulate, watch
+
+    def epoch(self, epoch: int) -> None:
+        for micro_batches in in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate):
+            self._step(micro_batches)
+
+
+class Captured:
+    """The same steps, each replayed as a whole with its batches."""
+
+    def __init__(self, step: Step, batches: Batches, train: TrainSpec, watch: Stopwatch) -> None:
+        self._batches, self._watch = batches, watch
+        resident = ResidentEpoch(batches)
+        self._resident = resident
+        self._graphs = Graphs(lambda sizes: step([resident.next(size) for size in sizes]), batches.device)
+        self._sizes: list[Sizes] = [
+            tuple(batches.sizes[first : first + train.accumulate]) for first in range(0, len(batches), train.accumulate)
+        ]
+
+    @property
+    def outcome(self) -> str:
+        return self._graphs.outcome
+
+    def epoch(self, epoch: int) -> None:
+        with self._graphs.running():
+            with self._watch.measure("data", synchronize=False):
+                self._resident.begin(epoch)
+            for sizes in self._sizes:
+                self._graphs(sizes)
+                if self._batches.on_batch is not None:
+                    for _ in sizes:
+                        self._batches.on_batch()
 
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from peftbench.foundation.errors import ConfigError
@@ -46,12 +46,16 @@ def param_groups(method_params: NamedParameters, head_params: NamedParameters, s
 
 
 def build_optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with momentum over `groups`; one fused kernel per step where torch has it."""
+    """AdamW (arXiv:1711.05101) or SGD with momentum over `groups`; one fused kernel per step where torch has it.
+
+    On CUDA its state lies on the device, so that a step can be captured.
+    """
     tensors = [tensor for group in groups for tensor in group["params"]]
     fused = all(tensor.is_floating_point() and tensor.device.type in ("cuda", "cpu") for tensor in tensors)
     if spec.name == "adamw":
         first, second = spec.betas
-        return torch.optim.AdamW(groups, lr=spec.lr, betas=(first, second), fused=fused)
+        capturable = fused and tensors[0].is_cuda
+        return torch.optim.AdamW(groups, lr=spec.lr, betas=(first, second), fused=fused, capturable=capturable)
     return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
 
 
@@ -82,3 +86,36 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
         return lr
+
+
+class HostRates:
+    """Sets the rates of the next step, one after another, as numbers."""
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule) -> None:
+        self._optimizer, self._schedule, self._next = optimizer, schedule, 0
+
+    def advance(self) -> None:
+        self._schedule.apply(self._optimizer, self._next)
+        self._next += 1
+
+
+class DeviceRates:
+    """The same on the device, which holds the rates of all steps in float32 and counts the steps itself."""
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, device: torch.device) -> None:
+        base = [schedule.lr_at(step) for step in range(schedule.num_steps)]
+        scales = [group["lr_scale"] for group in optimizer.param_groups]
+        self._rates = torch.tensor([[lr * scale for lr in base] for scale in scales], device=device)
+        self._now: Tensor = self._rates[:, :1].clone()
+        self._next = torch.zeros(1, dtype=torch.int64, device=device)
+        for group, rate in zip(optimizer.param_groups, self._now, strict=True):
+            group["lr"] = rate[0]
+
+    def advance(self) -> None:
+        torch.index_select(self._rates, 1, self._next, out=self._now)
+        self._next += 1
+
+
+def rates(optimizer: Optimizer, schedule: Schedule, device: torch.device) -> HostRates | DeviceRates:
+    """On CUDA the device sets its rates, so that a step needs nothing of the host."""
+    return DeviceRates(optimizer, schedule, device) if device.type == "cuda" else HostRates(optimizer, schedule)

@@ -43,6 +43,12 @@ class Stored:
         """Whether the values are on the device as a whole."""
         return isinstance(self._values, Tensor)
 
+    def at(self, index: Tensor) -> Tensor:
+        """Resident values at `index`, as `batches` gives them."""
+        assert isinstance(self._values, Tensor), "these values are not on the device"
+        values = self._values[index]
+        return values.float() if values.is_floating_point() else values
+
     def batches(self, indices: list[Tensor], places: Tensor | None) -> Iterator[Tensor]:
         """The values of each batch of `indices` on the device, as stored, except that floats become float32.
 

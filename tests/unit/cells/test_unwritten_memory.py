@@ -31,7 +31,7 @@ def trained(words: tuple[str, ...], folder: Path, poison: bool) -> list[Tensor]:
         torch.utils.deterministic.fill_uninitialized_memory = poison
         assert not poison or torch.empty(3).isnan().all()
         parts = build_parts(config, runtime, Progress(False))
-        train_parts(config, parts, Progress(False), "", runtime.measure_cost)
+        train_parts(config, parts, Progress(False), "", runtime)
         return [tensor.detach() for tensor in parts.model.state_dict().values()]
 
 

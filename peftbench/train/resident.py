@@ -1,0 +1,58 @@
+"""Batches that the device makes by itself, from tensors that are written once an epoch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peftbench.train.augment import Draws
+from peftbench.train.batches import Batch, Batches
+
+
+class ResidentEpoch:
+    """The same batches as `batches.epoch(epoch)` gives, one for each call of `next`, without a word from the host.
+
+    Order and random numbers of an epoch are copied to the device by `begin`, always into the same tensors, and a
+    counter there tells where the epoch is: so the work of `next` can be recorded once and replayed.
+    `batches.needs_host` must be empty.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._order, self._draws, self._mixing = (
+            {name: tensor.to(batches.device, copy=True) for name, tensor in tables.items()}
+            for tables in self._tables(0)
+        )
+        self._done = torch.zeros((), dtype=torch.int64, device=batches.device)
+        self._step = torch.zeros((), dtype=torch.int64, device=batches.device)
+        self._places = torch.arange(batches.batch_size, device=batches.device)
+
+    def begin(self, epoch: int) -> None:
+        """Write what `epoch` has of its own."""
+        for kept, tables in zip((self._order, self._draws, self._mixing), self._tables(epoch), strict=True):
+            for name, tensor in tables.items():
+                kept[name].copy_(tensor)
+        self._done.zero_()
+        self._step.zero_()
+
+    def next(self, size: int) -> Batch:
+        """The next batch, of `size` samples."""
+        index = self._order["order"][self._done + self._places[:size]]
+        mixing = {name: drawn[self._step] for name, drawn in self._mixing.items()}
+        if mixing:
+            mixing["partner"] = mixing["partner"][:size]
+        batch = self._batches.gathered(index, {name: draw[index] for name, draw in self._draws.items()}, mixing)
+        self._done += size
+        self._step += 1
+        return batch
+
+    def _tables(self, epoch: int) -> tuple[dict[str, Tensor], Draws, Draws]:
+        """Order by place, draws by sample, mixing by step; a short last batch has as long a row as the others."""
+        batches = self._batches
+        drawn = [batches.mixing(epoch, step, size) for step, size in enumerate(batches.sizes)]
+        for mixing in drawn:
+            if mixing:
+                missing = batches.batch_size - len(mixing["partner"])
+                mixing["partner"] = torch.nn.functional.pad(mixing["partner"], (0, missing))
+        mixings = {name: torch.stack([mixing[name] for mixing in drawn]) for name in drawn[0]}
+        return {"order": batches.order(epoch)}, batches.draws(epoch), mixings

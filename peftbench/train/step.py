@@ -1,0 +1,73 @@
+"""One optimiser step, for every method: forward, backward, clip and update."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
+from peftbench.train.optim import Schedule, build_optimizer, rates
+from peftbench.train.options import OptimSpec, TrainSpec
+from peftbench.train.precision import autocast
+
+
+class Step:
+    """A call takes the micro-batches of one optimiser step.
+
+    All that changes from step to step lies in tensors that are written in place, and nothing waits for the device, so
+    the work of a call can be recorded once and replayed (see `capture`). `loss_sum` adds up loss times samples;
+    `first_bad` is the first step, from 0, whose loss was not finite, or -1.
+    """
+
+    def __init__(
+        self,
+        forward: Model,
+        loss_fn: LossFn,
+        groups: list[dict[str, Any]],
+        optim: OptimSpec,
+        train: TrainSpec,
+        schedule: Schedule,
+        device: torch.device,
+    ) -> None:
+        self._forward, self._loss_fn = forward, loss_fn
+        self._optim, self._train, self._device = optim, train, device
+        self.tensors: list[Tensor] = [tensor for group in groups for tensor in group["params"]]
+        self._optimizer = build_optimizer(groups, optim)
+        self._rates = rates(self._optimizer, schedule, device)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=scales(train, device))
+        self._number = torch.zeros((), dtype=torch.int64, device=device)
+        self.loss_sum = torch.zeros((), device=device)
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def __call__(self, micro_batches: Sequence[Batch]) -> None:
+        self._rates.advance()
+        num_in_step = sum(map(size_of, micro_batches))
+        for batch in micro_batches:
+            with autocast(self._device, self._train.precision):
+                loss = self._loss_fn(self._forward, batch)
+            # Weighted by size, so that a short last micro-batch counts as it would in one large batch.
+            self._scaler.scale(loss * (size_of(batch) / num_in_step)).backward()
+            self.loss_sum += loss.detach() * size_of(batch)
+            # The first bad step is kept on the device: asking for it every step would stall the queue.
+            bad = (self.first_bad < 0) & ~torch.isfinite(loss.detach())
+            self.first_bad.copy_(torch.where(bad, self._number, self.first_bad))
+        if self._optim.clip_norm is not None:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self.tensors, self._optim.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._number += 1
+
+
+def size_of(batch: Batch) -> int:
+    return len(next(iter(batch.values())))
+
+
+def scales(train: TrainSpec, device: torch.device) -> bool:
+    """Whether losses are scaled up, and steps skipped where gradients overflowed: fp16 on CUDA."""
+    return train.precision == "fp16" and device.type == "cuda"

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from peftbench.tasks.classification import classification_loss
+from peftbench.train import loop
+from peftbench.train.augment import Augment
+from peftbench.train.batches import Batches, training_batches
+from peftbench.train.capture import CAPTURED, Graphs, Sizes, reason_against, watched
+from peftbench.train.loop import FitResult, fit
+from peftbench.train.optim import DeviceRates, Schedule, param_groups
+from peftbench.train.options import OptimSpec, TrainSpec
+from peftbench.train.resident import ResidentEpoch
+
+OPTIM = OptimSpec(lr=0.01, warmup_epochs=0.5, clip_norm=1.0)
+# the whole of what batches can have of their own, with a short last batch and a short last step
+EVERYTHING = TrainSpec(epochs=3, batch_size=8, accumulate=2, augment="crop_flip", erasing=0.3, mixup=0.2, cutmix=0.5)
+SPECS = {
+    "plain": TrainSpec(epochs=3, batch_size=16),
+    "everything": EVERYTHING,
+    "resized": TrainSpec(epochs=2, batch_size=8, augment="rrc_flip", keep_last_batch=False, cutmix=1.0, mix_prob=0.5),
+    "bf16": TrainSpec(epochs=2, batch_size=16, precision="bf16", mixup=0.4),
+}
+
+
+def data(num: int = 42) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return {"image": rng.integers(0, 256, (num, 6, 6, 3), dtype=np.uint8)}, {"label": rng.integers(0, 3, num)}
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    middle = (nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5))
+    return nn.Sequential(nn.Flatten(), nn.Linear(108, 8), *middle, nn.Linear(8, 3))
+
+
+def batches_of(train: TrainSpec, device: str = "cpu", resident: bool = False) -> Batches:
+    inputs, targets = data()
+    values: Any = {name: torch.as_tensor(value) for name, value in inputs.items()} if resident else inputs
+    return training_batches(
+        values, targets, train, num_classes=3, seed=0, device=device, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4)
+    )
+
+
+def trained(
+    train: TrainSpec, against_capture: str, device: str = "cpu", optim: OptimSpec = OPTIM
+) -> tuple[FitResult, dict[str, Tensor]]:
+    model = network().to(device)
+    groups = param_groups(list(model.named_parameters()), [], optim)
+    batches = batches_of(train, device, resident=True)
+    loss_fn = classification_loss(train.label_smoothing)
+    result = fit(model, loss_fn, batches, None, optim, train, groups, 0, against_capture=against_capture)
+    return result, model.state_dict()
+
+
+class Calls:
+    """Stands in for graphs where there are none: does the work at each call."""
+
+    outcome = CAPTURED
+
+    def __init__(self, work: Callable[[Sizes], None], device: torch.device) -> None:
+        self._work = work
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        yield
+
+    def __call__(self, sizes: Sizes) -> None:
+        self._work(sizes)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_batches_made_from_static_tensors_are_those_of_the_loop(name: str) -> None:
+    batches = batches_of(SPECS[name], resident=True)
+    resident = ResidentEpoch(batches)
+    for epoch in (1, 0, 1):
+        resident.begin(epoch)
+        for batch in batches.epoch(epoch):
+            made = resident.next(len(batch["image"]))
+            assert made.keys() == batch.keys()
+            assert all(torch.equal(made[key], batch[key]) for key in batch)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_steps_on_static_tensors_train_to_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, expected = trained(SPECS[name], "not here")
+    monkeypatch.setattr(loop, "Graphs", Calls)
+    monkeypatch.setattr(loop, "reason_against", lambda train, batches: "")
+    static, state = trained(SPECS[name], "")
+    assert static.curve == plain.curve
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+    assert (static.num_steps, static.num_images) == (plain.num_steps, plain.num_images)
+    assert (static.capture, plain.capture) == (CAPTURED, "not here")
+
+
+def test_on_this_device_steps_are_started_one_by_one_and_the_result_says_why() -> None:
+    assert trained(SPECS["plain"], "")[0].capture == "graphs are for CUDA, this is cpu"
+
+
+class Decoded:
+    shape, dtype = (42, 6, 6, 3), np.dtype(np.uint8)
+
+    def read(self, rows: np.ndarray, places: np.ndarray | None = None) -> np.ndarray:
+        return data()[0]["image"][rows]
+
+
+def test_what_needs_the_host_for_each_batch_is_named() -> None:
+    inputs, targets = data()
+    images = torch.as_tensor(inputs["image"])
+    assert "decoded" in Batches({"image": Decoded()}, targets, batch_size=8).needs_host
+    assert "too many" in Batches(inputs, targets, batch_size=8).needs_host
+    assert "steered" in Batches({"image": images}, targets, batch_size=8, augment=Augment("contrast")).needs_host
+    assert Batches({"image": images}, targets, batch_size=8, augment=Augment("rrc_flip")).needs_host == ""
+
+
+def test_the_device_sets_the_rates_of_the_schedule() -> None:
+    schedule = Schedule(OPTIM, epochs=3, steps_per_epoch=4)
+    model = network()
+    named = list(model.named_parameters())
+    groups = param_groups(named[:-2], named[-2:], OptimSpec(head_lr_scale=10))
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    rates = DeviceRates(optimizer, schedule, torch.device("cpu"))
+    kept = [group["lr"] for group in optimizer.param_groups]
+    for step in range(schedule.num_steps):
+        rates.advance()
+        for group, rate in zip(optimizer.param_groups, kept, strict=True):
+            assert group["lr"] is rate  # written in place
+            assert rate == torch.tensor(schedule.lr_at(step) * group["lr_scale"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_captured_steps_train_to_the_same_bits(name: str, optimizer: str) -> None:
+    optim = OptimSpec(name=optimizer, lr=0.01, warmup_epochs=0.5, clip_norm=1.0)
+    train = SPECS[name]
+    plain, expected = trained(train, "not here", "cuda", optim)
+    captured, state = trained(train, "", "cuda", optim)
+    assert captured.capture == CAPTURED
+    assert captured.curve == plain.curve
+    assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+@pytest.mark.gpu
+def test_scaled_losses_are_not_captured() -> None:
+    train = TrainSpec(epochs=2, batch_size=16, precision="fp16")
+    assert "fp16" in reason_against(train, batches_of(train, "cuda", resident=True))
+
+
+def wait(x: Tensor) -> None:
+    x.sum().item()
+
+
+def draw_by_python(x: Tensor) -> None:
+    x.add_(random.random())
+
+
+def draw_by_torch(x: Tensor) -> None:
+    x.add_(torch.rand(1).to(x.device, non_blocking=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("work", "why"), [(wait, "waits"), (draw_by_python, "drawn"), (draw_by_torch, "drawn")])
+def test_work_that_the_host_has_a_part_in_is_never_recorded(work: Callable[[Tensor], None], why: str) -> None:
+    x = torch.zeros(4, device="cuda")
+    graphs = Graphs(lambda sizes: work(x), x.device)
+    with graphs.running():
+        for _ in range(5):
+            graphs((4,))
+    assert why in graphs.outcome
+    assert watched(lambda: None) == ""

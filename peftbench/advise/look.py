@@ -70,7 +70,7 @@ def look(dataset: DatasetSpec, splits: tuple[str, str, str], step: Callable[[int
         f"size in pixels, median: {int(np.median(sizes[:, 0]))} x {int(np.median(sizes[:, 1]))}, "
         f"smallest side {int(sizes.min())}",
     ]
-    warnings = list(found.warnings)
+    warnings = [*found.doubts, *found.warnings]
     if counts[most] > UNEVEN * max(counts[fewest], 1):
         warnings.append(
             f"uneven classes: {source.class_names[most]} has {counts[most] / max(counts[fewest], 1):.0f} times as many "

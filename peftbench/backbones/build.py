@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import timm
@@ -10,7 +11,7 @@ from torch import nn
 
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
 from peftbench.backbones.base import Backbone, InputSpec
-from peftbench.backbones.families import shape_of, sites_of
+from peftbench.backbones.families import shape_of, sites_of, translator
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
@@ -22,7 +23,8 @@ from peftbench.foundation.plugins import load_plugins
 def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
     """The backbone of a cell, frozen, in fp32, on the CPU.
 
-    Raises `ConfigError` for an unknown model or an impossible size, `MissingInput` and `BadInput` for weights.
+    Raises `ConfigError` for an unknown model or an impossible size, `NotApplicable` for a family that is not
+    supported, `MissingInput` and `BadInput` for weights.
     """
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}
     try:
@@ -62,15 +64,31 @@ def _stride(net: Any, backbone: Backbone) -> int:
 
 
 def _arguments(spec: BackboneSpec) -> dict[str, Any]:
-    """What timm's `create_model` is told. Raises `ConfigError` with the nearest names for an unknown model."""
+    """What timm's `create_model` is told. Raises `ConfigError` with the nearest names for an unknown model.
+
+    Raises `NotApplicable` for a family that is not supported.
+    """
     load_plugins()  # which may register models with timm
     known = timm.list_models() + timm.list_pretrained()
     if spec.model not in known:
         raise ConfigError([f"backbone.model '{spec.model}' is not a timm model{did_you_mean(spec.model, known)}"])
+    _refuse_other_families(spec.model)
     arguments: dict[str, Any] = {"num_classes": 0}
     if spec.img_size is not None and "convnext" not in spec.model:
         arguments["img_size"] = spec.img_size
     return arguments
+
+
+@lru_cache
+def _refuse_other_families(model: str) -> None:
+    """Raises `NotApplicable` before anything is asked of a model that no translator knows, its weights above all."""
+    try:
+        with torch.device("meta"):
+            net = timm.create_model(model, pretrained=False, num_classes=0)
+    except (RuntimeError, NotImplementedError):
+        # it computes with numbers while it is built
+        net = timm.create_model(model, pretrained=False, num_classes=0)
+    translator(net)
 
 
 def input_spec(spec: BackboneSpec) -> InputSpec:

@@ -9,7 +9,7 @@ mlp.fc1 of a gated MLP is gate | value, twice as wide as what mlp.fc2 reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import timm.models.convnext as convnext
@@ -25,14 +25,20 @@ from peftbench.foundation.errors import NotApplicable
 
 def sites_of(net: nn.Module) -> tuple[str, list[Site]]:
     """Family name and all sites of a timm model. Raises `NotApplicable` for a family without a translator."""
+    family, translate = translator(net)
+    return family, list(translate(net))
+
+
+def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
+    """Family name of a timm model, and what lists its sites. Raises `NotApplicable` for a family without one."""
     if isinstance(net, vit.VisionTransformer):
-        return "vit", list(_vit(net))
+        return "vit", _vit
     if isinstance(net, eva.Eva):
-        return "vit", list(_eva(net))
+        return "vit", _eva
     if isinstance(net, swin.SwinTransformer):
-        return "swin", list(_swin(net))
+        return "swin", _swin
     if isinstance(net, convnext.ConvNeXt):
-        return "convnext", list(_convnext(net))
+        return "convnext", _convnext
     raise NotApplicable(
         f"{type(net).__name__} is not a supported family; supported: VisionTransformer, Eva, SwinTransformer, ConvNeXt"
     )

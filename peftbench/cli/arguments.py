@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.location import user_path
@@ -22,6 +22,16 @@ class Arguments(argparse.ArgumentParser):
             hint = did_you_mean(first.partition("=")[0], options) if first.startswith("-") else f"; see {self.prog} -h"
             raise ConfigError([f"{self.prog}: unknown words {brief(unknown[1])}{hint}"])
         raise ConfigError([f"{self.prog}: {brief(message, 400)}; see {self.prog} -h"])
+
+    def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but `options` (a.b=c) may stand behind a flag as well."""
+        found, left = self.parse_known_args(words, namespace)
+        if isinstance(getattr(found, "options", None), list):
+            found.options += [word for word in left if "=" in word and not word.startswith("-")]
+            left = [word for word in left if "=" not in word or word.startswith("-")]
+        if left:
+            self.error(f"unrecognized arguments: {' '.join(left)}")
+        return found
 
     def _known_options(self) -> list[str]:
         """This parser's options and those of its commands, which leave what they do not know to it."""

@@ -18,11 +18,13 @@ from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
-from peftbench.foundation.errors import ConfigError, RecordError, did_you_mean
+from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, did_you_mean
 from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.terminal import print_fitted
 from peftbench.records.store import Store
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import states
 from peftbench.sweep.summary import sweep_lines
 
@@ -89,9 +91,18 @@ def sweep(words: list[str]) -> int:
             file = grid.write(first.results / "work" / "sweeps")
             with followed(grid, enabled=first.config["runtime"]["progress"] and not launcher.in_process):
                 launcher.run(file, num_left)
-    finally:
-        outcomes = states(grid)
-        print("\n".join(sweep_lines(outcomes)), flush=True)
+    except PeftbenchError:
+        raise  # the launcher's, which found no place for its workers: there is nothing to sum up
+    except BaseException:
+        _sum_up(grid)
+        raise
+    return _sum_up(grid)
+
+
+def _sum_up(grid: Plan) -> int:
+    """Print what became of the cells; the exit code that says so."""
+    outcomes = states(grid)
+    print("\n".join(sweep_lines(outcomes)), flush=True)
     return 1 if any(outcome.state in ("failed", "missing") for outcome in outcomes) else 0
 
 
@@ -105,7 +116,7 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     if path is not None and runtime.on_existing == "error":
         raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
     if path is not None and runtime.on_existing == "skip":
-        print(skipped_line(summary(store.get(cell.fingerprint)), path), flush=True)
+        print_fitted(skipped_line(summary(store.get(cell.fingerprint)), path))
     else:
         for line in cautions(config):
             print(f"note: {line}", file=sys.stderr, flush=True)

@@ -81,9 +81,10 @@ def _finished(words: list[str]) -> int | None:
     from peftbench.cells.lines import skipped_line
     from peftbench.cli.shortcut import finished_record
     from peftbench.foundation.location import default_cache_dir
+    from peftbench.foundation.terminal import print_fitted
 
     found = finished_record(words, default_cache_dir())
     if found is None:
         return None
-    print(skipped_line(found[1], found[0]))
+    print_fitted(skipped_line(found[1], found[0]))
     return 0

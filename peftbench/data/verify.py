@@ -19,9 +19,13 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Findings:
-    """`problems` make the data unusable; `warnings` a reader of its numbers should know; `facts` describe it."""
+    """`problems` make the data unusable, `doubts` its numbers: pictures of test in train, or under two labels.
+
+    `warnings` a reader of its numbers should know; `facts` describe it. Published data sets raise some doubts as well.
+    """
 
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
 
@@ -88,7 +92,7 @@ def _check_union(
 def _check_copies(
     source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
 ) -> None:
-    """Equal pictures: across splits they leak, within one they only weigh twice. Sources hold some of their own."""
+    """Equal pictures: across splits they leak, under two labels one is wrong, else they only weigh twice."""
     where: dict[str, list[tuple[str, int]]] = {}
     train, val, _, test = source.whole_splits
     for name in (train, val, test):
@@ -97,15 +101,25 @@ def _check_copies(
                 where.setdefault(digest, []).append((name, row))
     across: dict[tuple[str, str], list[str]] = {}
     within: dict[str, list[str]] = {}
+    contrary: list[str] = []
     for places in where.values():
         for place in places[1:]:
             (name, row), (other, other_row) = places[0], place
             pair = f"{splits[name].describe(row)} = {splits[other].describe(other_row)}"
+            labels = int(splits[name].labels[row]), int(splits[other].labels[other_row])
+            if labels[0] != labels[1]:
+                contrary.append(f"{pair} ({' and '.join(_class_name(source, label) for label in labels)})")
             (within.setdefault(name, []) if name == other else across.setdefault((name, other), [])).append(pair)
     for (name, other), pairs in across.items():
-        found.warnings.append(f"{len(pairs)} pictures of {other} are also in {name}: {_some(pairs)}")
+        found.doubts.append(f"{len(pairs)} pictures of {other} are also in {name}: {_some(pairs)}")
+    if contrary:
+        found.doubts.append(f"{len(contrary)} pictures stand under two labels: {_some(contrary)}")
     for name, pairs in within.items():
         found.warnings.append(f"{len(pairs)} pictures stand twice in {name}: {_some(pairs)}")
+
+
+def _class_name(source: Source, label: int) -> str:
+    return source.class_names[label] if 0 <= label < source.num_classes else str(label)
 
 
 def _check_classes(splits: dict[str, RawSplit], source: Source, found: Findings) -> None:

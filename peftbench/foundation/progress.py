@@ -10,13 +10,17 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from peftbench.foundation.metric import ACCURACY, Metric
+from peftbench.foundation.terminal import fitted
 
 Row = dict[str, Any]
 # (title, total) -> a context that yields a function told how many were just done: `Progress.counted` to those below it
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
+# columns of a terminal below which a bar is short, and columns that a line takes beside its title
+NARROW, BESIDE, BESIDE_NARROW = 120, 86, 61
 # without a terminal: lines of a sweep are this far apart, but the first one with a measured ETA comes early
 LINE_SECONDS = 30.0
 FIRST_LINE_SECONDS = 3.0
@@ -47,7 +51,7 @@ class Progress:
         self.headline = headline
 
     def say(self, message: str) -> None:
-        self.console.print(message, markup=False)
+        self.console.print(fitted(message, self.console.width if self.console.is_terminal else None), markup=False)
 
     @contextmanager
     def counted(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
@@ -113,11 +117,15 @@ class Progress:
             self.say(text)
 
     def _bars(self) -> Bars:
+        narrow = self.console.width < NARROW
+        # where there is little room the title gives way, and never the numbers
+        room = max(self.console.width - (BESIDE_NARROW if narrow else BESIDE), 8)
+        title = Column(max_width=room, no_wrap=True, overflow="ellipsis")
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            TextColumn("{task.description}", table_column=title),
+            BarColumn(bar_width=8 if narrow else 24),
             TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
+            *(() if narrow else (TimeElapsedColumn(),)),
             TextColumn("ETA"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),

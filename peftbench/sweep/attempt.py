@@ -15,6 +15,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import NotApplicable, PeftbenchError, RecordError
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.system import system_problem
+from peftbench.foundation.terminal import print_fitted
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
 from peftbench.tune.driver import tuned
@@ -62,7 +63,7 @@ def run_noted(
         return Outcome("failed", cell.title, str(shown), shown)
     if say:
         path = store.path_of(cell.labels, cell.fingerprint)
-        print(finished_line(summary(record), path, time.perf_counter() - started), flush=True)
+        print_fitted(finished_line(summary(record), path, time.perf_counter() - started))
     return Outcome("done", cell.title)
 
 

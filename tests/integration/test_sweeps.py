@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -69,6 +70,14 @@ def test_rerun_measures_again_and_keeps_the_old_record(run, results, capsys):
     assert path.read_text() != old, "times differ"
     (kept,) = (results / "work" / "replaced").iterdir()
     assert kept.read_text() == old
+
+
+def test_a_launcher_that_is_not_installed_is_said_and_nothing_is_summed_up(run, results, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert run("-m", "launcher=slurm", "method=linear", "seed=0,1", *TINY) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "peftbench: launcher=slurm needs the package submitit: pip install 'peftbench[slurm]'\n"
 
 
 def test_an_existing_record_can_stop_a_sweep_before_it_starts(run, results, capsys):

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from peftbench.advise.look import dividing_words
 from peftbench.cli.arguments import Arguments, a_file, count, days
 from peftbench.config.choices import content
 from peftbench.config.compose import Trees
@@ -23,11 +24,13 @@ from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
 from peftbench.data.contact_sheet import contact_sheet
 from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import Listed, listed, prune
+from peftbench.data.sources.own_files import OwnFiles
 from peftbench.data.verify import verify
 from peftbench.foundation.digests import read_anew
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
+from peftbench.foundation.terminal import width_of
 
 ACTIONS = ("list", "prepare", "verify", "show", "cache")
 
@@ -58,6 +61,11 @@ def _parser() -> Arguments:
     prepare = action("prepare", _prepare, "download what can be downloaded and fill the image cache", "dataset")
     prepare.add_argument("--no-test", action="store_true", help="leave the test split for later")
     verifying = action("verify", _verify, "decode every image; name all that is wrong", "dataset")
+    verifying.add_argument(
+        "--strict",
+        action="store_true",
+        help="pictures of test in train, or under two labels, are problems too (exit 1)",
+    )
     verifying.add_argument("--deep", action="store_true", help="read all bytes anew, whatever is remembered of files")
     show = action("show", _show, "a contact sheet with class names", "dataset")
     show.add_argument("--out", type=a_file, help="the PNG to write (default: <dataset>.png here)")
@@ -70,7 +78,12 @@ def _parser() -> Arguments:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    table = Table("dataset", "group", "state", "size", "where", box=None, pad_edge=False)
+    width = width_of(sys.stdout) or 160
+    narrow = width < 110
+    table = Table(box=None, pad_edge=False)
+    for header in ("dataset", "state") if narrow else ("dataset", "group", "state", "size"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("where", overflow="fold")
     options = _dataset_options(arguments.options)
     known: set[str] = set()
     for name in choices_of(config_dir() / "dataset"):
@@ -79,11 +92,12 @@ def _list(arguments: argparse.Namespace) -> int:
         known |= fields
         spec = build(cls, values | {key: value for key, value in options.items() if key in fields})
         assert isinstance(spec, DatasetSpec)
-        table.add_row(name, spec.group, *_state(spec))
+        state = _state(spec)
+        table.add_row(name, *(_narrowed(*state) if narrow else (spec.group, *state)))
     unknown = sorted(set(options) - known)
     if unknown:
         raise ConfigError([f"unknown option dataset.{key}{did_you_mean(key, known)}" for key in unknown])
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    Console(width=width, highlight=False, markup=False).print(table)
     return 0
 
 
@@ -121,6 +135,14 @@ def _state(spec: DatasetSpec) -> tuple[str, str, str]:
     return ("download", to_get, "fetched at first use") if to_get else ("ready", "", "made by the package")
 
 
+def _narrowed(state: str, size: str, where: str) -> tuple[str, str]:
+    """State with size, and place, for a terminal with little room: what a bracket adds is left out, home is `~`."""
+    home = str(Path.home())
+    where = where.partition(" (")[0].removesuffix(",")
+    where = where.replace(f"{home}/", "~/") if home != "/" else where
+    return f"{state} ({size.removesuffix(' to get')})" if size else state, where
+
+
 def _shortened(spec: DatasetSpec, error: PeftbenchError) -> str:
     """The first statement of a message, without the name that the row begins with."""
     return re.split(r"[:;] |\. |\n", str(error).removeprefix(f"{spec.label}: "))[0]
@@ -143,6 +165,16 @@ def _composed(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
     if problems:
         raise ConfigError(problems)
     return from_tree(Trees().of(words))
+
+
+def _divided(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
+    """The same to look at images only: own files that are too few for their division are divided as `advise` does."""
+    config, runtime = _composed(arguments)
+    if not isinstance(config.dataset, OwnFiles) or not config.dataset.too_few():
+        return config, runtime
+    named = {word.partition("=")[0] for word in arguments.options}
+    arguments.options = [*arguments.options, *dividing_words(config.dataset, named.__contains__)]
+    return _composed(arguments)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -180,7 +212,7 @@ def _is_choice(name: str) -> bool:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    config, runtime = _composed(arguments)
+    config, runtime = _divided(arguments)
     source = config.dataset.open()
     total = sum(len(source.split(name)) for name in source.whole_splits)
     with Progress(runtime.progress).counted("verifying", total) as step:
@@ -190,16 +222,20 @@ def _verify(arguments: argparse.Namespace) -> int:
             found.facts.append(f"all bytes read anew: revision {config.dataset.revision()}")
         found.problems.extend(f"{path}: its bytes changed and its times do not show it" for path in sorted(differing))
     print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
-    for kind, lines in (("", found.facts), ("warning: ", found.warnings), ("problem: ", found.problems)):
+    doubts = found.doubts
+    problems, warnings = found.problems + doubts * arguments.strict, doubts * (not arguments.strict) + found.warnings
+    for kind, lines in (("", found.facts), ("warning: ", warnings), ("problem: ", problems)):
         print("".join(f"  {kind}{line}\n" for line in lines), end="")
-    print(f"{len(found.problems)} problems, {len(found.warnings)} warnings")
-    return 1 if found.problems else 0
+    print(f"{len(problems)} problems, {len(warnings)} warnings")
+    if doubts and not arguments.strict:
+        print("data verify --strict ends with exit code 1 for pictures of test in train, or under two labels")
+    return 1 if problems else 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     if arguments.per_class < 1:
         raise ConfigError([f"--per-class must be at least 1, got {arguments.per_class}"])
-    config, _ = _composed(arguments)
+    config, _ = _divided(arguments)
     source = config.dataset.open()
     split = arguments.split or source.whole_splits[2]
     if split not in source.splits:

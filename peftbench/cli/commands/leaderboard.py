@@ -18,11 +18,14 @@ from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.foundation.terminal import width_of
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
 
 # What stands for records in no pack, and for all packs.
 OWN, PACKED = "own", "packed"
+# Columns that a pipe or a log file gets where COLUMNS does not say.
+WIDTH = 140
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
 
@@ -93,8 +96,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise MissingInput(
             _nothing_to_show(arguments.results / "records", len(everything), len(rows), arguments.select)
         )
-    # what a pipe or a log file receives should not depend on the window of whoever reads it
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console(width=width_of(sys.stdout) or WIDTH)
     for table in tables:
         show(table, console)
     trials = int(rows["score"].isna().sum())

@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.terminal import width_of
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.records.trials import choice_problems
@@ -37,7 +38,7 @@ def _show(results: Path) -> int:
         raise MissingInput(
             f"no tuned records under {results / 'records'}; make one: python -m peftbench tune=random ..."
         )
-    console = Console() if sys.stdout.isatty() else Console(width=140)
+    console = Console(width=width_of(sys.stdout) or 140)
     wrong = 0
     for record in tuned:
         problems = choice_problems(record, by_fingerprint)

@@ -128,6 +128,11 @@ class OwnFiles(DatasetSpec):
                 notes.append(f"{self.label}: {len(bad)} of {len(chosen)} images looked at {what}, first {bad[0]}")
         return tuple(notes)
 
+    def too_few(self) -> bool:
+        """Whether the images are not divided and too few for `num_train`, `num_val` and a test. Raises as `listing`."""
+        parts = self.listing().parts
+        return "all" in parts and len(parts["all"].paths) <= self.num_train + self.num_val
+
     def _divide(self, listing: Listing) -> dict[str, ImageList]:
         images, num_classes = listing.parts["all"], len(listing.class_names)
         total, kept = len(images.paths), self.num_train + self.num_val

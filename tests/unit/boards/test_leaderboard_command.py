@@ -33,6 +33,18 @@ def test_tables_are_shown_and_written(results: Path, capsys: pytest.CaptureFixtu
     assert (results / "leaderboard" / "leaderboard.md").is_file()
 
 
+def test_a_pipe_is_as_wide_as_columns_says(
+    results: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def widest(columns: str) -> int:
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(["--results", str(results), "--no-report", "--out", str(results / "o")]) == 0
+        shown = capsys.readouterr().out.splitlines()
+        return max(len(line) for line in shown if not line.startswith("wrote "))
+
+    assert widest("80") <= 80 < widest("") <= 140
+
+
 def test_a_choice_does_not_replace_the_whole_leaderboard(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--results", str(results), "--method", "vpt", "--dataset", "dtd"]) == 0
     assert "lora" not in capsys.readouterr().out

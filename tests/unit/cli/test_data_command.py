@@ -1,5 +1,6 @@
 """The data command: what it lists, what it finds wrong, what it draws, and how it answers wrong words."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from peftbench.data.pixels.entry import listed
 from peftbench.data.splits import ArraySplit, FileSplit
 from peftbench.data.verify import verify
 from peftbench.foundation import digests
-from peftbench.foundation.errors import ConfigError, MissingInput
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +76,32 @@ def test_labels_unions_and_empty_splits_are_checked():
     assert "test: no images" in verify(Made(splits)).problems
 
 
-def test_copies_between_and_within_splits_are_warned_about():
-    splits = good() | {"test": flat([10, 1, 10], [0, 1, 1])}
-    warnings = verify(Made(splits)).warnings
-    assert "1 pictures of test are also in train800: image 1 = image 1" in warnings
-    assert "1 pictures stand twice in test: image 0 = image 2" in warnings
+def test_copies_between_and_within_splits_are_told_apart():
+    splits = good() | {"test": flat([10, 1, 10], [0, 1, 0])}
+    found = verify(Made(splits))
+    assert found.doubts == ["1 pictures of test are also in train800: image 1 = image 1"]
+    assert found.warnings == ["1 pictures stand twice in test: image 0 = image 2"]
+
+
+def test_a_picture_under_two_labels_is_named_with_both():
+    splits = good() | {"test": flat([10, 1, 10], [0, 0, 1])}
+    found = verify(Made(splits))
+    assert found.doubts[1:] == [
+        "2 pictures stand under two labels: image 1 = image 1 (b and a), image 0 = image 2 (a and b)"
+    ]
+
+
+def test_strict_makes_doubts_about_own_photos_an_error(tmp_path, capsys):
+    for part, label, level in (("train", "a", 1), ("train", "b", 2), ("test", "a", 3), ("test", "b", 1)):
+        (tmp_path / part / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(tmp_path / part / label / "photo.png")
+    words = ["verify", "folder", f"dataset.root={tmp_path}", "runtime.progress=false"]
+    assert data_command.main(words) == 0
+    said = capsys.readouterr().out
+    assert "warning: 1 pictures of test are also in" in said and "0 problems" in said
+    assert data_command.main([*words, "--strict"]) == 1
+    said = capsys.readouterr().out
+    assert "problem: 1 pictures of test are also in" in said and "(a and b)" in said and "2 problems" in said
 
 
 def test_classes_that_only_test_knows_are_warned_about():
@@ -105,6 +127,21 @@ def test_many_classes_stand_in_columns():
     assert sheet.height < 12 * 42 < 30 * 40
 
 
+def test_a_small_folder_is_looked_at_whatever_its_division(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    for label in ("a", "b"):
+        (photos / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 8), (number, ord(label), 0)).save(photos / label / f"{number}.png")
+    (photos / "b" / "copy.png").write_bytes((photos / "a" / "3.png").read_bytes())
+    words = ["folder", f"dataset.root={photos}", "runtime.progress=false"]
+    assert data_command.main(["verify", *words, "--strict"]) == 1
+    assert "1 pictures stand under two labels" in capsys.readouterr().out
+    assert data_command.main(["show", *words, "--out", str(tmp_path / "sheet.png")]) == 0
+    with pytest.raises(BadInput, match="cannot be divided into 19"):
+        data_command.main(["verify", *words, "dataset.num_train=19"])
+
+
 def test_list_shows_state_and_size_of_every_dataset(tmp_path, capsys):
     assert data_command.main(["list", f"dataset.root={tmp_path}"]) == 0
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
@@ -115,6 +152,18 @@ def test_list_shows_state_and_size_of_every_dataset(tmp_path, capsys):
     assert "169 MB to get" in lines["cifar100"]
     with pytest.raises(ConfigError, match=r"unknown option dataset\.rot; did you mean 'root'"):
         data_command.main(["list", "dataset.rot=x"])
+
+
+def test_list_fits_the_columns_there_are_and_loses_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert data_command.main(["list", f"dataset.root={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    first = next(number for number, line in enumerate(lines) if line.startswith("vtab/dtd "))
+    assert " missing (625 MB) " in lines[first]
+    own = [lines[first], *itertools.takewhile(lambda line: line.startswith(" "), lines[first + 1 :])]
+    where = lines[0].index("where")
+    assert str(tmp_path) in "".join(line[where:].rstrip() for line in own)
 
 
 def test_prepare_fills_the_cache_that_a_run_reads(tmp_path, capsys):

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 DEMO := results/work/demo
 
-.PHONY: help install demo test test-quick lint types smoke leaderboard leaderboard-check clean
+.PHONY: help install demo test test-quick lint types smoke docs leaderboard leaderboard-check clean
 
 help:
 	@echo "make demo               install, run a small real comparison, print and write its leaderboard"
@@ -14,6 +14,7 @@ help:
 	@echo "make test               the test suite"
 	@echo "make lint types         ruff and mypy"
 	@echo "make smoke              every method for two epochs through the command line"
+	@echo "make docs               the documentation site -> build/site (no network)"
 	@echo "make leaderboard        results/records -> results/leaderboard"
 	@echo "make leaderboard-check  fails when results/leaderboard is not what the records give"
 
@@ -46,6 +47,9 @@ types: install
 
 smoke: install
 	$(BIN)/python scripts/smoke.py
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --quiet
 
 leaderboard: install
 	$(BIN)/python -m peftbench leaderboard --results results --suite packed

@@ -27,3 +27,12 @@ def test_the_readme_names_only_targets_commands_and_files_that_exist():
     assert set(re.findall(r"python -m peftbench ([a-z]+)(?:\s|$)", readme)) <= set(COMMANDS)
     for folder in re.findall(r"`((?:peftbench|configs|scripts|docs)/[a-z_/]+\.(?:py|yaml|md))`", readme):
         assert (ROOT / folder).is_file() or "mine" in folder, folder
+
+
+def test_the_page_of_licences_names_all_data_and_weights_that_ship():
+    page = (ROOT / "docs" / "licences.md").read_text()
+    assets = ROOT / "peftbench" / "assets"
+    for file in assets.rglob("*"):
+        if file.suffix in (".csv", ".safetensors"):
+            assert file.name in page or file.parent.name in page, file.name
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]

@@ -1,0 +1,50 @@
+"""The documentation site builds in strict mode, without a network, with a page for each method."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from peftbench.methods.base import METHODS
+from tests.conftest import REPOSITORY
+
+pytest.importorskip("material")
+pytest.importorskip("mkdocstrings")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    def refused(*_: object) -> None:
+        raise OSError("no network here")
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refused)
+        # raises Abort for a warning: a link to nowhere, a name that the code does not have
+        build(load_config(str(REPOSITORY / "mkdocs.yml"), site_dir=str(folder)))
+    return folder
+
+
+def test_every_method_has_a_page_with_its_options(site: Path) -> None:
+    for name in METHODS.names():
+        assert f"method={name} dataset=digits" in (site / "methods" / f"{name}.html").read_text()
+    assert "method.rank" in (site / "methods" / "lora.html").read_text()
+
+
+def test_the_reference_shows_signatures_and_their_text(site: Path) -> None:
+    page = (site / "api.html").read_text()
+    for name in ("attach", "run", "leaderboard", "predictor", "Method"):
+        assert re.search(rf'<h\d id="peftbench\.[a-z_.]*\.{name}"', page), name
+    assert "leaderboard" in (site / "commands.html").read_text()
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text())
+        assert not loaded, (page.name, loaded)

@@ -9,10 +9,11 @@ import pytest
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.render import write
+from peftbench.cli.commands.evaluate import main as evaluate
 from peftbench.config.shipped import shipped_options
 from peftbench.methods.base import METHODS
 from peftbench.records.collect import collect
-from peftbench.records.store import Store
+from peftbench.records.store import Store, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, SKIPPED = Store(ROOT / "results").scan()
@@ -32,6 +33,23 @@ def test_a_committed_record_names_its_commit_and_no_place_of_a_machine(record):
     text = record.to_json()
     assert "/home/" not in text and "/root/" not in text and "../" not in text
     assert "root" not in record.config["dataset"] and "checkpoint" not in record.config["backbone"]
+
+
+ADAPTERS = sorted((ROOT / "results" / "adapters").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda path: path.stem)
+def test_a_committed_adapter_gives_its_record_s_test_result(adapter, capsys):
+    record = read_record(adapter.with_suffix(".json"))
+    assert record.provenance["git_commit"] and record.provenance["git_dirty"] is False
+    assert record == next((known for known in RECORDS if known.fingerprint == adapter.stem), record)
+    assert evaluate([adapter.stem, "--results", str(ROOT / "results"), "runtime.progress=false"]) == 0
+    assert capsys.readouterr().out.endswith("reproduced exactly\n")
+
+
+def test_there_are_adapters_of_more_than_one_family():
+    methods = [read_record(adapter.with_suffix(".json")).config["method"]["name"] for adapter in ADAPTERS]
+    assert len({METHODS.get(name).family for name in methods}) >= 3
 
 
 def test_tables_are_what_the_records_give(tmp_path):

@@ -34,6 +34,8 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
     if path.suffix != ".json":
         store = Store(results)
         try:
+            if store.find(named) is None and (shipped := store.shipped(named, ".json")).is_file():
+                return read_record(shipped), store
             return store.get(named), store
         except RecordError as error:
             raise MissingInput(f"{brief(error)}; name a record's file, or a fingerprint under --results") from error

@@ -58,6 +58,9 @@ def own_adapter(store: Store, record: RunRecord) -> Path:
         )
     path = store.adapter_path(record.fingerprint)
     found = _own(path, record.adapter["sha256"], record.fingerprint)
+    shipped = store.shipped(record.fingerprint, ".safetensors")
+    if found is None and shipped.is_file() and hash_file(shipped).hex() == record.adapter["sha256"]:
+        return shipped
     if found is None:
         raise MissingInput(
             f"there is no adapter at {path}; copy it there, or run the cell again with runtime.save_adapter=true "

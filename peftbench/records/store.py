@@ -39,7 +39,8 @@ class Store:
     """Records under `<root>/records/<backbone>/<method>/<dataset>/<fingerprint>.json`; the rest under `<root>/work/`.
 
     Records may also be packed, many in one `<root>/records/<name>.jsonl.gz`: they are found and read like the others.
-    `records/` belongs in version control; `work/` (adapters, predictions, failures) does not.
+    `records/` belongs in version control; `work/` (adapters, predictions, failures) does not. `adapters/` holds a few
+    adapters that are committed, each with its record.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -151,6 +152,10 @@ class Store:
     def adapter_path(self, fingerprint: str) -> Path:
         """Where a cell's trained tensors belong (safetensors); the folder may not exist yet."""
         return self.work_folder / "adapters" / f"{_checked(fingerprint)}.safetensors"
+
+    def shipped(self, fingerprint: str, suffix: str) -> Path:
+        """Where a record (.json) and adapter (.safetensors) that are committed together are, if they are."""
+        return self.root / "adapters" / f"{_checked(fingerprint)}{suffix}"
 
     def predictions_path(self, fingerprint: str) -> Path:
         """Where a cell's test predictions belong (npy, class per image); the folder may not exist yet."""

@@ -56,6 +56,20 @@ def test_files_of_a_host_that_died_after_its_record_was_put_are_found(tmp_path):
     assert own_adapter(store, record).read_bytes() == b"mine"
 
 
+def test_an_adapter_committed_beside_its_record_is_found_where_no_own_one_is(tmp_path):
+    store = Store(tmp_path)
+    record = run(store, b"mine")
+    shipped = store.shipped(record.fingerprint, ".safetensors")
+    shipped.parent.mkdir()
+    shipped.write_bytes(b"foreign")
+    assert own_adapter(store, record).read_bytes() == b"mine"
+    store.adapter_path(record.fingerprint).unlink()
+    with pytest.raises(MissingInput, match="there is no adapter at"):
+        own_adapter(store, record)
+    shipped.write_bytes(b"mine")
+    assert own_adapter(store, record) == shipped
+
+
 def test_what_is_not_here_is_said(tmp_path):
     store = Store(tmp_path)
     record = run(store, b"mine")

@@ -38,5 +38,8 @@ def fitted(text: str, width: int | None) -> str:
 
 
 def print_fitted(text: str) -> None:
-    """Print lines that a person reads, broken between words where standard output is a narrow terminal."""
-    print(fitted(text, width_of(sys.stdout)), flush=True)
+    """Print lines that a person reads, broken between words where standard output is a narrow terminal.
+
+    A pipe gets them whole, whatever COLUMNS says: programs read there.
+    """
+    print(fitted(text, width_of(sys.stdout) if sys.stdout.isatty() else None), flush=True)

@@ -7,6 +7,7 @@ import sys
 from peftbench.adapters.predictor import snippet
 from peftbench.advise.advise import Adviser
 from peftbench.advise.request import read_request
+from peftbench.foundation.terminal import print_fitted
 
 HELP = """usage: python -m peftbench advise dataset=folder dataset.root=PHOTOS [budget=30m memory=8GB params=1M]
                                   [backbone=...] [out=DIR] [any other option of a cell]
@@ -22,14 +23,14 @@ def main(words: list[str]) -> int:
     if not words or {"-h", "--help"} & set(words):
         print(HELP, end="")
         return 0 if words else 2
-    adviser = Adviser(read_request(words), lambda line: print(line, flush=True))
+    adviser = Adviser(read_request(words), print_fitted)
     try:
         advice = adviser.run()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
-        print("\n".join(adviser.keep_best()), flush=True)
+        print_fitted("\n".join(adviser.keep_best()))
         return 130
-    print("\n" + "\n".join(advice.lines))
+    print_fitted("\n" + "\n".join(advice.lines))
     print(f"\nmodel {advice.model}\npage  {advice.page}\n\nuse it:\n{snippet(advice.model)}")
     print(f"or: python -m peftbench predict {advice.model} FILES_OR_FOLDER")
     return 0

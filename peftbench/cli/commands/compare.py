@@ -23,7 +23,7 @@ from peftbench.boards.table import Score, Table
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput, PeftbenchError
 from peftbench.foundation.files import replace_text
-from peftbench.foundation.terminal import width_of
+from peftbench.foundation.terminal import print_fitted, width_of
 from peftbench.records.index import read_reported
 
 DIFFERS, WITHIN, UNKNOWN = "differs", "within", "unknown"
@@ -129,7 +129,7 @@ def _run(arguments: argparse.Namespace) -> None:
     shown = found if arguments.all else [item for item in found if item.verdict == DIFFERS]
     if shown:
         Console(width=width_of(sys.stdout) or 140).print(_table(shown))
-    print(
+    print_fitted(
         f"{len(found)} pairs of a measured cell and a published figure: {counts[DIFFERS]} differ by more than the "
         f"uncertainty, {counts[WITHIN]} lie within it, {counts[UNKNOWN]} have a single seed and cannot be judged"
     )

@@ -30,7 +30,7 @@ from peftbench.foundation.digests import read_anew
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, PeftbenchError, did_you_mean
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
-from peftbench.foundation.terminal import width_of
+from peftbench.foundation.terminal import print_fitted, width_of
 
 ACTIONS = ("list", "prepare", "verify", "show", "cache")
 
@@ -167,14 +167,21 @@ def _composed(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
     return from_tree(Trees().of(words))
 
 
-def _divided(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
-    """The same to look at images only: own files that are too few for their division are divided as `advise` does."""
+def _divided(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec, list[str]]:
+    """The same to look at images only: own files that are too few for their division are divided as `advise` does.
+
+    The list says with which words a run divides them so.
+    """
     config, runtime = _composed(arguments)
     if not isinstance(config.dataset, OwnFiles) or not config.dataset.too_few():
-        return config, runtime
+        return config, runtime, []
     named = {word.partition("=")[0] for word in arguments.options}
-    arguments.options = [*arguments.options, *dividing_words(config.dataset, named.__contains__)]
-    return _composed(arguments)
+    words = dividing_words(config.dataset, named.__contains__)
+    arguments.options = [*arguments.options, *words]
+    few = (
+        f"too few images for the usual 800 + 200: a run needs {' '.join(words)} protocol=full; 'advise' does so itself"
+    )
+    return *_composed(arguments), [few]
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -212,30 +219,32 @@ def _is_choice(name: str) -> bool:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    config, runtime = _divided(arguments)
+    config, runtime, few = _divided(arguments)
     source = config.dataset.open()
     total = sum(len(source.split(name)) for name in source.whole_splits)
     with Progress(runtime.progress).counted("verifying", total) as step:
         found = verify(source, step)
+    found.warnings.extend(few)
     if arguments.deep:
         with read_anew() as differing:
             found.facts.append(f"all bytes read anew: revision {config.dataset.revision()}")
         found.problems.extend(f"{path}: its bytes changed and its times do not show it" for path in sorted(differing))
-    print(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
+    print_fitted(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
     doubts = found.doubts
     problems, warnings = found.problems + doubts * arguments.strict, doubts * (not arguments.strict) + found.warnings
     for kind, lines in (("", found.facts), ("warning: ", warnings), ("problem: ", problems)):
-        print("".join(f"  {kind}{line}\n" for line in lines), end="")
+        for line in lines:
+            print_fitted(f"  {kind}{line}")
     print(f"{len(problems)} problems, {len(warnings)} warnings")
     if doubts and not arguments.strict:
-        print("data verify --strict ends with exit code 1 for pictures of test in train, or under two labels")
+        print_fitted("data verify --strict ends with exit code 1 for pictures of test in train, or under two labels")
     return 1 if problems else 0
 
 
 def _show(arguments: argparse.Namespace) -> int:
     if arguments.per_class < 1:
         raise ConfigError([f"--per-class must be at least 1, got {arguments.per_class}"])
-    config, _ = _divided(arguments)
+    config, _, _ = _divided(arguments)
     source = config.dataset.open()
     split = arguments.split or source.whole_splits[2]
     if split not in source.splits:

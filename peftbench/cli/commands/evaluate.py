@@ -9,6 +9,7 @@ from peftbench.adapters.hf_peft import CONFIG
 from peftbench.cells.foreign import evaluate_peft
 from peftbench.cells.restore import find_record, restore_and_evaluate
 from peftbench.cli.record_words import record_parser
+from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import predictions_bytes
 
 
@@ -20,7 +21,9 @@ def main(words: list[str]) -> int:
     arguments = record_parser("evaluate", __doc__).parse_args(words)
     if (Path(arguments.record) / CONFIG).is_file():
         metrics = evaluate_peft(Path(arguments.record), arguments.options).metrics
-        print(f"{arguments.record}: {metrics['accuracy']:.2%} of {metrics['n']:,} test images; no record is made of it")
+        print_fitted(
+            f"{arguments.record}: {metrics['accuracy']:.2%} of {metrics['n']:,} test images; no record is made of it"
+        )
         return 0
     record, store = find_record(arguments.record, arguments.results)
     result = restore_and_evaluate(record, store, arguments.options)
@@ -31,7 +34,7 @@ def main(words: list[str]) -> int:
             same and hashlib.sha256(predictions_bytes(result.predictions)).hexdigest() == record.predictions["sha256"]
         )
     old, new = (metric.shown(scores[metric.name], 4) for scores in (recorded, now))
-    print(f"recorded {old} of {recorded['n']:,}; now {new} of {now['n']:,}")
+    print_fitted(f"recorded {old} of {recorded['n']:,}; now {new} of {now['n']:,}")
     counted = f" by {now['correct'] - recorded['correct']:+d} images" if "correct" in recorded else ""
     print("reproduced exactly" if same else f"differs{counted}, in its predictions")
     return 0 if same else 1

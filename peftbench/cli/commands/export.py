@@ -11,6 +11,7 @@ from peftbench.cells.export import FORMS, card_of, export_record, files_of
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import ConfigError, brief
+from peftbench.foundation.terminal import print_fitted
 
 
 def main(words: list[str]) -> int:
@@ -40,7 +41,7 @@ def main(words: list[str]) -> int:
         ready_to_push()
     path = export_record(record, store, arguments.options, arguments.file, arguments.push)
     what = f"{record.labels['method']} on {record.labels['dataset']}"
-    print(f"wrote {path}: {what}; its card is {card_of(path)}")
+    print_fitted(f"wrote {path}: {what}; its card is {card_of(path)}")
     if arguments.push is not None:
         message = f"{what}, exported by peftbench from record {record.fingerprint}"
         print(f"pushed to {push(files_of(path), arguments.push, arguments.private, message)}")

@@ -11,6 +11,7 @@ from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
 from peftbench.cli.record_words import record_parser
 from peftbench.foundation.progress import Progress
+from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -24,7 +25,7 @@ def main(words: list[str]) -> int:
         again = rerun(record, arguments.options, Store(folder))
         differences = number_differences(record, again)
         differences += _prediction_differences(record, store, again, Store(folder))
-    print("\n".join(verdict(differences, setting_differences(record, again))))
+    print_fitted("\n".join(verdict(differences, setting_differences(record, again))))
     return 1 if differences else 0
 
 

@@ -136,7 +136,9 @@ def test_a_small_folder_is_looked_at_whatever_its_division(tmp_path, capsys):
     (photos / "b" / "copy.png").write_bytes((photos / "a" / "3.png").read_bytes())
     words = ["folder", f"dataset.root={photos}", "runtime.progress=false"]
     assert data_command.main(["verify", *words, "--strict"]) == 1
-    assert "1 pictures stand under two labels" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 pictures stand under two labels" in said
+    assert "a run needs dataset.num_train=12 dataset.num_val=4 protocol=full" in said
     assert data_command.main(["show", *words, "--out", str(tmp_path / "sheet.png")]) == 0
     with pytest.raises(BadInput, match="cannot be divided into 19"):
         data_command.main(["verify", *words, "dataset.num_train=19"])

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.terminal import fitted, width_of
+from peftbench.foundation.terminal import fitted, print_fitted, width_of
 
 
 class Terminal(io.StringIO):
@@ -39,6 +39,17 @@ def test_lines_break_between_words_and_never_inside_one():
     assert " ".join(line.strip() for line in lines).split() == text.split()
     assert all(len(line) <= 20 or " " not in line.strip() for line in lines)
     assert "  /a/long/path/of-a-file" in lines
+
+
+def test_sentences_break_on_a_terminal_only(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    shown = {}
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr("sys.stdout", stream)
+        print_fitted("  rung 1, 1/4: convpass, rate 0.005, 2 epochs: 80.9%\n\nmodel  x")
+        shown[type(stream)] = stream.getvalue()
+    assert shown[io.StringIO] == "  rung 1, 1/4: convpass, rate 0.005, 2 epochs: 80.9%\n\nmodel  x\n"
+    assert shown[Terminal] == "  rung 1, 1/4: convpass, rate\n  0.005, 2 epochs: 80.9%\n\nmodel  x\n"
 
 
 @pytest.mark.parametrize(("width", "bar"), [(80, 8), (160, 24)])

@@ -55,7 +55,7 @@ class RawSplit(ABC):
 
     @abstractmethod
     def content_digest(self) -> str:
-        """SHA-256 (hex) over the ordered content of the images; labels and file names play no part."""
+        """SHA-256 (hex) over the ordered content of the images and their maps; labels and file names play no part."""
 
     @abstractmethod
     def read(self, index: int) -> Image:
@@ -65,7 +65,10 @@ class RawSplit(ABC):
         """
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        """The map `name` of one image, as large as it: uint8 [height, width], 255 where nothing is known."""
+        """The map `name` of one image, as large as it, as `data.maps` says of it.
+
+        Raises `BadInput` naming the map when it is missing, cannot be read or is not as large as its image.
+        """
         raise NotImplementedError
 
     def take(self, rows: np.ndarray) -> RawSplit:
@@ -229,7 +232,7 @@ class Split:
 
     `inputs["image"]`: uint8 [num, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
     large split it is made when read. Others may hold clips, texts as token ids, and so on.
-    `targets["label"]`: int64 [num], read-only. Others may be maps [num, height, width].
+    `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width], see `data.maps`.
     `digest`: SHA-256 (hex) over content and labels.
     """
 

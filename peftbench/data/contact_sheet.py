@@ -1,12 +1,14 @@
-"""One picture that shows a dataset: a few images of every class under its name."""
+"""One picture that shows a dataset: a few images of every class under its name, or images beside their maps."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from peftbench.data.base import RawSplit
+from peftbench.data.maps import class_colours, coloured, depth_limits
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,6 +41,45 @@ def contact_sheet(split: RawSplit, class_names: tuple[str, ...], per_class: int 
             picture = _fitted(split.read(int(row)), tile)
             corner = (left + place * (tile + 2), top + _TEXT_HEIGHT)
             sheet.paste(picture, (corner[0] + (tile - picture.width) // 2, corner[1] + (tile - picture.height) // 2))
+    return sheet
+
+
+def map_sheet(split: RawSplit, class_names: tuple[str, ...], rows: int = 8, tile: int = 96) -> Image:
+    """The first images of a split, each in a row with its maps; the colours of the classes below."""
+    chosen = range(min(rows, len(split)))
+    maps = {name: [split.read_map(name, index) for index in chosen] for name in split.maps}
+    limits = depth_limits(maps["depth"]) if "depth" in maps else (0.0, 1.0)
+    pictures = [
+        [np.asarray(split.read(index).convert("RGB")), *(coloured(name, maps[name][index], limits) for name in maps)]
+        for index in chosen
+    ]
+    return picture_table(["image", *maps], pictures, class_names if "class_map" in maps else (), tile)
+
+
+def picture_table(
+    headers: Sequence[str], rows: Sequence[Sequence[np.ndarray]], class_names: Sequence[str] = (), tile: int = 96
+) -> Image:
+    """Pictures (uint8 [height, width, 3]) in rows under `headers`, and below them the colour of every class."""
+    from PIL import Image as images
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.load_default(12)
+    width = max(len(headers) * (tile + 2) + 2 * _MARGIN, 320)
+    key = [f"{number} {name}" for number, name in enumerate(class_names)]
+    across = max(1, int((width - _MARGIN) // (max([font.getlength(words) for words in key], default=0) + 24)))
+    below = _TEXT_HEIGHT + len(rows) * (tile + 2) + 2 * _MARGIN
+    sheet = images.new("RGB", (width, below + -(-len(key) // across) * _TEXT_HEIGHT + _MARGIN), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for column, header in enumerate(headers):
+        draw.text((_MARGIN + column * (tile + 2), _MARGIN // 2), header, _INK, font)
+        for row, pictures in enumerate(rows):
+            picture = _fitted(images.fromarray(pictures[column]), tile)
+            sheet.paste(picture, (_MARGIN + column * (tile + 2), _MARGIN + _TEXT_HEIGHT + row * (tile + 2)))
+    step = (width - _MARGIN) // across
+    for number, (words, colour) in enumerate(zip(key, class_colours(len(key)).tolist(), strict=True)):
+        left, top = _MARGIN + number % across * step, below + number // across * _TEXT_HEIGHT
+        draw.rectangle((left, top + 2, left + 12, top + 13), tuple(colour), _INK)
+        draw.text((left + 17, top), words, _INK, font)
     return sheet
 
 

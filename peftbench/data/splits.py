@@ -71,6 +71,7 @@ class JoinedSplit(RawSplit):
     def __init__(self, first: RawSplit, second: RawSplit) -> None:
         self._parts = (first, second)
         self.labels = np.concatenate([first.labels, second.labels])
+        self.maps = first.maps
 
     def content_digest(self) -> str:
         return hashlib.sha256("".join(part.content_digest() for part in self._parts).encode()).hexdigest()
@@ -78,6 +79,10 @@ class JoinedSplit(RawSplit):
     def read(self, index: int) -> Image:
         first, second = self._parts
         return first.read(index) if index < len(first) else second.read(index - len(first))
+
+    def read_map(self, name: str, index: int) -> np.ndarray:
+        first, second = self._parts
+        return first.read_map(name, index) if index < len(first) else second.read_map(name, index - len(first))
 
     def describe(self, index: int) -> str:
         first, second = self._parts

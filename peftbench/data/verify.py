@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from peftbench.data.base import RawSplit, Source
+from peftbench.data.maps import UNKNOWN, map_problem
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import PeftbenchError
 
@@ -30,23 +31,39 @@ class Findings:
     facts: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one image showed: the SHA-256 of its picture, None where it cannot be decoded, and the classes in it."""
+
+    digest: str | None
+    classes: frozenset[int]
+
+
+Looks = dict[str, list[Look]]
+
+
 def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> Findings:
-    """Decode every image of every split and check counts, labels, copies and unions; `step` is told of progress."""
+    """Decode every image of every split and check counts, labels, maps, copies and unions; `step` hears of progress."""
     found = Findings(warnings=list(source.notes))
     splits = {name: source.split(name) for name in source.whole_splits}
-    pixels: dict[str, list[str | None]] = {}
+    looks: Looks = {}
     for name, split in splits.items():
-        _check_labels(name, split, source.num_classes, found)
-        pixels[name] = _pixel_digests(name, split, found, step)
-        num_classes = len(np.unique(split.labels))
+        if not split.maps:
+            _check_labels(name, split, source.num_classes, found)
+        elif len(split) == 0:
+            found.problems.append(f"{name}: no images")
+        looks[name] = _look(name, split, source.num_classes, found, step)
+        num_classes = len(frozenset().union(*(look.classes for look in looks[name])))
         # every image of a split can only be hashed once all are readable
-        digest = "not computed, images are missing" if None in pixels[name] else split.content_digest()[:16]
+        whole = all(look.digest for look in looks[name])
+        digest = split.content_digest()[:16] if whole else "not computed, images are missing"
+        with_maps = f" with {', '.join(split.maps)}" if split.maps else ""
         found.facts.append(
-            f"{name}: {len(split):,} images, {num_classes} of {source.num_classes} classes, sha256 {digest}"
+            f"{name}: {len(split):,} images{with_maps}, {num_classes} of {source.num_classes} classes, sha256 {digest}"
         )
-    _check_union(source, splits, pixels, found)
-    _check_copies(source, splits, pixels, found)
-    _check_classes(splits, source, found)
+    _check_union(source, splits, looks, found)
+    _check_copies(source, splits, looks, found)
+    _check_classes(looks, source, found)
     return found
 
 
@@ -59,46 +76,76 @@ def _check_labels(name: str, split: RawSplit, num_classes: int, found: Findings)
         found.problems.append(f"{name}: {len(wrong)} labels outside 0 to {num_classes - 1}: {first}")
 
 
-def _pixel_digests(name: str, split: RawSplit, found: Findings, step: Callable[[int], None]) -> list[str | None]:
-    """SHA-256 of every decoded picture; None, and a problem that names it, for one that cannot be decoded."""
+def _look(name: str, split: RawSplit, num_classes: int, found: Findings, step: Callable[[int], None]) -> list[Look]:
+    """Every image with its maps; a problem that names it for one that cannot be decoded or has a wrong map."""
 
-    def digest(index: int) -> str | PeftbenchError:
+    def look(index: int) -> tuple[Look, list[str]]:
         try:
             image = split.read(index)
         except PeftbenchError as error:
-            return error
+            return Look(None, _classes_of(split, index)), [str(error)]
         finally:
             step(1)
-        return hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes()).hexdigest()
+        content = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes())
+        if not split.maps:
+            return Look(content.hexdigest(), _classes_of(split, index)), []
+        classes, problems = _maps_of(split, index, (image.height, image.width), num_classes)
+        return Look(content.hexdigest(), classes), problems
 
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
-        results = list(pool.map(digest, range(len(split))))
-    found.problems.extend(f"{name}: {result}" for result in results if isinstance(result, PeftbenchError))
-    return [None if isinstance(result, PeftbenchError) else result for result in results]
+        results = list(pool.map(look, range(len(split))))
+    found.problems.extend(f"{name}: {problem}" for _, problems in results for problem in problems)
+    return [seen for seen, _ in results]
 
 
-def _check_union(
-    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
-) -> None:
+def _classes_of(split: RawSplit, index: int) -> frozenset[int]:
+    return frozenset() if split.maps else frozenset([int(split.labels[index])])
+
+
+def _maps_of(split: RawSplit, index: int, size: tuple[int, int], num_classes: int) -> tuple[frozenset[int], list[str]]:
+    """The classes in an image's class map, and what is wrong with its maps."""
+    classes: frozenset[int] = frozenset()
+    problems = []
+    for name in split.maps:
+        try:
+            values = split.read_map(name, index)
+        except PeftbenchError as error:
+            problems.append(str(error))
+            continue
+        problem = map_problem(name, values, num_classes)
+        if values.shape[-2:] != size:
+            problem = (
+                f"its {name} has {values.shape[-1]} x {values.shape[-2]} pixels and the image {size[1]} x {size[0]}"
+            )
+        if problem:
+            problems.append(f"{split.describe(index)}: {problem}")
+        elif name == "class_map":
+            classes = frozenset(np.unique(values).tolist()) - {UNKNOWN}
+    return classes, problems
+
+
+def _check_union(source: Source, splits: dict[str, RawSplit], looks: Looks, found: Findings) -> None:
     train, val, both, _ = source.whole_splits
 
     def counted(*names: str) -> Counter[tuple[str | None, int]]:
-        return Counter(pair for name in names for pair in zip(pixels[name], splits[name].labels.tolist(), strict=True))
+        return Counter(
+            (look.digest, label)
+            for name in names
+            for look, label in zip(looks[name], splits[name].labels.tolist(), strict=True)
+        )
 
     if counted(train, val) != counted(both):
         found.problems.append(f"{both} does not hold exactly the images and labels of {train} and {val}")
 
 
-def _check_copies(
-    source: Source, splits: dict[str, RawSplit], pixels: dict[str, list[str | None]], found: Findings
-) -> None:
+def _check_copies(source: Source, splits: dict[str, RawSplit], looks: Looks, found: Findings) -> None:
     """Equal pictures: across splits they leak, under two labels one is wrong, else they only weigh twice."""
     where: dict[str, list[tuple[str, int]]] = {}
     train, val, _, test = source.whole_splits
     for name in (train, val, test):
-        for row, digest in enumerate(pixels[name]):
-            if digest is not None:
-                where.setdefault(digest, []).append((name, row))
+        for row, look in enumerate(looks[name]):
+            if look.digest is not None:
+                where.setdefault(look.digest, []).append((name, row))
     across: dict[tuple[str, str], list[str]] = {}
     within: dict[str, list[str]] = {}
     contrary: list[str] = []
@@ -122,8 +169,8 @@ def _class_name(source: Source, label: int) -> str:
     return source.class_names[label] if 0 <= label < source.num_classes else str(label)
 
 
-def _check_classes(splits: dict[str, RawSplit], source: Source, found: Findings) -> None:
-    present = {name: set(split.labels.tolist()) for name, split in splits.items()}
+def _check_classes(looks: Looks, source: Source, found: Findings) -> None:
+    present = {name: set().union(*(look.classes for look in seen)) for name, seen in looks.items()}
     names = dict(enumerate(source.class_names))
     both = source.whole_splits[2]
     unseen = sorted(present["test"] - present[both])

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from peftbench.foundation.seeding import stream
-from peftbench.train.colours import change_colours, random_colours
+from peftbench.train.colours import change_colours, distort, random_colours, random_distortions
 from peftbench.train.options import TrainSpec
 
 Draws = dict[str, Tensor]
@@ -23,24 +23,30 @@ _ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip.
+    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip,
+    scale_crop_flip.
 
     `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
     `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
-    places are drawn here.
+    places are drawn here. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the augmentation of
+    segmentation; maps move with their images (`train.moved_maps`).
     """
 
     kind: str = "none"
     crop_padding: int = 4
     erasing: float = 0.0
+    zoom: tuple[float, float] = (0.5, 2.0)
+    photometric: bool = False
+    window: int | None = None
 
     @classmethod
-    def of(cls, train: TrainSpec) -> Augment:
-        return cls(train.augment, train.crop_padding, train.erasing)
+    def of(cls, train: TrainSpec, window: int | None = None) -> Augment:
+        zoom = train.zoom[0], train.zoom[1]
+        return cls(train.augment, train.crop_padding, train.erasing, zoom, train.photometric, window)
 
     @property
     def active(self) -> bool:
-        return self.kind != "none" or self.erasing > 0
+        return self.kind != "none" or self.erasing > 0 or self.photometric
 
     @property
     def on_host(self) -> bool:
@@ -61,6 +67,13 @@ class Augment:
         if self.kind in ("rrc_flip", "contrast"):
             generator = stream(seed, "augment", epoch, "resized_crop")
             draws["box"] = random_boxes(num_samples, size, (0.08, 1.0), (3 / 4, 4 / 3), generator, whole=True)
+        if self.kind == "scale_crop_flip":
+            generator = stream(seed, "augment", epoch, "window")
+            uniform = torch.rand(num_samples, 3, generator=generator)
+            draws["zoom"] = self.zoom[0] + (self.zoom[1] - self.zoom[0]) * uniform[:, 0]
+            draws["window"] = uniform[:, 1:]
+        if self.photometric:
+            draws |= random_distortions(num_samples, stream(seed, "augment", epoch, "photometric"))
         if self.kind == "contrast":
             draws |= random_colours(num_samples, stream(seed, "augment", epoch, "colours"))
         if self.erasing > 0:
@@ -75,6 +88,8 @@ class Augment:
 
         Padding is black.
         """
+        if "contrast_last" in draws:
+            images = distort(images, draws)
         if "shift" in draws:
             images = padded_crop(images, draws["shift"], self.crop_padding)
         if "box" in draws:
@@ -83,8 +98,14 @@ class Augment:
             images = flip(images, draws["flip"])
         return change_colours(images, draws) if "grey" in draws else images
 
-    def erase(self, images: Tensor, draws: Draws) -> Tensor:
-        """Random erasing (arXiv:1708.04896) of normalised images: the rectangle becomes 0, the mean colour."""
+    def normalised(self, images: Tensor, draws: Draws) -> Tensor:
+        """What is done behind normalisation, where 0 is the mean colour: zoomed windows, whose outside is 0, and
+        erasing.
+
+        Random erasing (arXiv:1708.04896) sets a rectangle to 0.
+        """
+        if "zoom" in draws:
+            images = zoomed_window(images, draws["zoom"], draws["window"], self.window)
         return erase(images, draws["erase"]) if "erase" in draws else images
 
 
@@ -153,6 +174,26 @@ def _sample_points(start: Tensor, length: Tensor, size: int) -> Tensor:
     # Without the clamp the outermost pixels would mix in colours from outside the crop.
     points = points.clamp(min=start[:, None], max=(start + length - 1)[:, None])
     return (2 * points + 1) / size - 1
+
+
+def zoomed_window(images: Tensor, zoom: Tensor, place: Tensor, window: int | None = None) -> Tensor:
+    """A random window of images zoomed by `zoom` [batch], of `window` px or their size; bilinear, 0 outside."""
+    height, width = images.shape[-2:]
+    rows, columns = (window_points(zoom, place[:, axis], size, window) for axis, size in enumerate((height, width)))
+    axes = (2 * columns[:, None, :] + 1) / width - 1, (2 * rows[:, :, None] + 1) / height - 1
+    grid = torch.stack(torch.broadcast_tensors(*axes), dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def window_points(zoom: Tensor, place: Tensor, size: int, window: int | None = None) -> Tensor:
+    """Where the pixels of a window look along one axis of `size` px [batch, window or size], in pixels of the image.
+
+    `place` in 0..1 says where the window lies in the zoomed image, or the image in the window where it is smaller.
+    """
+    window = window or size
+    start = place * (size * zoom - window)
+    centres = torch.arange(window, device=zoom.device, dtype=zoom.dtype) + 0.5
+    return (start[:, None] + centres) / zoom[:, None] - 0.5
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
+from peftbench.train.moved_maps import moved
 from peftbench.train.options import TrainSpec
 from peftbench.train.stored import RESIDENT_BYTES, Stored, Values
 
@@ -25,9 +26,9 @@ _NO_BATCH = (
     "lower train.batch_size or set train.keep_last_batch=true"
 )
 _NO_WINDOW = "train.augment=window_flip cuts its squares while reading; it needs images that are streamed"
-_MAPS_STAY = (
-    "augmentation moves pictures but not yet the maps that belong to them; set train.augment=none, train.erasing=0, "
-    "train.mixup=0 and train.cutmix=0"
+_NOT_WITH_MAPS = "{option} changes what an image shows at a pixel and not its maps; set {option}={off}"
+_STRETCHED = (
+    "train.augment=rrc_flip stretches images, which turns their normals; set train.augment=scale_crop_flip or flip"
 )
 _NOT_IMAGES = (
     "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
@@ -86,8 +87,8 @@ class Batches:
         self._stored = self._inputs | self._targets
         self._augment = augment if augment is not None and augment.active else None
         self._mix = mix
-        if any(len(stored.shape) > 2 for stored in self._targets.values()) and (self._augment is not None or mix):
-            raise ConfigError([_MAPS_STAY])
+        self._maps = [name for name, stored in self._targets.items() if len(stored.shape) > 2]
+        _check_maps(self._maps, self._augment, mix)
         pixels = [stored for stored in self._inputs.values() if stored.is_pixels]
         if not pixels and (self._augment is not None or mix is not None):
             raise ConfigError([_NOT_IMAGES])
@@ -135,6 +136,9 @@ class Batches:
     def made(self, values: Iterable[Tensor], index: Tensor, draws: Draws, mixing: Draws) -> Batch:
         """A batch of the stored `values` at `index`, with its own rows of the random numbers; all on the device."""
         batch = dict(zip(self._stored, values, strict=True))
+        if self._augment is not None:
+            for name in self._maps:
+                batch[name] = moved(name, batch[name], draws, self._augment)
         for name in self._targets:
             batch[name] = batch[name] if batch[name].is_floating_point() else batch[name].long()
         for name in self._inputs:
@@ -194,7 +198,7 @@ class Batches:
         else:
             images = images.expand(*images.shape[:-3], 3, *images.shape[-2:]) - self._mean
         images = images.div_(self._std)
-        return self._augment.erase(images, draws) if self._augment is not None else images
+        return self._augment.normalised(images, draws) if self._augment is not None else images
 
 
 def training_batches(
@@ -208,8 +212,9 @@ def training_batches(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     workers: int = 0,
+    window: int | None = None,
 ) -> Batches:
-    """Shuffled, augmented and mixed batches as `train` says."""
+    """Shuffled, augmented and mixed batches as `train` says; `window`: the size `scale_crop_flip` cuts out."""
     return Batches(
         inputs,
         targets,
@@ -220,7 +225,7 @@ def training_batches(
         seed=seed,
         shuffle=True,
         keep_last=train.keep_last_batch,
-        augment=Augment.of(train),
+        augment=Augment.of(train, window),
         mix=Mix.of(train, num_classes),
         workers=workers,
     )
@@ -256,6 +261,25 @@ def _channels(values: Sequence[float], device: torch.device) -> Tensor:
 def _writable(values: Values) -> Values:
     """Labels are small and copied: torch warns about read-only memory. Maps stay where they are."""
     return torch.as_tensor(np.array(values)) if isinstance(values, np.ndarray) and values.ndim == 1 else values
+
+
+def _check_maps(maps: Collection[str], augment: Augment | None, mix: Mix | None) -> None:
+    """Raises `ConfigError` where images would change and the maps that belong to them could not follow."""
+    if not maps:
+        return
+    problems = [
+        _NOT_WITH_MAPS.format(option=f"train.{name}", off=0)
+        for name in ("mixup", "cutmix")
+        if mix and getattr(mix, name)
+    ]
+    if augment is not None and augment.erasing:
+        problems.append(_NOT_WITH_MAPS.format(option="train.erasing", off=0))
+    if augment is not None and augment.kind == "window_flip":
+        problems.append(_NOT_WITH_MAPS.format(option="train.augment", off="scale_crop_flip"))
+    if augment is not None and augment.kind == "rrc_flip" and "normals" in maps:
+        problems.append(_STRETCHED)
+    if problems:
+        raise ConfigError(problems)
 
 
 def _check(inputs: Mapping[str, Values], targets: Mapping[str, Values]) -> int:

@@ -9,7 +9,7 @@ from peftbench.foundation.spec import Spec, option
 
 OPTIMIZERS = ("adamw", "sgd")
 PRECISIONS = ("fp32", "bf16", "fp16")
-AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip")
+AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip")
 SELECTIONS = ("last", "best_val")
 
 
@@ -57,6 +57,8 @@ class TrainSpec(Spec):
 
     `mixup` and `cutmix` are the alphas of their Beta distributions, 0 turns them off; `mix_prob` is the share of
     batches that are mixed. `erasing` is the share of images with an erased rectangle. `crop_padding` is in pixels.
+    `zoom` is the range of `augment=scale_crop_flip`. `photometric` also changes brightness, contrast, saturation and
+    hue.
     """
 
     section: ClassVar[str] = "train"
@@ -78,6 +80,13 @@ class TrainSpec(Spec):
     keep_last_batch: bool = option(True)
     select: str = option("last", choices=SELECTIONS)
     eval_batch_size: int = option(256, ge=1)
+    zoom: list[float] = option([0.5, 2.0], gt=0, later=True)
+    photometric: bool = option(False, later=True)
+
+    def problems(self) -> list[str]:
+        if len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]:
+            return [f"train.zoom must hold two numbers, the smaller first, got {self.zoom}"]
+        return []
 
 
 def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:

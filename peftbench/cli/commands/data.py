@@ -21,7 +21,7 @@ from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, from_tree
 from peftbench.config.overrides import choices_of, option_values, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
-from peftbench.data.contact_sheet import contact_sheet
+from peftbench.data.contact_sheet import contact_sheet, map_sheet
 from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import Listed, listed, prune
 from peftbench.data.sources.own_files import OwnFiles
@@ -70,7 +70,7 @@ def _parser() -> Arguments:
     show = action("show", _show, "a contact sheet with class names", "dataset")
     show.add_argument("--out", type=a_file, help="the PNG to write (default: <dataset>.png here)")
     show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
-    show.add_argument("--per-class", type=count, default=8, help="images of each class (default: 8)")
+    show.add_argument("--per-class", type=count, default=8, help="images of each class, or of all with maps (8)")
     cache = action("cache", _cache, "what the image cache holds", "")
     cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
     cache.add_argument("--unused-days", type=days, help="with --prune: also what was not used for so many days")
@@ -209,7 +209,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
     for name in names:
         split = load_split(source, name, transform, cache_dir, progress.counted)
         size = _size(split.images.nbytes)
-        print(f"{name}: {len(split.labels):,} images, {size}, {transform.key()}, {split.digest[:16]}")
+        print(f"{name}: {len(split):,} images, {size}, {transform.key()}, {split.digest[:16]}")
     print(f"{config.dataset.label}: ready ({source.membership}, pixels {source.pixels}, test {source.test})")
     return 0
 
@@ -249,7 +249,9 @@ def _show(arguments: argparse.Namespace) -> int:
     split = arguments.split or source.whole_splits[2]
     if split not in source.splits:
         raise ConfigError([f"--split: this dataset has {', '.join(source.splits)}, not {split}"])
-    sheet = contact_sheet(source.split(split), source.class_names, arguments.per_class)
+    images = source.split(split)
+    draw = map_sheet if images.maps else contact_sheet
+    sheet = draw(images, source.class_names, arguments.per_class)
     path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
     try:
         sheet.save(path, "PNG")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from peftbench.data.base import RawSplit, Source, Split
+from peftbench.data.maps import map_dtype, map_problem
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.pixels.stream import StreamedImages
 from peftbench.data.pixels.transform import ImageTransform
@@ -36,15 +38,17 @@ def load_split(
     cache_dir: Path,
     progress: Bar | None = None,
     stream_above: int | None = None,
+    targets: Collection[str] | None = None,
 ) -> Split:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.
 
-    A split of more than `stream_above` decoded bytes is not stored: its images are decoded whenever they are read.
+    Of a split with maps those named in `targets` come with it, or all. A split of more than `stream_above` decoded
+    bytes is not stored: its images are decoded whenever they are read.
 
     `progress(title, num_images)` gives a context manager around a function told how many images were just done
     (a negative number when decoding starts over because a grey split turned out to hold colour).
-    Raises `BadInput` for a split the source does not have and for an image that cannot be decoded, `PeftbenchError`
-    when the cache folder is full or closed.
+    Raises `BadInput` for a split the source does not have, an image that cannot be decoded and a map that is wrong,
+    `PeftbenchError` when the cache folder is full or closed.
     """
     if split not in source.splits:
         raise BadInput(
@@ -65,10 +69,28 @@ def load_split(
     images = _stored(cache_dir, raw, content, transform, about, progress)
     if not raw.maps:
         return Split.of_images(images, labels, digest)
-    maps = {
-        name: _stored(cache_dir, raw, content, transform, about | {"map": name}, progress, name) for name in raw.maps
-    }
-    return Split({"image": images}, {name: values[..., 0] for name, values in maps.items()}, digest)
+    maps = {}
+    for name in raw.maps if targets is None else [name for name in raw.maps if name in targets]:
+        made = _Map(name, source.num_classes)
+        values = _stored(cache_dir, raw, content, transform, about | {"map": name}, progress, made)
+        maps[name] = values.view(map_dtype(name))[..., 0]
+    return Split({"image": images}, maps, digest)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """The map of each image that is wanted in place of the image."""
+
+    name: str
+    num_classes: int
+
+    def of(self, raw: RawSplit, index: int, transform: ImageTransform) -> np.ndarray:
+        """The bytes of one map, uint8 [(channels,) size, size, bytes]. Raises `BadInput`."""
+        values = raw.read_map(self.name, index)
+        if problem := map_problem(self.name, values, self.num_classes):
+            raise BadInput(f"{raw.describe(index)}: {problem}")
+        resized = transform.apply_map(values).astype(map_dtype(self.name))
+        return np.ascontiguousarray(resized)[..., None].view(np.uint8)
 
 
 def _stored(
@@ -78,11 +100,11 @@ def _stored(
     transform: ImageTransform,
     about: dict[str, str],
     progress: Bar | None,
-    map_name: str | None = None,
+    wanted: _Map | None = None,
 ) -> np.ndarray:
-    """Images, or one map of each, from the cache or made now: uint8 [num_images, size, size, channels]."""
+    """Images, or one map of each, from the cache or made now: uint8 [num_images, ..., size, size, bytes]."""
     split = about["split"]
-    entry = Entry(cache_dir / "images", _key(content, transform, map_name), about)
+    entry = Entry(cache_dir / "images", _key(content, transform, wanted.name if wanted else None), about)
     images = entry.read()
     if images is None:
         num_bytes = len(raw) * transform.size**2 * 3
@@ -91,7 +113,7 @@ def _stored(
             if images is None:
                 watch = progress(f"decoding {split}", len(raw)) if progress else nullcontext(lambda done: None)
                 with watch as step:
-                    images = _build(entry, raw, transform, step, map_name)
+                    images = _build(entry, raw, transform, step, wanted)
     return images
 
 
@@ -112,11 +134,12 @@ class _ColourFound(Exception):
 
 
 def _build(
-    entry: Entry, raw: RawSplit, transform: ImageTransform, step: Callable[[int], None], map_name: str | None = None
+    entry: Entry, raw: RawSplit, transform: ImageTransform, step: Callable[[int], None], wanted: _Map | None = None
 ) -> np.ndarray:
-    if map_name is not None:
-        made = (transform.apply_map(raw.read_map(map_name, index))[None, ..., None] for index in range(len(raw)))
-        return entry.write(_counted(made, step), (len(raw), transform.size, transform.size, 1))
+    if wanted is not None:
+        one = wanted.of(raw, 0, transform)
+        made = (wanted.of(raw, index, transform)[None] if index else one[None] for index in range(len(raw)))
+        return entry.write(_counted(made, step), (len(raw), *one.shape))
     # Grey sets (dSprites, smallNORB) take a third of the bytes, so one channel is tried first.
     first = _to_channels(transform.apply(raw.read(0)), 1)
     for channels in (3,) if first is None else (1, 3):

@@ -58,13 +58,14 @@ class ImageTransform:
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def apply_map(self, values: np.ndarray) -> np.ndarray:
-        """A map [height, width] of the same geometry, each pixel the nearest one's: [size, size]."""
-        height, width = values.shape
+        """A map [..., height, width] of the same geometry, each pixel the nearest one's: [..., size, size]."""
+        height, width = values.shape[-2:]
         new_width, new_height = self._resized(width, height)
         top, left = round((new_height - self.size) / 2), round((new_width - self.size) / 2)
         rows = np.floor((np.arange(self.size) + top + 0.5) * (height / new_height)).astype(np.int64)
         columns = np.floor((np.arange(self.size) + left + 0.5) * (width / new_width)).astype(np.int64)
-        return values[rows[:, None], columns]
+        resized: np.ndarray = values[..., rows[:, None], columns]
+        return resized
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize == "squash":

@@ -1,4 +1,4 @@
-"""Drawn scenes with a class at every pixel: dense prediction for everywhere, made of nothing.
+"""Drawn scenes with class, depth, normal and edges at every pixel: dense prediction for everywhere, made of nothing.
 
 A tilted plane with two to six solids on it, seen from above, shaded by one light. Colours say nothing about the class.
 A scene depends on (seed, index, size) only. The order of the draws is part of the recipe.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.maps import UNKNOWN
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 # Part of every digest: change it when any pixel changes.
 VERSION = 1
 CLASSES = ("ground", "sphere", "slab", "wedge", "ring")
-IGNORED = 255
+IGNORED = UNKNOWN
 _SAMPLES = 4
 _BOUNDS = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000), "test": (1000, 2000)}
 _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
@@ -30,7 +31,7 @@ _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
 @DATASETS.add("scenes")
 @dataclass(frozen=True)
 class Scenes(DatasetSpec):
-    """800 / 200 / 1,000 drawn scenes of `size` x `size` pixels; target `class_map`, five classes, 255 undecided."""
+    """800 / 200 / 1,000 drawn scenes of `size` x `size` pixels: classes, depth, normals, edges, what stands out."""
 
     size: int = option(32, ge=16, le=256)
     seed: int = option(0, ge=0)
@@ -68,7 +69,7 @@ class ScenesSource(Source):
 class ScenesSplit(RawSplit):
     """Scenes `start` to `stop` of the endless sequence of one seed."""
 
-    maps = ("class_map",)
+    maps = ("class_map", "depth", "normals", "edges", "saliency")
 
     def __init__(self, size: int, seed: int, start: int, stop: int) -> None:
         self.size, self.seed, self.start = size, seed, start
@@ -85,7 +86,12 @@ class ScenesSplit(RawSplit):
         return Image.fromarray(scene(self.seed, self.start + index, self.size).image)
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        return scene(self.seed, self.start + index, self.size).class_map
+        drawn = scene(self.seed, self.start + index, self.size)
+        values: np.ndarray = getattr(drawn, name)
+        return values
+
+    def describe(self, index: int) -> str:
+        return f"scene {self.start + index}"
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,11 @@ class Scene:
     depth: np.ndarray
     normals: np.ndarray
     edges: np.ndarray
+
+    @property
+    def saliency(self) -> np.ndarray:
+        """uint8 [s, s]: 1 on a solid, 0 on the ground, 255 undecided."""
+        return np.where(self.class_map == IGNORED, IGNORED, self.class_map > 0).astype(np.uint8)
 
 
 def scene(seed: int, index: int, size: int = 32) -> Scene:

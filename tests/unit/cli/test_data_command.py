@@ -9,7 +9,7 @@ from PIL import Image
 
 from peftbench.cli.commands import data as data_command
 from peftbench.data.base import Source
-from peftbench.data.contact_sheet import contact_sheet
+from peftbench.data.contact_sheet import contact_sheet, map_sheet
 from peftbench.data.pixels.entry import listed
 from peftbench.data.splits import ArraySplit, FileSplit
 from peftbench.data.verify import verify
@@ -259,3 +259,65 @@ def test_deep_verification_names_files_whose_times_hide_a_change(tmp_path, monke
     assert data_command.main(words) == 1
     assert f"problem: {changed}: its bytes changed and its times do not show it" in capsys.readouterr().out
     assert data_command.main(words) == 0
+
+
+class Masks(ArraySplit):
+    """Grey images with class maps of their own."""
+
+    maps = ("class_map",)
+
+    def __init__(self, levels, class_maps):
+        super().__init__(
+            np.array(levels, np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8), np.zeros(len(levels), np.int64)
+        )
+        self.class_maps = class_maps
+
+    def read_map(self, name, index):
+        return np.asarray(self.class_maps[index], np.uint8)
+
+
+def masks(*rows: list[int], size=(4, 4)) -> list[np.ndarray]:
+    return [np.resize(np.array(row, np.uint8), size) for row in rows]
+
+
+def with_masks() -> dict:
+    maps = masks([0, 1], [1, 255], [0], [1, 0])
+    return {
+        "train800": Masks([0, 1, 2], maps[:3]),
+        "val200": Masks([3], maps[3:]),
+        "train800val200": Masks([0, 1, 2, 3], maps),
+        "test": Masks([10, 11], masks([0, 1], [1])),
+    }
+
+
+def test_maps_are_verified_like_labels():
+    found = verify(Made(with_masks()))
+    assert (found.problems, found.warnings) == ([], [])
+    assert found.facts[0].startswith("train800: 3 images with class_map, 2 of 2 classes")
+    bad = [*masks([0, 1, 7]), *masks([0], size=(4, 5))]
+    problems = verify(Made(with_masks() | {"test": Masks([10, 11], bad)})).problems
+    assert problems == [
+        "test: image 0: its class_map holds 7; it takes 0 to 1, and 255 where nothing is known",
+        "test: image 1: its class_map has 5 x 4 pixels and the image 4 x 4",
+    ]
+    lonely = with_masks() | {"test": Masks([10], masks([0]))}
+    assert "1 classes have no test image: b" in verify(Made(lonely)).warnings
+
+
+def test_a_wrong_map_ends_a_run_in_its_line(tmp_path):
+    from peftbench.data.pixels.cache import load_split
+    from peftbench.data.pixels.transform import ImageTransform
+
+    wrong = Made(with_masks() | {"test": Masks([10, 11], [*masks([0]), *masks([0, 3])])})
+    with pytest.raises(BadInput, match="image 1: its class_map holds 3; it takes 0 to 1, and 255"):
+        load_split(wrong, "test", ImageTransform(8), tmp_path)
+
+
+def test_images_with_maps_are_shown_beside_them(tmp_path):
+    sheet = np.asarray(map_sheet(Masks([9, 7], masks([0, 1], [1, 255])), ("a", "b"), rows=2, tile=16))
+    red = (sheet == (128, 0, 0)).all(-1)  # the second class in Pascal VOC's colours
+    assert red[:, :60].sum() >= 2 * 8 * 16 - 16 and red.any()
+    out = tmp_path / "scenes.png"
+    assert data_command.main(["show", "scenes", "--out", str(out), "--per-class", "2"]) == 0
+    shown = np.asarray(Image.open(out))
+    assert shown.shape[1] > 6 * 96 and len(np.unique(shown.reshape(-1, 3), axis=0)) > 100

@@ -40,19 +40,30 @@ def test_one_normal_of_the_recipe() -> None:
 def test_a_split_holds_images_and_maps_in_step(tmp_path: Path) -> None:
     source = Scenes().open()
     split = load_split(source, "val200", ImageTransform(32), tmp_path)
-    assert list(split.inputs) == ["image"] and list(split.targets) == ["class_map"]
+    assert list(split.inputs) == ["image"] and tuple(split.targets) == source.targets
     assert split.images.shape == (200, 32, 32, 3) and split.targets["class_map"].shape == (200, 32, 32)
     drawn = scene(0, 807)
-    assert (split.images[7] == drawn.image).all() and (split.targets["class_map"][7] == drawn.class_map).all()
-    again = load_split(source, "val200", ImageTransform(32), tmp_path)
-    assert again.digest == split.digest and (again.targets["class_map"] == split.targets["class_map"]).all()
-    other = load_split(Scenes(seed=1).open(), "val200", ImageTransform(32), tmp_path)
+    assert (split.images[7] == drawn.image).all()
+    for name in source.targets:
+        values = split.targets[name]
+        assert values.dtype == getattr(drawn, name).dtype and np.array_equal(values[7], getattr(drawn, name)), name
+    assert split.targets["normals"].shape == (200, 3, 32, 32)
+    again = load_split(source, "val200", ImageTransform(32), tmp_path, targets=("depth",))
+    assert list(again.targets) == ["depth"] and again.digest == split.digest
+    assert (again.targets["depth"] == split.targets["depth"]).all()
+    other = load_split(Scenes(seed=1).open(), "val200", ImageTransform(32), tmp_path, targets=())
     assert other.digest != split.digest
+
+
+def test_what_stands_out_are_the_solids() -> None:
+    drawn = scene(0, 0)
+    assert ((drawn.saliency == 1) == ((drawn.class_map > 0) & (drawn.class_map != IGNORED))).all()
+    assert ((drawn.saliency == IGNORED) == (drawn.class_map == IGNORED)).all()
 
 
 def test_maps_are_resized_by_the_nearest_pixel(tmp_path: Path) -> None:
     """Classes have no mean: a resized map holds no class that was not there."""
-    split = load_split(Scenes().open(), "val200", ImageTransform(64), tmp_path)
+    split = load_split(Scenes().open(), "val200", ImageTransform(64), tmp_path, targets=("class_map",))
     maps = split.targets["class_map"]
     assert (maps[3] == scene(0, 803).class_map.repeat(2, 0).repeat(2, 1)).all()
     assert set(np.unique(maps)) <= {*range(len(CLASSES)), IGNORED}

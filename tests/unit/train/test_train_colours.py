@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torchvision.transforms import functional as F
 
 from peftbench.train.augment import Augment
-from peftbench.train.colours import change_colours, random_colours
+from peftbench.train.colours import DISTORTIONS, change_colours, distort, random_colours, random_distortions
 
 
 def still(num: int) -> dict[str, torch.Tensor]:
@@ -62,3 +63,25 @@ def test_contrast_crops_flips_and_recolours_by_seed_and_sample() -> None:
     assert changed.shape == images.shape and not torch.equal(changed, images)
     again = augment.geometry(images[2:], {name: draw[2:] for name, draw in augment.draw(4, (8, 8), 0, 0).items()})
     assert torch.equal(again, changed[2:])
+
+
+def test_distortions_are_those_of_hue_saturation_and_value() -> None:
+    images = torch.rand(3, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    nothing = {name: torch.zeros(3) for name in DISTORTIONS} | {"contrast_last": torch.tensor([True, False, True])}
+    torch.testing.assert_close(distort(images, nothing), images, atol=1e-6, rtol=0)
+    hue = distort(images, nothing | {"hue": torch.tensor([0.05, -0.05, 0.0])})
+    for index, turn in enumerate((0.05, -0.05, 0.0)):
+        torch.testing.assert_close(hue[index], F.adjust_hue(images[index], turn), atol=1e-5, rtol=0)
+    grey = distort(images, nothing | {"saturation": torch.full((3,), -1.0)})
+    torch.testing.assert_close(grey, images.amax(1, keepdim=True).expand_as(images), atol=1e-6, rtol=0)
+    brighter = distort(images, nothing | {"brightness": torch.full((3,), 0.1)})
+    torch.testing.assert_close(brighter, (images + 0.1).clamp(max=1), atol=1e-5, rtol=0)
+    stretched = distort(images, nothing | {"contrast": torch.full((3,), 0.5)})
+    torch.testing.assert_close(stretched, (1.5 * images).clamp(max=1), atol=1e-5, rtol=0)
+
+
+def test_each_distortion_spares_half_of_the_images() -> None:
+    draws = random_distortions(4000, torch.Generator().manual_seed(0))
+    for name, most in DISTORTIONS.items():
+        assert 0.45 < (draws[name] == 0).float().mean() < 0.55
+        assert draws[name].abs().max() <= most and draws[name].abs().max() > 0.95 * most

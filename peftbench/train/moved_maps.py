@@ -1,0 +1,60 @@
+"""Maps that move with their images: the same crop, zoom and flip, from the same draws, each pixel the nearest one's."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from peftbench.train.augment import Augment, Draws, window_points
+
+# what a class map, and what a map of numbers, says where nothing is known
+UNKNOWN, NAN = 255, float("nan")
+
+
+def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
+    """Maps [batch, (channels,) height, width] as `augment` moves their images; unknown where it looks outside.
+
+    A zoomed picture shows things nearer, so `depth` is divided by the zoom (MTI-Net's and MTLoRA's rule, which holds
+    for perspective cameras). A mirrored picture shows mirrored `normals`: their x changes sign.
+    """
+    unknown = NAN if values.is_floating_point() else UNKNOWN
+    height, width = values.shape[-2:]
+    if "shift" in draws:
+        rows, columns = (
+            draws["shift"][:, axis, None] - augment.crop_padding + torch.arange(size, device=values.device)
+            for axis, size in enumerate((height, width))
+        )
+        values = _taken(values, rows, columns, unknown)
+    if "box" in draws:
+        rows, columns = (
+            draws["box"][:, axis, None]
+            + ((torch.arange(size, device=values.device) + 0.5) * draws["box"][:, axis + 2, None] / size).floor().long()
+            for axis, size in enumerate((height, width))
+        )
+        values = _taken(values, rows, columns, unknown)
+    if "flip" in draws:
+        mirrored = values.flip(-1)
+        if name == "normals":
+            mirrored = torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1)
+        values = torch.where(draws["flip"].view(-1, *[1] * (values.ndim - 1)), mirrored, values)
+    if "zoom" in draws:
+        rows, columns = (
+            (window_points(draws["zoom"], draws["window"][:, axis], size, augment.window) + 0.5).floor().long()
+            for axis, size in enumerate((height, width))
+        )
+        values = _taken(values, rows, columns, unknown)
+        if name == "depth":
+            values = values / draws["zoom"][:, None, None]
+    return values
+
+
+def _taken(values: Tensor, rows: Tensor, columns: Tensor, unknown: float) -> Tensor:
+    """The pixels at `rows` [batch, height] and `columns` [batch, width] of each map, `unknown` outside of it."""
+    height, width = values.shape[-2:]
+    stacked = values if values.ndim == 4 else values[:, None]
+    sample = torch.arange(len(values), device=values.device)[:, None, None]
+    # the samples' axis, rows and columns are indexed together, so that channels come last
+    found = stacked[sample, :, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
+    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    found = found.masked_fill(~inside[..., None], unknown).movedim(-1, 1)
+    return found if values.ndim == 4 else found[:, 0]

@@ -23,6 +23,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         "fewshot/stanford_cars",
         "fewshot/oxford_flowers102",
     ),
+    # with task=segmentation; scenes also with depth, normals, edges, saliency and several
+    "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes"),
     "micro": ("digits", "shapes_location", "shapes_orientation", "shapes_count"),
 }
 

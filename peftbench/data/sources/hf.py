@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +22,10 @@ from peftbench.data.base import (
     RawSplit,
     Source,
 )
+from peftbench.data.maps import UNKNOWN
 from peftbench.data.parts import class_notes, full_split
-from peftbench.data.pixels.decode import decode_image
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
+from peftbench.data.sources.hf_images import EncodedImages, HfMaskSplit, HfSplit
 from peftbench.data.sources.hub import hub_commit, unreachable
 from peftbench.data.sources.labels import refuse_one_class, refuse_several
 from peftbench.data.splits import joined
@@ -36,7 +37,6 @@ from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetBuilder, DatasetDict
-    from PIL.Image import Image
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -53,6 +53,9 @@ class HfDataset(DatasetSpec):
     test/, or a hub id. A validation split is used where there is one, else a tenth of the train split validates.
     `commit`: the hub revision, by default the newest. `title`: what tables print. `classes`: number of classes, for
     integer labels without names. `pixels`: what is known about the pixels' history.
+
+    With `mask_column` the images have a class at every pixel, one of `classes`, and no label; 255 is unknown, and so is
+    0 with `zero_is_unknown`, where the classes begin at 1.
     """
 
     path: str | None = option(None, location=True)
@@ -63,6 +66,8 @@ class HfDataset(DatasetSpec):
     group_name: str = option("other", choices=GROUPS)
     classes: int | None = option(None, ge=2, le=100_000)
     pixels: str = option("unknown", choices=PIXELS)
+    mask_column: str | None = option(None, later=True)
+    zero_is_unknown: bool = option(False, later=True)
 
     @property
     def label(self) -> str:
@@ -120,6 +125,8 @@ class HfDataset(DatasetSpec):
                 "for example train.parquet and test.parquet"
             )
         image_column = self._column(splits["train"], "image_column", self.image_column, IMAGE_COLUMNS)
+        if self.mask_column is not None:
+            return self._masked(splits, image_column)
         label_column = self._column(splits["train"], "label_column", self.label_column, LABEL_COLUMNS)
         val = next((name for name in VALIDATION_NAMES if name in splits), None)
         stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
@@ -142,6 +149,35 @@ class HfDataset(DatasetSpec):
             notes=tuple(class_notes(self.label, class_names, labels)),
             place=str(self.path),
             parts=parts,
+        )
+
+    def _masked(self, splits: DatasetDict, image_column: str) -> Source:
+        """The source with a mask beside each image in place of a label."""
+        mask_column = self._column(splits["train"], "mask_column", self.mask_column, ())
+        if self.classes is None:
+            raise BadInput(f"{self.path}: masks hold numbers; set dataset.classes to how many classes there are")
+        numbers = np.arange(256).astype(np.uint8)
+        if self.zero_is_unknown:
+            numbers[1 : self.classes + 1], numbers[0] = np.arange(self.classes), UNKNOWN
+        val = next((name for name in VALIDATION_NAMES if name in splits), None)
+        stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
+        parts = {
+            part: HfMaskSplit(
+                self._images(splits[name], name, image_column),
+                np.arange(len(splits[name])),
+                self._images(splits[name], name, mask_column),
+                numbers,
+            )
+            for part, name in stored.items()
+        }
+        return HfMaskSource(
+            class_names=tuple(map(str, range(self.classes))),
+            membership="vtab1k-style:tfds-order-of-rows",
+            pixels=self.pixels,
+            test=f"official:{len(parts['test'])}",
+            notes=(),
+            place=str(self.path),
+            parts=dict(parts),
         )
 
     def _place(self) -> Path:
@@ -298,57 +334,17 @@ class HfSource(FullSource):
         return self.parts["train"]
 
 
-class HfSplit(RawSplit):
-    """Chosen rows of a stored split."""
+@dataclass(frozen=True)
+class HfMaskSource(HfSource):
+    """The same of images with class maps."""
 
-    def __init__(self, images: EncodedImages, rows: np.ndarray, labels: np.ndarray) -> None:
-        self.images, self.rows, self.labels = images, rows, labels
-
-    def content_digest(self) -> str:
-        digest = hashlib.sha256()
-        for _, data in self.images.encoded(self.rows):
-            digest.update(hashlib.sha256(data).digest())
-        return digest.hexdigest()
-
-    def read(self, index: int) -> Image:
-        [(name, data)] = self.images.encoded(self.rows[index : index + 1])
-        return decode_image(data, name)
-
-    def take(self, rows: np.ndarray) -> HfSplit:
-        return HfSplit(self.images, self.rows[rows], self.labels[rows])
-
-
-class EncodedImages:
-    """The image column of one stored split, read row by row from the memory-mapped table."""
-
-    def __init__(self, table: Dataset, column: str, place: str, owned: OwnedFiles | None) -> None:
-        self._table, self._column, self._place, self._owned = table, column, place, owned
-
-    def encoded(self, rows: np.ndarray) -> Iterator[tuple[str, bytes]]:
-        """(name for messages, encoded bytes) of the given rows, in order."""
-        for start in range(0, len(rows), 500):
-            chunk = rows[start : start + 500]
-            for row, cell in zip(chunk, self._table[chunk][self._column], strict=True):
-                name = f"{self._place} row {row}"
-                yield name, _bytes_of(cell, name, self._owned)
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return HfMaskSplit.maps
 
 
 def _files_of(builder: DatasetBuilder) -> list[str]:
     return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
-
-
-def _bytes_of(cell: dict[str, Any] | None, name: str, owned: OwnedFiles | None) -> bytes:
-    if cell and cell.get("bytes") is not None:
-        return bytes(cell["bytes"])
-    path = cell.get("path") if cell else None
-    if not path:
-        raise BadInput(f"{name}: no image stored")
-    if owned is None:
-        raise BadInput(
-            f"{name}: only a path is stored ({path}) and a hub's table must hold its images; download the dataset and "
-            "set dataset.path to its folder"
-        )
-    return owned.image(path, name)
 
 
 @contextmanager

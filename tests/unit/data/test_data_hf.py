@@ -389,3 +389,54 @@ def test_a_half_downloaded_hub_dataset_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(MissingInput, match=r"some-owner/some-set: .*hf download some-owner/some-set") as caught:
         HfDataset(path="some-owner/some-set").open()
     assert "\n" not in str(caught.value)
+
+
+def write_masks(folder: Path, name: str, masks: list[Image.Image]) -> None:
+    import datasets
+
+    def encoded(image: Image.Image) -> dict:
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        return {"bytes": stream.getvalue(), "path": None}
+
+    features = datasets.Features({name: datasets.Image(decode=False) for name in ("image", "annotation")})
+    pictures = [{"bytes": png(row), "path": None} for row in range(len(masks))]
+    cells = {"image": pictures, "annotation": list(map(encoded, masks))}
+    table = datasets.Dataset.from_dict(cells, features=features)
+    folder.mkdir(exist_ok=True)
+    parquet.write_table(table.data.table, folder / f"{name}.parquet")
+
+
+def mask(*values: int, size=(2, 3)) -> Image.Image:
+    return Image.fromarray(np.resize(np.array(values, np.uint8), size))
+
+
+def test_a_mask_column_stands_in_place_of_labels(tmp_path):
+    from peftbench.data.pixels.cache import load_split
+    from peftbench.data.pixels.transform import ImageTransform
+
+    for name in ("train", "validation", "test"):
+        write_masks(tmp_path / "set", name, [mask(0, 1, 2), mask(2, 255), mask(1)])
+    options = {"path": str(tmp_path / "set"), "mask_column": "annotation", "classes": 2, "zero_is_unknown": True}
+    source = HfDataset(**options).open()
+    assert source.targets == ("class_map",) and source.num_classes == 2
+    assert source.split("train").read_map("class_map", 0).ravel()[:3].tolist() == [255, 0, 1]
+    assert source.split("trainval").read_map("class_map", 4).ravel()[:2].tolist() == [1, 255]
+    split = load_split(source, "trainval", ImageTransform(4), tmp_path / "maps")
+    assert split.targets["class_map"].shape == (6, 4, 4)
+    plain = HfDataset(**{**options, "zero_is_unknown": False}).open()
+    assert plain.split("train").content_digest() != source.split("train").content_digest()
+    with pytest.raises(BadInput, match="train row 0: its class_map holds 2; it takes 0 to 1"):
+        load_split(plain, "train", ImageTransform(4), tmp_path / "maps")
+    with pytest.raises(BadInput, match=r"set dataset\.classes"):
+        HfDataset(**{**options, "classes": None}).open()
+    with pytest.raises(BadInput, match=r"no column mask; columns are image, annotation"):
+        HfDataset(**{**options, "mask_column": "mask"}).open()
+
+
+def test_a_mask_of_another_size_is_named_by_its_row(tmp_path):
+    for name in ("train", "test"):
+        write_masks(tmp_path / "set", name, [mask(0, 1), mask(0, size=(2, 2))])
+    source = HfDataset(path=str(tmp_path / "set"), mask_column="annotation", classes=2).open()
+    with pytest.raises(BadInput, match="train row 1: the mask has 2 x 2 pixels and its image 3 x 2"):
+        source.split("trainval").read_map("class_map", 1)

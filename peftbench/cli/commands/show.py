@@ -1,0 +1,34 @@
+"""`python -m peftbench show RECORD`: a picture of test images beside what is true and what the cell predicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from peftbench.cells.pictures import predicted_sheet
+from peftbench.cells.restore import find_record, with_restored
+from peftbench.cli.arguments import a_file, count
+from peftbench.cli.record_words import record_parser
+from peftbench.foundation.errors import BadInput, ConfigError
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0. Raises what restoring a record raises, `NotApplicable` for a task without maps."""
+    parser = record_parser("show", __doc__)
+    parser.add_argument("--out", type=a_file, help="the PNG to write (default: <fingerprint>.png here)")
+    parser.add_argument("--rows", type=count, default=8, help="how many test images (default: 8)")
+    arguments = parser.parse_args(words)
+    if arguments.rows < 1:
+        raise ConfigError([f"--rows must be at least 1, got {arguments.rows}"])
+    record, store = find_record(arguments.record, arguments.results)
+    sheet = with_restored(
+        record, store, arguments.options, lambda config, parts: predicted_sheet(config, parts, arguments.rows)
+    )
+    path = arguments.out or Path(f"{record.fingerprint}.png")
+    try:
+        sheet.save(path, "PNG")
+    except OSError as error:
+        raise BadInput(f"{path} cannot be written ({error.strerror or error}); set --out") from error
+    labels, score = record.labels, record.score("test")
+    shown = "" if score is None else f", test {record.primary} {record.metric.shown(score)}"
+    print(f"{path}: {labels['method']} on {labels['dataset']}, {labels['backbone']}{shown}")
+    return 0

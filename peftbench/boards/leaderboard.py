@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from peftbench.boards.comparison import compare
+from peftbench.boards.dense import Singles, beside, class_ious, notes_on_singles, single_tasks
 from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
 from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
@@ -40,6 +41,7 @@ _USED = (
     "test_images",
     "seed",
     "score",
+    "others",
     "params_method",
     "params_head",
     "memory_bytes",
@@ -83,7 +85,7 @@ def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str =
     last; equal ones by name. `shipped` (what the yaml files set) marks the rows that were trained otherwise.
     """
     if split == "val":
-        rows = rows.assign(score=rows["val_score"])
+        rows = rows.assign(score=rows["val_score"], others=None)
     scored = rows[rows["score"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
     columns = [scored[name].tolist() for name in _USED]
     records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -93,7 +95,8 @@ def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str =
     for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
         judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
         by_table.setdefault((judged, backbone, protocol, record["hyperparameters"]), []).append(record)
-    return [_table(*key, by_table[key], shipped or {}, split) for key in sorted(by_table)]
+    singles = single_tasks(record for record in records if record["others"])
+    return [_table(*key, by_table[key], shipped or {}, split, singles) for key in sorted(by_table)]
 
 
 def _table(
@@ -104,6 +107,7 @@ def _table(
     records: Sequence[dict[str, Any]],
     shipped: Shipped,
     split: str,
+    singles: Singles,
 ) -> Table:
     names = column_names(records)
     cells: dict[str, list[tuple[str, dict[str, Any]]]] = {}
@@ -118,9 +122,9 @@ def _table(
     columns = sorted(_columns(records, names), key=_column_key)
     shared = shared_columns([set(row_cells) for row_cells in by_row.values()], columns)
     metric = judged.as_metric
-    found = (_row(method, row_cells, columns, shared, shipped, metric) for method, row_cells in by_row.items())
+    found = (_row(method, row_cells, columns, shared, shipped, metric, singles) for method, row_cells in by_row.items())
     rows = sorted(found, key=lambda row: row_key(row, metric))
-    notes = tuple(_notes(records, columns, shared, rows, metric))
+    notes = (*_notes(records, columns, shared, rows, metric), *notes_on_singles(records, singles))
     words, short = recipe(records)
     return Table(
         backbone,
@@ -172,6 +176,7 @@ def _row(
     shared: Sequence[Column],
     shipped: Shipped,
     metric: Metric = ACCURACY,
+    singles: Singles | None = None,
 ) -> Row:
     repetitions: dict[str, Repetitions] = {
         name: {int(record["seed"]): float(record["score"]) for record in records} for name, records in cells.items()
@@ -207,6 +212,8 @@ def _row(
         rate=rates(map(setting, records)),
         changed="; ".join(sorted({changed(record, shipped) for record in records} - {""})),
         reference=method.split(" ")[0] == REFERENCE,
+        class_ious=class_ious(cells),
+        beside=beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
     )
 
 

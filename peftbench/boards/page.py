@@ -14,6 +14,7 @@ from peftbench.boards.texts import (
     SEEDS,
     VERDICT,
     all_rows,
+    beside_headers,
     column_headers,
     cost_headers,
     label,
@@ -61,6 +62,7 @@ def _columns(table: Table) -> list[dict[str, Any]]:
         ("mean", mean_headers(table)),
         ("standing", [RANK, VERDICT, SEEDS]),
         ("task", tasks),
+        ("beside", beside_headers(table)),
         ("cost", cost_headers(table)),
     ]
     return [

@@ -12,10 +12,21 @@ import pandas as pd
 from peftbench.boards.escaping import csv_text, markdown
 from peftbench.boards.latex import to_latex
 from peftbench.boards.table import Row, Score, Table
-from peftbench.boards.texts import LEGEND, all_rows, column_headers, headers, label, notes, texts
+from peftbench.boards.texts import (
+    LEGEND,
+    all_rows,
+    beside_headers,
+    column_headers,
+    headers,
+    label,
+    notes,
+    number,
+    texts,
+)
 from peftbench.foundation.files import replace_text
 
 FORMATS = ("csv", "json", "md", "tex")
+_MOST_CLASSES = 30
 
 
 def frame(table: Table) -> pd.DataFrame:
@@ -50,7 +61,27 @@ def to_markdown(table: Table) -> str:
         colalign=["left", *["right"] * (len(names) - 1)],
     )
     listed = "".join(f"\n- {markdown(note)}" for note in notes(table))
-    return f"## {markdown(table.title)}\n\n{body}\n" + (f"{listed}\n" if listed else "")
+    return f"## {markdown(table.title)}\n\n{body}\n" + (f"{listed}\n" if listed else "") + _classes(table)
+
+
+def _classes(table: Table) -> str:
+    """Intersection over union of every class, where the rows know it and it can be read: up to 30 classes."""
+    names = list(dict.fromkeys(name for row in table.rows for name in row.class_ious))
+    if not names or len(names) > _MOST_CLASSES:
+        return ""
+    rows = [
+        [markdown(label(row)), *(number(row.class_ious.get(name), 1, 1) for name in names)]
+        for row in table.rows
+        if row.class_ious
+    ]
+    body = pd.DataFrame(rows).to_markdown(
+        index=False,
+        headers=["method", *map(markdown, names)],
+        tablefmt="pipe",
+        disable_numparse=True,
+        colalign=["left", *["right"] * len(names)],
+    )
+    return f"\nIntersection over union of each class, percent, mean over seeds:\n\n{body}\n"
 
 
 def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -80,6 +111,9 @@ def _numbers(table: Table, row: Row) -> dict[str, Any]:
     scores |= {name: row.cells.get(name) for name in column_headers(table)}
     for name, score in scores.items():
         numbers = _score(score, table.metric.scale) or dict.fromkeys(("mean", "std", "ci95", "n"))
+        values |= {f"{name}_{key}": value for key, value in numbers.items()}
+    for name in beside_headers(table):
+        numbers = _score(row.beside.get(name), 1) or dict.fromkeys(("mean", "std", "ci95", "n"))
         values |= {f"{name}_{key}": value for key, value in numbers.items()}
     return values
 
@@ -153,6 +187,9 @@ def document(table: Table) -> dict[str, Any]:
                 "group_means": {name: _score(score, table.metric.scale) for name, score in row.group_means.items()},
                 "mean_of_groups": _score(row.mean_of_groups, table.metric.scale),
                 "flat_mean": _score(row.flat_mean, table.metric.scale),
+                # tables of classification have none
+                **({"beside": {name: _score(s, 1) for name, s in row.beside.items()}} if row.beside else {}),
+                **({"class_iou": dict(row.class_ious)} if row.class_ious else {}),
             }
             for row in all_rows(table)
         ],

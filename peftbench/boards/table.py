@@ -50,7 +50,8 @@ class Row:
     each cell, by seed. `sources` names who published the figures; it is empty for measured rows. `unverified` marks
     published ones of which something that decides their place is not known. `rate` is the learning rate, or their
     range over data sets; `changed` says which options of the optimiser are not as shipped; `reference` marks full
-    fine-tuning, which is no PEFT method and takes no part in ranks and verdicts.
+    fine-tuning, which is no PEFT method and takes no part in ranks and verdicts. `beside` are further numbers under
+    their headers, in the unit in which they are read (`boards.dense`), `class_ious` those of classes.
     """
 
     method: str
@@ -74,6 +75,8 @@ class Row:
     rate: str = ""
     changed: str = ""
     reference: bool = False
+    beside: Mapping[str, Score] = field(default_factory=dict)
+    class_ious: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:

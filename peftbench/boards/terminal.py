@@ -16,6 +16,7 @@ from peftbench.boards.texts import (
     SEEDS,
     VERDICT,
     all_rows,
+    beside_headers,
     column_headers,
     cost_headers,
     mean_headers,
@@ -28,7 +29,8 @@ def show(table: Table, console: Console) -> None:
     """Print the table: means and verdict first, then costs and data sets; no piece is wider than the console."""
     console.print(Text(table.title, style="bold"))
     piece: list[str] = []
-    for header in [*mean_headers(table), RANK, VERDICT, SEEDS, *cost_headers(table), *column_headers(table)]:
+    first = [*mean_headers(table), *beside_headers(table), RANK, VERDICT, SEEDS]
+    for header in [*first, *cost_headers(table), *column_headers(table)]:
         if piece and not _fits(_rich(table, [*piece, header]), console):
             console.print(_rich(table, piece))
             piece = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from peftbench.boards.dense import PRIMARY, SEVERAL
 from peftbench.boards.table import Row, Score, Table
 from peftbench.foundation.metric import Metric
 
@@ -23,13 +24,26 @@ LEGEND = (
 )
 
 SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
+DECODER = "decoder (M)"
+MAP_TASKS = (*PRIMARY, SEVERAL)
+_AS_IT_IS = Metric("", unit="")
 
 
 def cost_headers(table: Table) -> list[str]:
     """Headers of the costs that some row knows; the device is shown where a table has more than one."""
-    names = ["lr", "params (M)", "head (M)", "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
+    names = ["lr", "params (M)", head_header(table), "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
     known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
     return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
+
+
+def head_header(table: Table) -> str:
+    """What the trained parameters behind the backbone are called: those of a head, or of a decoder of maps."""
+    return DECODER if table.task.split(" ")[0] in MAP_TASKS else "head (M)"
+
+
+def beside_headers(table: Table) -> list[str]:
+    """Headers of the numbers beside the primary one, in the order of the first row that has them."""
+    return list(dict.fromkeys(header for row in table.rows for header in row.beside))
 
 
 def column_headers(table: Table) -> list[str]:
@@ -44,7 +58,8 @@ def mean_headers(table: Table) -> list[str]:
 
 def headers(table: Table) -> list[str]:
     """All headers behind the method, in the order of a written table."""
-    return [*cost_headers(table), *column_headers(table), *mean_headers(table), RANK, VERDICT, SEEDS]
+    numbers = [*column_headers(table), *beside_headers(table), *mean_headers(table)]
+    return [*cost_headers(table), *numbers, RANK, VERDICT, SEEDS]
 
 
 def label(row: Row) -> str:
@@ -95,6 +110,8 @@ def text(table: Table, row: Row, header: str) -> str:
     if header in row.cells:
         score = row.cells[header]
         return shown(score, table.metric, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
+    if header in row.beside:
+        return shown(row.beside[header], _AS_IT_IS, 2)
     if header in (RANK, VERDICT):
         return _standing(table, row, header)
     group = header.removesuffix(" mean")
@@ -104,6 +121,7 @@ def text(table: Table, row: Row, header: str) -> str:
         "lr": row.rate or EMPTY,
         "params (M)": number(row.params_method, 1e6, 3),
         "head (M)": number(row.params_head, 1e6, 3),
+        DECODER: number(row.params_head, 1e6, 3),
         "memory (MB)": number(row.memory_bytes, 1e6, 0),
         "train GFLOPs": number(row.train_flops_per_image, 1e9, 2),
         "train img/s": number(row.train_images_per_second, 1, 0),

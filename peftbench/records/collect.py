@@ -34,6 +34,7 @@ COLUMNS = (
     "hyperparameters",
     "replaced",
     "score",
+    "others",
     "mean_class_accuracy",
     "test_loss",
     "num_test_images",
@@ -95,9 +96,10 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
 
     `score` is the primary number on the test split, `val_score` on the validation split; `metric`, `better` and `unit`
     say what it is (accuracy, a fraction, for classification); what a record does not know
-    is None. `hyperparameters` says how they were chosen, `replaced` (canonical JSON) what a preset set aside.
-    `repetition_group` is equal for cells that differ in the seed alone. `setting` and `data` are canonical
-    JSON: all but the seed that can change the number, and of that what concerns the images.
+    is None. `others` are all test metrics of another task than classification (canonical JSON). `hyperparameters` says
+    how they were chosen, `replaced` (canonical JSON) what a preset set aside. `repetition_group` is equal for cells
+    that differ in the seed alone. `setting` and `data` are canonical JSON: all but the seed that can change the number,
+    and of that what concerns the images.
     """
     rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
@@ -139,6 +141,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "hyperparameters": _hyperparameters(record),
         "replaced": canonical((record.hparams or {}).get("replaced", {})),
         "score": record.score("test"),
+        "others": None if record.task is None else canonical(test),
         "mean_class_accuracy": test.get("mean_class_accuracy"),
         "test_loss": test.get("loss"),
         "num_test_images": test.get("n"),

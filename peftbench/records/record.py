@@ -81,7 +81,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "adapter": {"file": "text?", "sha256": "text"},
 }
 _CURVE_ROW = {"epoch": "count", "loss": "number", "lr": "positive"}
-_TASK = {"name": "text", "better": "text", "unit": "any"}
+_TASK = {"name": "text", "better": "text", "unit": "words"}
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,7 @@ def _value_problems(name: str, value: Any, kind: Any) -> Iterator[str]:
 
 _WORDS = {
     "text": "a word",
+    "words": "words, or none",
     "flag": "true or false",
     "dict": "an object",
     "number": "a finite number",
@@ -249,6 +250,8 @@ def _is(value: Any, word: str) -> bool:
         if type(value) not in (int, float) or not _is_finite(value):
             return False
         return word == "number" or (value >= 0 and (word == "positive" or value <= 1))
+    if word == "words":
+        return isinstance(value, str)
     kinds: dict[str, type] = {"text": str, "flag": bool, "dict": dict, "any": object}
     return isinstance(value, kinds[word]) and value != ""
 

@@ -3,7 +3,7 @@
 
 const hidden = () => new Set(state.hide ?? []);
 const shownColumns = () => table().columns.filter((column) => !hidden().has(column.name));
-const KINDS = { mean: "means", standing: "standing", task: "data sets", cost: "costs" };
+const KINDS = { mean: "means", standing: "standing", task: "data sets", beside: "further numbers", cost: "costs" };
 
 function passes(row) {
   const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);

@@ -1,0 +1,103 @@
+"""Numbers beside the primary one, and what several tasks gain over single ones."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+from record_factory import record_values
+
+from peftbench.boards.dense import PRIMARY, delta_m
+from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.render import to_markdown
+from peftbench.boards.texts import headers, texts
+from peftbench.foundation.identity import fingerprint
+from peftbench.foundation.metric import Metric
+from peftbench.records.collect import collect
+from peftbench.records.record import RunRecord
+from peftbench.tasks.several import KINDS
+
+
+def record(task: dict, metrics: dict, primary: Metric, method: str = "full", seed: int = 0, **options) -> RunRecord:
+    """A cell of another task than classification."""
+    extra = {"task": {"version": 1, "decoder": "linear", "num_maps": 4, **task}, **options}
+    values = record_values(method=method, dataset="scenes", group="dense", seed=seed, options=extra)
+    values |= {
+        "metrics": {"val": None, "test": {**metrics, "n": 10_000}},
+        "primary": primary.name,
+        "task": {"name": task["name"], "better": primary.better, "unit": primary.unit},
+        "curve": [],
+    }
+    values["labels"] = {**values["labels"], "task": task["name"]}
+    values["fingerprint"] = fingerprint(values["identity"])
+    return RunRecord(**copy.deepcopy(values))
+
+
+def test_the_sheets_delta_m() -> None:
+    """Of 70 against 67.21 where more is better and 18 against 17.97 where less is."""
+    found = delta_m({"segmentation": 70, "normals": 18}, {"segmentation": 67.21, "normals": 17.97})
+    assert found == pytest.approx(1.992, abs=1e-3)
+    assert delta_m({"depth": 0.9}, {"depth": 1.0}) == pytest.approx(10)
+
+
+def test_primary_metrics_are_those_of_the_tasks() -> None:
+    assert {name: task.primary for name, task in KINDS.items()} == PRIMARY
+
+
+def test_segmentation_shows_accuracies_and_its_decoder() -> None:
+    scores = {"miou": 0.41, "mean_accuracy": 0.52, "pixel_accuracy": 0.83, "boundary_f": 0.3, "iou/sky": 0.9}
+    rows = collect(record({"name": "segmentation"}, scores, Metric("miou"), seed=seed) for seed in (0, 1))
+    [table] = leaderboard(rows)
+    shown = dict(zip(headers(table), texts(table, headers(table))[0][1:], strict=True))
+    assert shown["mAcc"] == "52.00 ± 0.00" and shown["aAcc"] == "83.00 ± 0.00" and shown["scenes"] == "41.0 ± 0.0"
+    assert "decoder (M)" in shown and "head (M)" not in shown
+    assert table.rows[0].class_ious == {"sky": pytest.approx(90)}
+    written = to_markdown(table)
+    assert "| method   |   sky |" in written and "| full     |  90.0 |" in written
+    classification = collect([RunRecord(**record_values())])
+    [plain] = leaderboard(classification)
+    assert "head (M)" in headers(plain) and not plain.rows[0].beside and classification["others"][0] is None
+
+
+def singles() -> list[RunRecord]:
+    return [
+        record({"name": "segmentation"}, {"miou": 0.6721}, Metric("miou")),
+        record({"name": "normals"}, {"mean_angle": 17.97}, PRIMARY["normals"]),
+    ]
+
+
+def several(method: str, miou: float, angle: float, **options) -> RunRecord:
+    task = {"name": "several", "tasks": ["segmentation", "normals"], "weights": []}
+    scores = {"segmentation/miou": miou, "normals/mean_angle": angle}
+    return record(task, scores, Metric("segmentation/miou"), method, **options)
+
+
+def table_of(records: list[RunRecord]):
+    return next(table for table in leaderboard(collect(records)) if table.task == "several")
+
+
+def test_delta_m_is_against_recorded_single_tasks() -> None:
+    table = table_of([*singles(), several("lora", 0.70, 18.0)])
+    [row] = table.rows
+    assert row.beside["delta_m"].mean == pytest.approx(1.992, abs=1e-3)
+    assert row.beside["segmentation miou"].mean == 70 and row.beside["normals mean_angle"].mean == 18
+    assert any("segmentation 67.21, normals 17.97" in note for note in table.notes)
+
+
+def test_without_singles_of_the_same_recipe_and_decoder_there_is_no_delta_m() -> None:
+    other = record({"name": "normals", "decoder": "fcn"}, {"mean_angle": 17.97}, PRIMARY["normals"])
+    table = table_of([singles()[0], other, several("lora", 0.70, 18.0)])
+    assert "delta_m" not in table.rows[0].beside
+    assert any("it needs method=full on normals alone" in note for note in table.notes)
+    twice = record({"name": "normals"}, {"mean_angle": 16.0}, PRIMARY["normals"], optim={"lr": 0.1})
+    table = table_of([*singles(), twice, several("lora", 0.70, 18.0)])
+    assert "delta_m" not in table.rows[0].beside, "two settings of full, and nothing says which"
+
+
+def test_a_table_of_validation_scores_shows_no_test_score() -> None:
+    values = json.loads(record({"name": "segmentation"}, {"miou": 0.4, "mean_accuracy": 0.5}, Metric("miou")).to_json())
+    values["metrics"]["val"] = {"miou": 0.3, "n": 200}
+    values["data"]["splits"]["val"] = {"name": "val200", "n": 200, "digest": "d"}
+    [table] = leaderboard(collect([RunRecord(**values)]), split="val")
+    assert not table.rows[0].beside

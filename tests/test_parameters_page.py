@@ -45,6 +45,7 @@ ORACLES = {
     "mam": 341_088,
     "lst": 2_374_284,
     "hst": 764_840,
+    "vit_adapter": 13_680_608,
     "repadapter": 239_808,
     "repadapter_attn": 119_904,
     "hydra": 239_712,

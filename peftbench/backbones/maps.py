@@ -1,14 +1,56 @@
-"""A backbone's second output: feature maps at chosen blocks, for tasks that predict maps."""
+"""A backbone's second output: feature maps at chosen blocks, for tasks that predict maps.
+
+What a method puts in a block's place may say what of its output is the map (`map_of(output)`), or which module inside
+it gives the map (`mapped`). A readout that makes a pyramid of its own gives `maps(features)` and their `map_widths`,
+and one whose features are no maps says so in `no_maps`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone, Site
+from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.foundation.errors import NotApplicable
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Where the maps come from: blocks (none where the readout makes them) and widths. `flat`: all have one size."""
+
+    layers: tuple[int, ...]
+    widths: tuple[int, ...]
+    flat: bool
+
+
+def taps_of(backbone: Backbone, num_maps: int) -> Taps:
+    """What a decoder of `num_maps` maps reads of a backbone with its method attached.
+
+    Raises `NotApplicable` where the method's features are no maps.
+    """
+    _refuse_without(backbone)
+    if widths := getattr(backbone.readout, "map_widths", ()):
+        return Taps((), tuple(widths), flat=False)
+    layers, blocks = tapped_blocks(backbone.shape, num_maps), backbone.shape.at("block")
+    return Taps(layers, tuple(blocks[layer].out_dim for layer in layers), flat=len(_stages(backbone.shape)) == 1)
+
+
+def tapped_blocks(shape: BackboneShape, num_maps: int) -> tuple[int, ...]:
+    """Evenly spaced blocks of one stage (of twelve with four maps the 3rd, 6th, 9th, 12th), else each stage's last."""
+    stages = _stages(shape)
+    if len(stages) > 1:
+        return tuple(stage[-1] for stage in stages)
+    count = min(num_maps, shape.depth)
+    return tuple(shape.depth * (number + 1) // count - 1 for number in range(count))
+
+
+def _stages(shape: BackboneShape) -> list[list[int]]:
+    return [[block.layer for block in blocks] for _, blocks in groupby(shape.at("block"), key=lambda b: b.out_dim)]
 
 
 def feature_maps(backbone: Backbone, inputs: Sequence[Tensor], layers: Sequence[int]) -> list[Tensor]:
@@ -16,36 +58,64 @@ def feature_maps(backbone: Backbone, inputs: Sequence[Tensor], layers: Sequence[
 
     Hooks sit on the blocks as they are now, so take the maps after a method is attached. Tokens of a plain transformer
     go through its final norm, since its residual stream grows with depth (DINOv2's intermediate layers do the same);
-    its patch tokens are the last ones of the sequence. Stages of windows and convolutions give their maps as they are.
+    its patch tokens are the last ones of the sequence. Stages of windows and convolutions give their maps as they are,
+    the last one through the final norm.
 
-    Raises `ValueError` where a block gives something else, such as tokens carried behind the patches.
+    Raises `NotApplicable` where the method's features are no maps, `ValueError` where a block gives something else.
     """
+    _refuse_without(backbone)
+    readout: Any = backbone.readout
+    if not layers:
+        made: list[Tensor] = readout.maps(backbone.net.forward_features(*inputs))  # type: ignore[operator]
+        return made
     sites = {site.layer: site for site in backbone.sites("block")}
     found: dict[int, Tensor] = {}
 
     def keep(site: Site) -> Any:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            found[site.layer] = _as_map(backbone, site, output)
+            shown = getattr(module, "map_of", None)
+            found[site.layer] = _as_map(backbone, site, output if shown is None else shown(output))
 
         return hook
 
     with ExitStack() as hooks:
         for layer in layers:
-            handle = sites[layer].module.register_forward_hook(keep(sites[layer]))
+            handle = _source(sites[layer].module).register_forward_hook(keep(sites[layer]))
             hooks.callback(handle.remove)
         backbone.net.forward_features(*inputs)  # type: ignore[operator]
     return [found[layer] for layer in layers]
 
 
+def _refuse_without(backbone: Backbone) -> None:
+    """Raises `NotApplicable` where features are no maps, such as tokens carried behind the patches."""
+    if why := getattr(backbone.readout, "no_maps", ""):
+        raise NotApplicable(why)
+
+
+def _source(module: nn.Module) -> nn.Module:
+    """The module whose output is the map: the one at the site, unless that goes on with something else."""
+    while isinstance(inside := getattr(module, "mapped", None), nn.Module):
+        module = inside
+    return module
+
+
 def _as_map(backbone: Backbone, site: Site, output: Any) -> Tensor:
     width = site.shape.out_dim
     if isinstance(output, Tensor) and output.ndim == 4 and output.shape[site.channel_dim] == width:
-        return output.movedim(site.channel_dim, 1)
+        last = site.layer == backbone.shape.depth - 1
+        return (_normed(backbone, output) if last else output).movedim(site.channel_dim, 1)
     height, columns = backbone.shape.grid
     if isinstance(output, Tensor) and output.ndim == 3 and output.shape[2] == width:
         patches = output[:, -height * columns :]
         if patches.shape[1] == height * columns:
-            norm: Any = getattr(backbone.net, "norm", nn.Identity())
-            return norm(patches).transpose(1, 2).unflatten(2, (height, columns))
+            return _normed(backbone, patches).transpose(1, 2).unflatten(2, (height, columns))
     shown = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
     raise ValueError(f"block {site.layer} gives {shown}, which is no map of {width} channels")
+
+
+def _normed(backbone: Backbone, features: Tensor) -> Tensor:
+    """Behind the final norm, wherever the family has it: of all tokens, or of pooled ones."""
+    for site in backbone.all_sites:
+        if site.shape.role == "norm.final":
+            features = site.module(features)
+    return features

@@ -14,6 +14,7 @@ from peftbench.data.base import Source, Split
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 
@@ -37,10 +38,18 @@ class CellData:
         self.transform = image_transform(inputs, config.protocol)
         self.mean, self.std = config.protocol.pixel_statistics(inputs.mean, inputs.std)
         self._config, self._workers = config, runtime.workers
+        self._window = inputs.size
+        _check_canvas(config, inputs.size)
         folder = runtime.cache_root
         self.split = cache(
             lambda name: load_split(
-                source, name, self.transform, folder, progress.counted, _stream_above(config, runtime, name)
+                source,
+                name,
+                self.transform,
+                folder,
+                progress.counted,
+                _stream_above(config, runtime, name),
+                config.task.targets,
             )
         )
 
@@ -65,6 +74,7 @@ class CellData:
             mean=self.mean,
             std=self.std,
             workers=self._workers,
+            window=self._window,
         )
 
     def evaluation(self, split: Split) -> Batches:
@@ -89,7 +99,26 @@ def open_source(config: RunConfig) -> Source:
 def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:
     """The deterministic preprocessing of a protocol for a backbone."""
     interpolation = inputs.interpolation if protocol.interpolation == "model" else protocol.interpolation
-    return ImageTransform(inputs.size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+    size = protocol.canvas or inputs.size
+    return ImageTransform(size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
+
+
+def _check_canvas(config: RunConfig, window: int) -> None:
+    """Raises `ConfigError` where pictures larger than the backbone's input would not be cut into windows."""
+    canvas = config.protocol.canvas
+    if canvas is None:
+        return
+    problems = []
+    if not config.task.slides:
+        problems.append(f"protocol.canvas is for tasks that predict maps; task={config.task.name} takes none")
+    if canvas < window:
+        problems.append(f"protocol.canvas ({canvas}) must be at least the backbone's input of {window} px")
+    if config.train.augment != "scale_crop_flip":
+        problems.append("protocol.canvas needs windows to train on; set train.augment=scale_crop_flip")
+    if config.method.observes:
+        problems.append(f"{config.method.name} looks at whole pictures; leave protocol.canvas=null")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:

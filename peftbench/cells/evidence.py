@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -118,7 +118,7 @@ class CellEvidence:
     def accuracy(self, model: nn.Module) -> float:
         batches = self._batches(SEARCH_SPLITS[self.train_split][1], batch_size=self.train.eval_batch_size)
         measured = evaluate(model, batches, self.task.meter(self._classes), self.train.precision)
-        return float(measured.metrics[self.task.metric.name])
+        return self.task.metric.goodness(float(measured.metrics[self.task.metric.name]))
 
     @property
     def _classes(self) -> Classes:
@@ -142,12 +142,19 @@ class RandomSplit:
     def draw(cls, num_images: int, num_classes: int, size: int) -> RandomSplit:
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(256, (num_images, size, size, 3), generator=generator, dtype=torch.uint8)
-        return cls({"image": images}, {"label": torch.arange(num_images) % num_classes})
+        maps = torch.arange(num_images * size * size).view(num_images, size, size) % num_classes
+        return cls({"image": images}, {"label": torch.arange(num_images) % num_classes, "class_map": maps})
+
+    def only(self, targets: Collection[str]) -> RandomSplit:
+        return RandomSplit(self.inputs, {name: values for name, values in self.targets.items() if name in targets})
 
 
-def random_evidence(backbone: Backbone, num_images: int = 32, num_classes: int = 4, seed: int = 0) -> CellEvidence:
+def random_evidence(
+    backbone: Backbone, num_images: int = 32, num_classes: int = 4, seed: int = 0, task: Task | None = None
+) -> CellEvidence:
     """Evidence without a dataset, for tests and for the page that shows which backbones a method fits."""
-    split = RandomSplit.draw(num_images, num_classes, backbone.input_spec.size)
+    task = task or Classification()
+    split = RandomSplit.draw(num_images, num_classes, backbone.input_spec.size).only(task.targets)
     train = TrainSpec(batch_size=16)
     return CellEvidence(
         backbone,
@@ -161,4 +168,5 @@ def random_evidence(backbone: Backbone, num_images: int = 32, num_classes: int =
         (0.5, 0.5, 0.5),
         (0.5, 0.5, 0.5),
         Progress(False),
+        task,
     )

@@ -82,8 +82,14 @@ def record_of(
         tuning=cell.tuning,
         hparams=_hparams(config),
         adapter={"file": adapter["file"], "sha256": adapter["sha256"]} if adapter["file"] else None,
-        task=None if config.task.plain else {"name": config.task.name, **dataclasses.asdict(config.task.metric)},
+        task=_task(config),
     )
+
+
+def _task(config: RunConfig) -> dict[str, Any] | None:
+    """What is predicted, and which direction of the primary number is better in which unit; None for classes."""
+    task = config.task
+    return None if task.plain else {"name": task.name, "better": task.metric.better, "unit": task.metric.unit}
 
 
 def _hparams(config: RunConfig) -> dict[str, Any] | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import plan
 from peftbench.cells.measure import measure_split
-from peftbench.cells.parts import build_parts
+from peftbench.cells.parts import Parts, build_parts
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
@@ -23,6 +24,8 @@ from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store, read_record
 from peftbench.train.evaluate import Evaluation
+
+T = TypeVar("T")
 
 
 def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
@@ -50,15 +53,22 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
 
 
 def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) -> Evaluation:
-    """Rebuild the cell from its record, load the adapter, and evaluate the test split.
+    """Rebuild the cell from its record, load the adapter, and evaluate the test split. Raises as `with_restored`."""
+    if record.metrics["test"] is None:
+        raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
+    own_predictions(store, record)
+    return with_restored(
+        record, store, options, lambda config, parts: measure_split(config, parts, parts.data.split("test"))
+    )
+
+
+def with_restored(record: RunRecord, store: Store, options: list[str], use: Callable[[RunConfig, Parts], T]) -> T:
+    """What `use` makes of the cell of a record, rebuilt with its trained tensors; `options` say where its inputs are.
 
     Raises `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's.
     """
     option_values(options)  # wrong words are told before any file is looked for
-    if record.metrics["test"] is None:
-        raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
     path = own_adapter(store, record)
-    own_predictions(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
     with deterministic(pick_device(runtime.device)):
@@ -67,7 +77,7 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
         load_adapter(parts.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(parts.model.backbone)
-        return measure_split(config, parts, parts.data.split("test"))
+        return use(config, parts)
 
 
 def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, RuntimeSpec]:

@@ -15,6 +15,7 @@ from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
+from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 from peftbench.train.evaluate import evaluate
 from peftbench.train.loop import FitResult, fit
@@ -106,7 +107,7 @@ def trainee_of(config: RunConfig, parts: Parts, train_set: Split, val_set: Split
 def _features_are_fixed(config: RunConfig, parts: Parts) -> bool:
     """Whether only the head trains, on ever the same pooled features."""
     train, model = config.train, parts.model
-    chance = train.drop_path > 0 or train.mixup > 0 or train.cutmix > 0 or train.augment != "none" or train.erasing > 0
+    chance = train.drop_path > 0 or train.mixup > 0 or train.cutmix > 0 or Augment.of(train).active
     fixed = train.cache_features and config.objective.plain and not chance and not model.backbone.trainable
     return fixed and config.task.reads_pooled(model)
 

@@ -44,6 +44,9 @@ class ProtocolSpec(Spec):
 
     `train_split` and `val_split` name what the dataset serves: VTAB's 800 and 200, all images there are, or `shots`
     images of every class, drawn by `shots_seed` (null: by the cell's seed, so that repetitions are new draws).
+
+    `canvas`, for tasks that predict maps: the side in px of the pictures from which training cuts windows of the
+    backbone's size, and over which evaluation slides them; null shows the backbone whole pictures.
     """
 
     section: ClassVar[str] = "protocol"
@@ -62,6 +65,7 @@ class ProtocolSpec(Spec):
     merge: bool = option(False)
     shots: int | None = option(None, ge=1, later=True)
     shots_seed: int | None = option(None, ge=0, later=True)
+    canvas: int | None = option(None, ge=16, le=4096, later=True)
 
     def problems(self) -> Sequence[str]:
         problems = []

@@ -24,7 +24,8 @@ class SideBlock(Intervention):
     """A frozen block and one step of the network beside it.
 
     `step(x, y, state)` sees the block's input and output and returns the stream and the state for the next block;
-    the state is None at the first one. With `detach`, no gradient leaves the block through its input.
+    the state is None at the first one. With `detach`, no gradient leaves the block through its input. As a map stands
+    the stream, or what `step.map_of(stream, state)` makes of the pair.
     """
 
     def __init__(self, base: nn.Module, step: nn.Module, last: bool, detach: bool = False) -> None:
@@ -39,16 +40,29 @@ class SideBlock(Intervention):
         y, state = self.step(stream, self.base(stream, **arguments), state)
         return y if self.last else (y, state)
 
+    def map_of(self, output: Carried) -> Tensor:
+        if not isinstance(output, tuple):
+            return output
+        joined: Any = getattr(self.step, "map_of", None)
+        found: Tensor = output[0] if joined is None else joined(*output)
+        return found
+
 
 class MeanPatch(Intervention):
     """The last block of a plain transformer, whose output is one token: the mean of the patches, [batch, 1, width].
 
-    The final norm then sees the mean, where a mean behind the norm would see normalised patches.
+    The final norm then sees the mean, where a mean behind the norm would see normalised patches. Maps are of the
+    patches.
     """
 
     def __init__(self, base: nn.Module, num_prefix: int) -> None:
         super().__init__(base)
         self.num_prefix = num_prefix
+
+    @property
+    def mapped(self) -> nn.Module:
+        """The module that still gives all tokens."""
+        return self.base
 
     def forward(self, x: Carried, **arguments: Any) -> Tensor:
         return self.base(x, **arguments)[:, self.num_prefix :].mean(dim=1, keepdim=True)

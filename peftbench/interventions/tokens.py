@@ -124,6 +124,11 @@ class CarriedReadout(nn.Module):
     tokens: [batch, length + blocks * num_tokens, width] -> [batch, (1 + blocks * num_tokens) * width].
     """
 
+    no_maps = (
+        "what its queries bring back belongs to no pixel and the tokens stay those of the frozen network: there are no "
+        "maps to train; choose another method"
+    )
+
     def __init__(self, readout: nn.Module, num_blocks: int, num_tokens: int) -> None:
         super().__init__()
         self.readout = readout

@@ -31,9 +31,10 @@ class Method(Part):
     (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
     `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
     (the one option that sets how much is trained, which tuning searches; "" where there is none), `observes` (the
-    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`),
-    `steps_alike` (every training step runs the same operations, so that one can be recorded and replayed; false where
-    the host chooses a path anew, say by a draw of Python's or by counting steps; a draw on the device is no such path),
+    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`), `by_class`
+    (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
+    one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
+    steps; a draw on the device is no such path),
     `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
@@ -45,6 +46,7 @@ class Method(Part):
     pools_itself: ClassVar[bool] = False
     size_option: ClassVar[str] = ""
     observes: ClassVar[bool] = False
+    by_class: ClassVar[bool] = False
     steps_alike: ClassVar[bool] = True
 
     def attach(self, backbone: Backbone) -> None:

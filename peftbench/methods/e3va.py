@@ -23,7 +23,8 @@ class HighwayBlock(Intervention):
     """A frozen block and its stretch of the highway: e <- e + A(y) for the output y of attention and of the MLP.
 
     `then` says what goes on: `pair` (stream, e) to a block of the same stage; `batch`, the two stacked as one batch,
-    through the merging step to the next stage; `sum` stream + e to the final norm. No gradient enters the block.
+    through the merging step to the next stage; `sum` stream + e to the final norm. No gradient enters the block. As a
+    map stands stream + e, which is how the highway joins a pyramid.
     """
 
     def __init__(self, base: nn.Module, adapters: Mapping[str, nn.Module], first: bool, then: str) -> None:
@@ -48,6 +49,14 @@ class HighwayBlock(Intervention):
         if self.then == "pair":
             return stream, highway
         return torch.cat([stream, highway]) if self.then == "batch" else stream + highway
+
+    def map_of(self, output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        if isinstance(output, tuple):
+            return output[0] + output[1]
+        if self.then == "sum":
+            return output
+        stream, highway = output.chunk(2)
+        return stream + highway
 
 
 @METHODS.add("e3va")

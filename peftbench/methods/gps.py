@@ -37,6 +37,7 @@ class GPS(Method):
     paper: ClassVar[str] = "arXiv:2312.10136"
     mergeable: ClassVar[bool] = True
     observes: ClassVar[bool] = True
+    by_class: ClassVar[bool] = True
     size_option: ClassVar[str] = "num_connections"
 
     num_connections: int = option(1, ge=1)

@@ -101,9 +101,12 @@ class Pyramid(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        return WIDTHS[: len(self.stages)]
+
     def forward(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> Tensor:
-        maps, (_, kept) = seen
-        if self.training and len(maps) < 2:
+        if self.training and len(seen[0]) < 2:
             # torch would say that batch norm expected more than one value per channel
             raise ConfigError(
                 [
@@ -111,9 +114,16 @@ class Pyramid(nn.Module):
                     "leaves no single image, or set train.keep_last_batch=false"
                 ]
             )
+        return self.norm(self.maps(seen)[-1].mean(dim=(2, 3)))
+
+    def maps(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> list[Tensor]:
+        """What every stage gives, [batch, width, height, width] at strides 4, 8, 16 and 32."""
+        x, (_, kept) = seen
+        maps = []
         for stage, depth in zip(self.stages, self.depths, strict=True):
-            maps, kept = stage(maps, kept[:depth], self.grid), kept[depth:]
-        return self.norm(maps.mean(dim=(2, 3)))
+            x, kept = stage(x, kept[:depth], self.grid), kept[depth:]
+            maps.append(x)
+        return maps
 
 
 def depths_of(shape: BackboneShape) -> list[int]:

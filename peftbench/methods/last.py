@@ -52,6 +52,10 @@ class AttentionStep(nn.Module):
         learned = learned + self.attention(frozen + learned)
         return (y + learned if self.last else y), (frozen, learned)
 
+    def map_of(self, stream: Tensor, state: Sums) -> Tensor:
+        """What the stream would be if this block were the last."""
+        return stream + state[1]
+
 
 @METHODS.add("last")
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Loss = Callable[[Callable[[Tensor], Tensor], Batch], Tensor]
 class Evidence(Protocol):
     """A task before its method is attached. Everything drawn from it follows from the cell's seed.
 
-    A batch holds `image` [batch, 3, height, width], normalised, and `label` [batch].
+    A batch holds `image` [batch, 3, height, width], normalised, and the task's targets: `label` [batch] for classes.
     """
 
     @property
@@ -39,7 +39,7 @@ class Evidence(Protocol):
         """The training images once, shuffled, each in two random views: crop, flip, and changed colours."""
 
     def classifier(self, backbone: Backbone) -> nn.Module:
-        """`backbone` under a fresh classifier: images -> logits [batch, num_classes]."""
+        """`backbone` under a fresh head of the task, for classes images -> logits [batch, num_classes]."""
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """The task's own loss of one batch, as `model(images)` gives logits."""
@@ -53,4 +53,4 @@ class Evidence(Protocol):
         """
 
     def accuracy(self, model: nn.Module) -> float:
-        """Share of the validation images that the model classifies rightly: val200 of VTAB, never the test split."""
+        """The task's primary number on the validation images (val200 of VTAB, never the test split); more is better."""

@@ -76,6 +76,7 @@ class SCT(Method):
     paper: ClassVar[str] = "arXiv:2309.08513"
     identity_at_init: ClassVar[bool] = False
     observes: ClassVar[bool] = True
+    by_class: ClassVar[bool] = True
 
     share: float = option(0.125, gt=0, le=1)
     place: str = option("attn", choices=("attn", "mlp"))

@@ -35,6 +35,7 @@ class TTC(SCT):
 
     paper: ClassVar[str] = "arXiv:2303.07910"
     faithfulness: ClassVar[str] = "details not published"
+    by_class: ClassVar[bool] = False
 
     align_share: float = option(0.2, gt=0, le=1)
 
@@ -50,7 +51,7 @@ class TTC(SCT):
         scores = [torch.zeros(site.shape.out_dim, dtype=torch.float64, device=backbone.device) for site in watched]
         for batch in evidence.images(BATCH_SIZE):
             # the loss is a mean over the batch; its sum makes a score independent of the batch's size
-            loss = len(batch["label"]) * evidence.loss(model, batch)
+            loss = len(batch["image"]) * evidence.loss(model, batch)
             for site, score, x, slope in zip(watched, scores, seen, torch.autograd.grad(loss, seen), strict=True):
                 change = (x * slope).movedim(site.channel_dim, -1).flatten(1, -2).sum(dim=1)
                 score += change.detach().abs().sum(dim=0)

@@ -60,15 +60,27 @@ class Task(Part):
     """Base of all tasks. The fields of a subclass are its options.
 
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
-    none: identities, labels and records then leave it out), `metric` (the primary number: what validation chooses by
-    and tables show), `targets` (names of the targets in a batch that the loss reads), `faithfulness` and `adapted` as
-    of methods.
+    none: identities, labels and records then leave it out), `primary` (the metric that validation chooses by and tables
+    show), `reads` (names of the targets in a batch that the loss reads), `slides` (its model takes larger images in
+    evaluation), `faithfulness` and `adapted` as of methods.
+    Where they depend on options, a subclass overrides `metric` and `targets`.
     """
 
     section: ClassVar[str] = "task"
     plain: ClassVar[bool] = False
-    metric: ClassVar[Metric] = ACCURACY
-    targets: ClassVar[tuple[str, ...]] = ("label",)
+    primary: ClassVar[Metric] = ACCURACY
+    reads: ClassVar[tuple[str, ...]] = ("label",)
+    slides: ClassVar[bool] = False
+
+    @property
+    def metric(self) -> Metric:
+        """The primary number."""
+        return self.primary
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets in a batch that the loss reads."""
+        return self.reads
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         """The backbone, its method attached, under a fresh head drawn from `seed`.

@@ -1,4 +1,8 @@
-"""Decoders: feature maps at several blocks -> one map of scores."""
+"""Decoders: feature maps at several blocks -> one map of scores.
+
+`DECODERS` builds one from (taps of the backbone, number of outputs, width of its convolutions or None for the usual
+one).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from peftbench.backbones.maps import Taps
+from peftbench.tasks.pyramid import FlatPyramid
 
 
 class LinearDecoder(nn.Module):
@@ -37,11 +44,7 @@ class FCNDecoder(nn.Module):
     def __init__(self, widths: Sequence[int], outputs: int, channels: int = 256, num_convs: int = 1) -> None:
         super().__init__()
         sizes = [sum(widths), *[channels] * num_convs]
-        convs = [
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-            for a, b in pairwise(sizes)
-        ]
-        self.convs = nn.Sequential(*convs)
+        self.convs = nn.Sequential(*(conv(a, b, 3) for a, b in pairwise(sizes)))
         self.dropout = nn.Dropout2d(0.1)
         self.classifier = nn.Conv2d(channels, outputs, 1)
 
@@ -50,11 +53,129 @@ class FCNDecoder(nn.Module):
         return scores
 
 
+class PUPDecoder(nn.Module):
+    """Progressive upsampling of the last map: four times 3 x 3 convolution, batch norm, relu, twice the size.
+
+    SETR-PUP (arXiv:2012.15840, section 3.2) without its auxiliary heads. With D channels in the last map and c inside
+    9 D c + 2 c + 3 (9 c^2 + 2 c) + (c + 1) outputs parameters.
+    """
+
+    def __init__(self, width: int, outputs: int, channels: int = 256) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv(a, b, 3) for a, b in pairwise([width, *[channels] * 4]))
+        self.classifier = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        x = maps[-1]
+        for step in self.convs:
+            x = F.interpolate(step(x), scale_factor=2, mode="bilinear", align_corners=False)
+        scores: Tensor = self.classifier(x)
+        return scores
+
+
+class UPerNetDecoder(nn.Module):
+    """UPerNet (arXiv:1807.10221) as in mmsegmentation: pyramid pooling of the coarsest map, a top-down path, fusion.
+
+    Bins 1, 2, 3 and 6; convolutions without bias behind which stand batch norm and relu; no convolution behind the
+    pyramid pooling; dropout 0.1 ahead of the 1 x 1 classifier.
+    """
+
+    bins = (1, 2, 3, 6)
+
+    def __init__(self, widths: Sequence[int], outputs: int, channels: int = 512) -> None:
+        super().__init__()
+        *finer, coarsest = widths
+        self.pooled = nn.ModuleList(conv(coarsest, channels, 1) for _ in self.bins)
+        self.bottleneck = conv(coarsest + len(self.bins) * channels, channels, 3)
+        self.laterals = nn.ModuleList(conv(width, channels, 1) for width in finer)
+        self.smooth = nn.ModuleList(conv(channels, channels, 3) for _ in finer)
+        self.fusion = conv(len(widths) * channels, channels, 3)
+        self.dropout = nn.Dropout2d(0.1)
+        self.classifier = nn.Conv2d(channels, outputs, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        *finer, coarsest = maps
+        size = coarsest.shape[2:]
+        pooled = [
+            resized(step(pooled_to(coarsest, bins)), size) for bins, step in zip(self.bins, self.pooled, strict=True)
+        ]
+        above = self.bottleneck(torch.cat([coarsest, *pooled], dim=1))
+        path = [above]
+        for lateral, finer_map in zip(reversed(self.laterals), reversed(finer), strict=True):
+            side = lateral(finer_map)
+            above = side + resized(above, side.shape[2:])
+            path.append(above)
+        path = [*(step(item) for step, item in zip(reversed(self.smooth), path[1:], strict=True)), path[0]]
+        # from the finest to the coarsest
+        ordered = [*reversed(path[:-1]), path[-1]]
+        scores: Tensor = self.classifier(self.dropout(self.fusion(side_by_side(ordered))))
+        return scores
+
+
+class HRNetDecoder(nn.Module):
+    """Maps at the first one's size side by side, 1 x 1 convolution to 4 S, batch norm, relu, 1 x 1 convolution.
+
+    The head of MTI-Net (arXiv:2001.06902) and MTLoRA (arXiv:2403.20320, released code), whose maps are first reduced to
+    c, 2 c, 4 c, ... channels by 1 x 1 convolutions without bias. With S = c + 2 c + ... the head has 4 S^2 + 12 S +
+    4 S outputs + outputs parameters.
+    """
+
+    def __init__(self, widths: Sequence[int], outputs: int, channels: int = 18) -> None:
+        super().__init__()
+        reduced = [channels * 2**number for number in range(len(widths))]
+        self.reduce = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths, reduced, strict=True))
+        inside = sum(reduced)
+        self.head = nn.Sequential(
+            nn.Conv2d(inside, 4 * inside, 1), nn.BatchNorm2d(4 * inside), nn.ReLU(), nn.Conv2d(4 * inside, outputs, 1)
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        scores: Tensor = self.head(side_by_side([step(m) for step, m in zip(self.reduce, maps, strict=True)]))
+        return scores
+
+
+def conv(inside: int, outside: int, size: int) -> nn.Sequential:
+    """Convolution without bias, batch norm, relu; the size of the map stays."""
+    layers = nn.Conv2d(inside, outside, size, padding=size // 2, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+    return nn.Sequential(*layers)
+
+
+def pooled_to(x: Tensor, bins: int) -> Tensor:
+    """Means over `bins` x `bins` fields that cover the map, as adaptive average pooling has them.
+
+    As products: torch has no deterministic backward pass of that pooling on CUDA.
+    """
+    rows, columns = (_averaging(size, bins, x) for size in x.shape[2:])
+    return rows @ x @ columns.T
+
+
+def _averaging(size: int, bins: int, like: Tensor) -> Tensor:
+    """[bins, size]: the mean over each field, from floor(i size / bins) to ceil((i + 1) size / bins)."""
+    number = torch.arange(bins, device=like.device)
+    start, stop = number * size // bins, ((number + 1) * size + bins - 1) // bins
+    place = torch.arange(size, device=like.device)
+    inside = (place >= start[:, None]) & (place < stop[:, None])
+    return inside.to(like.dtype) / (stop - start)[:, None].to(like.dtype)
+
+
+def resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x if x.shape[2:] == tuple(size) else F.interpolate(x, tuple(size), mode="bilinear", align_corners=False)
+
+
 def side_by_side(maps: Sequence[Tensor]) -> Tensor:
     """All channels at the first map's size, the others resampled bilinearly."""
-    size = maps[0].shape[2:]
-    resized = [m if m.shape[2:] == size else F.interpolate(m, size, mode="bilinear") for m in maps]
-    return torch.cat(resized, dim=1)
+    return torch.cat([resized(m, maps[0].shape[2:]) for m in maps], dim=1)
 
 
-DECODERS: dict[str, Callable[[Sequence[int], int], nn.Module]] = {"linear": LinearDecoder, "fcn": FCNDecoder}
+def _upernet(taps: Taps, outputs: int, channels: int | None) -> nn.Module:
+    decoder = UPerNetDecoder(taps.widths, outputs, channels or 512)
+    return nn.Sequential(FlatPyramid(taps.widths), decoder) if taps.flat else decoder
+
+
+DECODERS: dict[str, Callable[[Taps, int, int | None], nn.Module]] = {
+    "linear": lambda taps, outputs, channels: LinearDecoder(taps.widths, outputs),
+    "fcn": lambda taps, outputs, channels: FCNDecoder(taps.widths, outputs, channels or 256),
+    "pup": lambda taps, outputs, channels: PUPDecoder(taps.widths[-1], outputs, channels or 256),
+    "upernet": _upernet,
+    "hrnet": lambda taps, outputs, channels: HRNetDecoder(taps.widths, outputs, channels or 18),
+}

@@ -1,0 +1,46 @@
+"""What a trained cell says of its test images, as one picture: image, truth and prediction side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from peftbench.cells.parts import Parts
+from peftbench.config.gate import RunConfig
+from peftbench.data.contact_sheet import picture_table
+from peftbench.data.maps import coloured, depth_limits
+from peftbench.foundation.errors import NotApplicable
+from peftbench.tasks.dense import MapTask
+from peftbench.train.precision import autocast
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@torch.inference_mode()
+def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128) -> Image:
+    """The first `rows` test images. Raises `NotApplicable` for a task that predicts no maps."""
+    task, data, source = config.task, parts.data, parts.data.source
+    if not isinstance(task, MapTask):
+        raise NotApplicable(f"pictures are drawn of tasks that predict maps, and this record is of {task.name}")
+    split = data.split("test")
+    batches = data.evaluation(split)
+    batch = next(iter(batches.epoch(0)))
+    with autocast(data.device, config.train.precision):
+        outputs = parts.model.eval()(*batches.inputs_of(batch))
+    said = {name: values[:rows].float().cpu().numpy() for name, values in task.maps_of(outputs).items()}
+    count = min(rows, len(batch["index"]))
+    truth = {name: np.array(split.targets[name][:count]) for name in said}
+    limits = depth_limits([*truth["depth"]]) if "depth" in truth else (0.0, 1.0)
+    images = split.images.read(np.arange(count)) if hasattr(split.images, "read") else np.array(split.images[:count])
+    pictures = []
+    for row in range(count):
+        shown = [np.broadcast_to(images[row], (*images[row].shape[:2], 3))]
+        for name in said:
+            values = said[name][row].astype(np.uint8) if name == "class_map" else said[name][row]
+            shown += [coloured(name, truth[name][row], limits), coloured(name, values, limits)]
+        pictures.append(shown)
+    headers = ["image", *(header for name in said for header in (name.replace("class_map", "classes"), "predicted"))]
+    return picture_table(headers, pictures, source.class_names if "class_map" in said else (), tile)

@@ -1,0 +1,129 @@
+"""What tasks with a value at every pixel share: a decoder on feature maps, and scores at the size of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.maps import Taps, feature_maps, taps_of
+from peftbench.foundation.seeding import seeded
+from peftbench.foundation.spec import option
+from peftbench.tasks.base import Targets, Task, mean_loss
+from peftbench.tasks.decoders import DECODERS
+from peftbench.tasks.model import TaskModel
+
+
+@dataclass(frozen=True)
+class MapTask(Task):
+    """A task whose outputs are [batch, channels, height, width]. `weight`: of its loss in a sum of several (MTLoRA's).
+
+    `decoder` reads the maps behind `num_maps` evenly spaced blocks of a plain transformer (of twelve blocks with four
+    maps the 3rd, 6th, 9th and 12th), or behind the last block of every stage. `channels` is the width of its
+    convolutions, null for the usual one.
+    """
+
+    weight: ClassVar[float] = 1.0
+    slides: ClassVar[bool] = True
+
+    decoder: str = option("linear", choices=tuple(DECODERS))
+    num_maps: int = option(4, ge=1)
+    channels: int | None = option(None, ge=1, later=True)
+
+    def num_outputs(self, targets: Targets) -> int:
+        """How many channels the decoder gives."""
+        return 1
+
+    def maps_of(self, outputs: Any) -> dict[str, Tensor]:
+        """Outputs as the maps they stand for, by the names of targets (`data.maps`)."""
+        raise NotImplementedError
+
+    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
+        taps = taps_of(backbone, self.num_maps)
+        with seeded(seed, "head"):
+            decoder = DECODERS[self.decoder](taps, self.num_outputs(targets), self.channels)
+        return MapModel(backbone, decoder, taps)
+
+
+class MapModel(TaskModel):
+    """images [batch, 3, height, width] -> scores [batch, outputs, height, width], bilinear from the decoder's size.
+
+    With a `ModuleDict` of decoders the maps are made once and the scores come by name. Images larger than the
+    backbone's input are gone over by windows of that size (see `slide`), in evaluation alone.
+    """
+
+    def __init__(self, backbone: Backbone, decoder: nn.Module, taps: Taps) -> None:
+        super().__init__(backbone, decoder)
+        self.layers, self.window = taps.layers, backbone.input_spec.size
+
+    def forward(self, *inputs: Tensor) -> Any:
+        if inputs[0].shape[-1] > self.window and not self.training:
+            return slide(self._at_once, inputs, self.window)
+        return self._at_once(*inputs)
+
+    def _at_once(self, *inputs: Tensor) -> Any:
+        maps = feature_maps(self.backbone, inputs, self.layers)
+        size = inputs[0].shape[-2:]
+        if isinstance(self.head, nn.ModuleDict):
+            return {name: _at(head(maps), size) for name, head in self.head.items()}
+        return _at(self.head(maps), size)
+
+
+def _at(scores: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(scores, tuple(size), mode="bilinear", align_corners=False)
+
+
+def slide(forward: Callable[..., Any], inputs: Sequence[Tensor], window: int) -> Any:
+    """Scores of images [batch, 3, height, width] by square windows two thirds of their side apart (mmsegmentation).
+
+    Where windows overlap their scores are averaged; the last ones of a row and of a column are moved back inside.
+    """
+    height, width = inputs[0].shape[-2:]
+    stride = max(window * 2 // 3, 1)
+    sums: dict[str, Tensor] = {}
+    counts = inputs[0].new_zeros(height, width)
+    named = False
+    for top in _starts(height, window, stride):
+        for left in _starts(width, window, stride):
+            rows, columns = slice(top, top + window), slice(left, left + window)
+            found = forward(*(values[..., rows, columns] for values in inputs))
+            named = isinstance(found, dict)
+            for name, scores in (found if named else {"": found}).items():
+                if name not in sums:
+                    sums[name] = scores.new_zeros(*scores.shape[:2], height, width)
+                sums[name][..., rows, columns] += scores
+            counts[rows, columns] += 1
+    means = {name: total / counts.to(total.dtype) for name, total in sums.items()}
+    return means if named else means[""]
+
+
+def _starts(size: int, window: int, stride: int) -> list[int]:
+    number = max(-(-(size - window) // stride), 0) + 1
+    return [max(min(index * stride, size - window), 0) for index in range(number)]
+
+
+class Sums:
+    """Named sums over a split, in float64 on the device of what is added: nothing waits for it before the end."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            value = value.double() if value.is_floating_point() else value.long()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def __getitem__(self, name: str) -> Any:
+        """The sum as a plain number, or as a numpy array where it has axes."""
+        assert name in self._sums, "no batch was seen"
+        found = self._sums[name].cpu()
+        return found.numpy() if found.ndim else found.item()
+
+    def mean_loss(self) -> float:
+        """`loss` over `pixels`. Raises `TrainingDiverged` where it is not finite."""
+        return mean_loss(torch.as_tensor(self["loss"]), max(self["pixels"], 1))

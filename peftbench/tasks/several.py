@@ -1,0 +1,125 @@
+"""Several tasks with a value at every pixel at once: the maps are made once, each task has a decoder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.maps import taps_of
+from peftbench.foundation.metric import Metric
+from peftbench.foundation.seeding import seeded
+from peftbench.foundation.spec import option
+from peftbench.tasks.base import TASKS, Targets
+from peftbench.tasks.decoders import DECODERS
+from peftbench.tasks.dense import MapModel, MapTask
+from peftbench.tasks.depth import Depth
+from peftbench.tasks.marks import Edges, Saliency
+from peftbench.tasks.model import TaskModel
+from peftbench.tasks.normals import Normals
+from peftbench.tasks.segmentation import Segmentation
+from peftbench.train.batches import Batch
+from peftbench.train.evaluate import Measured, Meter
+from peftbench.train.loss import LossFn, Model
+from peftbench.train.options import TrainSpec
+
+KINDS: dict[str, type[MapTask]] = {
+    "segmentation": Segmentation,
+    "depth": Depth,
+    "normals": Normals,
+    "edges": Edges,
+    "saliency": Saliency,
+}
+
+
+@TASKS.add("several")
+@dataclass(frozen=True)
+class Several(MapTask):
+    """One forward pass of the backbone for `tasks`; the loss is the sum of theirs, each times its weight.
+
+    `weights`: one for each task, none for those of MTLoRA's released code (segmentation and depth 1, saliency 5,
+    normals 10, edges 50). The primary number is that of the first task; tables compute delta_m from the numbers of all.
+    """
+
+    tasks: list[str] = option(["segmentation", "depth", "normals", "edges"], choices=tuple(KINDS))
+    weights: list[float] = option([], gt=0)
+
+    def problems(self) -> Sequence[str]:
+        found = []
+        if len(set(self.tasks)) < max(len(self.tasks), 2):
+            found.append(f"task.tasks must name two different tasks or more, each once, got {self.tasks}")
+        if self.weights and len(self.weights) != len(self.tasks):
+            found.append(f"task.weights must hold one number for each of {len(self.tasks)} tasks, got {self.weights}")
+        return found
+
+    @property
+    def parts(self) -> dict[str, MapTask]:
+        """The tasks by name, with the decoder of all."""
+        return {name: KINDS[name](self.decoder, self.num_maps, self.channels) for name in self.tasks}
+
+    @property
+    def metric(self) -> Metric:
+        name = self.tasks[0]
+        first = KINDS[name].primary
+        return Metric(f"{name}/{first.name}", first.better, first.unit)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(target for name in self.tasks for target in KINDS[name].reads))
+
+    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
+        taps = taps_of(backbone, self.num_maps)
+        decoders = nn.ModuleDict()
+        for name, part in self.parts.items():
+            # a stream each: a decoder does not depend on what stands before it
+            with seeded(seed, f"head:{name}"):
+                decoders[name] = DECODERS[self.decoder](taps, part.num_outputs(targets), self.channels)
+        return MapModel(backbone, decoders, taps)
+
+    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
+        # each part reads its own output in place of the images
+        losses = {name: part.loss_fn(train, ("output",)) for name, part in self.parts.items()}
+        given = self.weights or [KINDS[name].weight for name in self.tasks]
+        weights = dict(zip(self.tasks, given, strict=True))
+
+        def loss_fn(model: Model, batch: Batch) -> Tensor:
+            outputs: Any = model(*(batch[name] for name in inputs))
+            each = [weights[name] * loss(_as_it_is, batch | {"output": outputs[name]}) for name, loss in losses.items()]
+            total = each[0]
+            for loss in each[1:]:
+                total = total + loss
+            return total
+
+        return loss_fn
+
+    def maps_of(self, outputs: Any) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, part in self.parts.items():
+            found |= part.maps_of(outputs[name])
+        return found
+
+    def meter(self, targets: Targets) -> SeveralMeter:
+        return SeveralMeter({name: part.meter(targets) for name, part in self.parts.items()})
+
+
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+class SeveralMeter:
+    """Outputs by task -> the numbers of each under `<task>/<number>`; n. Keeps no predictions."""
+
+    def __init__(self, meters: Mapping[str, Meter]) -> None:
+        self._meters = meters
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        for name, meter in self._meters.items():
+            meter.update(outputs[name], batch)
+
+    def result(self) -> Measured:
+        read = {name: meter.result().metrics for name, meter in self._meters.items()}
+        metrics = {f"{name}/{key}": value for name, found in read.items() for key, value in found.items() if key != "n"}
+        return Measured({**metrics, "n": next(iter(read.values()))["n"]})

@@ -1,0 +1,80 @@
+"""Cells that predict maps, from words to pictures and tables."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from peftbench.boards.dense import delta_m
+from peftbench.data.maps import class_colours
+from peftbench.records.store import Store
+
+# four patches an image: what is tested is the line
+TINY = ["backbone=timm", "backbone.model=vit_tiny_patch16_224", "backbone.weights=none", "backbone.img_size=32"]
+SCENES = ["dataset=scenes", "dataset.size=16", *TINY]
+
+
+@pytest.fixture
+def cell(run):
+    """`cell("task=...")` on tiny scenes."""
+    fast = ["train=smoke", "train.batch_size=250", "runtime.progress=false"]
+    return lambda *words: run(*SCENES, *fast, *words, fast=False)
+
+
+def by_task(results) -> dict:
+    return {record.task["name"]: record for record in Store(results).all()}
+
+
+def test_segmentation_from_words_to_a_picture_and_a_table(cell, run, results, capsys, tmp_path):
+    assert cell("task=segmentation", "method=lora", "train.augment=scale_crop_flip", "train.photometric=true") == 0
+    record = by_task(results)["segmentation"]
+    assert f"test miou {record.metrics['test']['miou']:.2%} of 1,000" in capsys.readouterr().out
+    # maps behind four of twelve blocks, side by side
+    assert record.params["head"] == 4 * 192 * (2 + 5) + 5 and record.params["method"] == 12 * 2 * 8 * 384
+    predictions = np.load(Store(results).predictions_path(record.fingerprint), allow_pickle=False)
+    assert predictions.shape == (1000, 32, 32) and predictions.max() < 5
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    sheet = tmp_path / "sheet.png"
+    words = ("--results", str(results), "--out", str(sheet), "--rows", "2")
+    assert run("show", record.fingerprint, *words, fast=False) == 0
+    shown = np.asarray(Image.open(sheet))
+    # image, truth and prediction, each 128 px wide and 2 px apart, of maps of 32 px
+    said = shown[24 + 2 : 24 + 128 : 4, 8 + 2 * 130 + 2 : 8 + 2 * 130 + 128 : 4]
+    assert (said == class_colours(5)[predictions[0]]).all()
+    assert run("leaderboard", "--results", str(results), fast=False) == 0
+    table = (results / "leaderboard" / "leaderboard.md").read_text()
+    assert "segmentation (miou), " in table and " decoder (M) |" in table and " mAcc |" in table
+
+
+def test_several_tasks_stand_beside_single_ones(cell, run, results, capsys):
+    for words in (["task=depth"], ["task=normals"], ["task=several", "task.tasks=[depth,normals]"]):
+        assert cell(*words, "method=full") == 0
+    records = by_task(results)
+    several = records["several"]
+    assert several.primary == "depth/rmse" and several.metric.better == "lower" and several.predictions is None
+    singles = {task: records[task].score("test") for task in ("depth", "normals")}
+    reached = {"depth": several.score("test"), "normals": several.metrics["test"]["normals/mean_angle"]}
+    capsys.readouterr()
+    assert run("leaderboard", "--results", str(results), fast=False) == 0
+    tables = json.loads((results / "leaderboard" / "leaderboard.json").read_text())["tables"]
+    [row] = next(table["rows"] for table in tables if table["title"].startswith("several"))
+    assert row["beside"]["delta_m"]["mean"] == pytest.approx(delta_m(reached, singles))
+    assert run("evaluate", several.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
+def test_what_does_not_go_together_is_said(cell, capsys):
+    assert cell("method=lora") == 2
+    assert "task=classification needs label" in capsys.readouterr().err
+    assert cell("task=segmentation", "method=vqt") == 3
+    assert "there are no maps to train" in capsys.readouterr().err
+    assert cell("task=segmentation", "method=gps") == 3
+    assert "gps looks at the class of each image" in capsys.readouterr().err
+    assert cell("task=segmentation", "train.mixup=0.2") == 2
+    assert "set train.mixup=0" in capsys.readouterr().err
+    assert cell("task=segmentation", "task.decoder=upernet", "task.num_maps=3") == 2
+    assert "set task.num_maps=4" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""Decoders: their counts by formula and by the published networks, and what they make of each family's maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from peftbench.backbones.maps import Taps, tapped_blocks
+from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images
+from peftbench.foundation.errors import ConfigError
+from peftbench.methods.base import METHODS, install
+from peftbench.tasks.base import Classes
+from peftbench.tasks.decoders import (
+    DECODERS,
+    FCNDecoder,
+    HRNetDecoder,
+    LinearDecoder,
+    PUPDecoder,
+    UPerNetDecoder,
+    pooled_to,
+)
+from peftbench.tasks.dense import MapModel
+from peftbench.tasks.pyramid import FlatPyramid
+from peftbench.tasks.segmentation import Segmentation
+
+CLASSES = Classes(("sky", "road", "car", "absent"))
+
+
+def size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("family", ["vit_twelve", "swin", "convnext"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_scores_have_the_size_of_the_image_and_the_decoder_trains(family: str, decoder: str) -> None:
+    backbone = (BUILDERS | TWELVE_BLOCKS)[family]()
+    install(METHODS.get("linear")(), backbone)
+    channels = None if decoder == "linear" else 8
+    model = Segmentation(decoder=decoder, channels=channels).model(backbone, CLASSES, 0)
+    assert isinstance(model, MapModel) and model.added == []
+    scores = model.train()(images(2))
+    assert scores.shape == (2, 4, 32, 32)
+    (scores * torch.linspace(-1, 1, scores.numel()).view_as(scores)).sum().backward()
+    for name, parameter in model.head.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_published_counts() -> None:
+    """mmsegmentation's heads (150 classes) on Swin-B, Swin-L and ViT-B; MTLoRA's on Swin-T; the sheet's small ones."""
+    assert size(UPerNetDecoder([128, 256, 512, 1024], 150)) == 33_315_990
+    assert size(UPerNetDecoder([192, 384, 768, 1536], 150)) == 36_953_238
+    assert size(UPerNetDecoder([768] * 4, 150)) == 32_332_950
+    assert size(UPerNetDecoder([64] * 4, 11, 32)) == 135_275
+    assert [size(UPerNetDecoder([width] * 4, 11, 64)) for width in (64, 192)] == [473_291, 604_363]
+    assert [size(FCNDecoder([width], 150)) for width in (512, 768)] == [1_218_710, 1_808_534]
+    assert [size(LinearDecoder([w], k)) for w, k in ((384, 11), (192, 11), (768, 21))] == [5_003, 2_507, 17_685]
+    assert size(LinearDecoder([128] * 3, 5)) == 2_693
+    for outputs, count in ((21, 317_541), (7, 302_407), (1, 295_921), (3, 298_083)):
+        decoder = HRNetDecoder([192, 384, 768, 768], outputs)
+        assert size(decoder.head) == count and size(decoder.reduce) == 183_168
+
+
+@pytest.mark.parametrize(("width", "channels", "outputs"), [(48, 16, 5), (768, 256, 150)])
+def test_counts_by_formula(width: int, channels: int, outputs: int) -> None:
+    d, c, k = width, channels, outputs
+    assert size(PUPDecoder(d, k, c)) == 9 * d * c + 2 * c + 3 * (9 * c**2 + 2 * c) + c * k + k
+    assert size(FlatPyramid([d] * 4)) == 3 * (4 * d**2 + d) + 2 * d
+    assert size(FCNDecoder([d] * 2, k, c)) == 18 * d * c + 2 * c + (c + 1) * k
+    built = DECODERS["upernet"](Taps((0, 1, 2, 3), (d,) * 4, flat=True), k, c)
+    assert size(built) == size(FlatPyramid([d] * 4)) + size(UPerNetDecoder([d] * 4, k, c))
+
+
+def test_a_flat_pyramid_has_four_sizes() -> None:
+    maps = FlatPyramid([8] * 4)([torch.randn(2, 8, 4, 4)] * 4)
+    assert [m.shape[2] for m in maps] == [16, 8, 4, 2]
+    with pytest.raises(ConfigError, match=r"set task\.num_maps=4"):
+        FlatPyramid([8] * 3)
+
+
+@pytest.mark.parametrize("size", [(7, 4), (1, 2), (12, 9)])
+def test_pooling_is_torchs_adaptive_average(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    for bins in UPerNetDecoder.bins:
+        torch.testing.assert_close(pooled_to(x, bins), F.adaptive_avg_pool2d(x, bins))
+
+
+def test_pup_reads_the_last_map_and_doubles_four_times() -> None:
+    last = torch.randn(2, 8, 2, 2)
+    decoder = PUPDecoder(8, 5, 4).eval()
+    scores = decoder([torch.randn(2, 8, 2, 2), last])
+    assert scores.shape == (2, 5, 32, 32) and torch.equal(scores, decoder([last]))
+
+
+def test_upernet_is_local_but_for_its_pooling() -> None:
+    """A change in one corner of the finest map stays within two 3 x 3 convolutions of it."""
+    decoder = UPerNetDecoder([4, 4], 3, 4).eval()
+    fine, coarse = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 8, 8)
+    other = fine.clone()
+    other[..., 0, 0] += 1
+    moved = (decoder([fine, coarse]) - decoder([other, coarse])).abs().amax(1)[0] > 0
+    assert moved[:3, :3].any() and not moved[3:].any() and not moved[:, 3:].any()
+
+
+def test_blocks_are_evenly_spaced_or_the_last_of_each_stage() -> None:
+    shape = BUILDERS["vit_cls"]().shape
+    assert tapped_blocks(shape, 3) == (0, 1, 2) == tapped_blocks(shape, 9)
+    assert tapped_blocks(shape, 1) == (2,)
+    assert tapped_blocks(TWELVE_BLOCKS["vit_twelve"]().shape, 4) == (2, 5, 8, 11)
+    assert tapped_blocks(BUILDERS["swin"]().shape, 4) == (1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
 from peftbench.cells.cell import plan
 from peftbench.config.gate import from_tree
@@ -20,7 +20,12 @@ EMBEDDED = {
 }
 
 
-@pytest.mark.parametrize("record", EMBEDDED.values(), ids=lambda record: " ".join(record.labels.values()))
-def test_a_committed_record_is_planned_under_its_own_fingerprint(record: RunRecord) -> None:
+def test_committed_records_are_planned_under_their_own_fingerprints() -> None:
+    moved = [" ".join(record.labels.values()) for record in EMBEDDED.values() if _identity(record) != record.identity]
+    assert EMBEDDED and moved == []
+
+
+def _identity(record: RunRecord) -> dict[str, Any]:
+    """What today's code takes the cell of a record for."""
     config, _ = from_tree({**record.config, "runtime": defaults_of(RuntimeSpec)})
-    assert plan(config).identity == record.identity
+    return plan(config).identity

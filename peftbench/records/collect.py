@@ -66,29 +66,7 @@ COLUMNS = (
 
 
 # Of these the columns that hold numbers (all others but the seed hold texts).
-NUMBERS = frozenset(
-    {
-        "score",
-        "mean_class_accuracy",
-        "test_loss",
-        "num_test_images",
-        "val_score",
-        "params_backbone",
-        "params_method",
-        "params_head",
-        "share",
-        "memory_bytes",
-        "memory_batch_size",
-        "peak_bytes",
-        "forward_flops_per_image",
-        "train_flops_per_image",
-        "train_images_per_second",
-        "eval_images_per_second",
-        "train_seconds",
-        "eval_seconds",
-        "adapter_bytes",
-    }
-)
+NUMBERS = frozenset(COLUMNS[COLUMNS.index("score") : COLUMNS.index("device")]) - {"peak_kind"}
 
 
 def collect(records: Iterable[RunRecord]) -> pd.DataFrame:

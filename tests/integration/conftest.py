@@ -10,8 +10,8 @@ import pytest
 
 from peftbench.cli.main import main
 
-# 32 px, random weights are enough here: what is tested is the line, not the accuracy
-FAST = ["train=smoke", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]
+# 16 px, a quarter of the tokens: what is tested is the line, not the accuracy
+FAST = ["train=smoke", "backbone.img_size=16", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(results: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """`run("method=lora")` is `python -m peftbench method=lora` on fast settings; returns the exit code."""
 
     def call(*words: str, fast: bool = True) -> int:
-        monkeypatch.setattr(sys, "argv", ["peftbench", *words, *(FAST if fast else [])])
+        monkeypatch.setattr(sys, "argv", ["peftbench", *(FAST if fast else []), *words])
         return main()
 
     return call

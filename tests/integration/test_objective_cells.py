@@ -29,7 +29,7 @@ def test_a_cell_with_an_objective_names_it_counts_it_and_restores_it(run, result
 
 
 def test_an_objective_that_a_backbone_or_method_has_no_place_for_is_not_applicable(run, capsys):
-    backbone = ["backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none"]
+    backbone = ["backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none", "backbone.img_size=32"]
     assert run("method=bitfit", "objective=gist", *backbone) == 3
     assert "gist adds a token to one sequence" in capsys.readouterr().err
     assert run("method=dtl", "objective=gist") == 3

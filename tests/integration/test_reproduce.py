@@ -161,7 +161,7 @@ def test_where_the_data_is_comes_from_the_words_and_not_from_the_adapter(run, re
 
 
 def test_the_documented_lines_restore_an_exported_adapter(run, results, tmp_path, capsys, monkeypatch):
-    words = [word for word in TINY if "img_size" not in word]
+    words = [*TINY, "backbone.img_size=null"]
     assert run("method=lora", *words) == 0
     (record,) = Store(results).all()
     target = tmp_path / "lora_digits.safetensors"

@@ -10,9 +10,10 @@ import pytest
 
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
+from tests.integration.conftest import FAST
 
-# the smallest real cells: 16 px, one epoch, no cost probe
-TINY = ["backbone.img_size=16", "train.epochs=1", "runtime.measure_cost=false", "runtime.threads=1"]
+# the smallest real cells: one epoch, no cost probe
+TINY = ["train.epochs=1", "runtime.measure_cost=false", "runtime.threads=1"]
 
 
 def counts(shown: str) -> dict[str, int]:
@@ -52,10 +53,7 @@ def test_not_applicable_is_told_from_failed_and_remembered(run, results, capsys)
     assert run("-m", "method=vpt_deep", *words) == 0
     shown = capsys.readouterr().out
     assert counts(shown)["not applicable"] == 1 and "not applicable: vpt_deep" in shown
-    assert run("status", "method=vpt_deep", *words, *FAST_WORDS, fast=False) == 0
-
-
-FAST_WORDS = ["train=smoke", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]
+    assert run("status", "method=vpt_deep", *FAST, *words, fast=False) == 0
 
 
 def test_rerun_measures_again_and_keeps_the_old_record(run, results, capsys):
@@ -89,7 +87,7 @@ def test_an_existing_record_can_stop_a_sweep_before_it_starts(run, results, caps
 
 def test_a_cell_of_another_worker_is_missing_and_said_to_be_running(run, results, capsys):
     words = ["method=linear,bitfit", *TINY]
-    assert run("status", *words, *FAST_WORDS, fast=False) == 1
+    assert run("status", *FAST, *words, fast=False) == 1
     shown = capsys.readouterr().out
     assert re.search(r"^all +0 +0 +0 +2 +0$", shown, re.MULTILINE)
     assert "known once one is done" in shown
@@ -110,7 +108,7 @@ def test_a_cell_of_another_worker_is_missing_and_said_to_be_running(run, results
         assert "1 of the missing cells are being run by other workers" in shown
         assert run("method=bitfit", *TINY) == 1
         assert "this cell is being run by" in capsys.readouterr().err
-        assert run("status", *words, *FAST_WORDS, fast=False) == 1
+        assert run("status", *FAST, *words, fast=False) == 1
         shown = capsys.readouterr().out
         assert re.search(r"^bitfit +0 +1 +0 +0 +0$", shown, re.MULTILINE)
         assert re.search(r"1 cells left: .* with 1 worker$", shown)
@@ -134,7 +132,7 @@ def test_a_cell_that_kills_its_workers_is_given_up(run, results, capsys):
 
 def test_progress_tells_cell_and_eta_from_the_first_cell_on(run, results, capsys, monkeypatch):
     monkeypatch.setattr("peftbench.foundation.progress.FIRST_LINE_SECONDS", -1.0)
-    assert run("-m", "method=bitfit", "seed=0,1", *TINY, "train.epochs=2", *FAST_WORDS[:3], fast=False) == 0
+    assert run("-m", "method=bitfit", "seed=0,1", *TINY, "train.epochs=2", "runtime.progress=true") == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("cell ")]
     assert re.match(r"cell 1/2, ETA not known yet: bitfit on digits", lines[0])
     assert re.match(r"cell 1/2, ETA \d+ .*: bitfit on digits.*, epoch 1/2$", lines[1])
@@ -158,8 +156,8 @@ def test_wrong_words_stop_a_sweep_before_it_starts(run, results, capsys, words, 
 
 
 def test_absent_data_are_named_and_the_rest_runs(run, results, capsys, tmp_path):
-    words = ["method=linear", "dataset=digits,vtab/dtd", "seed=0", "runtime.progress=false"]
-    assert run("-m", *words, "train=smoke", "train.batch_size=250", *TINY, fast=False) == 1
+    words = ["method=linear", "dataset=digits,vtab/dtd", "seed=0"]
+    assert run("-m", *FAST, *words, *TINY, fast=False) == 1
     shown = capsys.readouterr().out
     assert re.search(r"1 cell cannot be planned:\n  vtab/dtd: .*dataset\.root", shown)
     assert counts(shown)["failed"] == 1

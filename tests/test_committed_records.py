@@ -35,7 +35,8 @@ def _faults(record):
         "clean commit": bool(record.provenance["git_commit"]) and record.provenance["git_dirty"] is False,
         "the method's present version": method["version"] == METHODS.get(method["name"]).version,
         "no place": not any(place in text for place in ("/home/", "/root/", "../")),
-        "no root or checkpoint": "root" not in record.config["dataset"] and "checkpoint" not in record.config["backbone"],
+        "no root": "root" not in record.config["dataset"],
+        "no checkpoint": "checkpoint" not in record.config["backbone"],
     }
     return [f"{record.fingerprint}: {name}" for name, holds in sound.items() if not holds]
 

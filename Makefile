@@ -31,9 +31,9 @@ demo: install
 		runtime.results=$(DEMO)
 	$(BIN)/python -m peftbench leaderboard --results $(DEMO)
 
-# at each change: everything fast, and one family of each contract
+# at each change: units, and the contracts of one method of each kind
 test-quick: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m quick
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) -m quick tests/unit tests/test_imports.py peftbench/contracts
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from peftbench.config.gate import RunConfig, config_dir, register_schemas, to_run_config
+from peftbench.config.compose import Trees
+from peftbench.config.gate import RunConfig, config_dir, from_tree, register_schemas
 from peftbench.config.runtime import RuntimeSpec
 
 
@@ -15,5 +18,12 @@ def composed(*words: str) -> DictConfig:
         return compose("config", overrides=list(words))
 
 
+@cache
+def _trees() -> Trees:
+    register_schemas()
+    return Trees()
+
+
 def gate(*words: str) -> tuple[RunConfig, RuntimeSpec]:
-    return to_run_config(composed(*words))
+    """As commands do it: trees equal to Hydra's (a test of their own), composed in a tenth of the time."""
+    return from_tree(_trees().of(list(words)))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -19,14 +20,23 @@ def shared() -> Path:
     return folder
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+# One method of each kind of change to a network, on a plain transformer: contracts of the quick tier.
+_KINDS = {"linear", "bitfit", "lora", "ssf", "adaptformer", "vpt_deep", "lst", "gps"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-m quick`: what a contributor runs at each change: units, import rules, contracts on one plain transformer."""
+    """`-m quick`: what a contributor runs at each change: units, import rules, contracts of one method of each kind."""
     for item in items:
         place = item.path.relative_to(REPOSITORY).parts[:2] if item.path.is_relative_to(REPOSITORY) else ()
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        plain = place == ("peftbench", "contracts") and parameters.get("backbone") == "vit_cls"
-        if not item.get_closest_marker("slow") and (plain or place in _QUICK):
+        contract = parameters.get("backbone") == "vit_cls" and not _KINDS.isdisjoint(map(str, parameters.values()))
+        if not item.get_closest_marker("slow") and (contract or place in _QUICK):
             item.add_marker(pytest.mark.quick)
 
 
-_QUICK = {("tests", name) for name in ("unit", "test_imports.py", "test_docs.py")}
+_QUICK = {("tests", "unit"), ("tests", "test_imports.py")}

@@ -58,6 +58,7 @@ def test_steps_are_alike_unless_the_method_says_otherwise(name: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("backbone", PLACES)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> None:

@@ -41,6 +41,7 @@ def test_methods_data_sets_and_backbones_are_tables() -> None:
     assert datasets.loc["digits", "state"] == "ready" and datasets.loc["vtab/dtd", "state"] == "missing"
 
 
+@pytest.mark.slow
 def test_a_cell_runs_once_and_its_record_is_in_the_tables(tmp_path: Path) -> None:
     words = {"method": "linear", "dataset": "digits", "train": "smoke", "results": tmp_path}
     record = peftbench.run("runtime.progress=false", **words)

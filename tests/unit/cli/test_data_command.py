@@ -237,6 +237,7 @@ def test_missing_data_is_one_message(tmp_path):
     assert len(advice) == len(set(advice)) == 3, "what is missing on one line, then each advice once"
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_real_caltech_has_no_problems(shared: Path, capsys):
     words = ["verify", "vtab/caltech101", f"dataset.root={shared}/data/vtab-1k", "runtime.progress=false"]

@@ -75,6 +75,7 @@ def run(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProce
     return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, cwd=cwd, env=variables)
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_plug_ins_method_and_backbone_runs(folder: Path, tmp_path: Path) -> None:
     words = ("peftbench", "method=mine", "backbone=of_mine", "dataset=digits", "train=smoke", "runtime.progress=false")
     result = run(*words, cwd=tmp_path, **{VARIABLE: str(folder)})
@@ -108,6 +109,7 @@ def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         plugins()
 
 
+@pytest.mark.slow
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     package = tmp_path / "site" / "peft_of_mine"
     (package / "configs" / "method").mkdir(parents=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.render import write
 from peftbench.cli.commands.evaluate import main as evaluate

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches
@@ -16,10 +19,21 @@ PROBE_SAMPLES = 2
 NOT_PROBED: dict[str, Any] = {"memory": None, "forward_flops_per_image": None, "train_flops_per_image": None}
 
 
-def probe(model: TaskModel, loss_fn: LossFn, batches: Batches, optim: OptimSpec, train: TrainSpec) -> dict[str, Any]:
-    """Numbers that need no clock: one step's memory on the first training batch, and FLOPs per image."""
+def probe(
+    model: TaskModel,
+    loss_fn: LossFn,
+    batches: Batches,
+    optim: OptimSpec,
+    train: TrainSpec,
+    blocks: Sequence[nn.Module] = (),
+) -> dict[str, Any]:
+    """Numbers that need no clock: one step's memory on the first training batch, and FLOPs per image.
+
+    With `train.recompute` the memory is that of a step that computes its `blocks` again; the FLOPs are those without.
+    """
     batch = next(iter(batches.epoch(0)))
-    memory = training_memory(model, loss_fn, batch, optim, train.precision)
+    again = blocks if train.recompute else ()
+    memory = training_memory(model, loss_fn, batch, optim, train.precision, again)
     blank = {name: values.new_zeros(PROBE_SAMPLES, *values.shape[1:]) for name, values in batch.items()}
     forward, train_flops = flops(model, blank, loss_fn, model.inputs)
     return {"memory": memory, "forward_flops_per_image": forward, "train_flops_per_image": train_flops}

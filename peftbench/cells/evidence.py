@@ -98,7 +98,7 @@ class CellEvidence:
             warmup_lr=min(self.optim.warmup_lr, lr),
             warmup_epochs=min(self.optim.warmup_epochs, epochs / 10),
         )
-        train = replace(self.train, epochs=epochs, select="last", compile=False)
+        train = replace(self.train, epochs=epochs, select="last", compile=False, recompute=False)
         shown = self.load(SEARCH_SPLITS[self.train_split][0])
         batches = training_batches(
             shown.inputs,

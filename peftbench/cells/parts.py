@@ -23,6 +23,7 @@ from peftbench.methods.base import install
 from peftbench.methods.observation import Findings
 from peftbench.objectives import base as objectives
 from peftbench.tasks.model import TaskModel
+from peftbench.train.precision import round_frozen
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     install(config.method, backbone, config.seed, observed.findings)
     model = config.task.model(backbone, source, config.seed)
     objectives.install(config.objective, model, own, source.num_classes)
+    if config.train.frozen_bf16:
+        round_frozen(model)
     return Parts(data, model.to(device), observed, num_params, frozen_buffers)
 
 

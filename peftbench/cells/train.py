@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,12 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     task, data, model = config.task, parts.data, parts.model
     loss_fn = config.objective.loss_fn(model, task.loss_fn(config.train, model.inputs))
     train_set, val_set = data.train_set, data.val_set
-    probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train) if runtime.measure_cost else {}
+    blocks = [site.module for site in model.backbone.sites("block")]
+    if config.train.compile:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(runtime.cache_root / "compiled"))
+    probed: dict[str, Any] = {}
+    if runtime.measure_cost:
+        probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
     groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
     trainee = trainee_of(config, parts, train_set, val_set)
 
@@ -72,6 +78,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             on_epoch,
             task.metric,
             against_capture(config, runtime),
+            blocks if trainee.module is model else (),
         )
     return Trained(result, probed, trainee.feature_seconds)
 

@@ -17,6 +17,7 @@ from peftbench.methods.base import METHODS, Method
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
 from peftbench.train.batches import Batches
+from peftbench.train.blocks import recomputed
 from peftbench.train.capture import CAPTURED
 from peftbench.train.loop import FitResult, fit
 from peftbench.train.optim import param_groups
@@ -55,6 +56,25 @@ def test_steps_are_alike_unless_the_method_says_otherwise(name: str) -> None:
 
     passes = [output(others) for others in range(3)]
     assert all(torch.equal(passes[0], later) for later in passes[1:]) == method.steps_alike
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_blocks_computed_again_change_no_bit(name: str) -> None:
+    method = method_on(name, "vit_cls")
+    backbone = set_dropout(installed(method, "vit_cls").train(), 0.2)
+
+    def gradients(again: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        backbone.zero_grad(set_to_none=True)
+        with recomputed([site.module for site in backbone.sites("block")] if again else []):
+            features: Tensor = backbone(images())
+        if backbone.trainable:
+            (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
+        return [features.detach(), *(tensor.grad for _, tensor in backbone.trainable if tensor.grad is not None)]
+
+    once, twice = gradients(again=False), gradients(again=True)
+    assert len(once) == len(twice)
+    assert all(torch.equal(first, second) for first, second in zip(once, twice, strict=True))
 
 
 @pytest.mark.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
+from peftbench.interventions.lean import updated
 
 
 class LowRank(nn.Module):
@@ -139,12 +141,26 @@ class LinearDelta(Intervention):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
         x = self.dropout(x)
+        lean = self._updated(y, x)
+        if lean is not None:
+            return lean
         if self.num_slices == 1:
             return y + self.deltas["0"](x).to(y.dtype)
         parts = list(y.chunk(self.num_slices, dim=-1))
         for number, delta in self.deltas.items():
             parts[int(number)] = parts[int(number)] + delta(x).to(y.dtype)
         return torch.cat(parts, dim=-1)
+
+    def _updated(self, y: Tensor, x: Tensor) -> Tensor | None:
+        """The sum by the lean function; None where that would be another one or would not help."""
+        deltas: dict[str, Any] = dict(self.deltas.items())
+        plain = type(self.base) is nn.Linear and not self.base._forward_hooks
+        training = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if not (plain and training) or any(type(delta) is not LowRank for delta in deltas.values()):
+            return None
+        rates = {delta.dropout.p for delta in deltas.values()}
+        updates = [(delta.down, delta.up, delta.scale, int(number)) for number, delta in deltas.items()]
+        return updated(y, x, updates, self.num_slices, rates.pop()) if len(rates) == 1 else None
 
     def folded(self) -> nn.Module | None:
         if not isinstance(self.base, nn.Linear):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeGuard
 
 import torch
+from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from peftbench.interventions.base import Intervention
+from peftbench.interventions.lean import normed_scaled_and_shifted, scaled_and_shifted
 
 
 class ScaleShift(Intervention):
@@ -24,9 +27,14 @@ class ScaleShift(Intervention):
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
+        lean = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if lean and _frozen_norm(self.base) and x.requires_grad and x.dtype == torch.float32:
+            return normed_scaled_and_shifted(x, self.base, self.scale, self.shift)
         y: Tensor = self.base(x)
         shape = [1] * y.ndim
         shape[self.channel_dim] = -1
+        if lean:
+            return scaled_and_shifted(y, self.scale, self.shift, shape)
         return y * self.scale.view(shape) + self.shift.view(shape)
 
     def folded(self) -> nn.Module | None:
@@ -38,3 +46,9 @@ class ScaleShift(Intervention):
         bias = self.shift.clone() if plain.bias is None else self.scale * plain.bias + self.shift
         plain.bias = nn.Parameter(bias, requires_grad=False)
         return plain
+
+
+def _frozen_norm(module: nn.Module) -> TypeGuard[nn.LayerNorm]:
+    """Whether it is layer norm over the last axes, frozen; in fp32 it is the same with and without autocast."""
+    plain = type(module) in (nn.LayerNorm, LayerNorm) and not module._forward_hooks
+    return plain and not any(tensor.requires_grad for tensor in module.parameters())

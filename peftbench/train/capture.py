@@ -37,6 +37,8 @@ def reason_against(train: TrainSpec, batches: Batches) -> str:
         return f"graphs are for CUDA, this is {batches.device.type}"
     if scales(train, batches.device):
         return "the host scales the losses of fp16"
+    if train.recompute:
+        return "computing blocks again puts the random generator back"
     return batches.needs_host
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
 from peftbench.train.batches import Batches, in_groups
+from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, Sizes, reason_against
 from peftbench.train.loss import LossFn
 from peftbench.train.measure import Stopwatch
@@ -62,12 +63,14 @@ def fit(
     on_epoch: Callable[[Row], None] | None = None,
     metric: Metric = ACCURACY,
     against_capture: str = "not asked for",
+    blocks: Sequence[nn.Module] = (),
 ) -> FitResult:
     """Trains the tensors in `groups` (see `param_groups`) and leaves `model` at the selected epoch.
 
     `loss_fn(model, batch)` is the mean loss of a batch. `validate()` measures the model as it is on the validation
     split and returns the number called `metric`. `on_epoch` gets each row of the curve as it is made.
     Dropout and drop-path draw from the global generators, which are seeded here from `seed`.
+    `blocks` are the parts of the model that `train.compile` and `train.recompute` act on.
     `against_capture` says why steps must not be captured as CUDA graphs, which changes no number; empty lets them.
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
@@ -84,8 +87,8 @@ def fit(
     assert trainable == grouped, "the groups must hold the trainable tensors, all and only"
     steps_per_epoch = -(-len(batches) // train.accumulate)
     schedule = Schedule(optim, train.epochs, steps_per_epoch)
-    forward: Any = torch.compile(model) if train.compile else model
-    step = Step(forward, loss_fn, groups, optim, train, schedule, device)
+    step = Step(model, loss_fn, groups, optim, train, schedule, device)
+    run = Blocks(blocks, train)
     watch = Stopwatch(device)
     against_capture = against_capture or reason_against(train, batches)
     stepping = Started(step, batches, train, watch) if against_capture else Captured(step, batches, train, watch)
@@ -99,7 +102,7 @@ def fit(
         stop_if_told()
         model.train()
         step.loss_sum.zero_()
-        with watch.measure("train"):
+        with watch.measure("train"), run.in_training():
             stepping.epoch(epoch)
         num_steps += steps_per_epoch
         _stop_if_diverged(int(step.first_bad), step.tensors, num_steps, steps_per_epoch, train.epochs)

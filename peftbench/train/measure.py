@@ -5,10 +5,10 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from peftbench.train.batches import Batch
+from peftbench.train.blocks import recomputed, replaced_forward
 from peftbench.train.evaluate import kept_modes
 from peftbench.train.loss import LossFn
 from peftbench.train.options import OptimSpec
@@ -61,7 +62,12 @@ class Stopwatch:
 
 
 def training_memory(
-    model: nn.Module, loss_fn: LossFn, batch: Batch, optim: OptimSpec, precision: str = "fp32"
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Batch,
+    optim: OptimSpec,
+    precision: str = "fp32",
+    recomputed_blocks: Sequence[nn.Module] = (),
 ) -> dict[str, int]:
     """Bytes one training step has to keep, as a sum that does not depend on an allocator.
 
@@ -69,6 +75,7 @@ def training_memory(
     optimizer_bytes: AdamW two values per trainable one, SGD one (none without momentum).
     saved_bytes: what autograd keeps for the backward pass of `loss_fn(model, batch)` in train mode: the storages of all
     saved tensors, each counted once and whole, without those of parameters, buffers and the batch.
+    Of `recomputed_blocks` their inputs are kept, and all that the largest of them keeps while its turn lasts.
     total_bytes: their sum. batch_size: samples in `batch`.
 
     Peak memory on a device is larger: it adds temporary values and what the allocator leaves unused. Saved bytes
@@ -77,25 +84,21 @@ def training_memory(
     weights = [*model.parameters(), *model.buffers()]
     given = {_address(tensor) for tensor in (*weights, *batch.values())}
     trainable = sum(_num_bytes(tensor) for tensor in model.parameters() if tensor.requires_grad)
-    # Holding the storages keeps an address from being used twice while counting.
-    saved: dict[int, torch.UntypedStorage] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _address(tensor) not in given:
-            saved[_address(tensor)] = tensor.untyped_storage()
-        # Detached: a node of the graph that holds its own output would be a circle that nothing frees.
-        return tensor.detach()
+    def forward() -> None:
+        with autocast(next(iter(batch.values())).device, precision):
+            model.train()
+            loss_fn(model, batch)
 
-    device = next(iter(batch.values())).device
-    with _undisturbed(model), autocast(device, precision), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        model.train()
-        loss_fn(model, batch)
+    with _undisturbed(model), recomputed(recomputed_blocks):
+        saved = _kept_by(forward, given)
+    turn = _largest_turn(model, forward, recomputed_blocks, given) if recomputed_blocks else 0
     states = 2 if optim.name == "adamw" else int(optim.momentum > 0)
     memory = {
         "weights_bytes": sum(map(_num_bytes, weights)),
         "gradients_bytes": trainable,
         "optimizer_bytes": states * trainable,
-        "saved_bytes": sum(storage.nbytes() for storage in saved.values()),
+        "saved_bytes": sum(storage.nbytes() for storage in saved.values()) + turn,
     }
     return memory | {"total_bytes": sum(memory.values()), "batch_size": len(next(iter(batch.values())))}
 
@@ -177,6 +180,43 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
             for parameter, gradient in gradients:
                 parameter.grad = gradient
+
+
+def _kept_by(forward: Callable[[], object], given: set[int]) -> dict[int, torch.UntypedStorage]:
+    """Storages that autograd keeps of a forward pass, by address, without the given ones."""
+    # Holding the storages keeps an address from being used twice while counting.
+    saved: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _address(tensor) not in given:
+            saved[_address(tensor)] = tensor.untyped_storage()
+        # Detached: a node of the graph that holds its own output would be a circle that nothing frees.
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        forward()
+    return saved
+
+
+def _largest_turn(model: nn.Module, forward: Callable[[], None], blocks: Sequence[nn.Module], given: set[int]) -> int:
+    """Bytes that the largest of the blocks keeps beside its input."""
+    turns = [0]
+
+    def counted(call: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def once(*inputs: Any, **arguments: Any) -> Tensor:
+            outputs: list[Tensor] = []
+            own = given | {_address(tensor) for tensor in inputs if isinstance(tensor, Tensor)}
+            saved = _kept_by(lambda: outputs.append(call(*inputs, **arguments)), own)
+            turns.append(sum(storage.nbytes() for storage in saved.values()))
+            return outputs[0]
+
+        return once
+
+    with _undisturbed(model), ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(replaced_forward(block, counted(block.forward)))
+        forward()
+    return max(turns)
 
 
 def _address(tensor: Tensor) -> int:

@@ -59,6 +59,10 @@ class TrainSpec(Spec):
     batches that are mixed. `erasing` is the share of images with an erased rectangle. `crop_padding` is in pixels.
     `zoom` is the range of `augment=scale_crop_flip`. `photometric` also changes brightness, contrast, saturation and
     hue.
+    `compile` compiles each block of the network, which changes round-off. `recompute` computes each block a second time
+    in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
+    frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
+    weights sees them rounded.
     """
 
     section: ClassVar[str] = "train"
@@ -82,11 +86,23 @@ class TrainSpec(Spec):
     eval_batch_size: int = option(256, ge=1)
     zoom: list[float] = option([0.5, 2.0], gt=0, later=True)
     photometric: bool = option(False, later=True)
+    recompute: bool = option(False, later=True)
+    frozen_bf16: bool = option(False, later=True)
 
     def problems(self) -> list[str]:
+        problems = []
         if len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]:
-            return [f"train.zoom must hold two numbers, the smaller first, got {self.zoom}"]
-        return []
+            problems.append(f"train.zoom must hold two numbers, the smaller first, got {self.zoom}")
+        if self.frozen_bf16 and self.precision != "bf16":
+            problems.append(
+                f"train.frozen_bf16=true is for bf16, train.precision is {self.precision}; set train.precision=bf16"
+            )
+        if self.recompute and self.compile:
+            problems.append(
+                "train.recompute and train.compile exclude each other, since compiled blocks choose what they keep; "
+                "set one of them to false"
+            )
+        return problems
 
 
 def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:

@@ -1,0 +1,170 @@
+"""A whole cell here against the pipeline of the published code bases: JPEG files to a test accuracy.
+
+    python benchmarks/cell.py [--device cuda] [--model NAME --size PX] [--method lora] [--epochs 10]
+
+Both train LoRA (or a linear head) on the same JPEG files, drawn for the purpose, and measure a test split at the end.
+
+    ours    `run_cell`, from planning to the record in the store, with an empty cache of decoded images
+    field   a map-style data set with Pillow and torchvision, a DataLoader with workers, the method written by hand
+
+Each runs in turn in this process, imports done. Seconds of both and medians of the ratio in a round are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from step import by_hand
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from peftbench.cells.cell import plan
+from peftbench.cells.provenance import machine
+from peftbench.cells.run import run_cell
+from peftbench.config.compose import by_hydra
+from peftbench.config.gate import register_schemas, to_run_config
+from peftbench.foundation.progress import Progress
+from peftbench.records.store import Store
+from peftbench.train.precision import autocast
+
+SPLITS = {"train": 16, "test": 16}
+CLASSES = 10
+
+
+def draw_files(root: Path, side: int) -> None:
+    """JPEGs of random coloured squares, `root/split/class/number.jpg`, some 30 kB each."""
+    randomness = np.random.default_rng(0)
+    for split, number in SPLITS.items():
+        for label in range(CLASSES):
+            folder = root / split / f"class_{label}"
+            folder.mkdir(parents=True)
+            for index in range(number):
+                small = randomness.integers(0, 256, (24, 24, 3), dtype=np.uint8)
+                picture = Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC)
+                picture.save(folder / f"{index}.jpg", quality=90)
+
+
+class Files(Dataset[tuple[torch.Tensor, int]]):
+    """Opens and transforms one file at a time, as the field does."""
+
+    def __init__(self, root: Path, size: int) -> None:
+        self.paths = sorted(root.rglob("*.jpg"))
+        steps = [transforms.Resize((size, size), interpolation=3), transforms.ToTensor()]
+        self.transform = transforms.Compose([*steps, transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        path = self.paths[index]
+        with Image.open(path) as image:
+            return self.transform(image.convert("RGB")), int(path.parent.name.removeprefix("class_"))
+
+
+def field(arguments: argparse.Namespace, root: Path) -> float:
+    """Seconds of the hand-written pipeline."""
+    start = time.perf_counter()
+    device = torch.device(arguments.device)
+    net = timm.create_model(arguments.model, pretrained=False, num_classes=0, img_size=arguments.size)
+    model = by_hand(net, arguments.method)
+    assert isinstance(model, nn.Module), "this method is not written by hand"
+    model.to(device)
+    options: dict[str, Any] = {"batch_size": arguments.batch, "num_workers": arguments.workers}
+    train = DataLoader(Files(root / "train", arguments.size), shuffle=True, **options)
+    test = DataLoader(Files(root / "test", arguments.size), **options)
+    optimizer = torch.optim.AdamW([tensor for tensor in model.parameters() if tensor.requires_grad], lr=1e-3)
+    for _ in range(arguments.epochs):
+        model.train()
+        for images, labels in train:
+            with autocast(device, arguments.precision):
+                logits = model(images.to(device)).float()
+            F.cross_entropy(logits, labels.to(device)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    model.eval()
+    with torch.no_grad(), autocast(device, arguments.precision):
+        hits = sum((model(images.to(device)).argmax(1).cpu() == labels).sum() for images, labels in test)
+    assert hits >= 0
+    return time.perf_counter() - start
+
+
+def ours(arguments: argparse.Namespace, root: Path) -> float:
+    """Seconds of the same cell here."""
+    with tempfile.TemporaryDirectory() as results, tempfile.TemporaryDirectory() as cache:
+        words = [
+            f"method={arguments.method}",
+            "dataset=folder",
+            f"dataset.root={root}",
+            f"backbone.model={arguments.model}",
+            "backbone.weights=none",
+            f"backbone.img_size={arguments.size}",
+            f"train.epochs={arguments.epochs}",
+            f"train.batch_size={arguments.batch}",
+            f"train.precision={arguments.precision}",
+            "optim.warmup_epochs=0",
+            f"runtime.device={arguments.device}",
+            f"runtime.results={results}",
+            f"runtime.cache={cache}",
+        ]
+        start = time.perf_counter()
+        config, runtime = to_run_config(by_hydra(words))
+        run_cell(plan(config), runtime, Store(Path(results)), Progress(False))
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="vit_micro_patch4_32")
+    parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
+    parser.add_argument("--side", type=int, default=300, help="side of the files in pixels (%(default)s)")
+    parser.add_argument("--method", default="lora", choices=("lora", "linear", "full", "ssf", "adaptformer"))
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cell.csv")
+    arguments = parser.parse_args()
+    register_schemas()
+    with tempfile.TemporaryDirectory() as folder:
+        draw_files(Path(folder), arguments.side)
+        rounds = [(ours(arguments, Path(folder)), field(arguments, Path(folder))) for _ in range(arguments.rounds)]
+    facts = machine(torch.device(arguments.device))
+    row = {
+        "device": facts.get("gpu", arguments.device),
+        "cpu": facts["cpu"],
+        "threads": facts["threads"],
+        "torch": torch.__version__,
+        "images": sum(SPLITS.values()) * CLASSES,
+    }
+    row |= {name: getattr(arguments, name) for name in ("model", "size", "method", "precision", "epochs", "batch")}
+    row |= {
+        "ours_s": f"{statistics.median(first for first, _ in rounds):.2f}",
+        "field_s": f"{statistics.median(second for _, second in rounds):.2f}",
+        "ours_over_field": f"{statistics.median(first / second for first, second in rounds):.3f}",
+    }
+    new = not arguments.out.exists()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(", ".join(f"{key} {value}" for key, value in row.items()))
+
+
+if __name__ == "__main__":
+    main()

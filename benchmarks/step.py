@@ -1,0 +1,283 @@
+"""One training step here against a bare hand-written loop of the same arithmetic, in one process, in turn.
+
+    python benchmarks/step.py [--device cuda] [--model NAME --size PX] [--methods lora ssf ...] [--precision fp32 bf16]
+
+For each method three arms train on the same random images, dropout included:
+
+    ours        the loop of this package, as a cell runs it (captured on CUDA where it can be)
+    bare        the same model in the least loop that trains it: no schedule, no checks, batches ready on the device
+    hand        for `linear`, `full`, `lora`, `ssf`, `adaptformer`: plain modules written out below, in the least loop
+
+A round runs some steps of each arm; what is printed and written are medians over rounds, of milliseconds a step and of
+ratios within a round. Bytes are those autograd keeps for one step (counted, see `training_memory`), without weights.
+On CUDA `bare` and `hand` are captured as well, so the ratio is that of the device's work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
+from peftbench.backbones.build import from_timm
+from peftbench.cells.evidence import random_evidence
+from peftbench.cells.provenance import machine
+from peftbench.foundation.errors import PeftbenchError
+from peftbench.foundation.seeding import deterministic, seed_everything
+from peftbench.methods.base import METHODS, install
+from peftbench.tasks.classification import classification_loss
+from peftbench.tasks.model import Classifier
+from peftbench.train.batches import Batches
+from peftbench.train.capture import Graphs, reason_against
+from peftbench.train.loop import Captured, Started
+from peftbench.train.measure import Stopwatch, training_memory
+from peftbench.train.optim import Schedule, param_groups
+from peftbench.train.options import OptimSpec, TrainSpec
+from peftbench.train.precision import autocast
+from peftbench.train.step import Step
+
+NUM_CLASSES = 100
+Arm = Callable[[], None]
+
+
+class HandLoRA(nn.Module):
+    """qkv with low-rank updates of q and v, as code bases write it: added to slices in place."""
+
+    def __init__(self, qkv: nn.Linear, rank: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.qkv, self.width = qkv, qkv.in_features
+        self.down_q, self.down_v = (nn.Linear(self.width, rank, bias=False) for _ in range(2))
+        self.up_q, self.up_v = (nn.Linear(rank, self.width, bias=False) for _ in range(2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv: Tensor = self.qkv(x)
+        qkv[..., : self.width] += self.up_q(self.down_q(self.dropout(x)))
+        qkv[..., -self.width :] += self.up_v(self.down_v(self.dropout(x)))
+        return qkv
+
+
+class HandSSF(nn.Module):
+    """An operation followed by factor and shift."""
+
+    def __init__(self, base: nn.Module, width: int) -> None:
+        super().__init__()
+        self.base = base
+        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        return y * self.scale + self.shift
+
+
+class HandAdaptFormer(nn.Module):
+    """A block's MLP half with a bottleneck beside it."""
+
+    def __init__(self, block: Any, width: int, bottleneck: int = 8) -> None:
+        super().__init__()
+        self.block = block
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        block = self.block
+        x = x + block.ls1(block.attn(block.norm1(x), **arguments))
+        beside = self.up(self.dropout(F.relu(self.down(x)))) * 0.1
+        return x + block.ls2(block.mlp(block.norm2(x))) + beside
+
+
+def by_hand(net: Any, method: str) -> nn.Module | None:
+    """The method written out on a plain timm ViT; None for one that is not written out here."""
+    net.requires_grad_(method == "full")
+    width = net.embed_dim
+    for place, block in enumerate(net.blocks):
+        if method == "lora":
+            block.attn.qkv = HandLoRA(block.attn.qkv)
+        elif method == "adaptformer":
+            net.blocks[place] = HandAdaptFormer(block, width)
+        elif method == "ssf":
+            block.norm1, block.norm2 = HandSSF(block.norm1, width), HandSSF(block.norm2, width)
+            block.attn.qkv, block.attn.proj = HandSSF(block.attn.qkv, 3 * width), HandSSF(block.attn.proj, width)
+            hidden = block.mlp.fc1.out_features
+            block.mlp.fc1, block.mlp.fc2 = HandSSF(block.mlp.fc1, hidden), HandSSF(block.mlp.fc2, width)
+    if method == "ssf":
+        net.patch_embed.norm, net.norm = HandSSF(net.patch_embed.norm, width), HandSSF(net.norm, width)
+    if method not in ("linear", "full", "lora", "ssf", "adaptformer"):
+        return None
+    return nn.Sequential(net, nn.Linear(width, NUM_CLASSES))
+
+
+def with_method(net: nn.Module, method: str, size: int) -> nn.Module:
+    backbone = from_timm(net, size)
+    chosen = METHODS.get(method)()
+    found = chosen.observe(random_evidence(backbone)) if chosen.observes else None
+    install(chosen, backbone, 0, found)
+    return Classifier(backbone, NUM_CLASSES, 0)
+
+
+class Bench:
+    """The arms of one method on one device."""
+
+    def __init__(self, arguments: argparse.Namespace, precision: str) -> None:
+        self.device, self.precision = torch.device(arguments.device), precision
+        self.batch, self.size, self.model = arguments.batch, arguments.size, arguments.model
+        generator = torch.Generator().manual_seed(0)
+        side = (2 * self.batch, self.size, self.size, 3)
+        pixels = torch.randint(256, side, dtype=torch.uint8, generator=generator)
+        labels = torch.randint(NUM_CLASSES, (2 * self.batch,), generator=generator)
+        self.batches = Batches(
+            {"image": pixels}, {"label": labels}, batch_size=self.batch, device=self.device, shuffle=True
+        )
+        self.optim = OptimSpec(warmup_epochs=0)
+        self.train = TrainSpec(epochs=10_000, batch_size=self.batch, precision=precision)
+        self.loss_fn = classification_loss()
+
+    def net(self) -> Any:
+        options = {"img_size": self.size} if self.size else {}
+        return timm.create_model(self.model, pretrained=False, num_classes=0, **options)
+
+    def ours(self, model: nn.Module) -> Arm:
+        """One epoch of this package's loop, which is two steps."""
+        named = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+        schedule = Schedule(self.optim, self.train.epochs, len(self.batches))
+        groups = param_groups(named, [], self.optim)
+        step = Step(model, self.loss_fn, groups, self.optim, self.train, schedule, self.device)
+        stepping = Captured if not reason_against(self.train, self.batches) else Started
+        arm = stepping(step, self.batches, self.train, Stopwatch(self.device))
+        return lambda: arm.epoch(0)
+
+    def bare(self, model: nn.Module) -> Arm:
+        """Two steps of the least loop."""
+        batches = list(self.batches.epoch(0))
+        tensors = [tensor for tensor in model.parameters() if tensor.requires_grad]
+        cuda = self.device.type == "cuda"
+        optimizer = torch.optim.AdamW(tensors, lr=1e-3, weight_decay=1e-4, fused=True, capturable=cuda)
+
+        def step(sizes: tuple[int, ...]) -> None:
+            for batch in batches:
+                with autocast(self.device, self.precision):
+                    loss = F.cross_entropy(model(batch["image"]).float(), batch["label"])
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+
+        if not cuda:
+            return lambda: step(())
+        graphs = Graphs(step, self.device)
+
+        def replayed() -> None:
+            with graphs.running():
+                graphs(())
+
+        return replayed
+
+    def seconds(self, arm: Arm, repeats: int) -> float:
+        """Of one step: an arm makes two."""
+        start = self._now()
+        for _ in range(repeats):
+            arm()
+        return (self._now() - start) / (2 * repeats)
+
+    def kept(self, model: nn.Module) -> int:
+        batch = next(iter(self.batches.epoch(0)))
+        return training_memory(model, self.loss_fn, batch, self.optim, self.precision)["saved_bytes"]
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def compared(bench: Bench, method: str, rounds: int, repeats: int) -> dict[str, Any]:
+    """One row: medians of the arms."""
+    seed_everything(0)
+    model = with_method(bench.net(), method, bench.size).to(bench.device).train()
+    hand = by_hand(bench.net(), method)
+    arms = {"ours": bench.ours(model), "bare": bench.bare(model)}
+    row: dict[str, Any] = {"method": method, "ours_kept_mb": bench.kept(model) / 1e6}
+    if hand is not None:
+        hand = hand.to(bench.device).train()
+        arms["hand"] = bench.bare(hand)
+        row["hand_kept_mb"] = bench.kept(hand) / 1e6
+    for arm in arms.values():
+        for _ in range(4 if bench.device.type == "cuda" else 1):
+            arm()
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, arm in arms.items():
+            times[name].append(1e3 * bench.seconds(arm, repeats))
+    row |= {f"{name}_ms": statistics.median(found) for name, found in times.items()}
+    for name in arms:
+        if name != "ours":
+            row[f"ours_over_{name}"] = statistics.median(
+                first / second for first, second in zip(times["ours"], times[name], strict=True)
+            )
+    return row
+
+
+COLUMNS = ("device", "cpu", "threads", "torch", "model", "size", "batch", "precision", "method")
+FIGURES = ("ours_ms", "bare_ms", "hand_ms", "ours_over_bare", "ours_over_hand", "ours_kept_mb", "hand_kept_mb")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--model", default="vit_micro_patch4_32")
+    parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--methods", nargs="+", default=["linear", "lora", "ssf", "adaptformer", "full"], help="or all")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=2, help="pairs of steps of an arm in a round (%(default)s)")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.csv")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    facts = machine(torch.device(arguments.device))
+    shared = {
+        "device": facts.get("gpu", arguments.device),
+        "cpu": facts["cpu"],
+        "threads": facts["threads"],
+        "torch": torch.__version__,
+        "model": arguments.model,
+        "size": arguments.size,
+        "batch": arguments.batch,
+    }
+    methods = METHODS.names() if arguments.methods == ["all"] else arguments.methods
+    new = not arguments.out.exists()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open("a", newline="", encoding="utf-8") as file, deterministic(arguments.device):
+        writer = csv.DictWriter(file, [*COLUMNS, *FIGURES])
+        if new:
+            writer.writeheader()
+        for precision in arguments.precision:
+            bench = Bench(arguments, precision)
+            for method in methods:
+                try:
+                    row = compared(bench, method, arguments.rounds, arguments.repeats)
+                except PeftbenchError as error:
+                    print(f"{method}: left out, {error}")
+                    continue
+                writer.writerow(shared | {"precision": precision} | {k: _shown(v) for k, v in row.items()})
+                file.flush()
+                shown = ", ".join(f"{key} {_shown(row[key])}" for key in FIGURES if key in row)
+                print(f"{precision} {method}: {shown}", flush=True)
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.3f}" if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Other ways to run a network's blocks in training: compiled one by one, or computed twice to keep less."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from peftbench.train.options import TrainSpec
+
+# Blocks with stochastic depth differ in one number each, and the compiler writes code for every number.
+_MOST_VERSIONS = 64
+
+
+class Blocks:
+    """Blocks that a training step runs as `train` says: `train.compile`, `train.recompute`, or as they are."""
+
+    def __init__(self, blocks: Sequence[nn.Module], train: TrainSpec) -> None:
+        self._blocks, self._train = blocks, train
+        # made once: what runs in one epoch is found again in the next
+        self._compiled = [torch.compile(block._call_impl) for block in blocks] if train.compile else []
+
+    @contextmanager
+    def in_training(self) -> Iterator[None]:
+        """Inside, the blocks run so; evaluation, which is outside, runs them as they are."""
+        if self._train.recompute:
+            with recomputed(self._blocks):
+                yield
+        elif self._train.compile:
+            with self._compiled_calls():
+                yield
+        else:
+            yield
+
+    @contextmanager
+    def _compiled_calls(self) -> Iterator[None]:
+        """Each block calls what was compiled for it; blocks of equal code share that.
+
+        What the compiler wrote stays on disk, where later processes find it (TORCHINDUCTOR_CACHE_DIR).
+        """
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, _MOST_VERSIONS)
+        for block, call in zip(self._blocks, self._compiled, strict=True):
+            block._compiled_call_impl = call
+        try:
+            yield
+        finally:
+            torch._dynamo.config.recompile_limit = limit
+            for block in self._blocks:
+                block._compiled_call_impl = None
+
+
+@contextmanager
+def recomputed(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Inside, each block keeps its input alone and is computed again in the backward pass (arXiv:1604.06174).
+
+    It draws the same random numbers again, so no bit changes.
+    """
+    with ExitStack() as stack:
+        for block in blocks:
+            again = partial(checkpoint, block.forward, use_reentrant=False)
+            stack.enter_context(replaced_forward(block, again))
+        yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Inside, calling `module` calls `forward`."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward

@@ -106,6 +106,7 @@ def ours(arguments: argparse.Namespace, root: Path) -> float:
         words = [
             f"method={arguments.method}",
             "dataset=folder",
+            "protocol=full",
             f"dataset.root={root}",
             f"backbone.model={arguments.model}",
             "backbone.weights=none",

@@ -20,7 +20,14 @@ PLACES = {
     "block": "blocks",
     "norm.final": "final norm",
 }
-TAPS = {"beside": "beside", "inside": "onto", "behind": "behind", "stream": "stream behind", "skip": "shortcut of"}
+TAPS = {
+    "beside": "beside",
+    "inside": "onto",
+    "behind": "behind",
+    "before": "stream ahead of",
+    "stream": "stream behind",
+    "skip": "shortcut of",
+}
 WRAPPERS = {
     "Behind": "behind ",
     "Ahead": "ahead of ",
@@ -30,6 +37,8 @@ WRAPPERS = {
     "MetaTokens": "tokens into ",
     "QueryTokens": "queries to ",
     "SideBlock": "a side network along ",
+    "TemporalPass": "attention over time ahead of ",
+    "FrameOffsets": "offsets of frames ahead of ",
     "HighwayBlock": "a side network along ",
 }
 # wrappers that only clear away what another has brought in

@@ -21,6 +21,7 @@ from pages import DOCS, markdown, write_or_check
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.cells.evidence import random_evidence
+from peftbench.contracts.backbones import of_clips
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, install
@@ -92,6 +93,8 @@ def _model(family: str) -> Backbone:
 def answer(name: str, family: str) -> tuple[str, str]:
     """`yes`, `adapted` or `no` for a method on a family, and the reason of a refusal."""
     backbone = copy.deepcopy(_model(family))
+    if METHODS.get(name).mixes_time:
+        backbone = of_clips(backbone)
     sizes = BLOCK_BY_BLOCK.get(name, {})
     method = METHODS.get(name)(**{key: value[:1] * backbone.shape.depth for key, value in sizes.items()})
     try:

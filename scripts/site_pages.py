@@ -86,12 +86,13 @@ def part_page(section: str, name: str, cls: Any) -> str:
             "backbones": "[families](../families.md)",
         }
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
+    dataset = "moving_shapes" if getattr(cls, "mixes_time", False) else "digits"
     return f"""# {name}
 
 {plain(inspect.getdoc(cls) or "")}
 
 ```
-python -m peftbench {section}={name} dataset=digits
+python -m peftbench {section}={name} dataset={dataset}
 ```
 
 | | |

@@ -13,19 +13,21 @@ import sys
 from peftbench.methods.base import METHODS
 from peftbench.objectives.base import OBJECTIVES
 
-SETTINGS = ["dataset=digits", "train=smoke", "train.batch_size=125", "train.precision=bf16"]
+SETTINGS = ["train=smoke", "train.batch_size=125", "train.precision=bf16"]
 
 
 def main() -> int:
     results = sys.argv[1] if len(sys.argv) > 1 else "results/work/smoke"
     python = [sys.executable, "-m", "peftbench"]
     # noah_subnet names the blocks of a larger network; the search needs small numbers
-    methods = ",".join(name for name in METHODS.names() if not name.startswith("noah"))
+    images = ",".join(n for n in METHODS.names() if not n.startswith("noah") and not METHODS.get(n).mixes_time)
+    clips = ",".join(name for name in METHODS.names() if METHODS.get(name).mixes_time)
     search = ["supernet_epochs=1", "population=4", "generations=2"]
     cells = (
-        [f"method={methods}"],
-        ["method=noah_supernet", *(f"method.{option}" for option in search)],
-        ["method=lora", f"objective={','.join(OBJECTIVES.names())}"],
+        [f"method={images}", "dataset=digits"],
+        ["method=noah_supernet", *(f"method.{option}" for option in search), "dataset=digits"],
+        ["method=lora", f"objective={','.join(OBJECTIVES.names())}", "dataset=digits"],
+        [f"method={clips}", "dataset=moving_shapes", "dataset.frames=5"],
     )
     sweeps = [
         subprocess.run([*python, "-m", *words, f"runtime.results={results}", *SETTINGS], check=False).returncode

@@ -33,7 +33,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_method_has_a_page_with_its_options(site: Path) -> None:
     for name in METHODS.names():
-        assert f"method={name} dataset=digits" in (site / "methods" / f"{name}.html").read_text()
+        dataset = "moving_shapes" if METHODS.get(name).mixes_time else "digits"
+        assert f"method={name} dataset={dataset}" in (site / "methods" / f"{name}.html").read_text()
     assert "method.rank" in (site / "methods" / "lora.html").read_text()
 
 

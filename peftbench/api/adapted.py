@@ -31,6 +31,8 @@ _FACTS: dict[str, Any] = {"method": {"name": str}, "num_classes": int, "seed": i
 class Adapted(TaskModel):
     """A timm model with a method attached: images [batch, 3, height, width] -> logits [batch, classes].
 
+    One that was attached for clips takes [batch, frames, 3, height, width].
+
     A plain module: everything that trains has `requires_grad`, the pretrained rest is frozen. Without classes
     (`timm.create_model(..., num_classes=0)`) it gives pooled features [batch, width].
     """
@@ -65,6 +67,7 @@ class Adapted(TaskModel):
             "seed": self.seed,
             "num_classes": num_classes_of(self.head),
             "digest": self._digest,
+            **({"frames": self.backbone.shape.frames} if self.backbone.shape.frames > 1 else {}),
         }
         metadata = {"format": FORMAT, "facts": json.dumps(facts)}
         replace_bytes(Path(path), save(self._own_tensors(), metadata=metadata))
@@ -77,6 +80,8 @@ class Adapted(TaskModel):
         """
         tensors, metadata = read_adapter(Path(path))
         facts = facts_of(metadata, Path(path))
+        if frames_of(facts, Path(path)) != self.backbone.shape.frames:
+            raise BadInput(f"{path} was trained with frames={facts.get('frames', 1)}; attach the method with the same")
         if facts["digest"] != self._digest:
             raise BadInput(f"{path} was trained on other weights than those of this model")
         load_adapter(self, tensors, Path(path))
@@ -113,13 +118,15 @@ def attach(
     num_classes: int | None = None,
     train_head: bool = True,
     seed: int = 0,
+    frames: int = 1,
     **options: Any,
 ) -> Adapted:
     """`net` with a method attached, ready for a training loop: `attach("lora", timm.create_model(...), rank=8)`.
 
     method: a name of `peftbench.methods()`; options: its hyperparameters. net: a model of timm (vision transformer,
     Swin, ConvNeXt), which is changed in place and frozen. Its own classifier is kept and trained, unless `num_classes`
-    asks for a new one (0: none, features instead). seed: of the method's own initialisation and of a new head.
+    asks for a new one (0: none, features instead). seed: of the method's own initialisation and of a new head. frames:
+    of a clip; above 1 the model takes clips [batch, frames, 3, height, width], each frame an image to the network.
 
     Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method.
     """
@@ -133,11 +140,13 @@ def attach(
     model: Any = net
     classifier = model.get_classifier() if getattr(model, "num_classes", 0) else None
     wanted = model.num_classes if num_classes is None else num_classes
+    if frames < 1:
+        raise ConfigError([f"frames must be at least 1, got {frames}"])
     if wanted < 0:
         raise ConfigError([f"num_classes must be at least 0, got {num_classes}"])
     model.reset_classifier(0)
     digest = weights_digest(net)
-    backbone = from_timm(net)
+    backbone = from_timm(net, frames=frames)
     frozen = tuple(backbone.buffers())
     install(spec, backbone, seed)
     head = _head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed)
@@ -158,7 +167,8 @@ def load(path: Path | str, net: nn.Module, merge: bool = False) -> nn.Module:
         return with_adapter(net, path, merge)
     facts = facts_of(metadata, Path(path))
     options = {key: value for key, value in facts["method"].items() if key != "name"}
-    adapted = attach(facts["method"]["name"], net, num_classes=facts["num_classes"], seed=facts["seed"], **options)
+    asked = {"num_classes": facts["num_classes"], "seed": facts["seed"], "frames": frames_of(facts, Path(path))}
+    adapted = attach(facts["method"]["name"], net, **asked, **options)
     adapted.load(path).eval()
     return adapted.merge() if merge else adapted
 
@@ -168,6 +178,14 @@ def facts_of(metadata: dict[str, str], path: Path) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} was not written by save() of an attached model")
     return facts_in(metadata, _FACTS, path, "write it again with save()")
+
+
+def frames_of(facts: dict[str, Any], path: Path) -> int:
+    """Frames of a clip that a file's model takes; 1 for images. Raises `BadInput` for what is no such number."""
+    frames = facts.get("frames", 1)
+    if not isinstance(frames, int) or isinstance(frames, bool) or frames < 1:
+        raise BadInput(f"{path}: frames is no number of frames; write the file again with save()")
+    return frames
 
 
 def num_classes_of(head: nn.Module) -> int:

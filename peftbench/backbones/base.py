@@ -33,7 +33,8 @@ class BackboneShape:
 
     `width` is the width of the final features; hierarchical families have one width per stage, found in the
     `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
-    `num_positions` is the length of the learned position embedding, 0 where there is none.
+    `num_positions` is the length of the learned position embedding, 0 where there is none. `frames` is the length of a
+    clip, 1 where the backbone is given images.
     """
 
     family: str
@@ -46,6 +47,7 @@ class BackboneShape:
     num_parameters: int
     sites: tuple[SiteShape, ...]
     num_positions: int = 0
+    frames: int = 1
 
     @property
     def num_patches(self) -> int:
@@ -153,6 +155,18 @@ class Backbone(nn.Module):
     @property
     def all_sites(self) -> tuple[Site, ...]:
         return self._sites
+
+    def read_frames(self, wanted: str) -> None:
+        """Pool the frames of clips the way `wanted`, see `frames.FrameFolded`; images have none to pool.
+
+        Called once, behind `attach`.
+        """
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of one sample: [3, size, size], of a clip [frames, 3, size, size]."""
+        frames = (self.shape.frames,) if self.shape.frames > 1 else ()
+        return (*frames, 3, self.input_spec.size, self.input_spec.size)
 
     def freeze(self) -> None:
         self.requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of, translator
+from peftbench.backbones.frames import FrameFolded
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
@@ -20,8 +22,8 @@ from peftbench.foundation.errors import ConfigError, did_you_mean
 from peftbench.foundation.plugins import load_plugins
 
 
-def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
-    """The backbone of a cell, frozen, in fp32, on the CPU.
+def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) -> Backbone:
+    """The backbone of a cell, frozen, in fp32, on the CPU; of images, or of clips of that many `frames`.
 
     Raises `ConfigError` for an unknown model or an impossible size, `NotApplicable` for a family that is not
     supported, `MissingInput` and `BadInput` for weights.
@@ -39,7 +41,9 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0) -> Backbone:
     # before the translation, which changes the layout of some networks
     paths = weights_files(spec)
     read = load_weights(net, paths[0], spec.ema) if paths else None
-    backbone = from_timm(net, spec.img_size)
+    if frames == 1 and spec.frame_readout != "method":
+        raise ConfigError([f"backbone.frame_readout={spec.frame_readout} speaks of clips, and this data has images"])
+    backbone = from_timm(net, spec.img_size, frames, spec.frame_readout)
     patch = backbone.shape.patch_size
     if spec.img_size is not None and spec.img_size % patch:
         # timm would silently leave out the pixels behind the last whole patch
@@ -98,14 +102,18 @@ def input_spec(spec: BackboneSpec) -> InputSpec:
     return _input_spec(net, spec.img_size)
 
 
-def from_timm(net: nn.Module, img_size: int | None = None) -> Backbone:
+def from_timm(net: nn.Module, img_size: int | None = None, frames: int = 1, frame_readout: str = "method") -> Backbone:
     """Wrap any supported timm model (built with `num_classes=0`) as a frozen Backbone.
 
-    Image statistics come from the model's pretrained configuration.
+    With `frames` above 1 it is given clips of that many frames (see `frames.FrameFolded`). Image statistics come from
+    the model's pretrained configuration.
     """
     fuse(net)
     family, sites = sites_of(net)
-    backbone = Backbone(net, shape_of(net, family, sites), sites, _input_spec(net, img_size))
+    shape, expects = replace(shape_of(net, family, sites), frames=frames), _input_spec(net, img_size)
+    backbone = Backbone(net, shape, sites, expects)
+    if frames > 1:
+        backbone = FrameFolded(net, shape, sites, expects, frame_readout=frame_readout)
     backbone.freeze()
     return backbone
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from peftbench.foundation.spec import Spec, option
 
+FRAME_READOUTS = ("method", "norm_then_mean", "mean_then_norm")
 WEIGHTS = ("embedded", "timm", "checkpoint", "none")
 
 
@@ -20,6 +21,8 @@ class BackboneSpec(Spec):
     layout, or .pth holding tensors and plain values), `none` (random, for tests). Naming a `checkpoint` is enough: it
     wins over `weights`. `ema`: of a file with raw weights and a moving average of them (EMA, or the teacher of
     self-distillation) the average is taken, as timm does; false takes the raw ones.
+    `frame_readout` says how features of a clip's frames become one: averaged behind the final norm or ahead of it;
+    `method` leaves it to the method, which is behind the norm for all that do not say otherwise.
     `download` says, in the message for machines without a network, where the weights can be had.
     """
 
@@ -32,6 +35,7 @@ class BackboneSpec(Spec):
     ema: bool = option(True, later=True)
     img_size: int | None = option(None, ge=4)
     download: str = option("", location=True)
+    frame_readout: str = option("method", choices=FRAME_READOUTS, later=True)
 
     def problems(self) -> Sequence[str]:
         if not self.model:

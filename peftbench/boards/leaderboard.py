@@ -51,6 +51,7 @@ _USED = (
     "train_images_per_second",
     "eval_images_per_second",
     "device",
+    "order_gap",
 )
 
 
@@ -214,6 +215,7 @@ def _row(
         reference=method.split(" ")[0] == REFERENCE,
         class_ious=class_ious(cells),
         beside=beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
+        order_gap=_cost(cells, "order_gap"),
     )
 
 
@@ -311,5 +313,10 @@ def _notes(
     sizes = sorted({record["memory_batch_size"] for record in records if not pd.isna(record["memory_batch_size"])})
     if len(sizes) > 1:
         yield f"memory was counted at different batch sizes ({', '.join(f'{size:.0f}' for size in sizes)})"
+    if any(row.order_gap is not None for row in rows):
+        yield (
+            "samples are clips: GFLOPs and images per second are of one clip and view; order gap: test score in the "
+            "frames' natural order less that in a random one, on average over data sets"
+        )
     if len({row.device for row in rows}) > 1:
         yield "images per second were measured on different devices and compare within one device only"

@@ -147,6 +147,8 @@ def _facts(table: Table, row: Row) -> dict[str, Any]:
         "eval_images_per_second": row.eval_images_per_second,
         "device": row.device,
         "ppt": row.ppt,
+        # tables of images have no such column
+        **({} if row.order_gap is None else {"order_gap": table.metric.scale * row.order_gap}),
     }
 
 

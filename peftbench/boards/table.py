@@ -77,6 +77,8 @@ class Row:
     reference: bool = False
     beside: Mapping[str, Score] = field(default_factory=dict)
     class_ious: Mapping[str, float] = field(default_factory=dict)
+    # of clips: by how much the score is better in the frames' natural order, mean over data sets
+    order_gap: float | None = None
 
     @property
     def complete(self) -> bool:

@@ -32,6 +32,7 @@ _AS_IT_IS = Metric("", unit="")
 def cost_headers(table: Table) -> list[str]:
     """Headers of the costs that some row knows; the device is shown where a table has more than one."""
     names = ["lr", "params (M)", head_header(table), "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
+    names = [*names, "order gap"]
     known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
     return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
 
@@ -126,6 +127,7 @@ def text(table: Table, row: Row, header: str) -> str:
         "train GFLOPs": number(row.train_flops_per_image, 1e9, 2),
         "train img/s": number(row.train_images_per_second, 1, 0),
         "eval img/s": number(row.eval_images_per_second, 1, 0),
+        "order gap": number(row.order_gap, 1 / table.metric.scale, 1),
         "device": row.device or EMPTY,
         "mean of groups": shown(row.mean_of_groups, table.metric, 2),
         "flat mean": shown(row.flat_mean, table.metric, 2),

@@ -75,10 +75,11 @@ class CellData:
             std=self.std,
             workers=self._workers,
             window=self._window,
+            mirrors=self.source.mirrors,
         )
 
-    def evaluation(self, split: Split) -> Batches:
-        """Every sample once, in order."""
+    def evaluation(self, split: Split, shuffle_frames: bool = False) -> Batches:
+        """Every sample once, in order; with `shuffle_frames` the frames of each clip are not."""
         return evaluation_batches(
             split.inputs,
             split.targets,
@@ -87,6 +88,7 @@ class CellData:
             mean=self.mean,
             std=self.std,
             workers=self._workers,
+            shuffle_frames=shuffle_frames,
         )
 
 
@@ -122,7 +124,7 @@ def _check_canvas(config: RunConfig, window: int) -> None:
 
 
 def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
-    """Decoded bytes above which a split is not stored; -1 where every epoch cuts other squares out of the pictures."""
-    if config.train.augment == "window_flip" and split in VALIDATES:
+    """Decoded bytes above which a split is not stored; -1 where every epoch takes other squares or frames of it."""
+    if (config.train.augment == "window_flip" or config.train.draw_frames) and split in VALIDATES:
         return -1
     return int(runtime.stream_above_gb * 1e9)

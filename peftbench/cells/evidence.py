@@ -47,7 +47,8 @@ class Shown(Protocol):
 class CellEvidence:
     """`peftbench.methods.observation.Evidence` of one cell.
 
-    `load` gives a split by name and is never asked for the test split; `mean` and `std` normalise pixels.
+    `load` gives a split by name and is never asked for the test split; `mean` and `std` normalise pixels; `mirrors`
+    says whether training samples may be mirrored.
     """
 
     backbone: Backbone
@@ -62,6 +63,7 @@ class CellEvidence:
     std: tuple[float, float, float]
     progress: Progress
     task: Task = field(default_factory=Classification)
+    mirrors: bool = True
 
     @property
     def epochs(self) -> int:
@@ -76,7 +78,7 @@ class CellEvidence:
                 self.train_split,
                 batch_size=batch_size,
                 shuffle=True,
-                augment=Augment("contrast"),
+                augment=Augment("contrast", mirrors=self.mirrors),
                 draws_seed=derive(self.seed, "view", number),
             )
             for number in range(2)
@@ -109,6 +111,7 @@ class CellEvidence:
             device=self.device,
             mean=self.mean,
             std=self.std,
+            mirrors=self.mirrors,
         )
         assert isinstance(model, TaskModel)
         groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)

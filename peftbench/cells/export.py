@@ -32,6 +32,10 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     `NotApplicable` when the form cannot hold the method.
     """
     config, _ = record_config(record, options)
+    if config.dataset.clip_length > 1:
+        raise NotApplicable(
+            "export writes models of images and this record is of clips; 'evaluate' and 'reproduce' restore it"
+        )
     own_predictions(store, record)
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)

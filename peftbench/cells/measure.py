@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
@@ -26,10 +26,23 @@ def measure(config: RunConfig, parts: Parts) -> Scores:
     val = measure_split(config, parts, val_set) if val_set else None
     # The test split is first touched here, when nothing can be chosen any more.
     test = measure_split(config, parts, parts.data.split("test")) if config.protocol.report_test else None
+    if test is not None and parts.model.backbone.shape.frames > 1:
+        test = with_order_gap(config, parts, test)
     return Scores(val, test)
 
 
-def measure_split(config: RunConfig, parts: Parts, split: Split) -> Evaluation:
+def measure_split(config: RunConfig, parts: Parts, split: Split, shuffle_frames: bool = False) -> Evaluation:
     """One pass over a split with a new meter of the task."""
     meter = config.task.meter(parts.data.source)
-    return evaluate(parts.model, parts.data.evaluation(split), meter, config.train.precision)
+    return evaluate(parts.model, parts.data.evaluation(split, shuffle_frames), meter, config.train.precision)
+
+
+def with_order_gap(config: RunConfig, parts: Parts, natural: Evaluation) -> Evaluation:
+    """The test pass with what it would have been on clips in no order: the primary number under `<name>_shuffled`, and
+    by how much the natural order is better under `order_gap`, which shows whether a model uses time.
+    """
+    metric = config.task.metric
+    shuffled = measure_split(config, parts, parts.data.split("test"), shuffle_frames=True).metrics[metric.name]
+    gap = metric.goodness(natural.metrics[metric.name]) - metric.goodness(shuffled)
+    found = {f"{metric.name}_shuffled": shuffled, "order_gap": gap}
+    return replace(natural, metrics={**natural.metrics, **found})

@@ -57,7 +57,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     for note in source.notes:
         progress.say(note)
     _check_task(config, source)
-    backbone = build_backbone(config.backbone, config.train.drop_path).to(device)
+    backbone = build_backbone(config.backbone, config.train.drop_path, config.dataset.clip_length).to(device)
     if config.backbone.checkpoint:
         progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
@@ -104,6 +104,7 @@ def _look(config: RunConfig, runtime: RuntimeSpec, backbone: Backbone, data: Cel
         std=data.std,
         progress=Progress(runtime.progress),
         task=config.task,
+        mirrors=data.source.mirrors,
     )
     progress.say(f"{config.method.name} looks at the training images before it is attached")
     started = time.perf_counter()

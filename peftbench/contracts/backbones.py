@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
+from peftbench.backbones.frames import FrameFolded
 from peftbench.cells.evidence import random_evidence
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import Method, install
@@ -74,17 +76,40 @@ TWELVE_BLOCKS: dict[str, Callable[[], Backbone]] = {
     "vit_twelve": lambda: _build("vit_tiny_patch16_224", **(VIT | {"depth": 12})),
 }
 
+# Any of them under clips: its name with this behind it.
+OF_CLIPS = "_of_clips"
+FRAMES = 3
+
 _template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS)[name]())
 
 
 def make(name: str) -> Backbone:
     """A fresh copy of a tiny backbone: frozen, in eval mode, the same tensors every time."""
-    return copy.deepcopy(_template(name)).eval()
+    backbone = copy.deepcopy(_template(name.removesuffix(OF_CLIPS))).eval()
+    return of_clips(backbone) if name.endswith(OF_CLIPS) else backbone
+
+
+def of_clips(backbone: Backbone, frames: int = FRAMES) -> Backbone:
+    """The same network for clips of that many frames."""
+    shape = replace(backbone.shape, frames=frames)
+    return FrameFolded(backbone.net, shape, backbone.all_sites, backbone.input_spec).train(backbone.training)
+
+
+def suited(method: type[Method], backbone: str) -> str:
+    """The backbone of that name that the method works on: of clips where it mixes time."""
+    return backbone + OF_CLIPS if method.mixes_time else backbone
 
 
 def images(count: int = 4) -> Tensor:
     """Random images [count, 3, 32, 32], the same at every call."""
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+
+
+def samples(backbone: Backbone, count: int = 4, size: int | None = None, seed: int = 3) -> Tensor:
+    """What the backbone takes: random images [count, 3, size, size], or clips [count, frames, 3, size, size]."""
+    *frames, channels, own, _ = backbone.sample_shape
+    shape = (count, *frames, channels, size or own, size or own)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 # What a method that looks at images first found on a backbone of this module; looking once is enough.

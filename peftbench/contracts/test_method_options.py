@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from peftbench.config.gate import config_dir
-from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed
+from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, installed, samples, suited
 from peftbench.contracts.test_methods import FITTING
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.identity import fingerprint
@@ -70,7 +70,7 @@ def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
 def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
     """Features in training mode after the trainable tensors were moved, or None where the method does not apply."""
     try:
-        built = installed(method, backbone)
+        built = installed(method, suited(type(method), backbone))
     except NotApplicable:
         return None
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -78,7 +78,7 @@ def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
         for _, tensor in built.trainable:
             # not by one number: copies of a tensor, such as experts of one origin, have to part
             tensor.add_(torch.linspace(0.08, 0.12, tensor.numel(), device=tensor.device).view_as(tensor))
-        features: torch.Tensor = built.train()(images(2))
+        features: torch.Tensor = built.train()(samples(built, 2))
     return features
 
 

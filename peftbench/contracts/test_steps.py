@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
-from peftbench.contracts.backbones import images, installed
+from peftbench.contracts.backbones import installed, samples, suited
 from peftbench.contracts.test_methods import default_refusal, fitting
 from peftbench.foundation.seeding import deterministic
 from peftbench.methods.base import METHODS, Method
@@ -43,15 +43,16 @@ def method_on(name: str, backbone: str) -> Method:
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_steps_are_alike_unless_the_method_says_otherwise(name: str) -> None:
-    method = method_on(name, "vit_cls")
-    backbone = set_dropout(installed(method, "vit_cls").train(), 0.2)
+    place = suited(METHODS.get(name), "vit_cls")
+    method = method_on(name, place)
+    backbone = set_dropout(installed(method, place).train(), 0.2)
 
     def output(others: int) -> Tensor:
         """Draws of the device, here torch's own generator, are the same; all that the host could draw differs."""
         random.seed(others)
         np.random.seed(others)
         torch.manual_seed(0)
-        features: Tensor = backbone(images())
+        features: Tensor = backbone(samples(backbone))
         return features
 
     passes = [output(others) for others in range(3)]
@@ -60,14 +61,15 @@ def test_steps_are_alike_unless_the_method_says_otherwise(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_blocks_computed_again_change_no_bit(name: str) -> None:
-    method = method_on(name, "vit_cls")
-    backbone = set_dropout(installed(method, "vit_cls").train(), 0.2)
+    place = suited(METHODS.get(name), "vit_cls")
+    method = method_on(name, place)
+    backbone = set_dropout(installed(method, place).train(), 0.2)
 
     def gradients(again: bool) -> list[Tensor]:
         torch.manual_seed(0)
         backbone.zero_grad(set_to_none=True)
         with recomputed([site.module for site in backbone.sites("block")] if again else []):
-            features: Tensor = backbone(images())
+            features: Tensor = backbone(samples(backbone))
         if backbone.trainable:
             (features * torch.linspace(-1, 1, features.numel()).view_as(features)).sum().backward()
         return [features.detach(), *(tensor.grad for _, tensor in backbone.trainable if tensor.grad is not None)]

@@ -24,6 +24,7 @@ __all__ = [
     "PIXELS",
     "SPLITS",
     "SPLIT_SIZES",
+    "ClipSplit",
     "DatasetSpec",
     "FullSource",
     "OnDemand",
@@ -37,18 +38,21 @@ SPLITS = ("train800", "val200", "train800val200", "test")
 SPLIT_SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
 # The same roles with all images there are, where a dataset has more than VTAB's 1,000.
 FULL_SPLITS = ("train", "val", "trainval")
-GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "dense", "other")
+GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "dense", "video", "other")
 PIXELS = ("original", "tfds", "jpeg75-folder", "webp-export", "unknown")
 
 
 class RawSplit(ABC):
     """Images and targets of one split in a fixed order, not yet resized. `labels`: int64 [num_images].
 
-    Where `maps` names targets, each image has a map of each in place of a label.
+    Where `maps` names targets, each image has a map of each in place of a label. `frames` is how many frames a sample
+    has, 1 where samples are single images; `draws_frames` whether it can be others of its file.
     """
 
     labels: np.ndarray
     maps: tuple[str, ...] = ()
+    frames: int = 1
+    draws_frames: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -63,6 +67,13 @@ class RawSplit(ABC):
 
         Raises `BadInput` naming the image when it cannot be decoded or has more than 8 bits a channel.
         """
+
+    def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
+        """The `frames` frames of one sample in their order, all of one size.
+
+        With `draws_frames`, `moments` [frames] in [0, 1) choose them; None is the choice for evaluation.
+        """
+        return [self.read(index)]
 
     def read_map(self, name: str, index: int) -> np.ndarray:
         """The map `name` of one image, as large as it, as `data.maps` says of it.
@@ -80,6 +91,16 @@ class RawSplit(ABC):
         return f"image {index}"
 
 
+class ClipSplit(RawSplit):
+    """Clips: samples of `frames` frames. As an image, a clip is the frame in its middle."""
+
+    @abstractmethod
+    def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]: ...
+
+    def read(self, index: int) -> Image:
+        return self.read_clip(index)[self.frames // 2]
+
+
 class TakenSplit(RawSplit):
     """Chosen rows of a split that cannot name them itself; its digest needs that of the whole."""
 
@@ -87,12 +108,16 @@ class TakenSplit(RawSplit):
         self._whole, self._rows = whole, rows
         self.labels = whole.labels[rows]
         self.maps = whole.maps
+        self.frames, self.draws_frames = whole.frames, whole.draws_frames
 
     def content_digest(self) -> str:
         return hashlib.sha256(self._whole.content_digest().encode() + self._rows.tobytes()).hexdigest()
 
     def read(self, index: int) -> Image:
         return self._whole.read(int(self._rows[index]))
+
+    def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
+        return self._whole.read_clip(int(self._rows[index]), moments)
 
     def read_map(self, name: str, index: int) -> np.ndarray:
         return self._whole.read_map(name, int(self._rows[index]))
@@ -126,6 +151,11 @@ class Source(ABC):
     def targets(self) -> tuple[str, ...]:
         """Names of the targets that its splits hold."""
         return ("label",)
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether a mirrored sample keeps its label, so that augmentation may mirror it."""
+        return True
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -179,6 +209,11 @@ class DatasetSpec(Spec, ABC):
     def group(self) -> str:
         """The mean this dataset belongs to, one of `GROUPS`."""
 
+    @property
+    def clip_length(self) -> int:
+        """Frames of a sample: 1 where samples are images."""
+        return 1
+
     @abstractmethod
     def revision(self) -> str:
         """Version of the content behind these options, or a digest over the bytes of all its images and its labels.
@@ -223,15 +258,18 @@ class OnDemand(Protocol):
     dtype: np.dtype[Any]
     nbytes: int
 
-    def read(self, rows: np.ndarray, places: np.ndarray | None = None) -> np.ndarray: ...
+    def read(
+        self, rows: np.ndarray, places: np.ndarray | None = None, moments: np.ndarray | None = None
+    ) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
 class Split:
     """A split ready for training: inputs and targets by name, the samples along the first axis of each.
 
-    `inputs["image"]`: uint8 [num, size, size, channels], read-only, memory-mapped; one channel when all are grey. For a
-    large split it is made when read. Others may hold clips, texts as token ids, and so on.
+    `inputs["image"]`: uint8 [num, size, size, channels], of clips [num, frames, size, size, channels], read-only,
+    memory-mapped; one channel when all are grey. For a large split it is made when read. Others may hold texts as token
+    ids, and so on.
     `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width], see `data.maps`.
     `digest`: SHA-256 (hex) over content and labels.
     """

@@ -70,6 +70,7 @@ class JoinedSplit(RawSplit):
 
     def __init__(self, first: RawSplit, second: RawSplit) -> None:
         self._parts = (first, second)
+        self.frames, self.draws_frames = first.frames, first.draws_frames and second.draws_frames
         self.labels = np.concatenate([first.labels, second.labels])
         self.maps = first.maps
 
@@ -83,6 +84,12 @@ class JoinedSplit(RawSplit):
     def read_map(self, name: str, index: int) -> np.ndarray:
         first, second = self._parts
         return first.read_map(name, index) if index < len(first) else second.read_map(name, index - len(first))
+
+    def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
+        first, second = self._parts
+        if index < len(first):
+            return first.read_clip(index, moments)
+        return second.read_clip(index - len(first), moments)
 
     def describe(self, index: int) -> str:
         first, second = self._parts

@@ -25,6 +25,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     # with task=segmentation; scenes also with depth, normals, edges, saliency and several
     "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes"),
+    "video": ("moving_shapes", "camera_motion"),
     "micro": ("digits", "shapes_location", "shapes_orientation", "shapes_count"),
 }
 

@@ -28,9 +28,11 @@ from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
 from peftbench.interventions.sparse import SparseDelta
 from peftbench.interventions.spatial import TokenGrid
+from peftbench.interventions.temporal import Added, FrameOffsets, TemporalConvAdapter, TemporalPass
 from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens
 
 __all__ = [
+    "Added",
     "AffineLowRank",
     "Ahead",
     "AttentionHook",
@@ -41,6 +43,7 @@ __all__ = [
     "Bottleneck",
     "CarriedReadout",
     "ExtraKeysValues",
+    "FrameOffsets",
     "InsertTokens",
     "Intervention",
     "LinearDelta",
@@ -61,6 +64,8 @@ __all__ = [
     "SparseDelta",
     "StripTokens",
     "Tap",
+    "TemporalConvAdapter",
+    "TemporalPass",
     "Thinned",
     "TokenGrid",
     "Unused",

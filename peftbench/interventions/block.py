@@ -46,7 +46,8 @@ class Tap:
 
     `place`: `beside` (parallel to the half, outside LayerScale and stochastic depth), `inside` (added to attention's
     or the MLP's output before them), `behind` (y + module(y) on what they leave, ahead of the residual addition),
-    `stream` (x = module(x) behind the residual addition), `skip` (on the shortcut).
+    `before` (x = module(x) ahead of norm and shortcut), `stream` (the same behind the residual addition), `skip` (on
+    the shortcut).
     `reads` says what a parallel branch is given: `raw` (the stream) or `normed` (behind the half's norm).
     `drop_path` sends a branch beside the half through the half's stochastic depth, with a draw of its own.
     """
@@ -72,6 +73,8 @@ class BlockTaps(Intervention):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         for name, half in halves(self.base, arguments).items():
+            for module, _, _ in self._at(name, "before"):
+                x = half.leave(module(half.enter(x)))
             normed = half.norm(x)
             core = half.core(normed)
             shortcut, beside = x, []

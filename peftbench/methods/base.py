@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import Part
@@ -34,7 +35,8 @@ class Method(Part):
     method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`), `by_class`
     (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
     one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
-    steps; a draw on the device is no such path),
+    steps; a draw on the device is no such path), `mixes_time` (works across the frames of a clip, and so on clips
+    only), `frame_readout` (how the frames of a clip are pooled),
     `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
@@ -48,6 +50,8 @@ class Method(Part):
     observes: ClassVar[bool] = False
     by_class: ClassVar[bool] = False
     steps_alike: ClassVar[bool] = True
+    mixes_time: ClassVar[bool] = False
+    frame_readout: ClassVar[str] = "norm_then_mean"
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -110,6 +114,10 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
     """
     if method.observes and findings is None:
         raise MethodContractError(f"{method.name} looks at images first: install it with the findings of observe()")
+    if method.mixes_time and backbone.shape.frames == 1:
+        raise NotApplicable(
+            f"{method.name} works across the frames of clips; this data has images (dataset=moving_shapes)"
+        )
     backbone.freeze()
     before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
     with seeded(seed, "method"):
@@ -117,6 +125,7 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
             method.attach(backbone)
         else:
             method.attach_with(backbone, findings)
+    backbone.read_frames(method.frame_readout)
     after = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
     lost = [name for key, name in before.items() if key not in after]
     if lost:

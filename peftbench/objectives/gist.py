@@ -118,9 +118,9 @@ class GIST(Objective):
 
 def feels(backbone: Backbone, token: nn.Module) -> bool:
     """Whether the features of an image send a gradient to the token."""
-    size, training = backbone.input_spec.size, backbone.training
+    training = backbone.training
     with torch.enable_grad():
-        total = backbone.eval()(torch.zeros(1, 3, size, size, device=backbone.device)).sum()
+        total = backbone.eval()(torch.zeros(1, *backbone.sample_shape, device=backbone.device)).sum()
     backbone.train(training)
     (parameter,) = token.parameters()
     return total.requires_grad and torch.autograd.grad(total, parameter, allow_unused=True)[0] is not None

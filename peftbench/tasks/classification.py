@@ -20,6 +20,8 @@ from peftbench.train.evaluate import Measured
 from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
+TOP = 5
+
 
 @TASKS.add("classification")
 @dataclass(frozen=True)
@@ -55,10 +57,11 @@ def classification_loss(label_smoothing: float = 0.0, inputs: Sequence[str] = ("
 
 
 class ClassificationMeter:
-    """Logits [batch, classes] -> accuracy, mean_class_accuracy, loss, correct, n; rates are in 0..1.
+    """Logits [batch, classes] -> accuracy, mean_class_accuracy, top5_accuracy, loss, correct, n; rates are in 0..1.
 
     mean_class_accuracy: mean of the per-class accuracies over the classes that occur in the labels. loss: mean
-    cross-entropy. Predictions: the class of every sample, uint16 where that holds them.
+    cross-entropy. top5_accuracy (above five classes): how often the label is among the five likeliest. Predictions:
+    the class of every sample, uint16 where that holds them.
 
     num_classes: when given, the width the logits must have; else `update` raises `ValueError`.
     """
@@ -67,6 +70,7 @@ class ClassificationMeter:
         self._width = num_classes
         self._loss: Tensor | None = None
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._in_top5: list[Tensor] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
         logits = outputs.float()
@@ -77,6 +81,8 @@ class ClassificationMeter:
             self._loss = torch.zeros((), dtype=torch.float64, device=logits.device)
         self._loss += F.cross_entropy(logits, batch["label"], reduction="sum")
         self._seen.append((logits.argmax(dim=1), batch["label"], batch["index"]))
+        if self._width > TOP:
+            self._in_top5.append((logits.topk(TOP, dim=1).indices == batch["label"][:, None]).sum())
 
     def result(self) -> Measured:
         assert self._loss is not None and self._width is not None, "no batch was seen"
@@ -92,6 +98,8 @@ class ClassificationMeter:
             "correct": int(hits.sum()),
             "n": len(actual),
         }
+        if self._in_top5:
+            metrics["top5_accuracy"] = int(torch.stack(self._in_top5).sum()) / len(actual)
         return Measured(metrics, predicted.astype(np.uint16) if self._width <= 2**16 else predicted)
 
 

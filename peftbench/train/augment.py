@@ -29,7 +29,9 @@ class Augment:
     `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
     `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
     places are drawn here. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the augmentation of
-    segmentation; maps move with their images (`train.moved_maps`).
+    segmentation; maps move with their images (`train.moved_maps`). Without
+    `mirrors` nothing is flipped, for data whose labels know left from right. With `draw_frames` readers are told which
+    moments of a clip to take.
     """
 
     kind: str = "none"
@@ -38,25 +40,40 @@ class Augment:
     zoom: tuple[float, float] = (0.5, 2.0)
     photometric: bool = False
     window: int | None = None
+    mirrors: bool = True
+    draw_frames: bool = False
 
     @classmethod
-    def of(cls, train: TrainSpec, window: int | None = None) -> Augment:
+    def of(cls, train: TrainSpec, window: int | None = None, mirrors: bool = True) -> Augment:
         zoom = train.zoom[0], train.zoom[1]
-        return cls(train.augment, train.crop_padding, train.erasing, zoom, train.photometric, window)
+        return cls(
+            train.augment,
+            train.crop_padding,
+            train.erasing,
+            zoom,
+            train.photometric,
+            window,
+            mirrors,
+            train.draw_frames,
+        )
 
     @property
     def active(self) -> bool:
-        return self.kind != "none" or self.erasing > 0 or self.photometric
+        moves = self.kind not in ("none", *(() if self.mirrors else ("flip",)))
+        return moves or self.erasing > 0 or self.photometric or self.draw_frames
 
     @property
     def on_host(self) -> bool:
         """Whether the host steers it, sample by sample."""
         return self.kind == "contrast"
 
-    def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int) -> Draws:
+    def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int, frames: int = 1) -> Draws:
         """Random numbers of one epoch: name -> tensor whose row i belongs to sample i; empty for no augmentation."""
         draws: Draws = {}
-        if self.kind != "none":
+        if self.draw_frames:
+            generator = stream(seed, "augment", epoch, "moment")
+            draws["moment"] = torch.rand(num_samples, frames, generator=generator, dtype=torch.float64)
+        if self.kind != "none" and self.mirrors:
             draws["flip"] = torch.rand(num_samples, generator=stream(seed, "augment", epoch, "flip")) < 0.5
         if self.kind == "crop_flip":
             generator = stream(seed, "augment", epoch, "crop")

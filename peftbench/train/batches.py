@@ -15,17 +15,23 @@ from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
 from peftbench.train.moved_maps import moved
 from peftbench.train.options import TrainSpec
+from peftbench.train.readers import FOR_READERS
 from peftbench.train.stored import RESIDENT_BYTES, Stored, Values
 
 Batch: TypeAlias = dict[str, Tensor]
 
 IMAGE, LABEL = "image", "label"
+# among an epoch's draws: the order in which a clip's frames are shown
+_FRAME_ORDER = "frame_order"
 
 _NO_BATCH = (
     "train.keep_last_batch=false leaves no batch: {num} images are fewer than the batch size {batch_size}; "
     "lower train.batch_size or set train.keep_last_batch=true"
 )
 _NO_WINDOW = "train.augment=window_flip cuts its squares while reading; it needs images that are streamed"
+_NO_MOMENTS = (
+    "train.draw_frames=true takes other frames of files in every epoch; these clips come with the frames they have"
+)
 _NOT_WITH_MAPS = "{option} changes what an image shows at a pixel and not its maps; set {option}={off}"
 _STRETCHED = (
     "train.augment=rrc_flip stretches images, which turns their normals; set train.augment=scale_crop_flip or flip"
@@ -49,6 +55,7 @@ class Batches:
     mean, std: per channel, in 0..1 units; both None for plain pixels in 0..1.
     draws_seed: for the augmentation alone, where it should differ from the seed of the order.
     resident_bytes: on CUDA, what takes at most this is copied to the device once.
+    shuffle_frames: every clip with its frames in a random order, the same in every epoch and whatever the seed.
 
     Raises `BadInput` for arrays of other shapes; `ConfigError` when dropping the last batch leaves none, or when
     features are to be augmented.
@@ -71,6 +78,7 @@ class Batches:
         draws_seed: int | None = None,
         resident_bytes: int = RESIDENT_BYTES,
         workers: int = 0,
+        shuffle_frames: bool = False,
     ) -> None:
         num_samples = _check(inputs, targets)
         if not keep_last and num_samples < batch_size:
@@ -94,10 +102,13 @@ class Batches:
             raise ConfigError([_NOT_IMAGES])
         if augment is not None and augment.kind == "window_flip" and not all(stored.read_anew for stored in pixels):
             raise ConfigError([_NO_WINDOW])
+        if augment is not None and augment.draw_frames and not all(stored.draws_frames for stored in pixels):
+            raise ConfigError([_NO_MOMENTS])
         self._mean = _channels(mean if mean is not None else (0.0, 0.0, 0.0), self.device)
         self._std = _channels(std if std is not None else (1.0, 1.0, 1.0), self.device)
         self._seed, self._shuffle, self._keep_last = seed, shuffle, keep_last
         self._draws_seed = seed if draws_seed is None else draws_seed
+        self._frame_orders = _frame_orders(self._inputs[IMAGE].shape) if shuffle_frames else None
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -119,11 +130,11 @@ class Batches:
         order = self.order(epoch)
         order_on_device = order.to(self.device)
         draws = self.draws(epoch)
-        places = draws.pop("place", None)
+        drawn = {name: draws.pop(name) for name in FOR_READERS if name in draws}
         draws = {name: draw.to(self.device) for name, draw in draws.items()}
         parts = [slice(step * self.batch_size, (step + 1) * self.batch_size) for step in range(len(self))]
         columns = [
-            values.batches([(order_on_device if values.resident else order)[part] for part in parts], places)
+            values.batches([(order_on_device if values.resident else order)[part] for part in parts], drawn)
             for values in self._stored.values()
         ]
         for step, (part, *values) in enumerate(zip(parts, *columns, strict=True)):
@@ -171,8 +182,10 @@ class Batches:
     def draws(self, epoch: int) -> Draws:
         """The random numbers of an epoch's augmentation, row by sample, on the host."""
         if self._augment is None:
-            return {}
-        return self._augment.draw(self.num_samples, self._image_size, self._draws_seed, epoch)
+            return {} if self._frame_orders is None else {_FRAME_ORDER: self._frame_orders}
+        shape = self._inputs[IMAGE].shape
+        frames = shape[1] if len(shape) == 5 else 1
+        return self._augment.draw(self.num_samples, self._image_size, self._draws_seed, epoch, frames)
 
     def mixing(self, epoch: int, step: int, num_samples: int) -> Draws:
         """How the batch of one step is mixed, on the host; empty without mixup and cutmix."""
@@ -188,7 +201,17 @@ class Batches:
         return drawn.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else drawn
 
     def _to_float(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """uint8 [batch, ..., height, width, channels] -> float32 [batch, ..., 3, height, width], ready for a model."""
+        """uint8 [batch, ..., height, width, channels] -> float32 [batch, ..., 3, height, width], ready for a model.
+
+        All frames of a clip have its draws.
+        """
+        if pixels.ndim == 5:
+            frames = pixels.shape[1]
+            if _FRAME_ORDER in draws:
+                rows = torch.arange(len(pixels), device=pixels.device)[:, None]
+                pixels = pixels[rows, draws[_FRAME_ORDER]]
+            each = {name: d.repeat_interleave(frames, dim=0) for name, d in draws.items() if name != _FRAME_ORDER}
+            return self._to_float(pixels.flatten(0, 1), each).unflatten(0, (len(pixels), frames))
         # in place where the memory is this batch's own: fresh pages cost more than the arithmetic
         images = pixels.movedim(-1, -3).float().div_(255)
         if self._augment is not None:
@@ -213,8 +236,12 @@ def training_batches(
     std: Sequence[float] | None = None,
     workers: int = 0,
     window: int | None = None,
+    mirrors: bool = True,
 ) -> Batches:
-    """Shuffled, augmented and mixed batches as `train` says; `window`: the size `scale_crop_flip` cuts out."""
+    """Shuffled, augmented and mixed batches as `train` says.
+
+    `window`: the size `scale_crop_flip` cuts out; `mirrors`: whether samples may be mirrored.
+    """
     return Batches(
         inputs,
         targets,
@@ -225,7 +252,7 @@ def training_batches(
         seed=seed,
         shuffle=True,
         keep_last=train.keep_last_batch,
-        augment=Augment.of(train, window),
+        augment=Augment.of(train, window, mirrors),
         mix=Mix.of(train, num_classes),
         workers=workers,
     )
@@ -240,10 +267,18 @@ def evaluation_batches(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     workers: int = 0,
+    shuffle_frames: bool = False,
 ) -> Batches:
-    """Every sample once, in the order of the split, without augmentation."""
+    """Every sample once, in the order of the split, without augmentation; `shuffle_frames` as in `Batches`."""
     return Batches(
-        inputs, targets, batch_size=train.eval_batch_size, device=device, mean=mean, std=std, workers=workers
+        inputs,
+        targets,
+        batch_size=train.eval_batch_size,
+        device=device,
+        mean=mean,
+        std=std,
+        workers=workers,
+        shuffle_frames=shuffle_frames,
     )
 
 
@@ -252,6 +287,13 @@ def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     iterator = iter(batches)
     while group := list(islice(iterator, size)):
         yield group
+
+
+def _frame_orders(shape: Sequence[int]) -> Tensor:
+    """A random order of the frames of every clip: int64 [num, frames]. Raises `ValueError` for images."""
+    if len(shape) != 5:
+        raise ValueError(f"only clips [num, frames, height, width, channels] have frames to shuffle, got {list(shape)}")
+    return torch.rand(*shape[:2], generator=stream(0, "frame_orders")).argsort(dim=1)
 
 
 def _channels(values: Sequence[float], device: torch.device) -> Tensor:

@@ -63,6 +63,7 @@ class TrainSpec(Spec):
     in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
     frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
     weights sees them rounded.
+    `draw_frames` takes other frames out of a clip's file in every epoch, by the dataset's rule for sampling.
     """
 
     section: ClassVar[str] = "train"
@@ -88,6 +89,7 @@ class TrainSpec(Spec):
     photometric: bool = option(False, later=True)
     recompute: bool = option(False, later=True)
     frozen_bf16: bool = option(False, later=True)
+    draw_frames: bool = option(False, later=True)
 
     def problems(self) -> list[str]:
         problems = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,27 +12,37 @@ from torch.utils.data import DataLoader, Dataset
 
 from peftbench.foundation.errors import PeftbenchError
 
+# draws of an augmentation that are for readers, by the name of `Reader.read`'s argument
+FOR_READERS = {"place": "places", "moment": "moments"}
+Drawn = Mapping[str, Tensor]
+
 
 class Reader(Protocol):
     """Images that are read on demand.
 
-    `shape`, `dtype`: as of the whole array, [num, height, width, 3] of uint8. `read` gives chosen rows; what it
-    gives depends on its arguments alone, so that any number of processes may share the work.
+    `shape`, `dtype`: as of the whole array, [num, height, width, 3] of uint8, with frames behind num for clips. `read`
+    gives chosen rows, cut at `places` [num_rows, 2] and of clips the `moments` [num_rows, frames] (both in [0, 1));
+    what it gives depends on its arguments alone, so that any number of processes may share the work. One to which
+    moments make a difference has `draws_frames`.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def read(self, rows: np.ndarray, places: np.ndarray | None = None) -> np.ndarray: ...
+    def read(
+        self, rows: np.ndarray, places: np.ndarray | None = None, moments: np.ndarray | None = None
+    ) -> np.ndarray: ...
 
 
-def read_ahead(reader: Reader, indices: list[Tensor], places: Tensor | None, workers: int) -> Iterator[Tensor]:
-    """The images of each batch of `indices`, in order; `places` are random crop positions by sample, [num, 2].
+def read_ahead(reader: Reader, indices: list[Tensor], drawn: Drawn, workers: int) -> Iterator[Tensor]:
+    """The images of each batch of `indices`, in order; `drawn` are random numbers by sample, see `FOR_READERS`.
 
     With `workers` above 0 that many processes each decode whole batches, two batches ahead.
     Raises what `reader.read` raises.
     """
-    tasks = [(rows.numpy(), None if places is None else places[rows].numpy()) for rows in indices]
+    tasks = [
+        (rows.numpy(), {FOR_READERS[name]: values[rows].numpy() for name, values in drawn.items()}) for rows in indices
+    ]
     loader: DataLoader[Tensor | PeftbenchError] = DataLoader(
         _Tasks(reader, tasks),
         batch_size=None,
@@ -51,7 +61,7 @@ def read_ahead(reader: Reader, indices: list[Tensor], places: Tensor | None, wor
 class _Tasks(Dataset[Tensor | PeftbenchError]):
     """Batch number -> images."""
 
-    def __init__(self, reader: Reader, tasks: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
+    def __init__(self, reader: Reader, tasks: list[tuple[np.ndarray, dict[str, np.ndarray]]]) -> None:
         self._reader, self._tasks = reader, tasks
 
     def __len__(self) -> int:
@@ -59,7 +69,8 @@ class _Tasks(Dataset[Tensor | PeftbenchError]):
 
     def __getitem__(self, step: int) -> Tensor | PeftbenchError:
         try:
-            return torch.from_numpy(self._reader.read(*self._tasks[step]))
+            rows, drawn = self._tasks[step]
+            return torch.from_numpy(self._reader.read(rows, **drawn))
         except PeftbenchError as error:
             # returned, not raised: the loader would wrap it in a traceback of the worker
             return error

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from peftbench.train.readers import Reader, read_ahead
+from peftbench.train.readers import Drawn, Reader, read_ahead
 
 Values: TypeAlias = NDArray[np.generic] | Tensor | Reader
 
@@ -30,6 +30,7 @@ class Stored:
         self.shape = tuple(values.shape)
         self.is_pixels = values.dtype in (np.uint8, torch.uint8) and len(self.shape) in (4, 5)
         self.read_anew = not isinstance(values, (np.ndarray, Tensor))
+        self.draws_frames = bool(getattr(values, "draws_frames", False))
         self._device, self._workers = device, workers
         self._values: Values = values
         if isinstance(values, Tensor):
@@ -49,11 +50,10 @@ class Stored:
         values = self._values[index]
         return values.float() if values.is_floating_point() else values
 
-    def batches(self, indices: list[Tensor], places: Tensor | None) -> Iterator[Tensor]:
+    def batches(self, indices: list[Tensor], drawn: Drawn) -> Iterator[Tensor]:
         """The values of each batch of `indices` on the device, as stored, except that floats become float32.
 
-        `indices` are on the device where the values are resident, else on the host. `places` are random crop positions
-        by sample [num_samples, 2], for a reader.
+        `indices` are on the device where the values are resident, else on the host. `drawn` is for a reader.
         """
         stored = self._values
         found: Iterable[Tensor]
@@ -62,7 +62,7 @@ class Stored:
         elif isinstance(stored, np.ndarray):
             found = (torch.from_numpy(np.asarray(stored[index.numpy()])) for index in indices)
         else:
-            found = read_ahead(stored, indices, places, self._workers)
+            found = read_ahead(stored, indices, drawn, self._workers)
         for values in found:
             if self._device.type == "cuda" and not values.is_cuda:
                 values = values.pin_memory()

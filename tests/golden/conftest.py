@@ -11,6 +11,7 @@ import torch
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
+from peftbench.contracts.backbones import of_clips
 from peftbench.methods.base import METHODS, install
 from tests.golden.counting import Count
 
@@ -28,9 +29,12 @@ def count_on_vit_b16(vit_b16: Backbone) -> Count:
 
     def count(name: str, options: dict[str, Any]) -> int:
         method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
+        if method.mixes_time:
+            backbone = of_clips(backbone)
+        shape = backbone.shape
         install(method, backbone)
         counted = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)
-        assert method.expected_params(vit_b16.shape) == counted
+        assert method.expected_params(shape) == counted
         return counted
 
     return count

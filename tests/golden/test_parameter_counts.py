@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peftbench.backbones.base import Backbone
+from peftbench.contracts.backbones import of_clips
 from peftbench.methods.base import METHODS
 from tests.golden.counting import Count
 
@@ -43,7 +44,8 @@ def test_count_on_vit_b16(count_on_vit_b16: Count, name: str, options: dict[str,
 
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if not METHODS.get(name).observes])
 def test_every_formula_holds_on_vit_b16(count_on_vit_b16: Count, vit_b16: Backbone, name: str) -> None:
-    assert count_on_vit_b16(name, {}) == METHODS.get(name)().expected_params(vit_b16.shape)
+    shape = of_clips(vit_b16).shape if METHODS.get(name).mixes_time else vit_b16.shape
+    assert count_on_vit_b16(name, {}) == METHODS.get(name)().expected_params(shape)
 
 
 def test_shape_of_vit_b16(vit_b16: Backbone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from peftbench.data.base import RawSplit, Source, Split
 from peftbench.data.maps import map_dtype, map_problem
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
-from peftbench.data.pixels.stream import StreamedImages
+from peftbench.data.pixels.stream import StreamedImages, sample_pixels, sample_shape
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import BadInput, PeftbenchError
@@ -107,7 +108,7 @@ def _stored(
     entry = Entry(cache_dir / "images", _key(content, transform, wanted.name if wanted else None), about)
     images = entry.read()
     if images is None:
-        num_bytes = len(raw) * transform.size**2 * 3
+        num_bytes = len(raw) * math.prod(sample_shape(raw, transform)) * 3
         with _disk_errors(entry.folder, num_bytes), entry.lock():
             images = entry.read()  # another process may have built it while this one waited
             if images is None:
@@ -141,9 +142,9 @@ def _build(
         made = (wanted.of(raw, index, transform)[None] if index else one[None] for index in range(len(raw)))
         return entry.write(_counted(made, step), (len(raw), *one.shape))
     # Grey sets (dSprites, smallNORB) take a third of the bytes, so one channel is tried first.
-    first = _to_channels(transform.apply(raw.read(0)), 1)
+    first = _to_channels(sample_pixels(raw, 0, transform), 1)
     for channels in (3,) if first is None else (1, 3):
-        shape = (len(raw), transform.size, transform.size, channels)
+        shape = (len(raw), *sample_shape(raw, transform), channels)
         _check_space(entry.folder, int(np.prod(shape)))
         try:
             return entry.write(_chunks(raw, transform, channels, step), shape)
@@ -155,12 +156,12 @@ def _build(
 def _chunks(
     raw: RawSplit, transform: ImageTransform, channels: int, step: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    """Transformed images, uint8 [num_images, size, size, channels] a chunk, in order. Pillow works outside the GIL."""
+    """Transformed images, uint8 [num, (frames,) size, size, channels] a chunk, in order. Pillow frees the GIL."""
     done = 0
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         for start in range(0, len(raw), _CHUNK):
             indices = range(start, min(start + _CHUNK, len(raw)))
-            images = list(pool.map(lambda i: _to_channels(transform.apply(raw.read(i)), channels), indices))
+            images = list(pool.map(lambda i: _to_channels(sample_pixels(raw, i, transform), channels), indices))
             if any(image is None for image in images):
                 step(-done)
                 raise _ColourFound
@@ -170,7 +171,7 @@ def _chunks(
 
 
 def _to_channels(image: np.ndarray, channels: int) -> np.ndarray | None:
-    """`image` [size, size, 1 or 3] with that many channels; None when colour would be lost."""
+    """`image` [..., size, size, 1 or 3] with that many channels; None when colour would be lost."""
     if image.shape[-1] == channels:
         return image
     if channels == 3:

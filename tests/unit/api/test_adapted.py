@@ -119,6 +119,22 @@ def test_classes_asked_for_get_a_new_head_and_none_gives_features() -> None:
     assert not any(name.startswith("head") for name in peftbench.attach("lora", net(), train_head=False).trainable)
 
 
+def test_a_model_of_clips_is_attached_saved_and_loaded(tmp_path: Path) -> None:
+    with pytest.raises(NotApplicable, match="st_adapter works across the frames of clips"):
+        peftbench.attach("st_adapter", net())
+    model = peftbench.attach("st_adapter", net(), frames=3).eval()
+    clips = batch()[0].unflatten(0, (4, 3))
+    with torch.no_grad():
+        for tensor in model.trainable.values():
+            tensor.add_(0.1)
+        logits = model(clips)
+        assert logits.shape == (4, 3) and not torch.allclose(model(clips.flip(1)), logits)
+        path = model.save(tmp_path / "clips.safetensors")
+        assert torch.equal(peftbench.load(path, net())(clips), logits)
+    with pytest.raises(BadInput, match="was trained with frames=3; attach the method with the same"):
+        peftbench.attach("st_adapter", net(), frames=4).load(path)
+
+
 def test_a_file_of_other_weights_or_another_kind_is_refused(tmp_path: Path) -> None:
     path = peftbench.attach("lora", net()).save(tmp_path / "own.safetensors")
     other = net()

@@ -16,7 +16,7 @@ from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.records.collect import collect
 from peftbench.records.record import RunRecord
-from tests.record_factory import make_record
+from tests.record_factory import make_record, record_values
 
 
 def records() -> list[RunRecord]:
@@ -134,6 +134,20 @@ def test_tables_of_other_columns_share_one_file(tmp_path: Path) -> None:
     text = markdown.read_text()
     assert text.index("## swin_b") < text.index("## vit_b16")
     assert sorted(path.name for path in csv.parent.iterdir()) == ["leaderboard.csv", "leaderboard.md"]
+
+
+def test_the_order_gap_of_clips_is_a_column_where_there_is_one() -> None:
+    values = [record_values(method=method, group="video") for method in ("linear", "aim")]
+    for number, record in enumerate(values):
+        record["metrics"]["test"] |= {"accuracy_shuffled": 0.25, "order_gap": 0.25 * number}
+    [table] = leaderboard(collect(RunRecord(**record) for record in values))
+    rows = {row["method"]: row for row in markdown_rows(to_markdown(table))}
+    assert (rows["aim"]["order gap"], rows["linear"]["order gap"]) == ("25.0", "0.0")
+    assert any(note.startswith("samples are clips") for note in table.notes)
+    frame = pd.read_csv(io.StringIO(to_csv(table))).set_index("method")
+    assert frame.loc["aim", "order_gap"] == 25
+    [images] = leaderboard(collect(records()))
+    assert "order gap" not in to_markdown(images) and "order_gap" not in to_csv(images)
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:

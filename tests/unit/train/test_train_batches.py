@@ -178,6 +178,39 @@ def test_a_batch_is_a_mapping_of_inputs_and_targets() -> None:
         assert image is batch["image"] and (text.numpy() == tokens[rows]).all()
 
 
+def test_augmentation_does_the_same_to_all_frames_of_a_clip() -> None:
+    still = np.repeat(split(num=6)[0][:, None], 3, axis=1)
+    augment = Augment("crop_flip", crop_padding=2, erasing=0.9)
+    options: dict[str, Any] = {"batch_size": 6, "augment": augment, "seed": 1}
+    clips = next(iter(Batches({"image": still}, {"label": np.arange(6)}, **options).epoch(0)))["image"]
+    images = next(iter(Batches({"image": still[:, 0]}, {"label": np.arange(6)}, **options).epoch(0)))["image"]
+    assert clips.shape[1] == 3 and all(torch.equal(clips[:, frame], images) for frame in range(3))
+
+
+def test_what_knows_left_from_right_is_cropped_and_not_mirrored() -> None:
+    train = TrainSpec(augment="crop_flip")
+    draws = [Augment.of(train, mirrors=mirrors).draw(9, (8, 8), 0, 0) for mirrors in (True, False)]
+    assert set(draws[0]) == {"flip", "shift"} and set(draws[1]) == {"shift"}
+    assert torch.equal(draws[0]["shift"], draws[1]["shift"])
+    assert not Augment("flip", mirrors=False).active
+
+
+def test_shuffled_frames_are_those_of_the_clip_in_one_order_for_good() -> None:
+    clips = np.arange(40 * 5, dtype=np.uint8).reshape(40, 5, 1, 1, 1).repeat(3, -1)
+    inputs, targets = {"image": clips}, {"label": np.arange(40)}
+    plain, shuffled, again = (
+        torch.cat([batch["image"] for batch in Batches(inputs, targets, batch_size=size, **options).epoch(0)])[
+            :, :, 0, 0, 0
+        ]
+        for size, options in ((7, {}), (7, {"shuffle_frames": True}), (40, {"shuffle_frames": True, "seed": 3}))
+    )
+    assert torch.equal(shuffled.sort(dim=1).values, plain) and torch.equal(shuffled, again)
+    moved = (shuffled != plain).any(dim=1)
+    assert moved.sum() > 35
+    with pytest.raises(ValueError, match=r"only clips .* have frames to shuffle"):
+        Batches({"image": clips[:, 0]}, targets, batch_size=7, shuffle_frames=True)
+
+
 def test_training_batches_follow_the_options() -> None:
     images, labels = split()
     train = TrainSpec(batch_size=8, keep_last_batch=False, cutmix=1.0)

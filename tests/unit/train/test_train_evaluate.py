@@ -46,6 +46,14 @@ def test_metrics_match_numpy(batch_size: int, shuffle: bool) -> None:
     np.testing.assert_array_equal(result.predictions, predicted)
 
 
+def test_top5_accuracy_where_there_are_more_than_five_classes() -> None:
+    logits = np.random.default_rng(0).standard_normal((NUM, 9)).astype(np.float32)
+    labels = np.arange(NUM) % 9
+    metrics = evaluate(nn.Identity(), batches_of(logits, labels, batch_size=8), ClassificationMeter(9)).metrics
+    five = np.argsort(-logits, axis=1)[:, :5]
+    assert metrics["top5_accuracy"] == pytest.approx((five == labels[:, None]).any(axis=1).mean())
+
+
 def test_evaluation_runs_in_eval_mode_and_leaves_modes_statistics_and_chance_alone() -> None:
     norm, dropout = nn.BatchNorm1d(CLASSES), nn.Dropout(0.9)
     model = nn.Sequential(norm, dropout)

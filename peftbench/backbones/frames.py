@@ -1,0 +1,61 @@
+"""An image network on clips: every frame is an image of its own, and their features are averaged.
+
+Frames are folded into the batch, so that sites, shapes of tokens and every method inside are those of images. How many
+frames a clip has is a number of the backbone (`shape.frames`), known when a method is attached; a module that mixes
+time unfolds by it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.backbones.base import Backbone
+
+
+def mean_over_frames(x: Tensor, frames: int) -> Tensor:
+    """[batch * frames, ...] -> [batch, ...]. Summed in double precision: the order of frames is no matter."""
+    wide = x.dtype if x.device.type == "mps" else torch.float64
+    return x.unflatten(0, (-1, frames)).mean(dim=1, dtype=wide).to(x.dtype)
+
+
+class FrameMeanAhead(nn.Module):
+    """base(mean over frames of x)."""
+
+    def __init__(self, base: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.base, self.frames = base, frames
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(mean_over_frames(x, self.frames))
+        return y
+
+
+class FrameFolded(Backbone):
+    """clips [batch, frames, 3, height, width] -> features [batch, feature_dim].
+
+    `norm_then_mean`: features of every frame as of an image, then their mean (AIM, arXiv:2302.03024). `mean_then_norm`:
+    the mean is taken ahead of the network's final norm (ST-Adapter, arXiv:2206.13559). `frame_readout` is one of them,
+    or `method`: what the method asks for.
+    """
+
+    def __init__(self, *arguments: Any, frame_readout: str = "method") -> None:
+        super().__init__(*arguments)
+        self._frame_readout, self._mean_first = frame_readout, False
+
+    def forward(self, clips: Tensor) -> Tensor:
+        frames = self.shape.frames
+        if clips.ndim != 5 or clips.shape[1] != frames:
+            wanted = f"[batch, {frames}, 3, height, width]"
+            raise ValueError(f"this backbone was built for clips {wanted} and was given {list(clips.shape)}")
+        features = super().forward(clips.flatten(0, 1))
+        return features if self._mean_first else mean_over_frames(features, frames)
+
+    def read_frames(self, wanted: str) -> None:
+        if self._frame_readout != "method":
+            wanted = self._frame_readout
+        if wanted == "mean_then_norm":
+            self._mean_first = True
+            self.sites("norm.final")[0].wrap(lambda norm: FrameMeanAhead(norm, self.shape.frames))

@@ -1,0 +1,1 @@
+"""Clips from files: which frames, how they are decoded, and the lists that name them."""

@@ -30,6 +30,12 @@ _PHOTOS = """
 import peftbench
 
 print(peftbench.predictor({file})("photo.jpg"))"""
+# tasks that the hub has a name for
+_PIPELINES = {
+    "classification": "image-classification",
+    "segmentation": "image-segmentation",
+    "depth": "depth-estimation",
+}
 _LIBRARY = {"peft": "peft", "adapter": "timm", "onnx": "onnx", "program": "pytorch"}
 
 
@@ -45,7 +51,7 @@ def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None
     base = [f"base_model: {json.dumps('timm/' + backbone['model'])}"] if _at_timm(facts) else []
     front = [
         f"library_name: {_LIBRARY[form]}",
-        f"pipeline_tag: image-{task}",
+        *([f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []),
         *base,
         f"tags: {json.dumps(['peftbench', f'image-{task}', facts['method']['name']])}",
     ]

@@ -74,6 +74,8 @@ def test_what_does_not_go_together_is_said(cell, capsys):
     assert "there are no maps to train" in capsys.readouterr().err
     assert cell("task=segmentation", "method=gps") == 3
     assert "gps looks at the class of each image" in capsys.readouterr().err
+    assert cell("task=segmentation", "train.compile=true") == 2
+    assert "set train.compile=false" in capsys.readouterr().err
     assert cell("task=segmentation", "train.mixup=0.2") == 2
     assert "set train.mixup=0" in capsys.readouterr().err
     assert cell("task=segmentation", "task.decoder=upernet", "task.num_maps=3") == 2

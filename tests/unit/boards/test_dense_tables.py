@@ -15,7 +15,9 @@ from peftbench.boards.texts import headers, texts
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.metric import Metric
 from peftbench.records.collect import collect
+from peftbench.records.index import read_rows
 from peftbench.records.record import RunRecord
+from peftbench.records.store import Store
 from peftbench.tasks.several import KINDS
 
 
@@ -101,3 +103,12 @@ def test_a_table_of_validation_scores_shows_no_test_score() -> None:
     values["data"]["splits"]["val"] = {"name": "val200", "n": 200, "digest": "d"}
     [table] = leaderboard(collect([RunRecord(**values)]), split="val")
     assert not table.rows[0].beside
+
+
+def test_numbers_of_other_tasks_pass_through_the_index(tmp_path) -> None:
+    store = Store(tmp_path)
+    store.put(record({"name": "segmentation"}, {"miou": 0.4, "mean_accuracy": 0.5}, Metric("miou")))
+    for _ in range(2):
+        rows, skipped = read_rows(store)
+        assert not skipped and json.loads(rows["others"][0])["mean_accuracy"] == 0.5
+        assert "mAcc" in headers(leaderboard(rows)[0])

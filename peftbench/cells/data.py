@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
 
 import torch
 
 from peftbench.backbones.base import InputSpec
+from peftbench.cells.shared import Opened
 from peftbench.config.gate import RunConfig
 from peftbench.config.protocol import VALIDATES, ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Source, Split
-from peftbench.data.fewshot.draw import few_shot
+from peftbench.data.base import Split
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
+from peftbench.train.stored import Values
 
 
 class CellData:
@@ -27,31 +28,31 @@ class CellData:
 
     def __init__(
         self,
-        source: Source,
+        opened: Opened,
         config: RunConfig,
         runtime: RuntimeSpec,
         inputs: InputSpec,
         device: torch.device,
         progress: Progress,
     ) -> None:
+        source = opened.source
         self.source, self.device = source, device
         self.transform = image_transform(inputs, config.protocol)
         self.mean, self.std = config.protocol.pixel_statistics(inputs.mean, inputs.std)
         self._config, self._workers = config, runtime.workers
         self._window = inputs.size
         _check_canvas(config, inputs.size)
-        folder = runtime.cache_root
-        self.split = cache(
-            lambda name: load_split(
-                source,
-                name,
-                self.transform,
-                folder,
-                progress.counted,
-                _stream_above(config, runtime, name),
-                config.task.targets,
-            )
-        )
+        folder, targets = runtime.cache_root, config.task.targets
+
+        def split(name: str) -> Split:
+            streamed = _stream_above(config, runtime, name)
+
+            def load() -> Split:
+                return load_split(source, name, self.transform, folder, progress.counted, streamed, targets)
+
+            return opened.split((name, self.transform.key(), folder, streamed, targets), load)
+
+        self.split = split
 
     @property
     def train_set(self) -> Split:
@@ -62,10 +63,10 @@ class CellData:
         name = self._config.protocol.val_split
         return self.split(name) if name else None
 
-    def training(self, split: Split) -> Batches:
-        """Shuffled, augmented batches, drawn from the cell's seed."""
+    def training(self, split: Split, inputs: Mapping[str, Values] | None = None) -> Batches:
+        """Shuffled, augmented batches, drawn from the cell's seed; of `inputs` in place of the split's own."""
         return training_batches(
-            split.inputs,
+            split.inputs if inputs is None else inputs,
             split.targets,
             self._config.train,
             num_classes=self.source.num_classes,
@@ -78,24 +79,28 @@ class CellData:
             mirrors=self.source.mirrors,
         )
 
-    def evaluation(self, split: Split, shuffle_frames: bool = False) -> Batches:
-        """Every sample once, in order; with `shuffle_frames` the frames of each clip are not."""
+    def evaluation(
+        self,
+        split: Split,
+        shuffle_frames: bool = False,
+        batch_size: int | None = None,
+        inputs: Mapping[str, Values] | None = None,
+    ) -> Batches:
+        """Every sample once, in order; with `shuffle_frames` the frames of each clip are not.
+
+        In batches of `train.eval_batch_size` unless told otherwise; of `inputs` in place of the split's own.
+        """
         return evaluation_batches(
-            split.inputs,
+            split.inputs if inputs is None else inputs,
             split.targets,
             self._config.train,
+            batch_size=batch_size,
             device=self.device,
             mean=self.mean,
             std=self.std,
             workers=self._workers,
             shuffle_frames=shuffle_frames,
         )
-
-
-def open_source(config: RunConfig) -> Source:
-    """The dataset, with a few-shot draw from it where the protocol asks for one. Raises what opening it does."""
-    source, protocol = config.dataset.open(), config.protocol
-    return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
 
 
 def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.build import build_backbone
-from peftbench.cells.data import CellData, open_source
+from peftbench.cells.data import CellData
 from peftbench.cells.evidence import CellEvidence
+from peftbench.cells.shared import backbone_of, opened
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Source
@@ -53,17 +53,18 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     device = pick_device(runtime.device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    source = open_source(config)
+    data_set = opened(config)
+    source = data_set.source
     for note in source.notes:
         progress.say(note)
     _check_task(config, source)
-    backbone = build_backbone(config.backbone, config.train.drop_path, config.dataset.clip_length).to(device)
+    backbone = backbone_of(config).to(device)
     if config.backbone.checkpoint:
         progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
-    data = CellData(source, config, runtime, backbone.input_spec, device, progress)
+    data = CellData(data_set, config, runtime, backbone.input_spec, device, progress)
     observed = Observed(findings)
     if config.method.observes and findings is None:
         observed = _look(config, runtime, backbone, data, progress)

@@ -51,6 +51,7 @@ def record_of(
     """The record of a cell; writes its adapter and predictions, to which the record points, as `files`."""
     config, observed = cell.config, parts.observed
     adapter = _save_adapter(cell, runtime, store, tensors, files)
+    kept = {"kept": trained.kept} if trained.kept else {}
     looked = {} if observed.findings is None else {"observe_seconds": observed.seconds}
     found = {} if observed.findings is None else {"found": config.method.summary(observed.findings)}
     return RunRecord(
@@ -72,6 +73,7 @@ def record_of(
             **measured(trained.fit, trained.feature_seconds, scores.test),
             "adapter_bytes": adapter["bytes"],
             "device": parts.data.device.type,
+            **kept,
             **looked,
         },
         curve=trained.fit.curve,

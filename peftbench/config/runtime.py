@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from peftbench.foundation.errors import brief
 from peftbench.foundation.location import default_cache_dir, user_folder
 from peftbench.foundation.spec import Spec, option
 
@@ -22,6 +24,9 @@ class RuntimeSpec(Spec):
     A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
     `workers` processes (0: in the main one); neither changes a number. `capture`: on CUDA a training step is recorded
     once as a CUDA graph and replayed where that can be done (auto), or never (off); the record says which, and why not.
+    `feature_cache`: what frozen blocks give for each training image is kept instead of computed in every epoch, where
+    that repeats bit for bit. auto: in at most half of the free memory; a number: in that many GB, on disk in the cache
+    folder where memory is short; off.
     """
 
     section: ClassVar[str] = "runtime"
@@ -31,6 +36,7 @@ class RuntimeSpec(Spec):
     results: str = option("results")
     cache: str | None = option(None)
     workers: int = option(2, ge=0, le=1024)
+    feature_cache: str = option("auto")
     stream_above_gb: float = option(8.0, ge=0)
     capture: str = option("auto", choices=("auto", "off"))
     on_existing: str = option("skip", choices=("skip", "rerun", "error"))
@@ -43,7 +49,20 @@ class RuntimeSpec(Spec):
 
     def problems(self) -> Sequence[str]:
         empty = [name for name in ("device", "results", "wandb_project") if not getattr(self, name)]
-        return [f"runtime.{name} must not be empty; leave the word out for its default" for name in empty]
+        problems = [f"runtime.{name} must not be empty; leave the word out for its default" for name in empty]
+        if self.feature_cache not in ("auto", "off") and self.feature_gb is None:
+            given = f"'{brief(self.feature_cache)}'"
+            problems.append(f"runtime.feature_cache must be auto, off or a number of GB, got {given}")
+        return problems
+
+    @property
+    def feature_gb(self) -> float | None:
+        """The number of GB that `feature_cache` gives; None where it gives none."""
+        try:
+            value = float(self.feature_cache)
+        except ValueError:
+            return None
+        return value if 0 <= value < math.inf else None
 
     @property
     def results_root(self) -> Path:

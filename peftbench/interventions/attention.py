@@ -125,27 +125,35 @@ def output(attn: Any, x: Tensor, mixed: Tensor) -> Tensor:
 
 
 def require_plain(attn: nn.Module) -> None:
-    """Raises `NotApplicable` unless `attn` is of the plain kind that `attend_apart` writes out."""
+    """Raises `NotApplicable` unless `attn` is of the plain kind that `heads_of` writes out."""
     if not isinstance(attn, PLAIN) or attn.qkv is None:
         raise NotApplicable(f"separate queries need a plain transformer's attention, not {type(attn).__name__}")
 
 
-def attend_apart(
-    attn: Any, x: Tensor, queries: Tensor, rope: Tensor | None = None, **arguments: Any
-) -> tuple[Tensor, Tensor]:
-    """Attention of x to itself, and of further `queries` [batch, number, width] to x alone.
+Heads = tuple[Tensor, Tensor, Tensor]
 
-    The queries are no keys or values of anything, so x's own output is what it is without them; where x needs no
-    gradient, only the queries' own path is kept for the backward pass. The further queries have no place on the grid
-    and do not turn. `attn` must pass `require_plain`.
-    """
+
+def heads_of(attn: Any, x: Tensor, rope: Tensor | None = None) -> Heads:
+    """Queries, keys and values of x [batch, length, width] as they meet. `attn` must pass `require_plain`."""
     q, k, v = split_heads(attn.qkv(x), attn.num_heads, 3)
-    bias = _bias(attn, q, **arguments)
-    further = split_heads(attn.qkv(queries), attn.num_heads, 3)[0]
-    (q, k), further = normed_heads(attn, q, k), attn.q_norm(further)
-    q, k = turned(attn, q, rope), turned(attn, k, rope)
-    own = output(attn, x, _attend(attn, q, k, v, bias))
-    return own, output(attn, queries, _attend(attn, further, k, v, None))
+    q, k = normed_heads(attn, q, k)
+    return turned(attn, q, rope), turned(attn, k, rope), v
+
+
+def attend_self(attn: Any, x: Tensor, heads: Heads, rope: Tensor | None = None, **arguments: Any) -> Tensor:
+    """Attention of x to itself, given its heads."""
+    q, k, v = heads
+    return output(attn, x, _attend(attn, q, k, v, _bias(attn, q, **arguments)))
+
+
+def ask(attn: Any, queries: Tensor, heads: Heads) -> Tensor:
+    """Attention of further `queries` [batch, number, width] to the sequence that the heads are of.
+
+    They are no keys or values of anything, so what the sequence attends to is as without them. They have no place on
+    the grid and do not turn.
+    """
+    further = attn.q_norm(split_heads(attn.qkv(queries), attn.num_heads, 3)[0])
+    return output(attn, queries, _attend(attn, further, heads[1], heads[2], None))
 
 
 def _bias(

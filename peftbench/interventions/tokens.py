@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.interventions.attention import attend_apart, require_plain
+from peftbench.interventions.attention import Heads, ask, attend_self, heads_of, require_plain
 from peftbench.interventions.base import Intervention
 from peftbench.interventions.block import halves
 
@@ -71,36 +71,47 @@ def strip_tokens(x: Tensor, num_prefix: int, num_tokens: int) -> Tensor:
 class QueryTokens(Intervention):
     """A block with learnable tokens that only ask: queries of its attention, keys and values of nothing (VQT).
 
-    The other tokens pass through as if the queries were not there. What the queries bring back is carried behind them
-    to the end of the network: [batch, length + carried, width] -> [batch, length + carried + num_tokens, width].
-    Values are drawn like those of `InsertTokens`.
+    The other tokens [batch, length, width] pass through as if the queries were not there. What the queries bring back
+    goes with them from block to block and behind the last one stands behind them, [batch, length + blocks * num_tokens,
+    width]. Values are drawn like those of `InsertTokens`.
     """
 
     def __init__(
-        self, base: nn.Module, num_tokens: int, width: int, patch_size: int, num_carried: int, dropout: float
+        self, base: nn.Module, num_tokens: int, width: int, patch_size: int, last: bool, dropout: float
     ) -> None:
         super().__init__(base)
         require_plain(base.get_submodule("attn"))
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         self.queries = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
         self.dropout = nn.Dropout(dropout)
-        self.num_carried = num_carried
+        self.own = _OwnAttention()
+        self.last = last
 
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        length = x.shape[1] - self.num_carried
-        # Nothing before this block changes the tokens, so no gradient needs their path.
-        tokens, carried = x[:, :length].detach(), x[:, length:]
-        queries = self.dropout(self.queries).expand(x.shape[0], -1, -1).to(x.dtype)
-        for name, half in halves(self.base, arguments).items():
-            seen, asked = half.norm(tokens), half.norm(queries)
-            if name == "attn":
-                block: Any = self.base
-                seen, asked = attend_apart(block.attn, seen, asked, **arguments)
-            else:
-                seen, asked = half.core(seen), half.core(asked)
-            tokens = tokens + half.drop(half.scale(seen))
-            queries = queries + half.drop(half.scale(asked))
-        return torch.cat([tokens, carried, queries], dim=1)
+    def forward(self, x: Tensor | tuple[Tensor, Any], **arguments: Any) -> Tensor | tuple[Tensor, Any]:
+        tokens, carried = x if isinstance(x, tuple) else (x, ())
+        # nothing before this block changes the tokens, so no gradient needs their path
+        tokens = tokens.detach()
+        queries = self.dropout(self.queries).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        block: Any = self.base
+        attn, mlp = halves(block, arguments).values()
+        seen = attn.norm(tokens)
+        heads = heads_of(block.attn, seen, arguments.get("rope"))
+        tokens = self.own(block, arguments, tokens, seen, heads)
+        queries = queries + attn.drop(attn.scale(ask(block.attn, attn.norm(queries), heads)))
+        tokens, queries = (x + mlp.drop(mlp.scale(mlp.core(mlp.norm(x)))) for x in (tokens, queries))
+        carried = (*carried, queries)
+        return torch.cat([tokens, *carried], dim=1) if self.last else (tokens, carried)
+
+
+class _OwnAttention(nn.Module):
+    """The attention half of a plain block for its own tokens, given these, the same behind the norm, and their heads.
+
+    A module, so that it is one call of the frozen work (`train/frozen.py`).
+    """
+
+    def forward(self, block: Any, arguments: dict[str, Any], tokens: Tensor, seen: Tensor, heads: Heads) -> Tensor:
+        half = halves(block, arguments)["attn"]
+        return tokens + half.drop(half.scale(attend_self(block.attn, seen, heads, **arguments)))
 
 
 class SparesCarried(Intervention):

@@ -40,14 +40,14 @@ class VQT(Method):
             raise NotApplicable(
                 f"{self.name} asks one token sequence in all blocks; {shape.family} has windows or maps"
             )
-        for number, site in enumerate(backbone.sites("block")):
+        for site in backbone.sites("block"):
             site.wrap(
                 partial(
                     QueryTokens,
                     num_tokens=p,
                     width=shape.width,
                     patch_size=shape.patch_size,
-                    num_carried=number * p,
+                    last=site.layer == shape.depth - 1,
                     dropout=self.dropout,
                 )
             )

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from peftbench.cells.cell import Cell, plan
+from peftbench.cells.shared import sharing
 from peftbench.config.gate import from_tree
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import PeftbenchError
@@ -34,11 +35,12 @@ def work(plan_file: str, threads: int = 0, progress: bool = False) -> int:
     num_run = 0
     while True:
         before = num_run
-        for cell in list(left):
-            ran = _run_if_free(cell, clock, threads, progress)
-            num_run += bool(ran)
-            if ran is not None:
-                left.remove(cell)
+        with sharing():
+            for cell in list(left):
+                ran = _run_if_free(cell, clock, threads, progress)
+                num_run += bool(ran)
+                if ran is not None:
+                    left.remove(cell)
         # cells held by others may have been given up meanwhile, so look again after every round that ran something
         if num_run == before and not _freed([cell for cell in left if state_of(cell)[0] == "missing"]):
             return num_run

@@ -263,17 +263,21 @@ def evaluation_batches(
     targets: Mapping[str, Values],
     train: TrainSpec,
     *,
+    batch_size: int | None = None,
     device: torch.device | str,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     workers: int = 0,
     shuffle_frames: bool = False,
 ) -> Batches:
-    """Every sample once, in the order of the split, without augmentation; `shuffle_frames` as in `Batches`."""
+    """Every sample once, in the order of the split, without augmentation; `shuffle_frames` as in `Batches`.
+
+    batch_size: if not `train`'s.
+    """
     return Batches(
         inputs,
         targets,
-        batch_size=train.eval_batch_size,
+        batch_size=batch_size or train.eval_batch_size,
         device=device,
         mean=mean,
         std=std,

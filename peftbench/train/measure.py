@@ -90,7 +90,7 @@ def training_memory(
             model.train()
             loss_fn(model, batch)
 
-    with _undisturbed(model), recomputed(recomputed_blocks):
+    with undisturbed(model), recomputed(recomputed_blocks):
         saved = _kept_by(forward, given)
     turn = _largest_turn(model, forward, recomputed_blocks, given) if recomputed_blocks else 0
     states = 2 if optim.name == "adamw" else int(optim.momentum > 0)
@@ -125,7 +125,7 @@ def flops(
         counter = FlopCounterMode(display=False)
         # Only this attention kernel is made of products that the counter knows on every device. Gradients stay on in
         # both passes: the counter's hooks do not bear views of trainable tensors that were made without.
-        with _undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
+        with undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
             model.train(training)
             if not training:
                 model(*(batch[name] for name in inputs))
@@ -165,7 +165,7 @@ class PeakMemory:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Puts back what a pass in train mode changes: random generators, modes, buffers and gradients."""
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
@@ -212,7 +212,7 @@ def _largest_turn(model: nn.Module, forward: Callable[[], None], blocks: Sequenc
 
         return once
 
-    with _undisturbed(model), ExitStack() as stack:
+    with undisturbed(model), ExitStack() as stack:
         for block in blocks:
             stack.enter_context(replaced_forward(block, counted(block.forward)))
         forward()

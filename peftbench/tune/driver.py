@@ -11,6 +11,7 @@ from typing import Any
 
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.run import run_cell
+from peftbench.cells.shared import sharing
 from peftbench.config.gate import RunConfig, option_of, with_options
 from peftbench.config.presets import HparamsSpec
 from peftbench.config.protocol import TUNED_ON, ProtocolSpec
@@ -57,15 +58,16 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     seconds: list[float] = []
     sampler = settings(config.tune, axes)
     setting: Setting | None = next(sampler)
-    while setting is not None:
-        trial = plan(trial_config(config, setting))
-        started = time.perf_counter()
-        score, known = _measured(trial, runtime, store)
-        if not known:
-            seconds.append(time.perf_counter() - started)
-        trials.append(Trial(trial.fingerprint, setting, score))
-        say(_line(config, trials, seconds, known))
-        setting = _next(sampler, None if score is None else metric.goodness(score))
+    with sharing():
+        while setting is not None:
+            trial = plan(trial_config(config, setting))
+            started = time.perf_counter()
+            score, known = _measured(trial, runtime, store)
+            if not known:
+                seconds.append(time.perf_counter() - started)
+            trials.append(Trial(trial.fingerprint, setting, score))
+            say(_line(config, trials, seconds, known))
+            setting = _next(sampler, None if score is None else metric.goodness(score))
     best = best_trial([trial.val_score for trial in trials], metric)
     if best is None:
         raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")

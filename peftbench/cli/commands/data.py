@@ -193,11 +193,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
     config, runtime = _composed(arguments)
     from peftbench.backbones.build import input_spec
     from peftbench.cells.data import image_transform
+    from peftbench.cells.shared import opened
 
     progress = Progress(runtime.progress)
-    from peftbench.cells.data import open_source
-
-    source = open_source(config)
+    source = opened(config).source
     for note in source.notes:
         progress.say(note)
     transform = image_transform(input_spec(config.backbone), config.protocol)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from peftbench.backbones.build import from_timm
 from peftbench.contracts.backbones import images, make, randomised
 from peftbench.foundation.errors import NotApplicable
-from peftbench.interventions.attention import AttentionCore, AttentionHook, attend_apart, hook_attention, require_plain
+from peftbench.interventions.attention import (
+    AttentionCore,
+    AttentionHook,
+    ask,
+    attend_self,
+    heads_of,
+    hook_attention,
+    require_plain,
+)
 from peftbench.methods.base import METHODS, install
 
 WIDTH, HEADS, LENGTH = 24, 3, 9
@@ -129,8 +137,9 @@ def test_hooks_join_one_core_and_run_in_order() -> None:
 def test_separate_queries_change_nothing_and_see_the_tokens_only(kind: str) -> None:
     attn = plain(**KINDS[kind])
     queries = torch.randn(2, 4, WIDTH, generator=torch.Generator().manual_seed(6))
-    own, asked = attend_apart(attn, tokens(), queries)
-    assert torch.equal(own, attn(tokens()))
+    heads = heads_of(attn, tokens())
+    assert torch.equal(attend_self(attn, tokens(), heads), attn(tokens()))
+    asked = ask(attn, queries, heads)
     # the same through timm: one sequence in which the queries are masked as keys
     mask = torch.ones(LENGTH + 4, LENGTH + 4, dtype=torch.bool)
     mask[:, LENGTH:] = False

@@ -24,8 +24,9 @@ def vit_b16_shape() -> BackboneShape:
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table; numbers are text already."""
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    """A Markdown table; numbers are text already. A bar inside a cell does not end it."""
+    cells = [{column: str(value).replace("|", r"\|") for column, value in row.items()} for row in rows]
+    return pd.DataFrame(cells).to_markdown(index=False, disable_numparse=True)
 
 
 def write_or_check(path: Path, page: Callable[[], str], what: str) -> int:

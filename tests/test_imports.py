@@ -47,7 +47,7 @@ ALLOWED = {
     "train": {"foundation"},
     "tasks": {"foundation", "backbones.base", "backbones.maps", "train"},
     "methods": {"foundation", "backbones.base", "interventions"},
-    "objectives": {"foundation", "backbones.base", "tasks", "train.batches", "train.loss"},
+    "objectives": {"foundation", "backbones.base", "interventions.noise", "tasks", "train.batches", "train.loss"},
     "records": {"foundation"},
     "boards": {"foundation", "records"},
 }

@@ -60,7 +60,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
-    groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim)
+    groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)
     trainee = trainee_of(config, parts, keeper, train_set, val_set)
     seconds = time.perf_counter() - start

@@ -22,7 +22,8 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
 from peftbench.train.measure import flops
 
-# Options for methods whose defaults name the sizes of a real network, or take long to look at its images.
+# Options for methods whose defaults name the sizes of a real network, or ask for more than a tiny matrix has, or take
+# long to look at its images.
 FITTING: dict[str, dict[str, Any]] = {
     "noah_subnet": {"prompts": [2, 1, 0], "lora_ranks": [0, 2, 3], "adapter_widths": [1, 0, 2]},
     "noah_supernet": {
@@ -36,6 +37,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "gps": {"batch_size": 16},
+    "fourierft": {"num_coefficients": 60},
+    "waveft": {"num_coefficients": 60},
     "ttc": {"align_share": 0.02},
 }
 # One backbone of each family for what does not depend on a backbone's details, such as copying and saving.

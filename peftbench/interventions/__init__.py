@@ -7,12 +7,16 @@ from peftbench.interventions.attention import (
     ValueScale,
     hook_attention,
     in_front,
+    look_at,
+    require_plain,
     split_heads,
 )
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
 from peftbench.interventions.linear import (
     AffineLowRank,
+    FixedDown,
+    FrozenEnds,
     LinearDelta,
     LinearScale,
     LowRank,
@@ -26,10 +30,17 @@ from peftbench.interventions.scale_shift import ScaleShift
 from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
 from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
-from peftbench.interventions.sparse import SparseDelta
+from peftbench.interventions.sparse import SparseChange, SparseDelta
 from peftbench.interventions.spatial import TokenGrid
 from peftbench.interventions.temporal import Added, FrameOffsets, TemporalConvAdapter, TemporalPass
-from peftbench.interventions.tokens import CarriedReadout, InsertTokens, QueryTokens, SparesCarried, StripTokens
+from peftbench.interventions.tokens import (
+    CarriedReadout,
+    ImageTokens,
+    InsertTokens,
+    QueryTokens,
+    SparesCarried,
+    StripTokens,
+)
 
 __all__ = [
     "Added",
@@ -43,7 +54,10 @@ __all__ = [
     "Bottleneck",
     "CarriedReadout",
     "ExtraKeysValues",
+    "FixedDown",
     "FrameOffsets",
+    "FrozenEnds",
+    "ImageTokens",
     "InsertTokens",
     "Intervention",
     "LinearDelta",
@@ -61,6 +75,7 @@ __all__ = [
     "ShiftedLowRank",
     "SideBlock",
     "SparesCarried",
+    "SparseChange",
     "SparseDelta",
     "StripTokens",
     "Tap",
@@ -74,8 +89,10 @@ __all__ = [
     "fold_all",
     "hook_attention",
     "in_front",
+    "look_at",
     "refer",
     "release",
+    "require_plain",
     "share",
     "split_heads",
     "tap_block",

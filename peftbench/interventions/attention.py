@@ -156,6 +156,21 @@ def ask(attn: Any, queries: Tensor, heads: Heads) -> Tensor:
     return output(attn, queries, _attend(attn, further, heads[1], heads[2], None))
 
 
+def look_at(attn: Any, x: Tensor, seen: Tensor) -> Tensor:
+    """Attention of x [batch, length, width] to the tokens `seen` [batch, number, width] and nothing else.
+
+    Neither turns under rotary embeddings, as `seen` has no place on the grid. `attn` must pass `require_plain` and its
+    qkv be a plain linear map, of which each side takes its part.
+    """
+    width = attn.qkv.out_features // 3
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    of_q, of_kv = (None, None) if bias is None else (bias[:width], bias[width:])
+    (q,) = split_heads(F.linear(x, weight[:width], of_q), attn.num_heads, 1)
+    k, v = split_heads(F.linear(seen, weight[width:], of_kv), attn.num_heads, 2)
+    q, k = normed_heads(attn, q, k)
+    return output(attn, x, _attend(attn, q, k, v, None))
+
+
 def _bias(
     attn: Any,
     q: Tensor,

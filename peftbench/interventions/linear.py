@@ -40,6 +40,26 @@ class LowRank(nn.Module):
         return self.scale * self.up @ self.down
 
 
+class FixedDown(nn.Module):
+    """x -> scale * B A dropout(x) with a frozen A [rank, in_dim] and B [out_dim, rank], zero at the start."""
+
+    down: Tensor
+
+    def __init__(self, down: Tensor, out_dim: int, scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("down", down, persistent=False)
+        self.up = nn.Parameter(torch.zeros(out_dim, len(down)))
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.linear(self.dropout(x), self.down), self.up)
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
+        return self.scale * self.up @ self.down
+
+
 class ShiftedLowRank(LowRank):
     """x -> scale * (B A dropout(x) - B_0 A_0 x) with B_0, A_0 what B and A start from: silent at the start.
 
@@ -61,6 +81,31 @@ class ShiftedLowRank(LowRank):
     def weight(self) -> Tensor:
         """The matrix [out_dim, in_dim] that this adds to the frozen one."""
         return super().weight() - self.scale * self.start_up @ self.start_down
+
+
+class FrozenEnds(nn.Module):
+    """x -> scale * B C A dropout(x) with A [rank, in_dim] and B [out_dim, rank] frozen, C from `core`; a base class."""
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, down: Tensor, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("down", down.detach().clone(), persistent=False)
+        self.register_buffer("up", up.detach().clone(), persistent=False)
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def core(self) -> Tensor:
+        """C [rank, rank] as it acts now."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.linear(F.linear(self.dropout(x), self.down), self.core()), self.up)
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
+        return self.scale * self.up @ self.core() @ self.down
 
 
 class MatrixDelta(nn.Module):

@@ -37,7 +37,9 @@ class Rewritten(Intervention):
         """Weight [out_dim, in_dim] and bias [out_dim] as they act now."""
         weight: Tensor = self.base.weight  # type: ignore[assignment]
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]
-        weights = list(weight.chunk(self.num_slices))
+        # frozen weights may be held in half the bits
+        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
+        weights = list(exact.chunk(self.num_slices))
         biases: list[Tensor | None] = [None] * self.num_slices if bias is None else [*bias.chunk(self.num_slices)]
         with torch.autocast(weight.device.type, enabled=False):
             for number, change in self.changes.items():

@@ -53,3 +53,26 @@ class SparseDelta(Intervention):
         for name in self.tensors:
             getattr(plain, name).copy_(self._moved(name))
         return plain
+
+
+class SparseChange(nn.Module):
+    """W -> W + scale * transform(S), S of W's shape zero but for `values` [number] at chosen places, for `Rewritten`.
+
+    places: of the flattened matrix, int64 [number]. `transform` leaves S as it is; subclasses override it.
+    """
+
+    places: Tensor
+
+    def __init__(self, shape: torch.Size, places: Tensor, values: Tensor, scale: float = 1.0) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+        self.register_buffer("places", places, persistent=False)
+        self.shape, self.scale = shape, scale
+
+    def transform(self, dense: Tensor) -> Tensor:
+        """The change that the coefficients `dense` [out_dim, in_dim] stand for."""
+        return dense
+
+    def forward(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        dense = self.values.new_zeros(self.shape.numel()).index_put((self.places,), self.values).view(self.shape)
+        return weight + self.scale * self.transform(dense).to(weight.dtype), bias

@@ -40,16 +40,28 @@ class InsertTokens(Intervention):
         self.num_prefix, self.strip, self.num_replaced = num_prefix, strip, num_replaced
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        prompts = self.dropout(self.present()).expand(x.shape[0], -1, -1).to(x.dtype)
+        prompts = self.inserted(x.shape[0]).to(x.dtype)
         if prompts.shape[1]:
             kept = x[:, self.num_prefix + self.num_replaced :]
             x = torch.cat([x[:, : self.num_prefix], prompts, kept], dim=1)
         x = self.base(x, **arguments)
         return strip_tokens(x, self.num_prefix, prompts.shape[1]) if self.strip else x
 
+    def inserted(self, batch: int) -> Tensor:
+        """What enters the sequences now, [batch, at most num_tokens, width]; one dropout mask for all of them."""
+        return self.dropout(self.present()).expand(batch, -1, -1)
+
     def present(self) -> Tensor:
         """The tokens that are inserted now, [1, at most num_tokens, width]."""
         return self.tokens
+
+
+class ImageTokens(InsertTokens):
+    """Learnable tokens from which dropout takes other entries in each image."""
+
+    def inserted(self, batch: int) -> Tensor:
+        inserted: Tensor = self.dropout(self.present().expand(batch, -1, -1))
+        return inserted
 
 
 class StripTokens(Intervention):

@@ -86,6 +86,10 @@ class Method(Part):
         """What of the findings is worth a line in a record, as plain values."""
         return {}
 
+    def lr_scale(self, tensor: str) -> float:
+        """How many times the cell's learning rate a trained tensor of this name takes."""
+        return 1.0
+
     def inert(self, backbone: Backbone) -> Mapping[str, slice | Tensor]:
         """Entries of trainable tensors that analytically get no gradient: name -> slice of the first axis, or a mask.
 

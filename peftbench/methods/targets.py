@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
-from peftbench.interventions import LinearDelta, release
+from peftbench.interventions import LinearDelta, Rewritten, release
 from peftbench.methods.base import Method
 
 # slice of the fused qkv that a target names
@@ -30,6 +31,7 @@ class Matrix:
     target: str
     layer: int
     weight: Tensor
+    has_bias: bool
 
     @property
     def in_dim(self) -> int:
@@ -85,8 +87,10 @@ class Targeted(Method):
         for site, slices, num_slices in sites:
             parts = site.module.get_parameter("weight").chunk(num_slices)
             targets = list(SLICES) if num_slices == 3 else [site.shape.role.rpartition(".")[2]]
+            has_bias = site.module.bias is not None
             modules = {
-                number: self.module(Matrix(targets[number], site.layer, parts[number]), common) for number in slices
+                number: self.module(Matrix(targets[number], site.layer, parts[number], has_bias), common)
+                for number in slices
             }
             site.wrap(lambda base, modules=modules, num=num_slices: self.act(base, modules, num))  # type: ignore[misc]
 
@@ -107,3 +111,35 @@ class Targeted(Method):
     def merge(self, backbone: Backbone) -> None:
         super().merge(backbone)
         release(backbone)
+
+
+def singular_triples(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """U_r [out, rank], S_r [rank] and V_r^T [rank, in] of the largest singular values of `weight`, at most all."""
+    u, s, vt = torch.linalg.svd(weight.detach(), full_matrices=False)
+    return u[:, :rank], s[:rank], vt[:rank]
+
+
+def offsets_without_effect(
+    backbone: Backbone, vectors: Callable[[Any], Sequence[tuple[nn.Parameter, bool]]]
+) -> dict[str, Tensor]:
+    """Masks of the entries of trained vectors over the fused qkv's outputs that no gradient reaches.
+
+    `vectors` gives those of a change of the whole map, each with whether it multiplies the bias or adds to it. Softmax
+    cancels an offset that all keys share, unless they are normed or turned behind it; zero stays under any factor.
+    """
+    names, found = {id(tensor): name for name, tensor in backbone.trainable}, {}
+    for site in backbone.sites("attn.qkv"):
+        if not isinstance(site.module, Rewritten):
+            continue
+        bias, width = site.module.base.bias, site.shape.out_dim // 3
+        felt = backbone.turns_keys or not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
+        for vector, multiplies in vectors(site.module.changes["0"]):
+            if vector.numel() != site.shape.out_dim:
+                continue
+            mask = torch.zeros(site.shape.out_dim, dtype=torch.bool, device=vector.device)
+            mask[width : 2 * width] = not felt
+            if multiplies and isinstance(bias, Tensor):
+                mask |= bias == 0
+            if mask.any():
+                found[names[id(vector)]] = mask.view_as(vector)
+    return found

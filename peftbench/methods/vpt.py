@@ -32,12 +32,14 @@ class _Prompts(Method):
             )
         )
 
-    def _blocks(self, backbone: Backbone) -> list[Site]:
-        if backbone.shape.family != "vit":
-            raise NotApplicable(
-                f"{self.name} needs one token sequence through all blocks; {backbone.shape.family} has windows or maps"
-            )
-        return backbone.sites("block")
+
+def token_sequence(name: str, backbone: Backbone) -> list[Site]:
+    """The blocks through which one sequence of tokens goes. Raises `NotApplicable` where there is none."""
+    if backbone.shape.family != "vit":
+        raise NotApplicable(
+            f"{name} needs one token sequence through all blocks; {backbone.shape.family} has windows or maps"
+        )
+    return backbone.sites("block")
 
 
 @METHODS.add("vpt_shallow")
@@ -53,7 +55,7 @@ class VPTShallow(_Prompts):
     dropout: float = option(0.0, ge=0, lt=1)
 
     def attach(self, backbone: Backbone) -> None:
-        blocks = self._blocks(backbone)
+        blocks = token_sequence(self.name, backbone)
         self._insert(backbone, blocks[0], strip=len(blocks) == 1)
         if len(blocks) > 1:
             blocks[-1].wrap(lambda block: StripTokens(block, self.num_tokens, backbone.shape.num_prefix_tokens))
@@ -71,7 +73,7 @@ class VPTDeep(_Prompts):
     """
 
     def attach(self, backbone: Backbone) -> None:
-        for site in self._blocks(backbone):
+        for site in token_sequence(self.name, backbone):
             self._insert(backbone, site, strip=True)
 
     def expected_params(self, shape: BackboneShape) -> int:

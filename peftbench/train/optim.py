@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,23 +16,33 @@ from peftbench.train.options import OptimSpec
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
 
-def param_groups(method_params: NamedParameters, head_params: NamedParameters, spec: OptimSpec) -> list[dict[str, Any]]:
+def param_groups(
+    method_params: NamedParameters,
+    head_params: NamedParameters,
+    spec: OptimSpec,
+    scale_of: Callable[[str], float] = lambda _: 1.0,
+) -> list[dict[str, Any]]:
     """Optimiser groups {method, head} x {decay, no_decay}; empty ones are left out.
 
     Tensors with at most one axis (biases, norms, scales) get no weight decay unless `decay_vectors` asks for it. Each
-    group carries its `name`, the `names` of its tensors and its `lr_scale`.
+    group carries its `name`, the `names` of its tensors and its `lr_scale`; where `scale_of` the name of a method's
+    tensor is not 1, such tensors make groups of their own.
 
     Raises `ConfigError` when there is nothing to train.
     """
+    owners: dict[tuple[str, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, tensor in method_params:
+        owners.setdefault(("method", scale_of(name)), []).append((name, tensor))
+    owners["head", spec.head_lr_scale] = list(head_params)
     groups = []
-    for owner, named, lr_scale in (("method", method_params, 1.0), ("head", head_params, spec.head_lr_scale)):
-        tensors = list(named)
+    for (owner, lr_scale), tensors in owners.items():
+        own = f"{owner} x {lr_scale:g}" if owner == "method" and lr_scale != 1 else owner
         for kind, decays in (("decay", True), ("no_decay", False)):
             chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1 or spec.decay_vectors) == decays]
             if chosen:
                 groups.append(
                     {
-                        "name": f"{owner}/{kind}",
+                        "name": f"{own}/{kind}",
                         "names": [name for name, _ in chosen],
                         "params": [tensor for _, tensor in chosen],
                         "lr": spec.lr * lr_scale,

@@ -19,6 +19,12 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("repadapter_attn", {}, 119_904),
     ("compacter", {}, 57_088),
     ("mona", {}, 2_684_928),
+    ("adapter_plus", {"bottleneck": 1}, 36_876),
+    ("adapter_plus", {}, 165_984),
+    ("adapter_plus", {"bottleneck": 16}, 313_536),
+    # 2 (50 768 + 12 (50 + 768)), and half of it
+    ("arc", {}, 96_432),
+    ("arc", {"places": ["attn"]}, 48_216),
     # by hand: 12 blocks, 2 * 768 * 32 each; q and v have two pairs
     ("bi_adaptformer", {}, 589_824),
     ("bi_lora", {}, 1_179_648),

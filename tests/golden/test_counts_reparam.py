@@ -14,6 +14,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.methods.base import METHODS, install
 from tests.golden.counting import Count
 
+ALL = ["q", "k", "v", "proj", "fc1", "fc2"]
 COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("partial_k", {}, 7_089_408),
     ("partial_k", {"num_blocks": 2}, 14_177_280),
@@ -55,6 +56,47 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("pvera", {}, 30_720),
     ("lora", {"init": "pissa"}, 294_912),
     ("lora", {"init": "olora", "scaling": "rank_root"}, 294_912),
+    # 24 times 24 blocks of 496 numbers, and 24 + 2 x 48 of the widths of proj, fc1 and fc2 besides
+    ("oft", {}, 285_696),
+    ("oft", {"targets": ALL}, 1_285_632),
+    # m 768 b + 768 for each of 24, and of all six
+    ("boft", {}, 313_344),
+    ("boft", {"block_size": 4, "num_factors": 1}, 92_160),
+    ("boft", {"targets": ALL}, 1_410_048),
+    ("hra", {}, 147_456),
+    # 72 (46 45 / 2 + 92)
+    ("psoft", {}, 81_144),
+    ("lora_xs", {}, 6_144),
+    ("lora_xs", {"rank": 136, "targets": ALL}, 1_331_712),
+    ("ia3", {}, 55_296),
+    ("hira", {}, 1_179_648),
+    ("loha", {}, 589_824),
+    # 24 (24 24 + 2 8 32), and 48 of those, 12 (24 48 + 8 96) and the same again
+    ("lokr", {}, 26_112),
+    ("lokr", {"targets": ALL}, 98_304),
+    ("delora", {}, 294_936),
+    ("mlae", {}, 1_180_032),
+    ("shira", {}, 147_456),
+    ("shira", {"rank": 32}, 1_179_648),
+    ("fourierft", {}, 72_000),
+    ("fourierft", {"num_coefficients": 1000}, 24_000),
+    ("waveft", {}, 62_208),
+    ("apla", {}, 73_824),
+    ("apla", {"num_rows": 768}, 7_087_104),
+    ("snell", {}, 1_327_104),
+    ("snell", {"rank": 32}, 5_308_416),
+    # all supports of the super-network
+    ("glora", {}, 1_603_776),
+    # one number for each output of scale and shift of weights and biases, and 768 or 3072 inputs
+    ("glora", dict.fromkeys(("scale", "shift", "prompt", "bias_scale", "bias_shift"), "vector"), 396_288),
+    ("lora_vpt", {}, 2_203_104),
+    ("cara", {}, 45_024),
+    ("cara", {"rank": 32}, 85_440),
+    ("lora", {"down_seed": 0}, 147_456),
+    ("lora", {"up_rate": 16.0}, 294_912),
+    # 12 (4 (768 + 2 768) + 768 + 2 3072 + 3072 + 2 768) and 4 768 13
+    ("rlrr", {}, 288_768),
+    ("rlrr", {"norms": False}, 248_832),
     ("snf", {"num_flows": 5}, 221_304),
     ("snf", {"num_flows": 16}, 627_072),
 ]

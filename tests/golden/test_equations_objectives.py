@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from peftbench.contracts.backbones import images, make
 from peftbench.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
+from peftbench.interventions.noise import SharedDropPath
+from peftbench.objectives.base import OBJECTIVES
 from peftbench.tasks.classification import classification_loss
 
 
@@ -73,3 +75,59 @@ def test_number_of_parameters(objective: str, expected: int) -> None:
     alone = sum(tensor.numel() for _, tensor in build("lora", "none")[0].added)
     assert sum(tensor.numel() for _, tensor in build("lora", objective)[0].added) == alone + expected
     assert CLASSES == 5
+
+
+def noisy_vit(model: Any, images: Tensor, sigmas: list[float]) -> Tensor:
+    """Logits of a tiny ViT with LoRA-VPT on all linear maps, noise drawn in the order in which the maps act."""
+    net = model.backbone.net
+
+    def noise(shape: Tensor, sigma: float) -> Tensor:
+        drawn = torch.randn(len(shape), *[1] * (shape.ndim - 2), shape.shape[-1], dtype=shape.dtype) if sigma else 0.0
+        return 1 + sigma * drawn
+
+    def linear(module: Any, x: Tensor, sigma: float) -> Tensor:
+        weight, bias, own = module.base.weight, module.base.bias, module.changes["0"]
+        added = (
+            x @ (weight * (own.up @ own.down)).T
+            + bias * own.bias_scale
+            + (weight @ own.prompt_up @ own.prompt_down)[:, 0]
+        )
+        return x @ weight.T + bias + added * noise(added, sigma)
+
+    x = torch.cat([net.cls_token.expand(len(images), -1, -1), net.patch_embed(images)], dim=1) + net.pos_embed
+    for block, sigma in zip(net.blocks, sigmas, strict=False):
+        q, k, v = linear(block.attn.qkv, block.norm1(x), sigma).unflatten(-1, (3, 3, 16)).permute(2, 0, 3, 1, 4)
+        mixed = ((q @ k.transpose(-2, -1)) / 4).softmax(dim=-1) @ v
+        x = x + linear(block.attn.proj, mixed.transpose(1, 2).flatten(2), sigma)
+        x = x + linear(block.mlp.fc2, F.gelu(linear(block.mlp.fc1, block.norm2(x), sigma)), sigma)
+    logits = head(model, net.norm(x)[:, 0])
+    return logits * noise(logits, sigmas[-1])
+
+
+@torch.no_grad()
+def test_pace_asks_two_passes_under_noise_to_agree() -> None:
+    model: Any = nudge(build("lora_vpt", "pace", sigma=0.9)[0]).double().train()
+    x, label = batch()["image"].double(), batch()["label"]
+    torch.manual_seed(0)
+    # three blocks and the head: none in the first, then 0.9, 0.6 and 0.3
+    logits = noisy_vit(model, torch.cat([x, x]), [0.0, 0.9, 0.6, 0.3])
+    first, second = logits[:4], logits[4:]
+    expected = F.cross_entropy(first.float(), label) + 0.7 * ((first - second) ** 2).sum(dim=1).mean()
+    loss_fn = OBJECTIVES.get("pace")(weight=0.7, sigma=0.9).loss_fn(model, classification_loss())
+    torch.manual_seed(0)
+    found = loss_fn(model, {"image": x, "label": label})
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
+    # no noise in evaluation
+    torch.testing.assert_close(model.eval()(x), noisy_vit(model, x, [0.0] * 4), rtol=0, atol=1e-12)
+
+
+def test_paces_two_copies_share_the_draws_of_stochastic_depth() -> None:
+    drop = SharedDropPath(0.5).train()
+    x = torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    first, second = drop(torch.cat([x, x])).chunk(2)
+    assert torch.equal(first, second)
+    kept = first.abs().sum(dim=(1, 2)) > 0
+    # divided by the share that was kept
+    torch.testing.assert_close(first[kept], x[kept] / kept.double().mean().float())
+    assert 10 < kept.sum() < 54 and torch.equal(drop.eval()(x), x)

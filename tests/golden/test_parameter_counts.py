@@ -34,6 +34,10 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("vpt_deep", {"num_tokens": 10}, 92_160),
     ("vpt_deep", {"num_tokens": 50}, 460_800),
     ("vpt_deep", {"num_tokens": 100}, 921_600),
+    ("cvpt", {}, 92_160),
+    ("vfpt", {}, 92_160),
+    # 12 (10 + 5) 768
+    ("e2vpt", {}, 138_240),
 ]
 
 

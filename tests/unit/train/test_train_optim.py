@@ -39,6 +39,27 @@ def test_decay_vectors_decays_every_tensor_as_a_plain_optimiser_does() -> None:
     }
 
 
+def test_a_methods_tensors_with_a_rate_of_their_own_make_groups_of_their_own() -> None:
+    net, spec = model(), OptimSpec(lr=0.1, head_lr_scale=3.0)
+    own = {"0.weight": 16.0, "0.bias": 16.0}
+    groups = param_groups(
+        net["method"].named_parameters(),  # type: ignore[index]
+        net["head"].named_parameters(),  # type: ignore[index]
+        spec,
+        lambda name: own.get(name, 1.0),
+    )
+    assert [(group["name"], group["names"], group["lr_scale"]) for group in groups] == [
+        ("method x 16/decay", ["0.weight"], 16.0),
+        ("method x 16/no_decay", ["0.bias"], 16.0),
+        ("method/no_decay", ["1.weight", "1.bias"], 1.0),
+        ("head/decay", ["weight"], 3.0),
+        ("head/no_decay", ["bias"], 3.0),
+    ]
+    optimizer = build_optimizer(groups, spec)
+    rate = Schedule(spec, epochs=20, steps_per_epoch=1).apply(optimizer, 12)
+    assert [group["lr"] for group in optimizer.param_groups] == [rate * scale for scale in (16, 16, 1, 3, 3)]
+
+
 def test_no_decay_tensors_keep_their_value_without_a_gradient() -> None:
     net = model()
     spec = OptimSpec(weight_decay=0.5, lr=0.1)

@@ -1,0 +1,68 @@
+"""Noise on what a method adds, and stochastic depth with one draw for two copies of an image: for training in pairs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from peftbench.interventions.base import Intervention
+
+
+class Noise:
+    """A forward hook: in training, what a wrapper adds to its frozen `base` is multiplied by N(1, sigma^2).
+
+    One number for each image and channel. Of a module that is no wrapper the whole output is.
+    """
+
+    def __init__(self, sigma: float) -> None:
+        self.sigma = sigma
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not module.training:
+            return output
+        wraps = isinstance(module, Intervention)
+        channel = 1 if wraps and isinstance(module.base, nn.Conv2d) else output.ndim - 1
+        dims = [1] * output.ndim
+        dims[0], dims[channel] = len(output), output.shape[channel]
+        noise = 1 + self.sigma * torch.randn(dims, dtype=output.dtype, device=output.device)
+        if not wraps:
+            return output * noise
+        frozen: Any = module.base
+        base: Tensor = frozen(*inputs)
+        return base + (output - base) * noise
+
+
+def add_noise(module: nn.Module, sigma: float) -> None:
+    """`module` with noise of that deviation in training; none for 0."""
+    if sigma:
+        module.register_forward_hook(Noise(sigma))
+
+
+def changes_linear(module: nn.Module) -> bool:
+    """Whether `module` is a method's wrapper of a frozen linear map or convolution."""
+    return isinstance(module, Intervention) and isinstance(module.base, (nn.Linear, nn.Conv2d))
+
+
+class SharedDropPath(DropPath):
+    """Stochastic depth with one draw for both copies of an image, [x; x] on the batch axis.
+
+    What is kept is divided by the mean of the draw and not by its expectation (PACE, arXiv:2409.17137, released code).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.drop_prob or not self.training:
+            return x
+        drawn = x.new_empty((len(x) // 2, *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)
+        both = torch.cat([drawn, drawn])
+        return x * (both / (both.mean() + 1e-12))
+
+
+def share_draws(root: nn.Module) -> None:
+    """Every stochastic depth below `root` draws once for the two copies of a batch [x; x]."""
+    for parent in list(root.modules()):
+        for name, child in parent.named_children():
+            if type(child) is DropPath:
+                setattr(parent, name, SharedDropPath(child.drop_prob, child.scale_by_keep))

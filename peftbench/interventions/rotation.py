@@ -1,0 +1,35 @@
+"""Orthogonal matrices made of numbers without constraint: R = (I + Q)(I - Q)^-1 of a skew-symmetric Q (Cayley)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def skew(values: Tensor, size: int) -> Tensor:
+    """Q [..., size, size] = U - U^T with U the strict upper triangle, row by row from [..., size (size-1) / 2]."""
+    rows, columns = torch.triu_indices(size, size, 1, device=values.device)
+    upper = values.new_zeros(*values.shape[:-1], size, size)
+    upper[..., rows, columns] = values
+    return upper - upper.transpose(-2, -1)
+
+
+def cayley(q: Tensor) -> Tensor:
+    """(I + Q)(I - Q)^-1 of skew-symmetric matrices [..., size, size]; with -Q in place of Q its transpose."""
+    identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device).expand_as(q)
+    # I - Q is never singular, so nothing is checked, for which the host would have to wait
+    rotation: Tensor = torch.linalg.solve_ex(identity - q, identity + q, left=False).result
+    return rotation
+
+
+def cayley_series(q: Tensor) -> Tensor:
+    """I + 2 Q + 2 Q^2 + 2 Q^3 + Q^4, near `cayley` for small Q only (OFTv2, arXiv:2506.19847, with five terms)."""
+    square = q @ q
+    cube = square @ q
+    return torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) + 2 * (q + square + cube) + cube @ q
+
+
+def largest_block(width: int, most: int, multiple: int = 1, even: bool = False) -> int:
+    """The largest size up to `most` that cuts `width` into a multiple of `multiple` blocks; 0 if there is none."""
+    sizes = range(min(most, width), 0, -1)
+    return next((size for size in sizes if width % (size * multiple) == 0 and not (even and size % 2)), 0)

@@ -1,0 +1,95 @@
+"""Equations of prompts beside VPT on one ViT block, in float64 against an independent computation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from peftbench.contracts.backbones import make
+from peftbench.methods.base import METHODS, install
+from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, plain, tokens
+from tests.golden.test_equations_lowrank import moved
+from tests.golden.test_equations_rotations import doubles, own_tensor, same
+
+
+def fresh(name: str, **options: Any) -> list[Tensor]:
+    backbone = make("vit_layerscale")
+    install(METHODS.get(name)(**options), backbone, seed=5)
+    return [tensor.detach() for _, tensor in backbone.trainable]
+
+
+@pytest.mark.parametrize("place", ["after_attn", "after_mlp"])
+def test_cvpt_looks_at_prompts_through_the_blocks_own_attention(place: str) -> None:
+    backbone, w = moved("cvpt", num_tokens=4, place=place), doubles()
+    prompts = own_tensor(backbone, "taps.0.prompts")
+    op = plain(w)
+
+    def cross(x: Tensor) -> Tensor:
+        q = op("attn.qkv", x)[..., :WIDTH]
+        _, k, v = op("attn.qkv", prompts.expand(len(x), -1, -1)).split(WIDTH, dim=-1)
+        return x + op("attn.proj", attention(q, k, v))
+
+    x = tokens().double()
+    q, k, v = op("attn.qkv", op("norm1", x)).split(WIDTH, dim=-1)
+    x = x + w["ls1.gamma"] * op("attn.proj", attention(q, k, v))
+    x = cross(x) if place == "after_attn" else x
+    mlp = op("mlp.fc2", torch.nn.functional.gelu(op("mlp.fc1", op("norm2", x))))
+    x = x + w["ls2.gamma"] * mlp
+    same(backbone, x if place == "after_attn" else cross(x))
+
+
+def test_cvpts_prompts_start_as_one_tensor_of_all_layers() -> None:
+    drawn = torch.stack(fresh("cvpt", num_tokens=6))
+    assert drawn.shape == (3, 6, WIDTH)
+    bound = (6 / ((6 + 3) * WIDTH)) ** 0.5
+    assert 0.95 * bound < drawn.abs().max() <= bound
+
+
+def test_e2vpt_adds_prompts_to_the_sequence_and_to_keys_and_values() -> None:
+    backbone, w = moved("e2vpt", num_tokens=3, num_key_values=2), doubles()
+    inserted = own_tensor(backbone, "tokens")
+    shared = own_tensor(backbone, "base.attn.hooks.0.tokens")
+    assert shared.shape == (HEADS, 2, WIDTH // HEADS)
+    further = shared.transpose(0, 1).flatten(1)
+    op, x = plain(w), tokens().double()
+    x = torch.cat([x[:, :1], inserted.expand(len(x), -1, -1), x[:, 1:]], dim=1)
+    q, k, v = op("attn.qkv", op("norm1", x)).split(WIDTH, dim=-1)
+    k, v = (torch.cat([further.expand(len(x), -1, -1), part], dim=1) for part in (k, v))
+    x = x + w["ls1.gamma"] * op("attn.proj", attention(q, k, v))
+    x = x + w["ls2.gamma"] * op("mlp.fc2", torch.nn.functional.gelu(op("mlp.fc1", op("norm2", x))))
+    same(backbone, torch.cat([x[:, :1], x[:, 4:]], dim=1))
+
+
+def test_e2vpts_key_and_value_prompts_start_kaiming_uniform_of_three_axes() -> None:
+    drawn = torch.stack([tensor for tensor in fresh("e2vpt") if tensor.shape == (HEADS, 5, WIDTH // HEADS)])
+    bound = (6 / (5 * WIDTH // HEADS)) ** 0.5
+    assert len(drawn) == 3 and 0.95 * bound < drawn.abs().max() <= bound
+
+
+def test_vfpt_sees_its_first_prompts_through_a_fourier_transform() -> None:
+    options = {"all": (True, True), "tokens": (True, False), "channels": (False, True)}
+    for axes, (over_tokens, over_channels) in options.items():
+        backbone, w = moved("vfpt", num_tokens=5, fourier_share=0.7, axes=axes), doubles()
+        own = own_tensor(backbone, "tokens")[0].to(torch.complex128)
+        seen = own[:3]
+        for size, used, side in ((3, over_tokens, 0), (WIDTH, over_channels, 1)):
+            n = torch.arange(size, dtype=torch.float64)
+            dft = torch.exp(-2j * torch.pi * torch.outer(n, n) / size)
+            if used:
+                seen = dft @ seen if side == 0 else seen @ dft
+        prompts = torch.cat([seen.real, own[3:].real])
+        x = tokens().double()
+        y = block(torch.cat([x[:, :1], prompts.expand(len(x), -1, -1), x[:, 1:]], dim=1), w, plain(w))
+        same(backbone, torch.cat([y[:, :1], y[:, 6:]], dim=1))
+
+
+def test_dropout_takes_other_entries_of_the_prompts_in_each_image() -> None:
+    for name in ("vfpt", "e2vpt"):
+        inserting: Any = moved(name, num_tokens=4, dropout=0.5).get_submodule(f"net.blocks.{LAYER}").train()
+        torch.manual_seed(0)
+        with torch.no_grad():
+            first, second = inserting.inserted(2)
+        assert not torch.equal(first, second)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.render import write
+from peftbench.cells.provenance import machine
 from peftbench.cli.commands.evaluate import main as evaluate
 from peftbench.config.shipped import shipped_options
 from peftbench.methods.base import METHODS
@@ -51,8 +54,13 @@ def test_a_committed_adapter_gives_its_record_s_test_result(adapter, capsys):
     record = read_record(adapter.with_suffix(".json"))
     assert record.provenance["git_commit"] and record.provenance["git_dirty"] is False
     assert record == next((known for known in RECORDS if known.fingerprint == adapter.stem), record)
-    assert evaluate([adapter.stem, "--results", str(ROOT / "results"), "runtime.progress=false"]) == 0
-    assert capsys.readouterr().out.endswith("reproduced exactly\n")
+    exit_code = evaluate([adapter.stem, "--results", str(ROOT / "results"), "runtime.progress=false"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    if record.provenance["machine"]["cpu"] == machine(torch.device("cpu"))["cpu"]:
+        assert (exit_code, last) == (0, "reproduced exactly")
+    else:
+        # other processors sum in another order: an image on the border of two classes may change sides
+        assert last == "reproduced exactly" or re.fullmatch(r"differs by [+-][012] images, in its predictions", last)
 
 
 def test_there_are_adapters_of_more_than_one_family():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,18 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("set PEFTBENCH_SHARED to the folder with the real weights and data")
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`command("leaderboard", "--results", DIR)` is `python -m peftbench leaderboard --results DIR`: its exit code."""
+    from peftbench.cli.main import main
+
+    def call(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["peftbench", *map(str, words)])
+        return main()
+
+    return call
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

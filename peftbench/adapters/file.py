@@ -12,11 +12,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, MissingInput, brief
 from peftbench.methods.observation import Findings
 from peftbench.tasks.model import TaskModel
 
 FINDINGS = "findings."
+# of facts: what a seed may be, and sizes and counts that a model can have
+SEEDS, COUNTS, NUMBER = range(2**63), range(2**20), (int, float)
 
 
 def adapter_tensors(
@@ -43,8 +45,21 @@ def take_findings(tensors: dict[str, Tensor]) -> Findings | None:
 
 def adapter_bytes(tensors: dict[str, Tensor], config: dict[str, Any], fingerprint: str) -> bytes:
     """The tensors as a file, with the cell's configuration in the metadata: for readers, nothing here believes it."""
-    content: bytes = save(tensors, metadata={"config": json.dumps(config), "fingerprint": fingerprint})
-    return content
+    return file_bytes(tensors, {"config": json.dumps(config), "fingerprint": fingerprint})
+
+
+def file_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Tensors and metadata as a safetensors file: the same ones give the same bytes.
+
+    The library writes metadata in an order that changes from process to process.
+    """
+    content: bytes = save(tensors, metadata=metadata)
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,8 +74,9 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def facts_in(metadata: dict[str, str], wanted: dict[str, Any], path: Path, advice: str) -> dict[str, Any]:
-    """The plain values under `facts` in a file's metadata, checked: `wanted` names what must be there, and its types.
+    """The plain values under `facts` in a file's metadata, checked: `wanted` names what must be there.
 
+    Of each it gives a type, a tuple of what it may be, a range of whole numbers, or a list with what each item must be.
     Raises `BadInput` with what is wrong and the `advice` what to do.
     """
     try:
@@ -76,17 +92,27 @@ def facts_in(metadata: dict[str, str], wanted: dict[str, Any], path: Path, advic
 
 def _wrong(value: Any, wanted: Any, name: str) -> Iterator[str]:
     if not isinstance(wanted, dict):
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            yield f"{name} is {value!r:.60}"
+        if not _is(value, wanted):
+            yield f"{name} is {brief(repr(value), 60)}"
         return
     if not isinstance(value, dict):
-        yield f"{name} is {value!r:.60} and not an object"
+        yield f"{name} is {brief(repr(value), 60)} and not an object"
         return
     for key, kind in wanted.items():
         if key not in value:
             yield f"{name}.{key} is missing"
         else:
             yield from _wrong(value[key], kind, f"{name}.{key}")
+
+
+def _is(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, tuple):
+        return any(_is(value, one) for one in wanted)
+    if isinstance(wanted, list):
+        return isinstance(value, list) and all(_is(item, wanted[0]) for item in value)
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) and value in wanted if isinstance(wanted, range) else isinstance(value, wanted)
 
 
 def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> None:

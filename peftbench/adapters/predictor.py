@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from peftbench.adapters.sharing import adapter_facts, with_adapter
+from peftbench.adapters.sharing import adapter_facts, task_of, with_adapter
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
@@ -46,23 +47,15 @@ class Predictor:
         for a device that is not here.
         """
         self.facts = adapter_facts(path)
-        task = self.facts.get("task", {"name": "classification"})["name"]
+        task = task_of(self.facts, path)
         if task != "classification":
             raise BadInput(f"{path} was trained for {task}; only classifiers predict classes")
         self.class_names: tuple[str, ...] = tuple(self.facts["class_names"])
-        images = self.facts["images"]
-        self.transform = ImageTransform(
-            images["size"],
-            images["resize"],
-            images["interpolation"],
-            images.get("antialias", True),
-            images["crop_pct"],
-        )
+        self.transform, mean, std = _preparation(self.facts["images"], path)
         self.device = pick_device(device, "device")
         net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
         self.model = with_adapter(net, path).to(self.device)
-        self._mean = torch.tensor(images["mean"], device=self.device).view(3, 1, 1)
-        self._std = torch.tensor(images["std"], device=self.device).view(3, 1, 1)
+        self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
 
     def __call__(self, files: Path | str | Sequence[Path | str]) -> list[Prediction]:
         """One prediction for each image, in order; images of a folder in order of name.
@@ -109,6 +102,18 @@ class Predictor:
     def _pixels(self, image: Image) -> np.ndarray:
         pixels = self.transform.apply(image)
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _preparation(said: dict[str, Any], path: Path | str) -> tuple[ImageTransform, list[float], list[float]]:
+    """How images become what the model was trained on: squares of pixels, and their channels' mean and spread."""
+    antialias, mean, std = said.get("antialias", True), said["mean"], said["std"]
+    try:
+        transform = ImageTransform(said["size"], said["resize"], said["interpolation"], antialias, said["crop_pct"])
+    except ValueError as error:
+        raise BadInput(f"{path}: how it prepares images is damaged: {error}; get the file again") from error
+    if not len(mean) == len(std) == 3 or not all(map(math.isfinite, mean)) or not all(0 < s < math.inf for s in std):
+        raise BadInput(f"{path}: how it prepares images is damaged: mean {mean}, std {std}; get the file again")
+    return transform, [float(value) for value in mean], [float(value) for value in std]
 
 
 def _image(file: Path) -> Image:

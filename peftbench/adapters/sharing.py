@@ -7,15 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from peftbench.adapters.file import facts_in, load_adapter, read_adapter, take_findings
+from peftbench.adapters.file import (
+    COUNTS,
+    NUMBER,
+    SEEDS,
+    facts_in,
+    file_bytes,
+    load_adapter,
+    read_adapter,
+    take_findings,
+)
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.config.gate import RunConfig
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.errors import BadInput, ConfigError, brief
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import build
@@ -81,6 +89,16 @@ def adapter_facts(path: Path | str) -> dict[str, Any]:
     return _said(read_adapter(Path(path))[1], path)
 
 
+def task_of(facts: dict[str, Any], path: Path | str) -> str:
+    """The name of the task that an exported file was trained for. Raises `BadInput` where it is none."""
+    task = facts.get("task", {"name": "classification"})
+    if not isinstance(task, dict) or not isinstance(task.get("name"), str):
+        raise BadInput(
+            f"{path}: what it says of itself is damaged: facts.task is {brief(repr(task))}; get the file again"
+        )
+    return str(task["name"])
+
+
 def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{path} is not an exported adapter; write one with 'python -m peftbench export RECORD FILE'")
@@ -91,9 +109,17 @@ def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
 _FACTS: dict[str, Any] = {
     "method": {"name": str},
     "objective": {"name": str},
-    "backbone": {"title": str, "model": str, "img_size": (int, type(None)), "digest": str},
-    "class_names": list,
-    "seed": int,
+    "backbone": {"title": str, "model": str, "img_size": (COUNTS, type(None)), "digest": str, "weights": str},
+    "class_names": [str],
+    "seed": SEEDS,
+    "images": {
+        "size": COUNTS,
+        "resize": str,
+        "interpolation": str,
+        "crop_pct": NUMBER,
+        "mean": [NUMBER],
+        "std": [NUMBER],
+    },
 }
 
 
@@ -102,7 +128,7 @@ def export_adapter(facts: dict[str, Any], tensors: dict[str, Tensor], target: Pa
 
     facts: as `facts_of` gives them. tensors: those of the adapter file, findings included. Raises as the disk does.
     """
-    replace_bytes(target, save(tensors, metadata={"format": FORMAT, "facts": json.dumps(facts)}))
+    replace_bytes(target, file_bytes(tensors, {"format": FORMAT, "facts": json.dumps(facts)}))
     return target
 
 

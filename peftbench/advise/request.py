@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.errors import ConfigError, brief
+from peftbench.foundation.location import user_folder
 
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 BYTES = {"MB": 10**6, "GB": 10**9}
@@ -43,7 +44,7 @@ def read_request(words: list[str]) -> Request:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            problems.append(f"'{word}' is not of the form group=choice or section.option=value")
+            problems.append(f"'{brief(word)}' is not of the form group=choice or section.option=value")
         elif key in OWN:
             own[key] = value
         elif key in TAKEN or key.partition(".")[0] in ("protocol", "train", "method", "tune"):
@@ -56,6 +57,11 @@ def read_request(words: list[str]) -> Request:
             numbers[key] = _number(own[key], units) if key in own else None
         except ValueError:
             problems.append(f"{key} must be a number above 0 with one of {_words(units)}, as {key}={example}")
+    out = None
+    try:
+        out = _out(own["out"]) if "out" in own else None
+    except ConfigError as error:
+        problems += error.problems
     if problems:
         raise ConfigError(problems)
     return Request(
@@ -63,8 +69,14 @@ def read_request(words: list[str]) -> Request:
         numbers["budget"] or Request.seconds,
         numbers["memory"],
         numbers["params"],
-        Path(own["out"]).expanduser() if "out" in own else None,
+        out,
     )
+
+
+def _out(named: str) -> Path:
+    if not named:
+        raise ConfigError(["out must not be empty; name a folder, as out=DIR"])
+    return user_folder(named, "out")
 
 
 def _number(text: str, units: dict[str, int]) -> float:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from peftbench.adapters.file import adapter_tensors, facts_in, load_adapter, read_adapter
+from peftbench.adapters.file import COUNTS, SEEDS, adapter_tensors, facts_in, file_bytes, load_adapter, read_adapter
 from peftbench.adapters.sharing import FORMAT as EXPORTED
 from peftbench.adapters.sharing import weights_digest, with_adapter
 from peftbench.api.parts import method_called
@@ -25,7 +24,7 @@ from peftbench.tasks.model import TaskModel, new_head
 
 FORMAT = "peftbench-attached-1"
 # what `load` reads of a file's facts, and of which kind it must be
-_FACTS: dict[str, Any] = {"method": {"name": str}, "num_classes": int, "seed": int}
+_FACTS: dict[str, Any] = {"method": {"name": str}, "num_classes": COUNTS, "seed": SEEDS, "digest": str}
 
 
 class Adapted(TaskModel):
@@ -69,8 +68,8 @@ class Adapted(TaskModel):
             "digest": self._digest,
             **({"frames": self.backbone.shape.frames} if self.backbone.shape.frames > 1 else {}),
         }
-        metadata = {"format": FORMAT, "facts": json.dumps(facts)}
-        replace_bytes(Path(path), save(self._own_tensors(), metadata=metadata))
+        content = file_bytes(self._own_tensors(), {"format": FORMAT, "facts": json.dumps(facts)})
+        replace_bytes(Path(path), content)
         return Path(path)
 
     def load(self, path: Path | str) -> Adapted:
@@ -130,13 +129,23 @@ def attach(
 
     Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method.
     """
-    cls, defaults = method_called(method)
+    return _attached(_spec(method, options), net, num_classes, train_head, seed, frames)
+
+
+def _spec(name: str, options: dict[str, Any]) -> Method:
+    cls, defaults = method_called(name)
     if cls.observes:
         raise NotApplicable(
-            f"{method} looks at training images before it is attached; use peftbench.run(method='{method}', ...)"
+            f"{name} looks at training images before it is attached; use peftbench.run(method='{name}', ...)"
         )
     spec = build(cls, defaults | options)
     assert isinstance(spec, Method)
+    return spec
+
+
+def _attached(
+    spec: Method, net: nn.Module, num_classes: int | None, train_head: bool, seed: int, frames: int
+) -> Adapted:
     model: Any = net
     classifier = model.get_classifier() if getattr(model, "num_classes", 0) else None
     wanted = model.num_classes if num_classes is None else num_classes
@@ -167,8 +176,11 @@ def load(path: Path | str, net: nn.Module, merge: bool = False) -> nn.Module:
         return with_adapter(net, path, merge)
     facts = facts_of(metadata, Path(path))
     options = {key: value for key, value in facts["method"].items() if key != "name"}
-    asked = {"num_classes": facts["num_classes"], "seed": facts["seed"], "frames": frames_of(facts, Path(path))}
-    adapted = attach(facts["method"]["name"], net, **asked, **options)
+    try:
+        spec = _spec(facts["method"]["name"], options)
+    except ConfigError as error:
+        raise BadInput(f"{path}: this version cannot attach its method ({error})") from error
+    adapted = _attached(spec, net, facts["num_classes"], True, facts["seed"], frames_of(facts, Path(path)))
     adapted.load(path).eval()
     return adapted.merge() if merge else adapted
 

@@ -80,6 +80,7 @@ def _refuse_single_shard(path: Path) -> None:
 
 def _unpickled(path: Path) -> Any:
     refuse_bomb(path)
+    _refuse_code(path)
     try:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -89,9 +90,19 @@ def _unpickled(path: Path) -> Any:
                 f"{path} holds objects that are not plain data ({', '.join(objects[:3])}) and are never loaded; where "
                 "you trust it, save its tensors alone: torch.save(model.state_dict(), FILE)"
             ) from error
-        what = "is TorchScript, which holds code" if "TorchScript" in str(error) else first_line(error)
-        advice = "save its tensors alone" if "TorchScript" in str(error) else "is it complete?"
-        raise BadInput(f"{path} cannot be read as a checkpoint ({what}); {advice}") from error
+        raise BadInput(f"{path} cannot be read as a checkpoint ({first_line(error)}); is it complete?") from error
+
+
+def _refuse_code(path: Path) -> None:
+    """TorchScript is told by the file that torch.load knows it by, before that warns and looks further."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            code = any(name.endswith("/constants.pkl") for name in archive.namelist())
+        if code:
+            raise BadInput(
+                f"{path} is TorchScript, which holds code and is never run here; where you trust it, save its tensors "
+                f"alone and name that file: torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), 'FILE.pth')"
+            )
 
 
 def _foreign(path: Path) -> list[str]:

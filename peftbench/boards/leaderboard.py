@@ -77,7 +77,7 @@ Repetitions = dict[int, float]
 
 def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str = "test") -> list[Table]:
     """Tables from the rows of `collect`: one for each task with its metric, backbone, protocol with training recipe,
-    and choice of hyperparameters (paper defaults, a published preset, tuned with a budget).
+    and choice of hyperparameters (defaults, a published preset, tuned with a budget).
 
     Where one label stands for several weights, protocols or recipes (`train.*`), each has a table that names what
     differs. Rows without a test score (trials that only choose hyperparameters) are left out: a validation score

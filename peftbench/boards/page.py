@@ -35,6 +35,7 @@ def _table(table: Table, families: Mapping[str, str]) -> dict[str, Any]:
     comparison = table.comparison
     return {
         "title": table.title,
+        "split": table.split,
         "overall": "mean of groups" if len(table.groups) > 1 else "flat mean",
         # what a score is multiplied with to be read, its unit, and -1 where less is better
         "scale": table.metric.scale,

@@ -125,7 +125,7 @@ def _facts(table: Table, row: Row) -> dict[str, Any]:
     return judged | {
         "backbone": table.backbone,
         "protocol": table.protocol,
-        "hyperparameters": table.hyperparameters,
+        "hyperparameters": table.choice,
         "split": table.split,
         "recipe": table.recipe,
         "method": row.method,
@@ -171,7 +171,7 @@ def document(table: Table) -> dict[str, Any]:
         "title": table.title,
         "backbone": table.backbone,
         "protocol": table.protocol,
-        "hyperparameters": table.hyperparameters,
+        "hyperparameters": table.choice,
         "suite": table.suite,
         "recipe": table.recipe,
         "short_recipe": table.short,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import re
@@ -89,9 +90,15 @@ def _embedded(value: Any) -> str:
     return text.replace("<", "\\u003c")
 
 
+def _without_test(record: RunRecord) -> RunRecord:
+    """What a page of validation scores may hold of a record: nothing that was measured on the test split."""
+    return dataclasses.replace(record, metrics={**record.metrics, "test": None}, predictions=None)
+
+
 def _parts(tables: Sequence[Table], records: Iterable[RunRecord]) -> dict[str, bytes]:
     """`<table>-<data set>`, by position -> the records behind that column, as compressed lines."""
-    lines = {record.fingerprint: to_line(record) for record in records}
+    untested = any(table.split == "val" for table in tables)
+    lines = {record.fingerprint: to_line(_without_test(record) if untested else record) for record in records}
     parts = {}
     for number, table in enumerate(tables):
         for index, column in enumerate(table.columns):

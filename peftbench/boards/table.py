@@ -147,13 +147,18 @@ class Table:
         return tuple(dict.fromkeys(column.group for column in self.shared or self.columns))
 
     @property
+    def choice(self) -> str:
+        """How the hyperparameters were chosen, in words. Those of a paper are not called so where training was short,
+        or where a row was trained with another rate than the shipped one."""
+        if self.hyperparameters == PAPER_DEFAULTS and (self.short or any(row.changed for row in self.rows)):
+            return "the methods' own options"
+        return self.hyperparameters
+
+    @property
     def title(self) -> str:
         """Backbone, protocol, choice of hyperparameters; suite; epochs, batch, precision and rates, where recorded."""
-        chosen = self.hyperparameters
-        if chosen == PAPER_DEFAULTS and (self.short or any(row.changed for row in self.rows)):
-            chosen = "the methods' own options"
         task = f"{self.task} ({self.metric.name}), " if self.task else ""
-        words = f"{task}{self.backbone}, {self.protocol}, {chosen}"
+        words = f"{task}{self.backbone}, {self.protocol}, {self.choice}"
         if self.recipe:
             words += f"; {self.suite}; {'short recipe: ' if self.short else ''}{self.recipe}"
         return words + ("; on validation images" if self.split == "val" else "")

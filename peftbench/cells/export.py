@@ -43,20 +43,18 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     images = image_transform(input_spec(config.backbone), config.protocol)
     facts = facts_of(record, config, images, weights_digest(backbone.net))
     form, size = FORMS[target.suffix], facts["images"]["size"]
+    # every form is of a model that the tensors fit
+    model = restored(backbone, tensors, facts, path, form in ("onnx", "program") and config.method.mergeable)
     if form == "adapter":
         export_adapter(facts, tensors, target)
+    elif form == "onnx":
+        write_onnx(model, size, target)
+    elif form == "program":
+        write_program(model, size, target)
     else:
-        model = restored(backbone, tensors, facts, path, merge=form != "peft" and config.method.mergeable)
-        if form == "onnx":
-            write_onnx(model, size, target)
-        elif form == "program":
-            write_program(model, size, target)
-        else:
-            if not isinstance(model, Classifier):
-                raise NotApplicable(
-                    f"PEFT's format holds classifiers, this is {config.task.name}: write a .safetensors"
-                )
-            write_peft(model, config.backbone.model, target)
+        if not isinstance(model, Classifier):
+            raise NotApplicable(f"PEFT's format holds classifiers, this is {config.task.name}: write a .safetensors")
+        write_peft(model, config.backbone.model, target)
     replace_text(card_of(target), card(facts, form, target.name, repo))
     return target
 

@@ -10,9 +10,16 @@ from typing import Any, NoReturn
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.location import user_path
 
+_PROGRAM = "python -m peftbench "
+
 
 class Arguments(argparse.ArgumentParser):
     """A parser of a command's words that raises `ConfigError` instead of ending the process."""
+
+    @classmethod
+    def of(cls, command: str, doc: str | None, epilog: str | None = None) -> Arguments:
+        """The parser of a command, described by what its module says of itself behind the colon."""
+        return cls(prog=f"{_PROGRAM}{command}", description=(doc or "").partition(": ")[2], epilog=epilog)
 
     def error(self, message: str) -> NoReturn:
         unknown = re.fullmatch(r"unrecognized arguments: (.*)", message, re.DOTALL)
@@ -20,8 +27,26 @@ class Arguments(argparse.ArgumentParser):
             first = unknown[1].split()[0] if unknown[1].split() else ""
             options = [name for name in self._known_options() if name.startswith("--")]
             hint = did_you_mean(first.partition("=")[0], options) if first.startswith("-") else f"; see {self.prog} -h"
-            raise ConfigError([f"{self.prog}: unknown words {brief(unknown[1])}{hint}"])
-        raise ConfigError([f"{self.prog}: {brief(message, 400)}; see {self.prog} -h"])
+            raise ConfigError([f"{self._command}: unknown words {brief(unknown[1])}{hint}"])
+        raise ConfigError([f"{self._command}: {brief(message, 400)}; see {self.prog} -h"])
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As ever, and words may stand behind options, too: `data verify folder --deep dataset.root=DIR`."""
+        commands = any(isinstance(action.choices, dict) for action in self._actions)
+        if commands or self._between or "--" in (args or ()):
+            return super().parse_known_args(args, namespace)
+        # which asks this method again, in some versions of Python
+        self._between = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._between = False
+
+    _between = False
+
+    @property
+    def _command(self) -> str:
+        return self.prog.removeprefix(_PROGRAM)
 
     def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
         """As argparse does it, but `options` (a.b=c) may stand behind a flag as well."""

@@ -18,7 +18,7 @@ from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
 from peftbench.config.overrides import named_options, word_problems
-from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, did_you_mean
+from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, did_you_mean, printable
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.store import Store
@@ -77,7 +77,8 @@ def _shown(flags: set[str], words: list[str]) -> int:
 def dry_run(words: list[str]) -> int:
     """Say what the words would run, how long that may take and what is missing, and start nothing."""
     grid, _ = plan_grid(words)
-    print("\n".join(["dry run: nothing is started", *status_lines(grid, found_states(grid), "method")]), flush=True)
+    lines = ["dry run: nothing is started", *status_lines(grid, found_states(grid), "method")]
+    print(printable("\n".join(lines)), flush=True)
     return 0
 
 
@@ -102,7 +103,7 @@ def sweep(words: list[str]) -> int:
 def _sum_up(grid: Plan) -> int:
     """Print what became of the cells; the exit code that says so."""
     outcomes = states(grid)
-    print("\n".join(sweep_lines(outcomes)), flush=True)
+    print(printable("\n".join(sweep_lines(outcomes))), flush=True)
     return 1 if any(outcome.state in ("failed", "missing") for outcome in outcomes) else 0
 
 
@@ -119,7 +120,7 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
         print_fitted(skipped_line(summary(store.get(cell.fingerprint)), path))
     else:
         for line in cautions(config):
-            print(f"note: {line}", file=sys.stderr, flush=True)
+            print(f"note: {printable(line)}", file=sys.stderr, flush=True)
         from peftbench.sweep.attempt import run_claimed  # imports torch
 
         # the outline has the same identity; what it cannot do is run

@@ -9,7 +9,7 @@ import traceback
 
 from peftbench.cli.help import help_text, version_line
 from peftbench.cli.output import finish, guard
-from peftbench.foundation.errors import PeftbenchError, brief, did_you_mean, printable
+from peftbench.foundation.errors import ConfigError, PeftbenchError, brief, did_you_mean, error_line
 from peftbench.foundation.stopping import INTERRUPTED, MESSAGE, leave_by_signals, stop_by_signals
 from peftbench.foundation.system import system_problem
 
@@ -46,8 +46,10 @@ def _run(words: list[str]) -> int:
         return launch(words)
     except Exception as error:
         shown = _explained(error)
-        print(f"peftbench: {printable(str(shown))}", file=sys.stderr)
+        print(error_line(shown), file=sys.stderr)
         return shown.exit_code
+    except SystemExit as left:  # argparse's, once it has shown its help
+        return int(left.code or 0)
     except KeyboardInterrupt:
         print(MESSAGE, file=sys.stderr)
         return INTERRUPTED
@@ -56,8 +58,7 @@ def _run(words: list[str]) -> int:
 def _command(name: str, words: list[str]) -> int:
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS)
-        print(f"peftbench: unknown command '{brief(name)}'{hint}; a cell is written group=choice", file=sys.stderr)
-        return 2
+        raise ConfigError([f"unknown command '{brief(name)}'{hint}; a cell is written group=choice"])
     command = importlib.import_module(COMMANDS[name])
     stop_by_signals()
     code: int = command.main(words)

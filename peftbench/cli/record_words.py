@@ -9,7 +9,7 @@ from peftbench.cli.arguments import Arguments, a_folder
 
 def record_parser(command: str, doc: str | None) -> Arguments:
     """The words of a command on one record: RECORD, where its inputs are, and the results folder."""
-    parser = Arguments(prog=f"peftbench {command}", description=(doc or "").partition(": ")[2])
+    parser = Arguments.of(command, doc)
     parser.add_argument("record", help="a record's file, or its fingerprint under --results")
     parser.add_argument(
         "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"

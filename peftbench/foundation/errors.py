@@ -68,6 +68,11 @@ def said_once(messages: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*first, *(line for lines in parts for line in lines[1:])]))
 
 
+def error_line(error: object) -> str:
+    """The one form in which every command, and every worker, names what stopped it."""
+    return f"peftbench: {printable(str(error))}"
+
+
 def brief(text: object, limit: int = 120) -> str:
     """A value as a message shows it: on one line, without control characters, long ones with their middle left out."""
     shown = printable(str(text)).replace("\n", "\\n")

@@ -7,6 +7,8 @@ import sys
 import textwrap
 from typing import TextIO
 
+from peftbench.foundation.errors import printable
+
 # narrower than this nothing can be read
 _LEAST = 20
 
@@ -27,7 +29,11 @@ def width_of(stream: TextIO) -> int | None:
 
 
 def fitted(text: str, width: int | None) -> str:
-    """`text` with its lines broken between words where they are too long; a long word, as a path, stays whole."""
+    """`text` with its lines broken between words where they are too long; a long word, as a path, stays whole.
+
+    Signs that would command a terminal (file names may hold them) appear as their escapes.
+    """
+    text = printable(text)
     if width is None:
         return text
     broken = (

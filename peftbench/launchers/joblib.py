@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.foundation.cores import available_cores
-from peftbench.foundation.errors import PeftbenchError
+from peftbench.foundation.errors import PeftbenchError, error_line
 from peftbench.foundation.spec import option
 from peftbench.foundation.stopping import INTERRUPTED, leave_by_signals, stop_by_signals, stop_with
 
@@ -122,7 +122,7 @@ def main(plan_file: str, threads: str, parent: str) -> int:
     try:
         work(plan_file, int(threads))
     except PeftbenchError as error:
-        print(f"peftbench: {error}", file=sys.stderr)
+        print(error_line(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -11,6 +11,7 @@ from peftbench.foundation.errors import printable
 from peftbench.foundation.identity import canonical, group_fingerprint
 from peftbench.records.record import RunRecord
 
+# what titles call defaults where nothing else was changed and training was not short; see `boards.table.Table.title`
 PAPER_DEFAULTS = "paper defaults"
 # the task of records that name none
 CLASSIFICATION = "classification"

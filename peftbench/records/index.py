@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -23,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftbench.foundation.cores import available_cores
-from peftbench.foundation.errors import RecordError
+from peftbench.foundation.errors import RecordError, printable
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.progress import Bar, Progress
 from peftbench.records import collect, record
@@ -66,9 +67,14 @@ def read_rows(
 def read_reported(root: Path, use_index: bool) -> pd.DataFrame:
     """The rows for a command: read by all cores, with a bar and, for each file that is no record, a line on stderr."""
     rows, skipped = read_rows(Store(root), use_index, available_cores(), Progress().counted)
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
+    say_skipped(skipped)
     return rows
+
+
+def say_skipped(problems: Iterable[str]) -> None:
+    """A line on stderr for each file that is no record, whatever its name or content holds."""
+    for problem in problems:
+        print(f"skipped {printable(problem)}", file=sys.stderr)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -83,13 +89,27 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
         with entries:
             for entry in entries:
                 suffix = ".json" if depth == 3 else SUFFIX if depth == 0 else None
-                if entry.is_dir() and not (depth == 3 and suffix and entry.name.endswith(suffix)):
-                    if depth < 3:
-                        levels.append((Path(entry.path), depth + 1))
-                elif suffix and entry.name.endswith(suffix) and not entry.name.startswith("."):
-                    with contextlib.suppress(FileNotFoundError):
-                        stat = entry.stat()
-                        yield os.path.relpath(entry.path, folder), f"{stat.st_mtime_ns}:{stat.st_size}"
+                if suffix and entry.name.endswith(suffix):
+                    if not entry.name.startswith("."):
+                        yield os.path.relpath(entry.path, folder), _stamp(entry)
+                elif depth < 3 and _is_folder(entry):
+                    levels.append((Path(entry.path), depth + 1))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _stamp(entry: os.DirEntry[str]) -> str:
+    """Time and size of a file; of one that cannot be looked at, nothing that is ever the same again."""
+    try:
+        stat = entry.stat()
+    except OSError:
+        return f"unseen:{time.time_ns()}"
+    return f"{stat.st_mtime_ns}:{stat.st_size}"
 
 
 def _read(

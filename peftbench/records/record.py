@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from peftbench.foundation.errors import RecordError, did_you_mean
+from peftbench.foundation.errors import RecordError, brief, did_you_mean
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.metric import ACCURACY, HIGHER, LOWER, Metric
 
@@ -178,13 +178,15 @@ def _check_schema(values: dict[str, Any]) -> None:
     provenance = values.get("provenance")
     writer = provenance.get("version") if isinstance(provenance, dict) else None
     reader = f"peftbench {writer}, which wrote it, or later" if writer else "a newer version of peftbench"
-    raise RecordError(f"schema {schema!r} is unknown here (this version reads schema {SCHEMA}); read it with {reader}")
+    raise RecordError(
+        f"schema {brief(repr(schema))} is unknown here (this version reads schema {SCHEMA}); read it with {reader}"
+    )
 
 
 def _problems(record: RunRecord) -> Iterator[str]:
     """Everything wrong with a record, most basic first."""
     if record.schema != SCHEMA:
-        yield f"schema must be {SCHEMA}, got {record.schema!r}"
+        yield f"schema must be {SCHEMA}, got {brief(repr(record.schema))}"
     for name in ("identity", "config"):
         yield from _value_problems(name, getattr(record, name), "dict")
     yield from _value_problems("seed", record.seed, "count")
@@ -199,7 +201,7 @@ def _problems(record: RunRecord) -> Iterator[str]:
         for split in ("val", "test"):
             yield from _value_problems(f"metrics.{split}", record.metrics[split], (_SCORES,))
     elif record.task["better"] not in (HIGHER, LOWER):
-        yield f"task.better must be {HIGHER} or {LOWER}, got {record.task['better']!r}"
+        yield f"task.better must be {HIGHER} or {LOWER}, got {brief(repr(record.task['better']))}"
     yield from _primary_problems(record)
     yield from _curve_problems(record.curve, {**_CURVE_ROW, f"val_{record.primary}": "number?"})
     yield from _finite_problems(record)
@@ -214,7 +216,7 @@ def _value_problems(name: str, value: Any, kind: Any) -> Iterator[str]:
         kind = kind[0]
     if isinstance(kind, dict):
         if not isinstance(value, dict):
-            yield f"{name} must be an object, got {value!r}"
+            yield f"{name} must be an object, got {brief(repr(value))}"
             return
         for key, inner in kind.items():
             if key not in value:
@@ -226,7 +228,7 @@ def _value_problems(name: str, value: Any, kind: Any) -> Iterator[str]:
         return
     word = kind.rstrip("?")
     if not _is(value, word):
-        yield f"{name} must be {_WORDS[word]}{' or null' if kind.endswith('?') else ''}, got {value!r}"
+        yield f"{name} must be {_WORDS[word]}{' or null' if kind.endswith('?') else ''}, got {brief(repr(value))}"
 
 
 _WORDS = {
@@ -265,7 +267,7 @@ def _is_finite(value: float) -> bool:
 
 def _curve_problems(curve: Any, keys: dict[str, str]) -> Iterator[str]:
     if not isinstance(curve, list):
-        yield f"curve must be a list, got {curve!r}"
+        yield f"curve must be a list, got {brief(repr(curve))}"
         return
     for index, row in enumerate(curve):
         yield from _value_problems(f"curve[{index}]", row, keys)
@@ -291,9 +293,9 @@ def _consistency_problems(record: RunRecord) -> Iterator[str]:
     """Fields that must agree with each other."""
     expected = fingerprint(record.identity)
     if record.fingerprint != expected:
-        yield f"fingerprint is {record.fingerprint!r}, but the identity gives {expected}"
+        yield f"fingerprint is {brief(repr(record.fingerprint))}, but the identity gives {expected}"
     if record.identity.get("seed") != record.seed:
-        yield f"seed is {record.seed}, but identity.seed is {record.identity.get('seed')!r}"
+        yield f"seed is {record.seed}, but identity.seed is {brief(repr(record.identity.get('seed')))}"
     yield from _metric_problems(record)
     params = record.params
     if params["trainable"] != params["method"] + params["head"]:
@@ -306,7 +308,7 @@ def _primary_problems(record: RunRecord) -> Iterator[str]:
     for split, scores in record.metrics.items():
         if scores is not None and record.primary not in scores:
             hint = did_you_mean(record.primary, scores)
-            yield f"primary is {record.primary!r}, which metrics.{split} does not hold{hint}"
+            yield f"primary is {brief(repr(record.primary))}, which metrics.{split} does not hold{hint}"
 
 
 def _metric_problems(record: RunRecord) -> Iterator[str]:

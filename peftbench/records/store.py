@@ -189,7 +189,10 @@ class Store:
 
     def _packed_in(self, pack: Path) -> frozenset[str]:
         """Fingerprints in a pack, remembered while the file stays as it is; empty for a file that is no pack."""
-        found = pack.stat()
+        try:
+            found = pack.stat()
+        except OSError:
+            return frozenset()
         stamp = found.st_mtime_ns, found.st_size
         if self._packed.get(pack, ((0, 0), None))[0] != stamp:
             try:

@@ -46,7 +46,7 @@ def state_of(cell: PlannedCell) -> tuple[str, str]:
         return "missing", ""
     if note.state != "failed":
         return note.state, note.message
-    message = f"{note.message} (traceback in {cell.failure_path})"
+    message = f"{note.message} (traceback in {cell.failure_path})" if note.traceback else note.message
     if failure == cell.failure:
         when = datetime.fromtimestamp(failure[1] / 1e9).strftime("%Y-%m-%d %H:%M")
         message = f"failed before, on {when}: {message}; runtime.on_failed=retry tries it again"

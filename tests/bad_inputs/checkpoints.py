@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -110,4 +111,32 @@ def make_weights_zip(place: Path) -> Path:
     path = place.with_suffix(".pth")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "nothing")
+    return path
+
+
+def make_weights_bomb(place: Path) -> Path:
+    return _bomb(place.with_suffix(".pth"), "archive/data/0")
+
+
+def make_weights_npz_bomb(place: Path) -> Path:
+    return _bomb(place.with_suffix(".npz"), "a.npy")
+
+
+def make_weights_npz_objects(place: Path) -> Path:
+    path = place.with_suffix(".npz")
+    np.savez(path, a=np.array([Path("somewhere")], dtype=object))
+    return path
+
+
+def make_weights_code(place: Path) -> Path:
+    """What TorchScript is told by, and nothing else of it."""
+    path = place.with_suffix(".pt")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/constants.pkl", b"")
+    return path
+
+
+def _bomb(path: Path, member: str) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr(member, bytes(64_000_000))
     return path

@@ -127,6 +127,12 @@ def make_folder_image(place: Path) -> None:
     (place / "train" / "cat" / "z.png").mkdir()
 
 
+def make_control_names(place: Path) -> None:
+    """A class and a broken image whose names would colour and clear a terminal."""
+    divided(place, ("cat", "do\x1b[31mg"))
+    (place / "train" / "cat" / "z\x1b[2J.png").write_text("404: not found")
+
+
 def _with_image(place: Path, content: bytes) -> None:
     divided(place)
     (place / "train" / "cat" / "z.png").write_bytes(content)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from peftbench.records.store import Store
 from tests import record_factory
-from tests.bad_inputs import checkpoints, images, lists
+from tests.bad_inputs import checkpoints, images, lists, results
 
 _NAME = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 
@@ -35,7 +35,7 @@ class Materials:
     def _get(self, name: str, otherwise: str) -> str:
         if name in WORDS:
             return WORDS[name]
-        makers = globals() | vars(images) | vars(lists) | vars(checkpoints)
+        makers = globals() | vars(images) | vars(lists) | vars(checkpoints) | vars(results)
         if f"make_{name}" not in makers:
             return otherwise
         if name not in self._made:

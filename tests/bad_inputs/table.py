@@ -57,6 +57,8 @@ def faults(case: Case, wanted: list[str], code: int, answer: str) -> list[str]:
     found = []
     if code != case.code:
         found.append(f"exit code {code} instead of {case.code}")
+    if code == 2 and not re.search(r"^peftbench: ", answer, re.MULTILINE):
+        found.append("has no line that begins with 'peftbench: '")
     found += [f"does not say {part!r}" for part in wanted if part not in answer]
     if re.search(r"Traceback|a fault of peftbench|unexpected \w+(Error|Exception)", answer):
         found.append("shows a fault of the program")

@@ -31,9 +31,8 @@ async function recordsOf(task) {
 }
 
 function describe(record) {
-  const test = record.metrics.test;
-  const value = test?.[record.primary ?? "accuracy"];
-  const words = typeof value === "number" ? shownScore(table().scale * value) : "no test score";
+  const value = record.metrics[table().split]?.[record.primary ?? "accuracy"];
+  const words = typeof value === "number" ? shownScore(table().scale * value) : `no ${table().split} score`;
   return `${record.labels.dataset}, seed ${record.seed}: ${words}`;
 }
 

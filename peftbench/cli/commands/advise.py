@@ -7,6 +7,7 @@ import sys
 from peftbench.adapters.predictor import snippet
 from peftbench.advise.advise import Adviser
 from peftbench.advise.request import read_request
+from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.terminal import print_fitted
 
 HELP = """usage: python -m peftbench advise dataset=folder dataset.root=PHOTOS [budget=30m memory=8GB params=1M]
@@ -20,9 +21,13 @@ Every trial is a record; the same words go on where an interrupted race stopped.
 
 def main(words: list[str]) -> int:
     """Exit code 0 with an advice, 130 when interrupted; the best so far is exported then."""
-    if not words or {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(words):
         print(HELP, end="")
-        return 0 if words else 2
+        return 0
+    if not words:
+        raise ConfigError(
+            ["advise: name the images, as dataset=folder dataset.root=PHOTOS; see python -m peftbench advise -h"]
+        )
     adviser = Adviser(read_request(words), print_fitted)
     try:
         advice = adviser.run()

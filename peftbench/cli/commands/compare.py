@@ -21,7 +21,7 @@ from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import Published, backbones_of, load_published, load_sources
 from peftbench.boards.table import Score, Table
 from peftbench.cli.arguments import Arguments, a_file, a_folder
-from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.terminal import print_fitted, width_of
 from peftbench.records.index import read_reported
@@ -76,7 +76,7 @@ def differences(tables: Iterable[Table], published: Sequence[Published]) -> Iter
                     score, printed = row.cells[column.name], line.figures[column.dataset]
                     yield Difference(
                         backbone=table.backbone,
-                        protocol=f"{table.protocol}, {table.hyperparameters}",
+                        protocol=f"{table.protocol}, {table.choice}",
                         dataset=column.name,
                         method=row.method,
                         measured=100 * score.mean,
@@ -105,14 +105,9 @@ def uncertainty(score: Score, printed: str, published_seeds: int) -> float | Non
     return float(stdtrit(score.n - 1, 0.975)) * spread + 0.5 * 10.0**-digits
 
 
-def main(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 0 whether or not figures differ, 2 when nothing can be compared."""
-    arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except PeftbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+def main(words: list[str]) -> int:
+    """Exit code 0 whether or not figures differ. Raises `MissingInput` when nothing can be compared."""
+    _run(_parser().parse_args(words))
     return 0
 
 
@@ -168,9 +163,7 @@ def _table(items: Sequence[Difference]) -> RichTable:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m peftbench compare", description="List measured cells that differ from published figures."
-    )
+    parser = Arguments.of("compare", __doc__)
     parser.add_argument(
         "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )

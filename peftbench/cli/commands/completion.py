@@ -8,6 +8,7 @@ import importlib
 import re
 from pathlib import Path
 
+from peftbench.cli.arguments import Arguments
 from peftbench.cli.help import TOPICS, choices
 from peftbench.config.parts import OUTLINED, outlined
 from peftbench.foundation.errors import PeftbenchError
@@ -38,7 +39,7 @@ SECTIONS = {
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
-    parser = argparse.ArgumentParser(prog="peftbench completion", description=(__doc__ or "").partition(": ")[2])
+    parser = Arguments.of("completion", __doc__)
     parser.add_argument("--shell", choices=("bash", "zsh"), default="bash", help=argparse.SUPPRESS)
     parser.add_argument("--line", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)

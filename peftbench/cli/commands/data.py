@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(prog="peftbench data", description=(__doc__ or "").partition(": ")[2])
+    parser = Arguments.of("data", __doc__)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     def action(name: str, run: Any, about: str, options: str | None) -> Arguments:

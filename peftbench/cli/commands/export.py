@@ -16,7 +16,7 @@ from peftbench.foundation.terminal import print_fitted
 
 def main(words: list[str]) -> int:
     """Exit code 0 once the file, or the folder, and its card are written."""
-    parser = Arguments(prog="peftbench export", description=(__doc__ or "").partition(": ")[2])
+    parser = Arguments.of("export", __doc__)
     parser.add_argument("record", help="a record's file, or its fingerprint under --results")
     parser.add_argument(
         "file",
@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--private", action="store_true", help="a repository that --push makes is private")
     arguments = parser.parse_args(words)
     if arguments.private and arguments.push is None:
-        raise ConfigError(["peftbench export: --private says what --push makes; add --push OWNER/NAME"])
+        raise ConfigError(["export: --private says what --push makes; add --push OWNER/NAME"])
     record, store = find_record(arguments.record, arguments.results)
     if arguments.push is not None:
         ready_to_push()

@@ -17,7 +17,7 @@ from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean
+from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
 from peftbench.foundation.terminal import width_of
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
@@ -30,22 +30,14 @@ WIDTH = 140
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
 
 
-def main(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 0, or 2 when there is nothing to show."""
-    arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except PeftbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+def main(words: list[str]) -> int:
+    """Exit code 0. Raises `MissingInput` when there is nothing to show."""
+    _run(_parser().parse_args(words))
     return 0
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m peftbench leaderboard",
-        description="Show the leaderboard and write it as CSV, JSON, Markdown, LaTeX and HTML.",
-    )
+    parser = Arguments.of("leaderboard", __doc__)
     parser.add_argument(
         "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"
     )
@@ -154,6 +146,8 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
         if fingerprint in used and (path := store.path_of(dict(zip(labels, names, strict=True)), fingerprint)).is_file()
     }
     links = {name: os.path.relpath(paths[name], folder) for name in sorted(used & paths.keys())}
+    if tables[0].split == "val":
+        links = {}  # they would lead from validation scores to test scores
     return write_report(folder / "leaderboard.html", tables, [], _families(), links)
 
 
@@ -174,7 +168,7 @@ def _nothing_to_show(folder: Path, num_records: int, num_chosen: int, split: str
         advice = "run a cell first (python -m peftbench ...) or point --results to a folder that holds records/"
         return f"no records under {folder}; {advice}"
     if not num_chosen:
-        return "no record has all of the chosen labels; choose fewer"
+        return "no record has all of the chosen labels and packs; choose fewer"
     if split == "val":
         return f"none of the {num_chosen} records has a validation score; protocol=vtab1k_tune records them"
     return (

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, RecordError
+from peftbench.foundation.errors import ConfigError, MissingInput, RecordError
 from peftbench.foundation.files import create_text, locked
 from peftbench.foundation.progress import Progress
 from peftbench.records.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
@@ -19,25 +18,21 @@ from peftbench.records.store import Store, read_record
 _FILTERS = ("backbone", "method", "dataset", "protocol")
 
 
-def main(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 0, 1 when a file cannot be written or read, 2 when nothing matches."""
-    arguments = _parser().parse_args(argv)
+def main(words: list[str]) -> int:
+    """Exit code 0. Raises `RecordError` when a file cannot be written or read, `MissingInput` when nothing matches."""
+    arguments = _parser().parse_args(words)
     store = Store(arguments.results)
-    try:
-        path = store.records_folder / f"{_name(arguments.name)}{SUFFIX}"
-        if not store.records_folder.is_dir():
-            raise MissingInput(f"no record files under {store.records_folder}; --results is another folder")
-        # one at a time: two that read a pack before either writes it would each lose what the other moved
-        with locked(store.work_folder / "pack.lock"):
-            if arguments.unpack:
-                print(f"{unpack(store, path)} records unpacked from {path}")
-            else:
-                chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
-                added, total = pack(store, path, chosen)
-                print(f"{path}: {total} records, {added} of them new")
-    except PeftbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    path = store.records_folder / f"{_name(arguments.name)}{SUFFIX}"
+    if not store.records_folder.is_dir():
+        raise MissingInput(f"no record files under {store.records_folder}; --results is another folder")
+    # one at a time: two that read a pack before either writes it would each lose what the other moved
+    with locked(store.work_folder / "pack.lock"):
+        if arguments.unpack:
+            print(f"{unpack(store, path)} records unpacked from {path}")
+        else:
+            chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
+            added, total = pack(store, path, chosen)
+            print(f"{path}: {total} records, {added} of them new")
     return 0
 
 
@@ -111,9 +106,7 @@ def _whole(path: Path) -> Iterator[RunRecord]:
 
 
 def _parser() -> Arguments:
-    parser = Arguments(
-        prog="python -m peftbench pack", description="Move record files into one compressed file, or back."
-    )
+    parser = Arguments.of("pack", __doc__)
     parser.add_argument("name", help=f"records/NAME{SUFFIX} is written, or added to")
     parser.add_argument(
         "--results", type=a_folder, default=Path("results"), help="folder that holds records/ (%(default)s)"

@@ -12,6 +12,7 @@ from peftbench.adapters.predictor import Predictor, image_files, snippet
 from peftbench.cells.export import export_record
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.foundation.errors import printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress
 
@@ -20,11 +21,8 @@ COLUMNS = ("file", "class", "probability")
 
 def main(words: list[str]) -> int:
     """Exit code 0 once every image has its line."""
-    parser = Arguments(
-        prog="peftbench predict",
-        description=(__doc__ or "").partition(": ")[2],
-        epilog="The same in Python: " + "; ".join(snippet("MODEL").splitlines()),
-    )
+    in_python = "The same in Python: " + "; ".join(snippet("MODEL").splitlines())
+    parser = Arguments.of("predict", __doc__, in_python)
     parser.add_argument("model", help="a file of 'export' or 'advise', or a record's file or fingerprint")
     parser.add_argument("images", nargs="+", help="image files, or folders that hold them; section.option=value")
     parser.add_argument("--out", type=a_file, help="the CSV to write (default: the terminal)")
@@ -50,7 +48,8 @@ def main(words: list[str]) -> int:
             writer.writerow([*row, *(f"{value:.4f}" for value in (found.probabilities if arguments.all else ()))])
             step(1)
     if arguments.out is None:
-        sys.stdout.write(text.getvalue())
+        # a pipe gets the names as they are
+        sys.stdout.write(printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
     else:
         replace_text(arguments.out, text.getvalue())
         print(f"wrote {arguments.out}: {len(files):,} images")

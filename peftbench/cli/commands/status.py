@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tabulate import tabulate
 
 from peftbench.cli.arguments import Arguments
+from peftbench.foundation.errors import printable
 from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
@@ -20,14 +21,14 @@ ROWS = ("method", "dataset", "backbone", "group", "seed", "cell")
 
 def main(words: list[str]) -> int:
     """Exit code 0 when every cell is done or not applicable, 1 otherwise."""
-    parser = Arguments(prog="peftbench status", description=(__doc__ or "").partition(": ")[2])
+    parser = Arguments.of("status", __doc__)
     parser.add_argument("words", nargs="*", help="as for the sweep, e.g. +suite=vtab method=lora,ssf seed=0,1,2")
     parser.add_argument("--by", choices=ROWS, default="method", help="one row for each of these (default: method)")
     parser.add_argument("-m", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)
     grid, _ = plan_grid([word for word in arguments.words if not word.startswith("runtime.on_")])
     found = found_states(grid)
-    print("\n".join(status_lines(grid, found, arguments.by)))
+    print(printable("\n".join(status_lines(grid, found, arguments.by))))
     return 0 if all(state in ("done", "not applicable") for state, _ in found.values()) and not grid.problems else 1
 
 

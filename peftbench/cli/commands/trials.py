@@ -9,29 +9,24 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.terminal import width_of
+from peftbench.records.index import say_skipped
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.records.trials import choice_problems
 
 
-def main(argv: list[str]) -> int:
-    """Show the trials of every tuned record; exit code 1 when a choice does not follow, 2 when there is nothing."""
-    parser = Arguments(prog="python -m peftbench trials", description=__doc__)
+def main(words: list[str]) -> int:
+    """Exit code 0, or 1 when a choice does not follow. Raises `MissingInput` when there is no tuned record."""
+    parser = Arguments.of("trials", __doc__)
     parser.add_argument("--results", type=a_folder, default=Path("results"), help="folder with records/ (%(default)s)")
-    arguments = parser.parse_args(argv)
-    try:
-        return _show(arguments.results)
-    except PeftbenchError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
+    return _show(parser.parse_args(words).results)
 
 
 def _show(results: Path) -> int:
     records, skipped = Store(results).scan()
-    for line in skipped:
-        print(f"skipped {line}", file=sys.stderr)
+    say_skipped(skipped)
     by_fingerprint = {record.fingerprint: record for record in records}
     tuned = [record for record in records if record.tuning is not None]
     if not tuned:

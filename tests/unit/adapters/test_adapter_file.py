@@ -6,7 +6,14 @@ import pytest
 import timm
 import torch
 
-from peftbench.adapters.file import adapter_bytes, adapter_tensors, load_adapter, read_adapter, take_findings
+from peftbench.adapters.file import (
+    adapter_bytes,
+    adapter_tensors,
+    file_bytes,
+    load_adapter,
+    read_adapter,
+    take_findings,
+)
 from peftbench.backbones.build import from_timm
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.methods.base import METHODS, install
@@ -51,6 +58,15 @@ def test_a_round_trip_gives_the_same_function(tmp_path):
     load_adapter(other, tensors, path)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(model.eval()(images), other.eval()(images))
+
+
+def test_the_same_tensors_and_metadata_give_the_same_bytes(tmp_path):
+    tensors, metadata = {"b": torch.arange(3.0), "a": torch.ones(2, 2)}, {name: name * 3 for name in "fedcba"}
+    [content] = {file_bytes(tensors, metadata) for _ in range(20)}
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(content)
+    found, said = read_adapter(path)
+    assert said == metadata and all(torch.equal(found[name], tensors[name]) for name in tensors)
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -151,6 +152,27 @@ def test_a_file_that_says_something_else_of_itself_is_one_line(tmp_path, metadat
         with pytest.raises(BadInput, match=why) as caught:
             ask()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"seed": -1}, "facts.seed is -1"),
+        ({"seed": 2**63}, "facts.seed is 9223372036854775808"),
+        ({"seed": True}, "facts.seed is True"),
+        ({"class_names": ["a", 1]}, r"facts.class_names is \['a', 1\]"),
+        ({"images": None}, "facts.images is None and not an object"),
+        ({"images": {}}, "facts.images.size is missing"),
+        ({"backbone": {"title": "t"}}, "facts.backbone.model is missing"),
+    ],
+)
+def test_facts_of_another_kind_are_one_line(tmp_path, change, why):
+    _, path = exported("lora", tmp_path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, metadata=metadata | {"facts": json.dumps(json.loads(metadata["facts"]) | change)})
+    with pytest.raises(BadInput, match=why):
+        adapter_facts(path)
 
 
 def test_a_method_this_version_does_not_know_is_one_line(tmp_path):

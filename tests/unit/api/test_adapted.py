@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import peftbench
 from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable
@@ -144,6 +147,29 @@ def test_a_file_of_other_weights_or_another_kind_is_refused(tmp_path: Path) -> N
         peftbench.load(path, other)
     with pytest.raises(BadInput, match="does not fit"):
         peftbench.attach("bitfit", net()).load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"digest": None}, "facts.digest is None"),
+        ({"seed": 2**64}, "facts.seed is"),
+        ({"num_classes": -1}, "facts.num_classes is -1"),
+        (
+            {"method": {"name": "lora", "num_classes": 3}},
+            r"cannot attach its method .unknown option method\.num_classes",
+        ),
+        ({"method": {"name": "lorra"}}, "cannot attach its method .*did you mean 'lora'"),
+    ],
+)
+def test_a_file_with_other_facts_is_one_line(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    path = peftbench.attach("lora", net()).save(tmp_path / "own.safetensors")
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    facts = json.loads(metadata["facts"]) | change
+    save_file(load_file(path), path, metadata=metadata | {"facts": json.dumps(facts)})
+    with pytest.raises(BadInput, match=why):
+        peftbench.load(path, net())
 
 
 def test_wrong_words_say_what_is_right() -> None:

@@ -206,6 +206,37 @@ def test_official_clip_towers_load(prefix: str, tmp_path: Path) -> None:
     assert "OpenAI's CLIP" in loads(content, state, tmp_path / "a.pth", net())
 
 
+def torchscript(state: dict[str, Tensor], path: Path) -> None:
+    """An archive as OpenAI's, from which these tensors can be had and which is code all the same."""
+    whole = nn.Module()
+    for name, tensor in state.items():
+        *folders, last = name.split(".")
+        place = whole
+        for folder in folders:
+            if not hasattr(place, folder):
+                place.add_module(folder, nn.Module())
+            place = getattr(place, folder)
+        place.register_buffer(last, tensor)
+    whole.forward = lambda x: x  # type: ignore[method-assign]
+    torch.jit.save(torch.jit.trace(whole, torch.zeros(1)), path)
+
+
+@pytest.mark.filterwarnings("error:.*TorchScript", "ignore:.*torch.jit")
+def test_an_archive_of_code_is_refused_and_the_advice_can_be_followed(tmp_path: Path) -> None:
+    net, path = partial(tiny, pre_norm=True), tmp_path / "ViT-B-16.pt"
+    state = {name: tensor.half().float() for name, tensor in randomised(net()).items()}
+    archive = {name: tensor.half() for name, tensor in under("visual.", openai_clip(state)).items()}
+    sizes = {name: torch.tensor(77) for name in ("input_resolution", "context_length", "vocab_size")}
+    torchscript(archive | sizes | {"transformer.resblocks.0.ln_1.weight": torch.zeros(4)}, path)
+    with pytest.raises(BadInput, match="TorchScript, which holds code") as refused:
+        load_weights(net(), path)
+    [advice] = re.findall(r"name that file: (.*)$", str(refused.value))
+    exec(advice.replace("FILE.pth", str(tmp_path / "FILE.pth")), {"torch": torch})
+    model = net()
+    assert "OpenAI's CLIP" in load_weights(model, tmp_path / "FILE.pth")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
 def test_the_clip_preset_has_openais_activation() -> None:
     x = torch.linspace(-3, 3, 7)
     net = timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0, depth=1, embed_dim=32, num_heads=2)

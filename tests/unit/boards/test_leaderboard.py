@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.render import frame
 from peftbench.boards.table import Row, Table, ppt, score
 from peftbench.config.shipped import shipped_options
 from peftbench.records.collect import collect
@@ -198,6 +199,7 @@ def test_a_title_says_what_was_done_and_a_changed_rate_marks_its_row() -> None:
         "vit_b16, vtab1k, the methods' own options; digits; short recipe: 5 epochs, batches of 16, fp32, adamw, "
         "lr 0.002 to 0.01"
     )
+    assert set(frame(table)["hyperparameters"]) == {"the methods' own options"}
     rows = rows_by_name(table)
     assert {name: row.rate for name, row in rows.items()} == {"lora": "0.005", "linear": "0.01", "ssf": "0.002"}
     assert {name for name, row in rows.items() if row.changed} == {"ssf"}

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from peftbench.cli.commands import pack as pack_command
-from peftbench.cli.commands.pack import main
 from peftbench.foundation.errors import RecordError
 from peftbench.foundation.identity import fingerprint
 from peftbench.records.index import read_rows
@@ -22,6 +22,11 @@ from peftbench.records.store import Store, read_record
 from tests.record_factory import make_record
 
 RECORDS = [make_record(method=method, seed=seed) for method in ("lora", "vpt") for seed in range(3)]
+
+
+@pytest.fixture
+def main(command: Callable[..., int]) -> Callable[[list[str]], int]:
+    return lambda words: command("pack", *words)
 
 
 @pytest.fixture
@@ -36,7 +41,7 @@ def texts(store: Store) -> dict[str, str]:
     return {str(path.relative_to(store.root)): path.read_text() for path in store.record_files()}
 
 
-def test_packing_and_unpacking_gives_the_same_files(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packing_and_unpacking_gives_the_same_files(main, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     before = texts(store)
     assert main(["suite", "--results", str(store.root)]) == 0
     assert [path.name for path in store.records_folder.iterdir()] == ["suite.jsonl.gz"]
@@ -52,7 +57,7 @@ def test_the_order_of_records_does_not_change_the_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
 
 
-def test_packed_cells_are_found_and_read_like_files(store: Store) -> None:
+def test_packed_cells_are_found_and_read_like_files(main, store: Store) -> None:
     main(["suite", "--results", str(store.root), "--method", "lora"])
     pack = store.records_folder / "suite.jsonl.gz"
     for record in RECORDS:
@@ -66,14 +71,16 @@ def test_packed_cells_are_found_and_read_like_files(store: Store) -> None:
     assert store.find("0" * 16) is None
 
 
-def test_a_pack_grows(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pack_grows(main, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     main(["suite", "--results", str(store.root), "--method", "lora"])
     main(["suite", "--results", str(store.root)])
     assert "6 records, 3 of them new" in capsys.readouterr().out
     assert len(list(store.all())) == 6
 
 
-def test_a_file_and_a_pack_with_another_result_are_told_apart(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_and_a_pack_with_another_result_are_told_apart(
+    main, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = store.records_folder / "suite.jsonl.gz"
     write_pack(path, [make_record(method="lora", seed=0, accuracy=0.9)])
     records, skipped = store.scan()
@@ -112,13 +119,13 @@ def test_a_damaged_pack_is_named_and_the_rest_is_read(tmp_path: Path) -> None:
         assert store.find(RECORDS[0].fingerprint) is None
 
 
-def test_nothing_to_pack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_pack(main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["suite", "--results", str(tmp_path)]) == 2
     assert "no record files" in capsys.readouterr().err
     assert main(["suite", "--results", str(tmp_path), "--unpack"]) == 2
 
 
-def test_a_packed_result_is_never_replaced(store: Store) -> None:
+def test_a_packed_result_is_never_replaced(main, store: Store) -> None:
     main(["suite", "--results", str(store.root)])
     before = store.packs()[0].read_bytes()
     with pytest.raises(RecordError, match="unpack it to measure again"):
@@ -127,19 +134,17 @@ def test_a_packed_result_is_never_replaced(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "sub/x", ".hidden", "", "a b", "-x"])
-def test_a_pack_name_is_a_name(store: Store, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pack_name_is_a_name(main, store: Store, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for action in ([], ["--unpack"]):
         assert main(["--results", str(store.root), *action, "--", name]) == 2
         [line] = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"'{name}' is not a name for a pack")
+        assert line.startswith(f"peftbench: '{name}' is not a name for a pack")
     assert len(store.record_files()) == 6 and not list(store.root.glob("**/*.gz"))
 
 
 def packing(root: Path, *words: str) -> subprocess.Popen[str]:
-    code = "import sys; from peftbench.cli.commands.pack import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words, "--results", str(root)], stdout=subprocess.PIPE, text=True
-    )
+    words = ("pack", *words, "--results", str(root))
+    return subprocess.Popen([sys.executable, "-m", "peftbench", *words], stdout=subprocess.PIPE, text=True)
 
 
 def test_two_packings_at_once_and_a_killed_one_lose_nothing(tmp_path: Path) -> None:

@@ -44,5 +44,6 @@ def test_an_old_failure_is_called_old(tmp_path):
 def test_a_failure_of_this_sweep_is_not(tmp_path):
     record = make_record()
     cell = planned(tmp_path)
-    Store(tmp_path).put_failure(record.fingerprint, record.labels, "the disk was full", "")
-    assert state_of(cell) == ("failed", f"the disk was full (traceback in {cell.failure_path})")
+    for traceback, place in (("", ""), ("Traceback ...", f" (traceback in {cell.failure_path})")):
+        Store(tmp_path).put_failure(record.fingerprint, record.labels, "the disk was full", traceback)
+        assert state_of(cell) == ("failed", f"the disk was full{place}")

@@ -37,7 +37,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "gps": {"batch_size": 16},
-    "fourierft": {"num_coefficients": 60},
+    # its random start is as large as the paper says for a width of 768
+    "fourierft": {"num_coefficients": 60, "scale": 10.0},
     "waveft": {"num_coefficients": 60},
     "ttc": {"align_share": 0.02},
 }

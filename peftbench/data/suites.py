@@ -23,11 +23,14 @@ SUITES: dict[str, tuple[str, ...]] = {
         "fewshot/stanford_cars",
         "fewshot/oxford_flowers102",
     ),
-    # with task=segmentation; scenes also with depth, normals, edges, saliency and several
+    # scenes also with task=depth, normals, edges, saliency and several
     "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes"),
     "video": ("moving_shapes", "camera_motion"),
     "micro": ("digits", "shapes_location", "shapes_orientation", "shapes_count"),
 }
+
+# What the datasets of a suite are for, where it is not classification.
+_TASKS = {"dense": "segmentation"}
 
 
 def suite(name: str) -> list[str]:
@@ -38,3 +41,14 @@ def suite(name: str) -> list[str]:
     if name not in SUITES:
         raise ConfigError([f"unknown suite '{name}'{did_you_mean(name, SUITES)}"])
     return list(SUITES[name])
+
+
+def task_of(names: list[str]) -> str | None:
+    """The task that a sweep over these suites is for; None for classification, which needs no word.
+
+    Raises `ConfigError` for suites of different tasks.
+    """
+    tasks = {_TASKS.get(name) for name in names}
+    if len(tasks) > 1:
+        raise ConfigError([f"+suite={','.join(names)}: suites of different tasks; sweep one after the other"])
+    return tasks.pop()

@@ -16,6 +16,7 @@ from peftbench.config.launcher import Launcher
 from peftbench.config.overrides import choices_of, named_options, values_of, word_problems
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.suites import suite as datasets_of
+from peftbench.data.suites import task_of
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
@@ -40,12 +41,15 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
 
 
 def expanded(words: list[str]) -> list[str]:
-    """The words with suites and `all` written out; a dataset named beside a suite wins."""
+    """The words with suites and `all` written out; a dataset or task named beside a suite wins."""
     result = []
     for word in words:
         key, _, value = word.partition("=")
         if key.lstrip("+") == "suite":
-            result.append("dataset=" + ",".join(name for suite in value.split(",") for name in datasets_of(suite)))
+            suites = value.split(",")
+            result.append("dataset=" + ",".join(name for suite in suites for name in datasets_of(suite)))
+            if task := task_of(suites):
+                result.append(f"task={task}")
         elif word == "method=all":
             result.append("method=" + ",".join(choices_of(config_dir() / "method")))
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,9 +122,10 @@ class CameraMotion(DatasetSpec):
 
 
 def _shipped() -> list[Path]:
-    import sklearn.datasets
-
-    folder = Path(sklearn.datasets.__file__).parent / "images"
+    # scikit-learn is a dependency; it is found without being imported, which takes seconds
+    found = find_spec("sklearn")
+    assert found is not None and found.origin is not None
+    folder = Path(found.origin).parent / "datasets" / "images"
     return [folder / "china.jpg", folder / "flower.jpg"]
 
 

@@ -74,6 +74,12 @@ def test_help_shows_what_is_needed_first_and_the_rest_on_demand(run, capsys):
 
 
 def test_not_applicable_is_said_before_training(run, capsys, tmp_path):
-    words = ["method=vpt", "backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none", "backbone.img_size=32"]
+    words = [
+        "method=vpt",
+        "backbone=timm",
+        "backbone.model=convnext_atto",
+        "backbone.weights=none",
+        "backbone.img_size=32",
+    ]
     assert run(*words) == 3
     assert "vpt_deep" in capsys.readouterr().err

@@ -66,7 +66,6 @@ class BOFT(Targeted):
     """
 
     paper: ClassVar[str] = "arXiv:2311.06243"
-    size_option: ClassVar[str] = "num_factors"
 
     block_size: int = option(8, ge=2)
     num_factors: int = option(2, ge=1)

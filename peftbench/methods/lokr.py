@@ -55,7 +55,6 @@ class LoKr(Targeted):
     """
 
     paper: ClassVar[str] = "arXiv:2309.14859"
-    size_option: ClassVar[str] = "rank"
 
     rank: int = option(8, ge=1)
     alpha: float = option(8.0, gt=0)

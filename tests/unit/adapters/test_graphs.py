@@ -35,6 +35,7 @@ def test_onnx_runtime_gives_the_same_logits(method: str, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "vpt_deep"])
 def test_a_program_gives_the_same_logits(method: str, tmp_path: Path) -> None:
     model = trained(method, "vit_micro_patch4_32")

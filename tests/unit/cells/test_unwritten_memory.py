@@ -35,6 +35,7 @@ def trained(words: tuple[str, ...], folder: Path, poison: bool) -> list[Tensor]:
         return [tensor.detach() for tensor in parts.model.state_dict().values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", CHOICES, ids=lambda words: words[0])
 def test_no_step_reads_memory_that_was_not_written(words: tuple[str, ...], tmp_path: Path) -> None:
     plain, poisoned = (trained(words, tmp_path, poison) for poison in (False, True))

@@ -47,6 +47,7 @@ def test_every_file_of_every_group_is_in_the_sample() -> None:
     assert words >= {f"{group}={choice}" for group in GROUPS for choice in CHOICES[group]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", COMBINATIONS, ids=lambda words: words[0])
 def test_a_tree_is_that_of_a_whole_composition_by_hydra(words: list[str], trees: Trees) -> None:
     try:

@@ -45,6 +45,7 @@ def test_the_frames_of_a_clip_are_the_same_for_every_class_in_another_order(fram
         assert len({clip.tobytes() for clip in clips}) == 8
 
 
+@pytest.mark.slow
 def test_a_mean_over_frames_is_at_chance() -> None:
     clips = np.stack([moving_shapes.clip(0, index, index % 8) for index in range(800)])
     means, labels = clips.mean(1).reshape(800, -1) / 255, np.arange(800) % 8

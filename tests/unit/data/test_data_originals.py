@@ -173,6 +173,7 @@ def test_eurosat_and_resisc45_count_the_class_twice_in_the_key(tmp_path, monkeyp
     check(opened(monkeypatch, "resisc45", tmp_path, expected), expected, ("train", 60), ("train", 80))
 
 
+@pytest.mark.slow
 def test_sun397_follows_the_lists_of_tfds(tmp_path, monkeypatch):
     expected: Expected = {}
     for split, name, num in (("train", "tr", 3), ("validation", "va", 1), ("test", "te", 1)):

@@ -37,6 +37,7 @@ def test_one_normal_of_the_recipe() -> None:
     np.testing.assert_allclose(scene(0, 0).normals[:, 16, 16], (-0.2280, -0.1925, -0.9544), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_split_holds_images_and_maps_in_step(tmp_path: Path) -> None:
     source = Scenes().open()
     split = load_split(source, "val200", ImageTransform(32), tmp_path)

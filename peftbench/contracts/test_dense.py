@@ -15,7 +15,7 @@ from peftbench.backbones.maps import feature_maps, taps_of
 from peftbench.cells.evidence import random_evidence
 from peftbench.contracts import backbones
 from peftbench.contracts.backbones import images, make
-from peftbench.contracts.test_methods import default_refusal, fitting, nudge
+from peftbench.contracts.test_methods import check_gradients, default_refusal, fitting, nudge
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, install
@@ -68,14 +68,7 @@ def test_every_trainable_tensor_gets_a_gradient_from_the_pixels_and_no_other(nam
     model = Segmentation(num_maps=3).model(built, CLASSES, 0).train()
     truth = torch.arange(4 * 32 * 32).view(4, 32, 32) % 3
     Segmentation().loss_fn(TrainSpec())(model, {"image": images(4), "class_map": truth}).backward()
-    inert = fitting(name).inert(built)
-    for key, parameter in built.named_parameters():
-        if not parameter.requires_grad:
-            assert parameter.grad is None, f"{key} is frozen and got a gradient"
-            continue
-        assert parameter.grad is not None, f"{key} got no gradient"
-        as_a_whole = key in inert and parameter.grad[inert[key]].numel() == parameter.numel()
-        assert as_a_whole or parameter.grad.abs().max() > 0, f"the gradient of {key} is zero"
+    check_gradients(built, fitting(name).inert(built))
     assert model.eval()(images(2)).shape == (2, 3, 32, 32)
 
 

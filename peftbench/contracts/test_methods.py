@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -194,7 +195,12 @@ def test_gradient_reaches_all_trainable_tensors_and_no_other(method: Method, nud
     inert = method.inert(nudged)
     if nudged.trainable:
         loss_of(nudged).backward()
-    for name, parameter in nudged.named_parameters():
+    check_gradients(nudged, inert)
+
+
+def check_gradients(backbone: Backbone, inert: Mapping[str, slice | Tensor]) -> None:
+    """Every trainable tensor has a gradient that is not zero, unless all of it is inert, and no other has one."""
+    for name, parameter in backbone.named_parameters():
         if not parameter.requires_grad:
             assert parameter.grad is None, f"{name} is frozen and got a gradient"
             continue

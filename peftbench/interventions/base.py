@@ -28,9 +28,12 @@ def fold_all(root: nn.Module) -> int:
     for name, child in list(root.named_children()):
         remaining += fold_all(child)
         if isinstance(child, Intervention):
-            plain = child.folded()
+            training = child.training
+            # as in evaluation, without dropout
+            plain = child.eval().folded()
             if plain is None:
                 remaining += 1
+                child.train(training)
             else:
-                setattr(root, name, plain)
+                setattr(root, name, plain.train(training))
     return remaining

@@ -17,7 +17,26 @@ from peftbench.interventions.base import Intervention
 from peftbench.interventions.lean import updated
 
 
-class LowRank(nn.Module):
+class _Pair(nn.Module):
+    """x -> scale * B A dropout(x) with `down` A [rank, in_dim] and `up` B [out_dim, rank] of a subclass."""
+
+    down: Tensor
+    up: Tensor
+
+    def __init__(self, scale: float, dropout: float) -> None:
+        super().__init__()
+        self.scale = scale
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.linear(self.dropout(x), self.down), self.up)
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
+        return self.scale * self.up @ self.down
+
+
+class LowRank(_Pair):
     """x -> scale * B A dropout(x) with A [rank, in_dim] and B [out_dim, rank]; B = 0 at the start.
 
     A is drawn from kaiming-uniform with a = sqrt(5), as loralib and the PEFT library do (LoRA, arXiv:2106.09685,
@@ -25,39 +44,19 @@ class LowRank(nn.Module):
     """
 
     def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(scale, dropout)
         self.down = nn.Parameter(torch.empty(rank, in_dim))
         self.up = nn.Parameter(torch.zeros(out_dim, rank))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * F.linear(F.linear(self.dropout(x), self.down), self.up)
-
-    def weight(self) -> Tensor:
-        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
-        return self.scale * self.up @ self.down
 
 
-class FixedDown(nn.Module):
+class FixedDown(_Pair):
     """x -> scale * B A dropout(x) with a frozen A [rank, in_dim] and B [out_dim, rank], zero at the start."""
 
-    down: Tensor
-
     def __init__(self, down: Tensor, out_dim: int, scale: float = 1.0, dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(scale, dropout)
         self.register_buffer("down", down, persistent=False)
         self.up = nn.Parameter(torch.zeros(out_dim, len(down)))
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * F.linear(F.linear(self.dropout(x), self.down), self.up)
-
-    def weight(self) -> Tensor:
-        """The matrix [out_dim, in_dim] that this adds to the frozen one."""
-        return self.scale * self.up @ self.down
 
 
 class ShiftedLowRank(LowRank):
@@ -83,18 +82,13 @@ class ShiftedLowRank(LowRank):
         return super().weight() - self.scale * self.start_up @ self.start_down
 
 
-class FrozenEnds(nn.Module):
+class FrozenEnds(_Pair):
     """x -> scale * B C A dropout(x) with A [rank, in_dim] and B [out_dim, rank] frozen, C from `core`; a base class."""
 
-    down: Tensor
-    up: Tensor
-
     def __init__(self, down: Tensor, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(scale, dropout)
         self.register_buffer("down", down.detach().clone(), persistent=False)
         self.register_buffer("up", up.detach().clone(), persistent=False)
-        self.scale = scale
-        self.dropout = nn.Dropout(dropout)
 
     def core(self) -> Tensor:
         """C [rank, rank] as it acts now."""

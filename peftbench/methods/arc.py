@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import Ahead, refer, release, share
+from peftbench.interventions import Ahead, refer, share
 from peftbench.methods.base import METHODS, Method
 
 # place -> the linear map that reads what the place's norm gives
@@ -105,7 +105,3 @@ class ARC(Method):
             widths = [site.in_dim for site in shape.at(PLACES[place])]
             total += sum(h * width for width in set(widths)) + sum(h + width for width in widths)
         return total
-
-    def merge(self, backbone: Backbone) -> None:
-        super().merge(backbone)
-        release(backbone)

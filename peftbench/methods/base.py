@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
-from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import Part
-from peftbench.interventions import Intervention, fold_all
+from peftbench.interventions import Intervention, fold_all, release
 from peftbench.methods.observation import Evidence, Findings
 
 METHODS: Registry[Method]
@@ -104,6 +104,7 @@ class Method(Part):
         remaining = fold_all(backbone)
         if remaining:
             raise MethodContractError(f"{remaining} wrappers of {self.name} are left after merging")
+        release(backbone)
 
 
 METHODS = Registry("method", "peftbench.methods")
@@ -141,6 +142,22 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
         raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
 
 
+def require_two_images(module: nn.Module, batch: int, has: str) -> None:
+    """Raises `ConfigError` in training on one image, where torch would speak of values per channel; `has`: who asks."""
+    if module.training and batch < 2:
+        raise ConfigError(
+            [
+                f"{has} and needs two images in every training batch; choose a train.batch_size that leaves no single "
+                "image, or set train.keep_last_batch=false"
+            ]
+        )
+
+
+def norms_keys(attention: Any) -> bool:
+    """Whether keys are normed behind their projection, so that an offset which all of them share is felt."""
+    return not isinstance(getattr(attention, "k_norm", nn.Identity()), nn.Identity)
+
+
 def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     """Where a trained offset of the fused qkv (attribute `tensor` of its site) acts on keys alone: name -> rows.
 
@@ -154,9 +171,9 @@ def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     for site in backbone.all_sites:
         if site.shape.role != "attn.qkv":
             continue
-        norm = getattr(site.parent, "k_norm", nn.Identity())
-        normed_keys = not isinstance(norm, nn.Identity)
-        name = names.get(id(getattr(norm if normed_keys else site.module, "bias" if normed_keys else tensor, None)))
+        normed_keys = norms_keys(site.parent)
+        vector = getattr(site.parent.k_norm, "bias", None) if normed_keys else getattr(site.module, tensor, None)
+        name = names.get(id(vector))
         if name is not None:
             width = site.shape.out_dim // 3
             found[name] = slice(None) if normed_keys else slice(width, 2 * width)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten
 from peftbench.interventions.rotation import cayley, largest_block
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 
 class Butterfly(nn.Module):
@@ -56,7 +55,7 @@ def butterfly_order(width: int, size: int, factor: int) -> Tensor:
 
 @METHODS.add("boft")
 @dataclass(frozen=True)
-class BOFT(Targeted):
+class BOFT(Rewriting):
     """W' = diag(s) W R^T, R = F_m ... F_1 of block-diagonal rotations between butterfly permutations.
 
     m = `num_factors` mix b 2^(m-1) inputs where OFT's blocks mix b. Blocks of b = `block_size` are stored whole, as
@@ -86,9 +85,6 @@ class BOFT(Targeted):
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         size = self._fitting(matrix.in_dim)
         return Butterfly(matrix.in_dim, matrix.out_dim, size, self.num_factors, common)
-
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return self.num_factors * self._fitting(in_dim) * in_dim + out_dim

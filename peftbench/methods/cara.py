@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten, refer, release, share
+from peftbench.interventions import Rewritten, refer, share
 from peftbench.methods.base import METHODS, Method
 
 
@@ -156,9 +156,3 @@ class CaRA(Method):
         first = 3 * depth + width + shape.num_heads + width // shape.num_heads + 1
         second = (1 + up + down) * depth + 2 * width + 1
         return self.rank * (first + second) + (2 + up) * width
-
-    def merge(self, backbone: Backbone) -> None:
-        training = backbone.training
-        super().merge(backbone.eval())
-        release(backbone)
-        backbone.train(training)

@@ -15,8 +15,8 @@ from peftbench.foundation.spec import option
 from peftbench.interventions import Tap, look_at, refer, require_plain, tap_block
 from peftbench.methods.base import METHODS, Method
 
-# place -> the half of a block whose stream is read, and the kind of tap
-PLACES = {"after_attn": ("attn", "stream"), "after_mlp": ("mlp", "stream")}
+# place -> the half of a block whose stream is read
+PLACES = {"after_attn": "attn", "after_mlp": "mlp"}
 
 
 class CrossAttention(nn.Module):
@@ -63,12 +63,11 @@ class CVPT(Method):
         shape = backbone.shape
         # xavier of [layers, tokens, width]: the fans are tokens and layers, each times the width
         bound = math.sqrt(6 / ((self.num_tokens + len(blocks)) * shape.width))
-        half, tap = PLACES[self.place]
         for block, attention in zip(blocks, attentions, strict=True):
             require_plain(attention.module)
             prompts = torch.empty(self.num_tokens, shape.width).uniform_(-bound, bound)
             module = CrossAttention(attention.module, prompts, self.dropout)
-            block.wrap(partial(tap_block, taps=[Tap(half, module, place=tap)]))
+            block.wrap(partial(tap_block, taps=[Tap(PLACES[self.place], module, place="stream")]))
 
     def expected_params(self, shape: BackboneShape) -> int:
         return shape.depth * self.num_tokens * shape.width

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import LinearDelta, refer, release, share
+from peftbench.interventions import LinearDelta, refer, share
 from peftbench.methods.base import METHODS, Method
 
 ROLES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -149,10 +149,6 @@ class _FacT(Method):
 
     def _delta(self, site: Site, factors: Factors, first: int) -> FactorDelta:
         raise NotImplementedError
-
-    def merge(self, backbone: Backbone) -> None:
-        super().merge(backbone)
-        release(backbone)
 
 
 @METHODS.add("fact_tt")

@@ -12,8 +12,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseChange
 from peftbench.methods.base import METHODS
-from peftbench.methods.coefficients import Coefficients, random_places
-from peftbench.methods.targets import TARGETS, Matrix
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting, random_places
 
 
 class Spectrum(SparseChange):
@@ -25,7 +24,7 @@ class Spectrum(SparseChange):
 
 @METHODS.add("fourierft")
 @dataclass(frozen=True)
-class FourierFT(Coefficients):
+class FourierFT(Rewriting):
     """W' = W + scale * Re(IDFT2(S)), S zero but for n = `num_coefficients` trained numbers.
 
     Their places are random, one draw from `places_seed` for all matrices of one shape. `start: normal`, N(0, 1), is the

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import FUSED_TARGETS, Matrix, Targeted, offsets_without_effect
+from peftbench.methods.targets import FUSED_TARGETS, Matrix, Rewriting, offsets_without_effect
 
 MATRIX_FORMS = ("lora", "vector", "constant", "none")
 PROMPT_FORMS = ("lora", "vector", "none")
@@ -71,7 +70,7 @@ class Supports(nn.Module):
 
 @METHODS.add("glora")
 @dataclass(frozen=True)
-class GLoRA(Targeted):
+class GLoRA(Rewriting):
     """W' = W + W * A + B, b' = b + b * D + E + W C with supports of fixed forms.
 
     `scale` A and `shift` B are `lora` of `rank`, a `vector` of one number for each output, one number (`constant`) or
@@ -106,9 +105,6 @@ class GLoRA(Targeted):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return Supports(matrix, self.forms, self.rank)
-
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
 
     def expected_params(self, shape: BackboneShape) -> int:
         total = 0

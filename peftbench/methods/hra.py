@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 
 class Reflections(nn.Module):
@@ -38,7 +37,7 @@ class Reflections(nn.Module):
 
 @METHODS.add("hra")
 @dataclass(frozen=True)
-class HRA(Targeted):
+class HRA(Rewriting):
     """W' = W H_1 H_2 ... H_r, Householder reflections H_i = I - 2 u_i u_i^T / ||u_i||^2.
 
     r = `rank` is even: the reflections start as equal pairs, which cancel, so the function is unchanged up to rounding.
@@ -58,9 +57,6 @@ class HRA(Targeted):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return Reflections(matrix.in_dim, self.rank)
-
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return self.rank * in_dim

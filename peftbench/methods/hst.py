@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import MetaTokens, TokenGrid, Unused, WithImages
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, require_two_images
 
 # the released pyramid: width and heads of the stages at strides 4, 8, 16 and 32
 WIDTHS, HEADS = (32, 48, 64, 72), (2, 4, 8, 12)
@@ -106,14 +106,7 @@ class Pyramid(nn.Module):
         return WIDTHS[: len(self.stages)]
 
     def forward(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> Tensor:
-        if self.training and len(seen[0]) < 2:
-            # torch would say that batch norm expected more than one value per channel
-            raise ConfigError(
-                [
-                    "hst has a batch norm and needs two images in every training batch; choose a train.batch_size that "
-                    "leaves no single image, or set train.keep_last_batch=false"
-                ]
-            )
+        require_two_images(self, len(seen[0]), "hst has a batch norm")
         return self.norm(self.maps(seen)[-1].mean(dim=(2, 3)))
 
     def maps(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> list[Tensor]:

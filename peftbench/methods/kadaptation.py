@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import LinearDelta, refer, release, share
+from peftbench.interventions import LinearDelta, refer, share
 from peftbench.methods.base import METHODS, Method
 
 
@@ -122,7 +122,3 @@ class KAdaptation(Method):
 
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(5 * site.in_dim for site in shape.at("attn.qkv")) + 4 * self._number(shape) ** 2
-
-    def merge(self, backbone: Backbone) -> None:
-        super().merge(backbone)
-        release(backbone)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import FUSED_TARGETS, Matrix, Targeted, offsets_without_effect
+from peftbench.methods.targets import FUSED_TARGETS, Matrix, Rewriting, offsets_without_effect
 
 
 class ScaledWithPrompt(nn.Module):
@@ -45,7 +44,7 @@ class ScaledWithPrompt(nn.Module):
 
 @METHODS.add("lora_vpt")
 @dataclass(frozen=True)
-class LoRAVPT(Targeted):
+class LoRAVPT(Rewriting):
     """W' = W * (1 + U V) and b' = b * (1 + d) + W P q for every linear map of the blocks.
 
     A low-rank factor on the entries of W and one learned input that all tokens share. rank (in + out) + out + rank
@@ -61,9 +60,6 @@ class LoRAVPT(Targeted):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return ScaledWithPrompt(matrix, self.rank)
-
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return self.rank * (in_dim + out_dim) + self.rank * (in_dim + 1)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten
 from peftbench.interventions.rotation import cayley, cayley_series, largest_block, skew
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 
 class BlockRotation(nn.Module):
@@ -33,7 +32,7 @@ class BlockRotation(nn.Module):
 
 @METHODS.add("oft")
 @dataclass(frozen=True)
-class OFT(Targeted):
+class OFT(Rewriting):
     """W' = W R, R = diag(R_1, ...) with blocks R_i = (I + Q_i)(I - Q_i)^-1, Q_i skew-symmetric.
 
     Q starts at zero. in (b - 1) / 2 parameters for each matrix with blocks of b = `block_size`, or of the largest size
@@ -53,9 +52,6 @@ class OFT(Targeted):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return BlockRotation(matrix.in_dim, largest_block(matrix.in_dim, self.block_size), self.cayley == "exact")
-
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return in_dim * (largest_block(in_dim, self.block_size) - 1) // 2

@@ -13,7 +13,7 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Bottleneck, Tap, hook_attention, split_heads, tap_block
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, norms_keys
 
 
 class ParallelKeysValues(AttentionHook):
@@ -81,8 +81,7 @@ class PATT(Method):
         names = {id(parameter): name for name, parameter in backbone.named_parameters()}
         found = {}
         for core in (site.module for site in backbone.sites("attn")):
-            normed_keys = not isinstance(getattr(core.base, "k_norm", nn.Identity()), nn.Identity)
-            for hook in core.hooks if not normed_keys else []:  # type: ignore[union-attr]
+            for hook in core.hooks if not norms_keys(core.base) else []:  # type: ignore[union-attr]
                 found[names[id(hook.up.bias)]] = slice(0, hook.up.out_features // 2)
         return found
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import Rewritten, ScaleShift
-from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.interventions import ScaleShift
+from peftbench.methods.base import METHODS, norms_keys
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 # what is scaled and shifted beside the matrices
 OPERATIONS = ("embed", "norm")
@@ -39,7 +39,7 @@ class RankOneRescale(nn.Module):
 
 @METHODS.add("rlrr")
 @dataclass(frozen=True)
-class RLRR(Targeted):
+class RLRR(Rewriting):
     """W' = W + W * (s_out s_in^T), b' = b + f for every matrix of the blocks, and scale and shift as SSF elsewhere.
 
     in + 2 out parameters for each of the `targets`, and with `norms` 2 D behind patch embedding and each norm, drawn
@@ -62,9 +62,6 @@ class RLRR(Targeted):
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return RankOneRescale(matrix.in_dim, matrix.out_dim)
 
-    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
-        return Rewritten(base, modules, num_slices)
-
     def size(self, in_dim: int, out_dim: int) -> int:
         return in_dim + 2 * out_dim
 
@@ -80,6 +77,6 @@ class RLRR(Targeted):
         found = {}
         for site in backbone.sites("attn.qkv"):
             changes = getattr(site.module, "changes", {})
-            if "1" in changes and isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity):
+            if "1" in changes and not norms_keys(site.parent):
                 found[names[id(changes["1"].shift)]] = slice(None)
         return found

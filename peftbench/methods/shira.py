@@ -12,13 +12,12 @@ from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseChange
 from peftbench.methods.base import METHODS
-from peftbench.methods.coefficients import Coefficients, random_places
-from peftbench.methods.targets import TARGETS, Matrix
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting, random_places
 
 
 @METHODS.add("shira")
 @dataclass(frozen=True)
-class SHiRA(Coefficients):
+class SHiRA(Rewriting):
     """W' = W + S with S zero but for rank (in + out) fixed entries, which start at zero.
 
     `mask` chooses them: `random`, anew in each matrix from `mask_seed`, or `magnitude`, the largest of W. The paper's

@@ -16,7 +16,7 @@ from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, u
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import BehindSlices, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, norms_keys
 from peftbench.methods.observation import Evidence, Findings
 
 MATRICES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -185,8 +185,7 @@ class _SPT(Method):
         names = {id(parameter): name for name, parameter in backbone.trainable}
         found = {}
         for site in backbone.all_sites:
-            normed_keys = not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
-            if site.shape.role != "attn.qkv" or normed_keys:
+            if site.shape.role != "attn.qkv" or norms_keys(site.parent):
                 continue
             if adapter := _behind_keys(site.module):
                 found[names[id(adapter.up.bias)]] = slice(None)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
-from peftbench.interventions import LinearDelta, Rewritten, release
-from peftbench.methods.base import Method
+from peftbench.interventions import LinearDelta, Rewritten
+from peftbench.methods.base import Method, norms_keys
 
 # slice of the fused qkv that a target names
 SLICES = {"q": 0, "k": 1, "v": 2}
@@ -108,9 +108,18 @@ class Targeted(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(self.size(in_dim, out_dim) for in_dim, out_dim in self.matrices(shape))
 
-    def merge(self, backbone: Backbone) -> None:
-        super().merge(backbone)
-        release(backbone)
+
+class Rewriting(Targeted):
+    """Base of methods whose modules change weight and bias of their matrices, in place of adding to the output."""
+
+    def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
+        return Rewritten(base, modules, num_slices)
+
+
+def random_places(matrix: Matrix, number: int, generator: torch.Generator) -> Tensor:
+    """Ascending random places of the flattened matrix, int64 [number], drawn on the CPU: the same on every device."""
+    places = torch.randperm(matrix.weight.numel(), generator=generator, device="cpu")[:number]
+    return places.sort().values.to(matrix.weight.device)
 
 
 def singular_triples(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -132,7 +141,7 @@ def offsets_without_effect(
         if not isinstance(site.module, Rewritten):
             continue
         bias, width = site.module.base.bias, site.shape.out_dim // 3
-        felt = backbone.turns_keys or not isinstance(getattr(site.parent, "k_norm", nn.Identity()), nn.Identity)
+        felt = backbone.turns_keys or norms_keys(site.parent)
         for vector, multiplies in vectors(site.module.changes["0"]):
             if vector.numel() != site.shape.out_dim:
                 continue

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention, TokenGrid, Unused
 from peftbench.interventions.deformable import DeformableAttention, Size, centres
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method, key_third, require_two_images
 
 # widths of the convolutional stages at strides 4, 8, 16 and 32
 STEM, STAGES = 64, (128, 256, 256)
@@ -51,14 +51,7 @@ class SpatialPrior(nn.Module):
         self.level = nn.Parameter(torch.randn(len(STAGES), width))
 
     def forward(self, images: Tensor) -> Branch:
-        if self.training and len(images) < 2:
-            # torch would say that batch norm expected more than one value per channel
-            raise ConfigError(
-                [
-                    "vit_adapter has batch norms and needs two images in every training batch; choose a "
-                    "train.batch_size that leaves no single image, or set train.keep_last_batch=false"
-                ]
-            )
+        require_two_images(self, len(images), "vit_adapter has batch norms")
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -99,11 +92,7 @@ class Extractor(nn.Module):
         places = torch.cat([centres(size, x.device) for size in branch.sizes])
         c = c + self.attention(self.norm_query(c), places, self.norm_value(x), [grid])
         hidden = self.fc1(self.norm_ffn(c))
-        parts = hidden.split([height * width for height, width in branch.sizes], dim=1)
-        maps = [
-            self.conv(part.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
-            for part, size in zip(parts, branch.sizes, strict=True)
-        ]
+        maps = [self.conv(part).flatten(2).transpose(1, 2) for part in as_maps(hidden, branch.sizes)]
         return branch._replace(tokens=c + self.fc2(F.gelu(torch.cat(maps, dim=1))))
 
 
@@ -167,8 +156,7 @@ class Outlet(nn.Module):
 
     def maps(self, features: tuple[Tensor, Branch]) -> list[Tensor]:
         branch = features[1]
-        parts = branch.tokens.split([height * width for height, width in branch.sizes], dim=1)
-        coarse = [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, branch.sizes, strict=True)]
+        coarse = as_maps(branch.tokens, branch.sizes)
         finest = F.interpolate(self.up(coarse[0]), branch.finest.shape[2:]) + branch.finest
         # of fewer interactions than maps the last ones' features serve again
         seen = [branch.seen[min(number, len(branch.seen) - 1)] for number in range(len(self.norms))]
@@ -253,8 +241,7 @@ class ViTAdapter(Method):
         outlet = 4 * d**2 + d + 2 * d * len(channels)
         trained = 0
         if self.train_backbone:
-            finals = sum((2 if site.has_bias else 1) * site.out_dim for site in shape.at("norm.final"))
-            trained = shape.num_parameters - finals
+            trained = shape.num_parameters - sum(site.num_parameters for site in shape.at("norm.final"))
         return prior + count * injector + (count + self.extra_extractors) * extractor + outlet + trained
 
     def inert(self, backbone: Backbone) -> dict[str, slice | Tensor]:
@@ -298,6 +285,12 @@ def map_sizes(shape: BackboneShape) -> list[int]:
     for _ in range(2 + len(STAGES)):
         sizes.append(-(-sizes[-1] // 2))
     return sizes[1:]
+
+
+def as_maps(tokens: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+    """Tokens [batch, sum of h w, channels] of several maps -> the maps [batch, channels, h, w]."""
+    parts = tokens.split([height * width for height, width in sizes], dim=1)
+    return [part.transpose(1, 2).unflatten(2, size) for part, size in zip(parts, sizes, strict=True)]
 
 
 def initialise(module: nn.Module) -> None:

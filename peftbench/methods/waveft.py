@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseChange
 from peftbench.methods.base import METHODS
-from peftbench.methods.coefficients import Coefficients, random_places
-from peftbench.methods.targets import TARGETS, Matrix
+from peftbench.methods.targets import TARGETS, Matrix, Rewriting, random_places
 
 
 class HaarCoefficients(SparseChange):
@@ -35,7 +34,7 @@ class HaarCoefficients(SparseChange):
 
 @METHODS.add("waveft")
 @dataclass(frozen=True)
-class WaveFT(Coefficients):
+class WaveFT(Rewriting):
     """W' = W + scale * IDWT2(S), the inverse Haar transform of S, zero but for n = `num_coefficients` trained numbers.
 
     Their places are random, one draw from `places_seed` for all matrices of one shape; they start at zero: the function

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from peftbench.foundation.registry import Registry
-from peftbench.foundation.spec import Spec
+from peftbench.foundation.spec import Spec, option
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +24,7 @@ __all__ = [
     "PIXELS",
     "SPLITS",
     "SPLIT_SIZES",
+    "ClipSpec",
     "ClipSplit",
     "DatasetSpec",
     "FullSource",
@@ -249,6 +250,21 @@ class DatasetSpec(Spec, ABC):
 
 _ROOMS = ("sources", "vtab", "fgvc", "fewshot")
 DATASETS: Registry[DatasetSpec] = Registry("dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS))
+
+
+@dataclass(frozen=True)
+class ClipSpec(DatasetSpec):
+    """Base of datasets of clips: samples of `frames` frames."""
+
+    frames: int = option(8, ge=2, le=64)
+
+    @property
+    def group(self) -> str:
+        return "video"
+
+    @property
+    def clip_length(self) -> int:
+        return self.frames
 
 
 class OnDemand(Protocol):

@@ -44,6 +44,18 @@ def map_problem(name: str, values: np.ndarray, num_classes: int) -> str:
     return f"its {name} holds {shown}; it takes 0 to {most - 1}, and {UNKNOWN} where nothing is known"
 
 
+def plain_numbers() -> np.ndarray:
+    """What the numbers of a mask mean where each is its own class: uint8 [256]."""
+    return np.arange(256).astype(np.uint8)
+
+
+def numbers_from_one(num_classes: int) -> np.ndarray:
+    """The same where 0 is unknown and classes begin at 1; numbers behind the last class stay, and are refused."""
+    numbers = plain_numbers()
+    numbers[1 : num_classes + 1], numbers[0] = np.arange(num_classes), UNKNOWN
+    return numbers
+
+
 def class_colours(count: int) -> np.ndarray:
     """The colours in which Pascal VOC draws classes, uint8 [count, 3]: each bit of a class number moves one channel."""
     colours = np.zeros((count, 3), np.uint8)

@@ -78,22 +78,24 @@ class JoinedSplit(RawSplit):
         return hashlib.sha256("".join(part.content_digest() for part in self._parts).encode()).hexdigest()
 
     def read(self, index: int) -> Image:
-        first, second = self._parts
-        return first.read(index) if index < len(first) else second.read(index - len(first))
+        part, row = self._at(index)
+        return part.read(row)
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        first, second = self._parts
-        return first.read_map(name, index) if index < len(first) else second.read_map(name, index - len(first))
+        part, row = self._at(index)
+        return part.read_map(name, row)
 
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
-        first, second = self._parts
-        if index < len(first):
-            return first.read_clip(index, moments)
-        return second.read_clip(index - len(first), moments)
+        part, row = self._at(index)
+        return part.read_clip(row, moments)
 
     def describe(self, index: int) -> str:
+        part, row = self._at(index)
+        return part.describe(row)
+
+    def _at(self, index: int) -> tuple[RawSplit, int]:
         first, second = self._parts
-        return first.describe(index) if index < len(first) else second.describe(index - len(first))
+        return (first, index) if index < len(first) else (second, index - len(first))
 
 
 def joined(first: RawSplit, second: RawSplit) -> RawSplit:

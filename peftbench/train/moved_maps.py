@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from peftbench.data.maps import UNKNOWN
 from peftbench.train.augment import Augment, Draws, window_points
 
-# what a class map, and what a map of numbers, says where nothing is known
-UNKNOWN, NAN = 255, float("nan")
+# what a map of numbers says where nothing is known
+NAN = float("nan")
 
 
 def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:

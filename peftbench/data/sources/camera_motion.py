@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSplit, DatasetSpec, Source
+from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
+from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.data.pixels.decode import decode_image
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
@@ -41,14 +42,13 @@ CLASSES = (
     "rest",
 )
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-_BOUNDS = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000), "test": (1000, 2000)}
 # of a folder's pictures every fifth is seen in test clips only
 _TEST_SHARE = 5
 
 
 @DATASETS.add("camera_motion")
 @dataclass(frozen=True)
-class CameraMotion(DatasetSpec):
+class CameraMotion(ClipSpec):
     """800 / 200 / 1,000 clips of `frames` frames of `size` x `size` pixels from photographs, nine camera motions.
 
     `root`: a folder of pictures of one's own, of which every fifth serves the test clips alone; without it the two
@@ -56,7 +56,6 @@ class CameraMotion(DatasetSpec):
     """
 
     root: str | None = option(None, location=True)
-    frames: int = option(8, ge=2, le=64)
     size: int = option(32, ge=16, le=512)
     seed: int = option(0, ge=0)
 
@@ -65,14 +64,6 @@ class CameraMotion(DatasetSpec):
         own = f"_{self._place().name}" if self.root else ""
         frames = "" if self.frames == 8 else f"_t{self.frames}"
         return f"camera_motion{own}{frames}" + ("" if self.size == 32 else f"_{self.size}")
-
-    @property
-    def group(self) -> str:
-        return "video"
-
-    @property
-    def clip_length(self) -> int:
-        return self.frames
 
     def _place(self) -> Path:
         return user_path(self.root or "", "dataset.root").absolute()
@@ -173,7 +164,7 @@ class CameraMotionSource(Source):
 
     def split(self, name: str) -> ClipSplit:
         album = self.testing if name == "test" else self.training
-        return CameraMotionSplit(album, self.seed, self.size, self.frames, *_BOUNDS[name])
+        return CameraMotionSplit(album, self.seed, self.size, self.frames, *BOUNDS[name])
 
 
 class CameraMotionSplit(ClipSplit):
@@ -230,9 +221,7 @@ def poses(random: np.random.RandomState, label: int, frames: int) -> list[Pose]:
 
 def clip(album: _Album, seed: int, index: int, label: int, size: int = 32, frames: int = 8) -> np.ndarray:
     """The clip at `index` of the sequence of `seed`, moving as `label` says: uint8 [frames, size, size, 3]."""
-    entropy = hashlib.sha256(f"camera_motion:{seed}:{index}".encode()).digest()
-    # RandomState: its stream is frozen, the newer Generator's may change between numpy versions.
-    random = np.random.RandomState(np.frombuffer(entropy, dtype="<u4"))
+    random = random_of("camera_motion", seed, index)
     picture = album.picture(random.randint(len(album.paths)))
     share = random.uniform(0.3, 0.5)
     scaled = _scaled(picture, size / share)

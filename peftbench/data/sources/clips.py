@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSplit, DatasetSpec, Source
+from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
 from peftbench.data.clips import listings
 from peftbench.data.clips.decode import decoder, folder_frames, video_frames
 from peftbench.data.clips.listings import Clip, Clips
@@ -54,7 +54,7 @@ class Taken:
 
 @DATASETS.add("clips")
 @dataclass(frozen=True)
-class ClipFiles(DatasetSpec):
+class ClipFiles(ClipSpec):
     """Videos in `root`/train/CLASS and `root`/test/CLASS, or what lists name (`train_list`, `val_list`, `test_list`).
 
     A line of a list is `folder num_frames label` (frames are files `template` from number `first`) or `file label`, as
@@ -100,14 +100,6 @@ class ClipFiles(DatasetSpec):
         return name + split + ("" if self.frames == 8 and not stride else f"_t{self.frames}{stride}")
 
     @property
-    def group(self) -> str:
-        return "video"
-
-    @property
-    def clip_length(self) -> int:
-        return self.frames
-
-    @property
     def taken(self) -> Taken:
         return Taken(self.frames, self.sampling, self.stride, self.template, self.first)
 
@@ -148,7 +140,7 @@ class ClipFiles(DatasetSpec):
             return None
         root = self._root()
         files = [root / path for path in listings.all_paths(self._clips.parts.values())]
-        return [root, *dict.fromkeys(parent for path in files for parent in [path.parent]), *self._list_files(), *files]
+        return [root, *dict.fromkeys(path.parent for path in files), *self._list_files(), *files]
 
     def places(self) -> list[Path]:
         return [self._root()]

@@ -22,7 +22,7 @@ from peftbench.data.base import (
     RawSplit,
     Source,
 )
-from peftbench.data.maps import UNKNOWN
+from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
 from peftbench.data.sources.hf_images import EncodedImages, HfMaskSplit, HfSplit
@@ -156,9 +156,7 @@ class HfDataset(DatasetSpec):
         mask_column = self._column(splits["train"], "mask_column", self.mask_column, ())
         if self.classes is None:
             raise BadInput(f"{self.path}: masks hold numbers; set dataset.classes to how many classes there are")
-        numbers = np.arange(256).astype(np.uint8)
-        if self.zero_is_unknown:
-            numbers[1 : self.classes + 1], numbers[0] = np.arange(self.classes), UNKNOWN
+        numbers = numbers_from_one(self.classes) if self.zero_is_unknown else plain_numbers()
         val = next((name for name in VALIDATION_NAMES if name in splits), None)
         stored = {"train": "train", "test": "test"} | ({"val": val} if val else {})
         parts = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.maps import UNKNOWN
+from peftbench.data.maps import UNKNOWN, numbers_from_one, plain_numbers
 from peftbench.data.sources.image_lists import path_problem, read_text
 from peftbench.foundation.errors import BadInput, MissingInput
 
@@ -95,7 +95,7 @@ def folders(root: Path) -> Found:
     (mmsegmentation).
     """
     parts = {part: _twins(root, f"images/{part}", f"annotations/{part}") for part in ("train", "val", "test")}
-    return Found(_needed(root, parts), _names(root), _plain())
+    return Found(_needed(root, parts), _names(root), plain_numbers())
 
 
 def camvid(root: Path) -> Found:
@@ -104,7 +104,7 @@ def camvid(root: Path) -> Found:
         found = folders(root)
         return Found(found.parts, found.class_names or tuple(CAMVID), found.numbers)
     parts = {part: _twins(root, part, f"{part}annot") for part in ("train", "val", "test")}
-    numbers = _plain()
+    numbers = plain_numbers()
     numbers[len(CAMVID)] = UNKNOWN
     return Found(_needed(root, parts), tuple(CAMVID), numbers)
 
@@ -113,12 +113,8 @@ def ade20k(root: Path) -> Found:
     """images/training, annotations/training and .../validation, which tests; 0 is unknown, 1 to 150 are the classes."""
     named = {"train": "training", "test": "validation"}
     parts = {part: _twins(root, f"images/{name}", f"annotations/{name}") for part, name in named.items()}
-    numbers = np.arange(256).astype(np.uint8)
-    # the last class is 150, behind it nothing has a meaning
-    numbers[1:151] = np.arange(150)
-    numbers[0] = UNKNOWN
     names = _names(root) or _ade20k_names(root) or tuple(f"class_{number}" for number in range(1, 151))
-    return Found(_needed(root, parts), names, numbers)
+    return Found(_needed(root, parts), names, numbers_from_one(150))
 
 
 def voc(root: Path) -> Found:
@@ -132,7 +128,7 @@ def voc(root: Path) -> Found:
         if problems := [problem for stem in stems if (problem := path_problem(stem))]:
             raise BadInput(f"{listed}: {problems[0]}")
         parts[part] = [(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
-    return Found(_needed(root, parts), tuple(VOC), _plain())
+    return Found(_needed(root, parts), tuple(VOC), plain_numbers())
 
 
 def cityscapes(root: Path) -> Found:
@@ -149,7 +145,7 @@ def cityscapes(root: Path) -> Found:
         parts[part] = pairs
     if len(found_ids) > 1:
         raise BadInput(f"{root}: some masks are labelTrainIds and some labelIds; make labelTrainIds for all")
-    numbers = _plain()
+    numbers = plain_numbers()
     if found_ids == {"labelIds"}:
         numbers[:] = UNKNOWN
         numbers[list(_CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES))
@@ -163,10 +159,6 @@ FORMS: dict[str, Callable[[Path], Found]] = {
     "voc": voc,
     "cityscapes": cityscapes,
 }
-
-
-def _plain() -> np.ndarray:
-    return np.arange(256).astype(np.uint8)
 
 
 def _twins(root: Path, images: str, masks: str) -> Pairs:

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSplit, DatasetSpec, Source
+from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
+from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -34,13 +35,12 @@ VERSION = 1
 DIRECTIONS = {"right": (1, True), "left": (-1, True), "down": (1, False), "up": (-1, False)}
 CLASSES = tuple(f"{direction}_{speed}" for direction in DIRECTIONS for speed in ("slow", "fast"))
 KINDS = ("disc", "square", "diamond", "ring")
-_BOUNDS = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000), "test": (1000, 2000)}
 _SAMPLES = 4  # a pixel and side
 
 
 @DATASETS.add("moving_shapes")
 @dataclass(frozen=True)
-class MovingShapes(DatasetSpec):
+class MovingShapes(ClipSpec):
     """800 / 200 / 1,000 drawn clips of `frames` frames of `size` x `size` pixels; 4 directions x 2 speeds."""
 
     frames: int = option(8, ge=5, le=64)
@@ -56,14 +56,6 @@ class MovingShapes(DatasetSpec):
     def label(self) -> str:
         frames = "" if self.frames == 8 else f"_t{self.frames}"
         return f"moving_shapes{frames}" + ("" if self.size == 32 else f"_{self.size}")
-
-    @property
-    def group(self) -> str:
-        return "video"
-
-    @property
-    def clip_length(self) -> int:
-        return self.frames
 
     def revision(self) -> str:
         return f"moving_shapes-v{VERSION}-size{self.size}-frames{self.frames}-seed{self.seed}"
@@ -87,7 +79,7 @@ class MovingShapesSource(Source):
         return False
 
     def split(self, name: str) -> ClipSplit:
-        return MovingShapesSplit(self.seed, self.size, self.frames, *_BOUNDS[name])
+        return MovingShapesSplit(self.seed, self.size, self.frames, *BOUNDS[name])
 
 
 class MovingShapesSplit(ClipSplit):
@@ -114,9 +106,7 @@ def clip(seed: int, index: int, label: int, size: int = 32, frames: int = 8) -> 
 
     Everything but the order of the frames is the same for every label.
     """
-    entropy = hashlib.sha256(f"moving_shapes:{seed}:{index}".encode()).digest()
-    # RandomState: its stream is frozen, the newer Generator's may change between numpy versions.
-    random = np.random.RandomState(np.frombuffer(entropy, dtype="<u4"))
+    random = random_of("moving_shapes", seed, index)
     backdrop = _backdrop(random, size)
     outlines = [_outline(random, size) for _ in range(2)]
     light, dark = random.uniform(205, 255, 3), random.uniform(0, 50, 3)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
-from peftbench.data.maps import UNKNOWN
+from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.maps import UNKNOWN as IGNORED
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ if TYPE_CHECKING:
 # Part of every digest: change it when any pixel changes.
 VERSION = 1
 CLASSES = ("ground", "sphere", "slab", "wedge", "ring")
-IGNORED = UNKNOWN
 _SAMPLES = 4
-_BOUNDS = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000), "test": (1000, 2000)}
 _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
 
 
@@ -63,7 +62,7 @@ class ScenesSource(Source):
         return ScenesSplit.maps
 
     def split(self, name: str) -> RawSplit:
-        return ScenesSplit(self.size, self.seed, *_BOUNDS[name])
+        return ScenesSplit(self.size, self.seed, *BOUNDS[name])
 
 
 class ScenesSplit(RawSplit):
@@ -113,9 +112,7 @@ class Scene:
 
 def scene(seed: int, index: int, size: int = 32) -> Scene:
     """The scene at `index` of the sequence of `seed`."""
-    entropy = hashlib.sha256(f"scenes:{seed}:{index}".encode()).digest()
-    # RandomState: its stream is frozen, the newer Generator's may change between numpy versions.
-    random = np.random.RandomState(np.frombuffer(entropy, dtype="<u4"))
+    random = random_of("scenes", seed, index)
     axis = (np.arange(size * _SAMPLES) + 0.5) / (size * _SAMPLES)
     y, x = np.meshgrid(axis, axis, indexing="ij")
     tilt = random.uniform(-0.3, 0.3, 2)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 VERSION = 1
 SIZE = 64
 _SUPERSAMPLING = 4
-_BOUNDS = {"train800": (0, 800), "val200": (800, 1000), "train800val200": (0, 1000), "test": (1000, 2000)}
 
 CLASSES = {
     "location": tuple(f"row{row}_column{column}" for row in range(4) for column in range(4)),
@@ -60,7 +60,7 @@ class Shapes(DatasetSpec):
             class_names=CLASSES[self.task],
             membership=f"synthetic:v{VERSION}",
             pixels="original",
-            test=f"synthetic:{_BOUNDS['test'][1] - _BOUNDS['test'][0]}",
+            test=f"synthetic:{BOUNDS['test'][1] - BOUNDS['test'][0]}",
             notes=(),
             task=self.task,
             seed=self.seed,
@@ -75,7 +75,7 @@ class ShapesSource(Source):
     seed: int
 
     def split(self, name: str) -> RawSplit:
-        return ShapesSplit(self.task, self.seed, *_BOUNDS[name])
+        return ShapesSplit(self.task, self.seed, *BOUNDS[name])
 
 
 class ShapesSplit(RawSplit):
@@ -98,9 +98,7 @@ class ShapesSplit(RawSplit):
 
 def draw(task: str, seed: int, index: int, label: int) -> np.ndarray:
     """The image at `index` of the sequence, showing `label`: uint8 [64, 64, 3]."""
-    entropy = hashlib.sha256(f"{task}:{seed}:{index}".encode()).digest()
-    # RandomState: its stream is frozen, the newer Generator's may change between numpy versions.
-    random = np.random.RandomState(np.frombuffer(entropy, dtype="<u4"))
+    random = random_of(task, seed, index)
     canvas = _background(random)
     for kind, centre, radius, angle in _LAYOUTS[task](random, label):
         window, mask = _mask(kind, centre, radius, angle)

@@ -8,15 +8,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.maps import Taps, feature_maps, taps_of
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
 from peftbench.tasks.base import Targets, Task, mean_loss
-from peftbench.tasks.decoders import DECODERS
+from peftbench.tasks.decoders import DECODERS, resized
 from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
+from peftbench.train.options import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,16 @@ class MapTask(Task):
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         """Outputs as the maps they stand for, by the names of targets (`data.maps`)."""
         raise NotImplementedError
+
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        """The training loss of a model's outputs."""
+        raise NotImplementedError
+
+    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
+        def loss_fn(model: Model, batch: Batch) -> Tensor:
+            return self.loss(model(*(batch[name] for name in inputs)), batch, train)
+
+        return loss_fn
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         taps = taps_of(backbone, self.num_maps)
@@ -70,12 +82,8 @@ class MapModel(TaskModel):
         maps = feature_maps(self.backbone, inputs, self.layers)
         size = inputs[0].shape[-2:]
         if isinstance(self.head, nn.ModuleDict):
-            return {name: _at(head(maps), size) for name, head in self.head.items()}
-        return _at(self.head(maps), size)
-
-
-def _at(scores: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(scores, tuple(size), mode="bilinear", align_corners=False)
+            return {name: resized(head(maps), size) for name, head in self.head.items()}
+        return resized(self.head(maps), size)
 
 
 def slide(forward: Callable[..., Any], inputs: Sequence[Tensor], window: int) -> Any:

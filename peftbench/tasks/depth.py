@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.dense import MapTask, Sums
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
-from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
 # nearest depth that the ratios and logarithms of predictions are taken of, in the unit of the data
@@ -30,12 +28,9 @@ class Depth(MapTask):
     primary: ClassVar[Metric] = Metric("rmse", LOWER, "")
     reads: ClassVar[tuple[str, ...]] = ("depth",)
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            errors, valid = _errors(model(*(batch[name] for name in inputs)), batch)
-            return errors.abs().sum() / valid.sum().clamp(min=1)
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        errors, valid = _errors(outputs, batch)
+        return errors.abs().sum() / valid.sum().clamp(min=1)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"depth": outputs[:, 0]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,16 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.data.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.boundaries import f_measure, matched, tolerance
 from peftbench.tasks.dense import MapTask, Sums
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
-from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
-IGNORED = 255
+EDGE_WEIGHT = 0.95
 EDGE_THRESHOLDS = tuple(number / 20 for number in range(1, 20))
 # those of the multi-task literature: 0.2, 0.25, ..., 0.9
 SALIENCY_THRESHOLDS = tuple(number / 20 for number in range(4, 19))
@@ -37,11 +36,8 @@ class Edges(MapTask):
     reads: ClassVar[tuple[str, ...]] = ("edges",)
     weight: ClassVar[float] = 50.0
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            return balanced_loss(model(*(batch[name] for name in inputs))[:, 0], batch["edges"], 0.95)
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        return balanced_loss(outputs[:, 0], batch["edges"], EDGE_WEIGHT)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"edges": outputs[:, 0].float().sigmoid()}
@@ -62,11 +58,8 @@ class Saliency(MapTask):
     reads: ClassVar[tuple[str, ...]] = ("saliency",)
     weight: ClassVar[float] = 5.0
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            return balanced_loss(model(*(batch[name] for name in inputs))[:, 0], batch["saliency"])
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        return balanced_loss(outputs[:, 0], batch["saliency"])
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"saliency": outputs[:, 0].float().sigmoid()}
@@ -104,7 +97,7 @@ class EdgeMeter:
         valid, chances = truth != IGNORED, outputs[:, 0].float().sigmoid()
         distance = tolerance(truth.shape[-2:])
         counts = [matched((chances > most) & valid, truth == 1, distance) for most in EDGE_THRESHOLDS]
-        loss = balanced_loss(outputs[:, 0], truth, 0.95) * valid.sum()
+        loss = balanced_loss(outputs[:, 0], truth, EDGE_WEIGHT) * valid.sum()
         self._sums.add(counts=torch.stack(counts), loss=loss, pixels=valid.sum(), images=torch.as_tensor(len(truth)))
 
     def result(self) -> Measured:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +15,6 @@ from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.dense import MapTask, Sums
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
-from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
 # angles are counted in steps of a hundredth of a degree, from which the median follows
@@ -39,12 +37,9 @@ class Normals(MapTask):
     def num_outputs(self, targets: Targets) -> int:
         return 3
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            distance, valid = _distance(model(*(batch[name] for name in inputs)), batch)
-            return distance.sum() / (3 * valid.sum()).clamp(min=1)
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        distance, valid = _distance(outputs, batch)
+        return distance.sum() / (3 * valid.sum()).clamp(min=1)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"normals": F.normalize(outputs.float(), dim=1)}

@@ -12,16 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.data.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.boundaries import boundaries, f_measure, matched, tolerance
 from peftbench.tasks.dense import MapTask, Sums
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
-from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
-
-IGNORED = 255
 
 
 @TASKS.add("segmentation")
@@ -38,15 +36,11 @@ class Segmentation(MapTask):
     def num_outputs(self, targets: Targets) -> int:
         return targets.num_classes
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            scores = model(*(batch[name] for name in inputs)).float()
-            truth = batch["class_map"]
-            total = summed_loss(scores, truth, train.label_smoothing)
-            # a batch of unknown pixels alone has no mean; its loss is 0
-            return total / (truth != IGNORED).sum().clamp(min=1)
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        truth = batch["class_map"]
+        total = summed_loss(outputs.float(), truth, train.label_smoothing)
+        # a batch of unknown pixels alone has no mean; its loss is 0
+        return total / (truth != IGNORED).sum().clamp(min=1)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"class_map": outputs.argmax(dim=1)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +24,6 @@ from peftbench.tasks.normals import Normals
 from peftbench.tasks.segmentation import Segmentation
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured, Meter
-from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
 KINDS: dict[str, type[MapTask]] = {
@@ -55,7 +55,7 @@ class Several(MapTask):
             found.append(f"task.weights must hold one number for each of {len(self.tasks)} tasks, got {self.weights}")
         return found
 
-    @property
+    @cached_property
     def parts(self) -> dict[str, MapTask]:
         """The tasks by name, with the decoder of all."""
         return {name: KINDS[name](self.decoder, self.num_maps, self.channels) for name in self.tasks}
@@ -79,21 +79,11 @@ class Several(MapTask):
                 decoders[name] = DECODERS[self.decoder](taps, part.num_outputs(targets), self.channels)
         return MapModel(backbone, decoders, taps)
 
-    def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
-        # each part reads its own output in place of the images
-        losses = {name: part.loss_fn(train, ("output",)) for name, part in self.parts.items()}
-        given = self.weights or [KINDS[name].weight for name in self.tasks]
-        weights = dict(zip(self.tasks, given, strict=True))
-
-        def loss_fn(model: Model, batch: Batch) -> Tensor:
-            outputs: Any = model(*(batch[name] for name in inputs))
-            each = [weights[name] * loss(_as_it_is, batch | {"output": outputs[name]}) for name, loss in losses.items()]
-            total = each[0]
-            for loss in each[1:]:
-                total = total + loss
-            return total
-
-        return loss_fn
+    def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
+        weights = self.weights or [KINDS[name].weight for name in self.tasks]
+        parts = zip(weights, self.parts.items(), strict=True)
+        first, *others = (weight * part.loss(outputs[name], batch, train) for weight, (name, part) in parts)
+        return sum(others, first)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -103,10 +93,6 @@ class Several(MapTask):
 
     def meter(self, targets: Targets) -> SeveralMeter:
         return SeveralMeter({name: part.meter(targets) for name, part in self.parts.items()})
-
-
-def _as_it_is(output: Tensor) -> Tensor:
-    return output
 
 
 class SeveralMeter:

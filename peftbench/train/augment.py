@@ -243,11 +243,6 @@ class Mix:
             return None
         return cls(num_classes, train.mixup, train.cutmix, train.mix_prob)
 
-    def apply(self, images: Tensor, labels: Tensor, seed: int, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Mixed images and soft targets [batch, num_classes] whose rows sum to 1; one draw for the whole batch."""
-        mixing = self.draw(len(labels), (images.shape[-2], images.shape[-1]), seed, epoch, step)
-        return self.blend(images, labels, {name: drawn.to(images.device) for name, drawn in mixing.items()})
-
     def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int, step: int) -> Draws:
         """How one batch of images of `size` (height, width) is mixed.
 
@@ -269,7 +264,7 @@ class Mix:
         return {"partner": partner, "shares": shares, "box": torch.tensor(box)}
 
     def blend(self, images: Tensor, labels: Tensor, mixing: Draws) -> tuple[Tensor, Tensor]:
-        """Images and soft targets of `apply`, from what `draw` gave, on the device."""
+        """Mixed images and soft targets [batch, num_classes] whose rows sum to 1, from what `draw` gave."""
         partners = images[mixing["partner"]]
         shares = mixing["shares"].unbind()
         if self.mixup > 0:

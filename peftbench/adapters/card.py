@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from peftbench.adapters.sharing import task_of
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
 
@@ -46,7 +47,7 @@ def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None
     the hub's repository that both are in, None for files on a disk.
     """
     backbone, images, labels, names = (facts[key] for key in ("backbone", "images", "labels", "class_names"))
-    task = facts.get("task", {"name": "classification"})["name"]
+    task = task_of(facts, file)
     # weights that are at no hub have no address there
     base = [f"base_model: {json.dumps('timm/' + backbone['model'])}"] if _at_timm(facts) else []
     front = [

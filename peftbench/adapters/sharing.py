@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def adapter_facts(path: Path | str) -> dict[str, Any]:
     return _said(read_adapter(Path(path))[1], path)
 
 
-def task_of(facts: dict[str, Any], path: Path | str) -> str:
+def task_of(facts: Mapping[str, Any], path: Path | str) -> str:
     """The name of the task that an exported file was trained for. Raises `BadInput` where it is none."""
     task = facts.get("task", {"name": "classification"})
     if not isinstance(task, dict) or not isinstance(task.get("name"), str):

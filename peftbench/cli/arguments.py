@@ -48,16 +48,6 @@ class Arguments(argparse.ArgumentParser):
     def _command(self) -> str:
         return self.prog.removeprefix(_PROGRAM)
 
-    def parse_args(self, words: Any = None, namespace: Any = None) -> Any:
-        """As argparse does it, but `options` (a.b=c) may stand behind a flag as well."""
-        found, left = self.parse_known_args(words, namespace)
-        if isinstance(getattr(found, "options", None), list):
-            found.options += [word for word in left if "=" in word and not word.startswith("-")]
-            left = [word for word in left if "=" not in word or word.startswith("-")]
-        if left:
-            self.error(f"unrecognized arguments: {' '.join(left)}")
-        return found
-
     def _known_options(self) -> list[str]:
         """This parser's options and those of its commands, which leave what they do not know to it."""
         names = list(self._option_string_actions)

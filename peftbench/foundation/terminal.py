@@ -11,6 +11,7 @@ from peftbench.foundation.errors import printable
 
 # narrower than this nothing can be read
 _LEAST = 20
+_PIPE = 140
 
 
 def width_of(stream: TextIO) -> int | None:
@@ -26,6 +27,11 @@ def width_of(stream: TextIO) -> int | None:
         found = 0
     # a terminal that does not say has the usual width
     return max(found, _LEAST) if found else 80
+
+
+def table_width() -> int:
+    """Columns of a table on standard output; what a pipe or a log file gets does not depend on anybody's window."""
+    return width_of(sys.stdout) or _PIPE
 
 
 def fitted(text: str, width: int | None) -> str:

@@ -13,6 +13,18 @@ from peftbench.cli.main import main
 # 16 px, a quarter of the tokens: what is tested is the line, not the accuracy
 FAST = ["train=smoke", "backbone.img_size=16", "train.batch_size=250", "dataset=digits", "runtime.progress=false"]
 
+# four images of each class, and validation in every epoch
+FEW = (
+    "dataset=digits",
+    "backbone.img_size=16",
+    "protocol=fewshot",
+    "protocol.shots=4",
+    "protocol.val_split=fewshot_val",
+    "train=smoke",
+    "train.batch_size=16",
+    "runtime.progress=false",
+)
+
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -9,19 +9,10 @@ from safetensors.torch import load_file
 from peftbench.cells import frozen as cells_frozen
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+from tests.integration.conftest import FEW
 
-# four images of each class: three batches, the last one short; validation in every epoch
-WORDS = (
-    "dataset=digits",
-    "backbone.img_size=16",
-    "protocol=fewshot",
-    "protocol.shots=4",
-    "protocol.val_split=fewshot_val",
-    "train=smoke",
-    "train.epochs=3",
-    "train.batch_size=16",
-    "runtime.progress=false",
-)
+# three batches, the last one short
+WORDS = (*FEW, "train.epochs=3")
 
 
 def record_of(run, results, *words: str) -> tuple[RunRecord, dict[str, torch.Tensor]]:

@@ -14,19 +14,10 @@ from peftbench.backbones import build
 from peftbench.cells import shared
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+from tests.integration.conftest import FEW
 
 METHODS = ("lora", "hst")
-COMMON = (
-    "dataset=digits",
-    "backbone.img_size=16",
-    "protocol=fewshot",
-    "protocol.shots=4",
-    "protocol.val_split=fewshot_val",
-    "train=smoke",
-    "train.batch_size=16",
-    "runtime.progress=false",
-    "runtime.threads=1",
-)
+COMMON = (*FEW, "runtime.threads=1")
 
 
 def by_words(results: Path) -> dict[tuple[str, int], RunRecord]:

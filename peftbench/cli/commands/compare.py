@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from peftbench.boards.table import Score, Table
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
-from peftbench.foundation.terminal import print_fitted, width_of
+from peftbench.foundation.terminal import print_fitted, table_width
 from peftbench.records.index import read_reported
 
 DIFFERS, WITHIN, UNKNOWN = "differs", "within", "unknown"
@@ -123,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> None:
     counts = {verdict: sum(item.verdict == verdict for item in found) for verdict in (DIFFERS, WITHIN, UNKNOWN)}
     shown = found if arguments.all else [item for item in found if item.verdict == DIFFERS]
     if shown:
-        Console(width=width_of(sys.stdout) or 140).print(_table(shown))
+        Console(width=table_width()).print(_table(shown))
     print_fitted(
         f"{len(found)} pairs of a measured cell and a published figure: {counts[DIFFERS]} differ by more than the "
         f"uncertainty, {counts[WITHIN]} lie within it, {counts[UNKNOWN]} have a single seed and cannot be judged"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -18,14 +17,12 @@ from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
-from peftbench.foundation.terminal import width_of
+from peftbench.foundation.terminal import table_width
 from peftbench.records.index import read_reported
 from peftbench.records.store import Store
 
 # What stands for records in no pack, and for all packs.
 OWN, PACKED = "own", "packed"
-# Columns that a pipe or a log file gets where COLUMNS does not say.
-WIDTH = 140
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
 
@@ -88,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise MissingInput(
             _nothing_to_show(arguments.results / "records", len(everything), len(rows), arguments.select)
         )
-    console = Console(width=width_of(sys.stdout) or WIDTH)
+    console = Console(width=table_width())
     for table in tables:
         show(table, console)
     trials = int(rows["score"].isna().sum())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -10,7 +9,7 @@ from rich.table import Table as Grid
 
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import MissingInput
-from peftbench.foundation.terminal import width_of
+from peftbench.foundation.terminal import table_width
 from peftbench.records.index import say_skipped
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -33,7 +32,7 @@ def _show(results: Path) -> int:
         raise MissingInput(
             f"no tuned records under {results / 'records'}; make one: python -m peftbench tune=random ..."
         )
-    console = Console(width=width_of(sys.stdout) or 140)
+    console = Console(width=table_width())
     wrong = 0
     for record in tuned:
         problems = choice_problems(record, by_fingerprint)

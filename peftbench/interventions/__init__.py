@@ -35,7 +35,6 @@ from peftbench.interventions.spatial import TokenGrid
 from peftbench.interventions.temporal import Added, FrameOffsets, TemporalConvAdapter, TemporalPass
 from peftbench.interventions.tokens import (
     CarriedReadout,
-    ImageTokens,
     InsertTokens,
     QueryTokens,
     SparesCarried,
@@ -57,7 +56,6 @@ __all__ = [
     "FixedDown",
     "FrameOffsets",
     "FrozenEnds",
-    "ImageTokens",
     "InsertTokens",
     "Intervention",
     "LinearDelta",

@@ -48,20 +48,13 @@ class InsertTokens(Intervention):
         return strip_tokens(x, self.num_prefix, prompts.shape[1]) if self.strip else x
 
     def inserted(self, batch: int) -> Tensor:
-        """What enters the sequences now, [batch, at most num_tokens, width]; one dropout mask for all of them."""
-        return self.dropout(self.present()).expand(batch, -1, -1)
+        """What enters the sequences now, [batch, at most num_tokens, width]; each image has its own mask."""
+        inserted: Tensor = self.dropout(self.present().expand(batch, -1, -1))
+        return inserted
 
     def present(self) -> Tensor:
         """The tokens that are inserted now, [1, at most num_tokens, width]."""
         return self.tokens
-
-
-class ImageTokens(InsertTokens):
-    """Learnable tokens from which dropout takes other entries in each image."""
-
-    def inserted(self, batch: int) -> Tensor:
-        inserted: Tensor = self.dropout(self.present().expand(batch, -1, -1))
-        return inserted
 
 
 class StripTokens(Intervention):
@@ -85,7 +78,7 @@ class QueryTokens(Intervention):
 
     The other tokens [batch, length, width] pass through as if the queries were not there. What the queries bring back
     goes with them from block to block and behind the last one stands behind them, [batch, length + blocks * num_tokens,
-    width]. Values are drawn like those of `InsertTokens`.
+    width]. Values are drawn and dropped like those of `InsertTokens`.
     """
 
     def __init__(
@@ -103,7 +96,7 @@ class QueryTokens(Intervention):
         tokens, carried = x if isinstance(x, tuple) else (x, ())
         # nothing before this block changes the tokens, so no gradient needs their path
         tokens = tokens.detach()
-        queries = self.dropout(self.queries).expand(tokens.shape[0], -1, -1).to(tokens.dtype)
+        queries = self.dropout(self.queries.expand(tokens.shape[0], -1, -1)).to(tokens.dtype)
         block: Any = self.base
         attn, mlp = halves(block, arguments).values()
         seen = attn.norm(tokens)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import AttentionHook, ImageTokens, hook_attention
+from peftbench.interventions import AttentionHook, InsertTokens, hook_attention
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.vpt import token_sequence
 
@@ -65,7 +65,7 @@ class E2VPT(Method):
             site.wrap(partial(hook_attention, hooks=[hook]))
         for site in blocks:
             site.wrap(
-                lambda block: ImageTokens(
+                lambda block: InsertTokens(
                     block,
                     self.num_tokens,
                     shape.width,

@@ -63,7 +63,7 @@ class NOAHSubnet(Method):
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     subnet: str = option("cifar100", choices=tasks)
     prompts: list[int] = option([], ge=0)

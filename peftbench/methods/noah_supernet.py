@@ -75,7 +75,7 @@ class NOAHSupernet(Method):
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
     observes: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     sizes: list[int] = option([1, 5, 10], ge=1)
     supernet_epochs: int = option(500, ge=1)

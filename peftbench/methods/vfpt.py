@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import ImageTokens
+from peftbench.interventions import InsertTokens
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.vpt import token_sequence
 
@@ -19,7 +19,7 @@ from peftbench.methods.vpt import token_sequence
 AXES = {"all": (-2, -1), "tokens": (-2,), "channels": (-1,)}
 
 
-class FourierTokens(ImageTokens):
+class FourierTokens(InsertTokens):
     """Learnable tokens of which the first `num_fourier` enter as the real part of their transform, behind dropout.
 
     The transform is not normalised: over n tokens and c channels it makes them sqrt(n c / 2) times as large.

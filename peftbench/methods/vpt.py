@@ -14,7 +14,10 @@ from peftbench.methods.base import METHODS, Method
 
 @dataclass(frozen=True)
 class _Prompts(Method):
-    """What both forms share: learnable tokens between the class token and the patches, cut off before pooling."""
+    """What both forms share: learnable tokens between the class token and the patches, cut off before pooling.
+
+    Dropout takes other entries of the prompts in each image, as in the released code.
+    """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2203.12119"
@@ -50,7 +53,7 @@ class VPTShallow(_Prompts):
     The released runs drop 10 % of the prompts of the deep form and none of these.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     dropout: float = option(0.0, ge=0, lt=1)
 
@@ -71,6 +74,8 @@ class VPTDeep(_Prompts):
 
     Cutting a block's prompts off and inserting the next block's is that replacement.
     """
+
+    version: ClassVar[int] = 2
 
     def attach(self, backbone: Backbone) -> None:
         for site in token_sequence(self.name, backbone):

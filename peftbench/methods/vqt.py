@@ -23,12 +23,14 @@ class VQT(Method):
     block. z and each block's flattened Z'_l are scaled to length 1, as in the released code. No gradient runs through
     the token path. L p D parameters, and a head on (1 + p L) D features, which dominates.
 
-    Tokens are drawn like VPT's. The optional selection of head features after training is left out.
+    Tokens are drawn like VPT's, and dropped: other entries in each image. The optional selection
+    of head features after training is left out.
     """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2212.03220"
     identity_at_init: ClassVar[bool] = False
+    version: ClassVar[int] = 2
     size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(1, ge=1)

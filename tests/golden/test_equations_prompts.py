@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from peftbench.contracts.backbones import make
+from peftbench.interventions import InsertTokens, QueryTokens
 from peftbench.methods.base import METHODS, install
 from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, plain, tokens
 from tests.golden.test_equations_lowrank import moved
@@ -86,10 +87,50 @@ def test_vfpt_sees_its_first_prompts_through_a_fourier_transform() -> None:
         same(backbone, torch.cat([y[:, :1], y[:, 6:]], dim=1))
 
 
-def test_dropout_takes_other_entries_of_the_prompts_in_each_image() -> None:
-    for name in ("vfpt", "e2vpt"):
-        inserting: Any = moved(name, num_tokens=4, dropout=0.5).get_submodule(f"net.blocks.{LAYER}").train()
-        torch.manual_seed(0)
-        with torch.no_grad():
-            first, second = inserting.inserted(2)
-        assert not torch.equal(first, second)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vpt_shallow", {}),
+        ("vpt_deep", {}),
+        ("e2vpt", {}),
+        ("vqt", {}),
+        ("noah_subnet", {"prompts": [4, 4, 4], "lora_ranks": [0, 0, 0], "adapter_widths": [0, 0, 0]}),
+    ],
+)
+def test_dropout_takes_other_entries_of_the_prompts_in_each_image(name: str, options: dict[str, Any]) -> None:
+    """As in the released code of VPT, E2VPT, VQT and NOAH, which drop the prompts behind `expand`."""
+    options = options or {"num_tokens": 4}
+    backbone = moved(name, dropout=0.5, **options)
+    inserting: Any = next(m for m in backbone.modules() if isinstance(m, (InsertTokens, QueryTokens))).train()
+    x = tokens().double()[:1].expand(2, -1, -1)
+    prompts = inserting.queries if name == "vqt" else inserting.tokens
+    torch.manual_seed(0)
+    kept = torch.nn.functional.dropout(prompts.detach().expand(2, -1, -1), 0.5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        dropped = inserting(x)
+        torch.nn.Module.train(inserting, False)
+        expected = []
+        for image, own in zip(x, kept, strict=True):
+            prompts.copy_(own)
+            expected.append(inserting(image[None]))
+    if name == "vqt":
+        (seen, (asked,)), expected = dropped, [carried[0] for _, carried in expected]
+        torch.testing.assert_close(asked, torch.cat(expected), rtol=0, atol=1e-12)
+        torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+        assert not torch.allclose(asked[0], asked[1])
+        return
+    torch.testing.assert_close(dropped, torch.cat(expected), rtol=0, atol=1e-12)
+    assert not torch.allclose(dropped[0], dropped[1])
+
+
+def test_vfpt_drops_prompts_of_each_image_ahead_of_the_transform() -> None:
+    inserting: Any = moved("vfpt", num_tokens=4, dropout=0.5).get_submodule(f"net.blocks.{LAYER}").train()
+    torch.manual_seed(0)
+    kept = torch.nn.functional.dropout(inserting.tokens.detach().expand(2, -1, -1), 0.5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        seen = inserting.inserted(2)
+    expected = torch.cat([torch.fft.fft2(kept[:, :2]).real, kept[:, 2:]], dim=1)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-12)
+    assert not torch.allclose(seen[0], seen[1])

@@ -12,7 +12,7 @@ from peftbench.boards.variants import describe, flatten, restored
 # Papers train for 50 to 300 epochs; below that a row shows how fast a method learns, not how far it comes.
 FEWEST_EPOCHS = 50
 # Prefix of a suite's data sets -> its name and how many it has.
-_SUITES = {"vtab": ("VTAB-1k", 19), "fgvc": ("FGVC", 5)}
+_SUITES = {"vtab": ("VTAB-1k", 19), "fgvc": ("FGVC", 5), "coop": ("few-shot CLIP", 11)}
 
 # What the shipped configuration sets: `optim` -> options; `method/lora`, `protocol/vtab1k` and `train/short` ->
 # {section: options}.

@@ -90,7 +90,7 @@ def opened(config: RunConfig) -> Opened:
     shared, protocol = _shared.get(), config.protocol
     if shared is None:
         return Opened(_open(config))
-    draw = protocol.draw(config.seed) if protocol.shots else None
+    draw = protocol.drawn(config.seed) if protocol.shots else None
     # a fresh copy: a spec may remember what it has found
     key = config.dataset, replace(config.dataset).revision(), protocol.shots, draw
     return shared.data.of(key, lambda: Opened(_open(config)))
@@ -98,4 +98,4 @@ def opened(config: RunConfig) -> Opened:
 
 def _open(config: RunConfig) -> Source:
     source, protocol = config.dataset.open(), config.protocol
-    return few_shot(source, protocol.shots, *protocol.draw(config.seed)) if protocol.shots else source
+    return few_shot(source, protocol.shots, *protocol.drawn(config.seed)) if protocol.shots else source

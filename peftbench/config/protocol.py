@@ -43,7 +43,8 @@ class ProtocolSpec(Spec):
     training; there is no way to choose anything on it.
 
     `train_split` and `val_split` name what the dataset serves: VTAB's 800 and 200, all images there are, or `shots`
-    images of every class, drawn by `shots_seed` (null: by the cell's seed, so that repetitions are new draws).
+    images of every class, drawn by `shots_seed` (null: by the cell's seed, so that repetitions are new draws). `draw`
+    is the order they are drawn in: nested over shots, or as CoOp does.
 
     `canvas`, for tasks that predict maps: the side in px of the pictures from which training cuts windows of the
     backbone's size, and over which evaluation slides them; null shows the backbone whole pictures.
@@ -65,6 +66,7 @@ class ProtocolSpec(Spec):
     merge: bool = option(False)
     shots: int | None = option(None, ge=1, later=True)
     shots_seed: int | None = option(None, ge=0, later=True)
+    draw: str = option("nested", choices=("nested", "coop"), later=True)
     canvas: int | None = option(None, ge=16, le=4096, later=True)
 
     def problems(self) -> Sequence[str]:
@@ -79,15 +81,18 @@ class ProtocolSpec(Spec):
             problems.append(
                 "protocol.shots and protocol.train_split=fewshot go together: protocol=fewshot protocol.shots=4"
             )
+        if self.draw != "nested" and self.shots is None:
+            problems.append(f"protocol.draw={self.draw} is of a few-shot draw: protocol=fewshot_coop protocol.shots=16")
         if self.val_split is None and not self.report_test:
             problems.append("protocol.report_test=false without protocol.val_split would measure nothing")
         return problems
 
-    def draw(self, seed: int) -> tuple[int, str]:
-        """The seed of the few-shot draw in a cell with `seed`, and the name of the draw in records."""
+    def drawn(self, seed: int) -> tuple[int, str, str]:
+        """The seed of the few-shot draw in a cell with `seed`, the name of the draw in records, and its order."""
+        by = "peftbench" if self.draw == "nested" else self.draw
         if self.shots_seed is None:
-            return seed, "few-shot:peftbench-cell-seed"
-        return self.shots_seed, f"few-shot:peftbench-seed{self.shots_seed}"
+            return seed, f"few-shot:{by}-cell-seed", self.draw
+        return self.shots_seed, f"few-shot:{by}-seed{self.shots_seed}", self.draw
 
     def pixel_statistics(
         self, mean: tuple[float, float, float], std: tuple[float, float, float]

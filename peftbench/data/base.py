@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from peftbench.data.templates import PLAIN
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Spec, option
 
@@ -154,6 +155,11 @@ class Source(ABC):
         return ("label",)
 
     @property
+    def templates(self) -> tuple[str, ...]:
+        """Prompts around a class name, `{}` standing for it, as those who made the data's protocol wrote them."""
+        return PLAIN
+
+    @property
     def mirrors(self) -> bool:
         """Whether a mirrored sample keeps its label, so that augmentation may mirror it."""
         return True
@@ -179,6 +185,10 @@ class Source(ABC):
     def pool(self) -> RawSplit:
         """The labelled images that a sample for training may be drawn from."""
         return self.split("train800val200")
+
+    def val_pool(self) -> RawSplit | None:
+        """The labelled images that a sample for validation is drawn from; None where they are the pool's own."""
+        return None
 
 
 class FullSource(Source):
@@ -248,7 +258,7 @@ class DatasetSpec(Spec, ABC):
         """Find (or download) the data and check it. Raises `MissingInput` or `BadInput`."""
 
 
-_ROOMS = ("sources", "vtab", "fgvc", "fewshot")
+_ROOMS = ("sources", "vtab", "fgvc", "fewshot", "coop")
 DATASETS: Registry[DatasetSpec] = Registry("dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS))
 
 

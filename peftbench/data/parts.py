@@ -44,6 +44,9 @@ class PartsSource(FullSource):
     def pool(self) -> RawSplit:
         return self.given_train
 
+    def val_pool(self) -> RawSplit | None:
+        return self.given_val
+
     def _train_and_val(self) -> tuple[RawSplit, RawSplit]:
         if self.given_val is not None:
             return self.given_train, self.given_val

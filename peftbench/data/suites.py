@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peftbench.data.coop.tasks import COOP_SETS, IMAGENET_VARIANTS
 from peftbench.data.vtab.tasks import VTAB_TASKS
 from peftbench.foundation.errors import ConfigError, did_you_mean
 
@@ -23,6 +24,8 @@ SUITES: dict[str, tuple[str, ...]] = {
         "fewshot/stanford_cars",
         "fewshot/oxford_flowers102",
     ),
+    "fewshot_clip": tuple(f"coop/{task}" for task in COOP_SETS),
+    "imagenet_variants": tuple(f"coop/{task}" for task in IMAGENET_VARIANTS),
     # scenes also with task=depth, normals, edges, saliency and several
     "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes"),
     "video": ("moving_shapes", "camera_motion"),

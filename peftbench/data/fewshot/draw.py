@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,12 +17,17 @@ MAX_VAL_SHOTS = 4
 FEW_SHOT_SPLITS = ("fewshot", "fewshot_val")
 
 
-def few_shot(source: Source, shots: int, seed: int, membership: str) -> Source:
+NESTED, COOP = "nested", "coop"
+
+
+def few_shot(source: Source, shots: int, seed: int, membership: str, order: str = NESTED) -> Source:
     """`source` with the splits `fewshot` (`shots` images of every class) and `fewshot_val` (at most 4, others).
 
-    Draws of one seed are nested: 4 shots hold the images of 2 shots. `membership` is what records say of the draw.
+    Draws of one seed are nested: 4 shots hold the images of 2 shots; those of the `order` "coop" are not, and equal
+    the published ones (see `CoopDraw`). `membership` is what records say of the draw.
     """
-    return FewShotSource(
+    kind = CoopDraw if order == COOP else FewShotSource
+    return kind(
         class_names=source.class_names,
         membership=membership,
         pixels=source.pixels,
@@ -46,6 +52,14 @@ class FewShotSource(Source):
         return self.whole.targets
 
     @property
+    def templates(self) -> tuple[str, ...]:
+        return self.whole.templates
+
+    @property
+    def mirrors(self) -> bool:
+        return self.whole.mirrors
+
+    @property
     def splits(self) -> tuple[str, ...]:
         return (*FEW_SHOT_SPLITS, *self.whole.splits)
 
@@ -55,6 +69,9 @@ class FewShotSource(Source):
         pool = self.whole.pool()
         if pool.maps:
             raise BadInput("images with maps have no class to draw a few of each; choose a protocol without shots")
+        return self._drawn(name, pool)
+
+    def _drawn(self, name: str, pool: RawSplit) -> RawSplit:
         order = hash_order(f"few-shot-seed{self.seed}:", range(len(pool)))
         rank, counts = ranks_within_class(pool.labels[order])
         num_val = min(self.shots, MAX_VAL_SHOTS) if name == "fewshot_val" else 0
@@ -79,3 +96,35 @@ class FewShotSource(Source):
                 f"protocol.shots={self.shots} needs {needed} training images of every class and class "
                 f"'{self.class_names[scarce]}' has {counts[scarce]}; {advice} from this dataset"
             )
+
+
+@dataclass(frozen=True)
+class CoopDraw(FewShotSource):
+    """CoOp's draw (KaiyangZhou/Dassl.pytorch, `generate_fewshot_dataset`), path for path and in its order.
+
+    Python's own generator, once seeded: `shots` of every class of the training images, the classes in the order in
+    which they first appear, then in the same stream at most 4 of every class of the validation images, or of the
+    training images that are left where there are no others. A class with fewer gives all it has.
+    """
+
+    def _drawn(self, name: str, pool: RawSplit) -> RawSplit:
+        stream = random.Random(self.seed)
+        rows = _sampled(stream, pool.labels, np.arange(len(pool)), self.shots)
+        if name == "fewshot":
+            self._check_counts(pool, 1)
+            return pool.take(rows)
+        val = self.whole.val_pool()
+        left = np.setdiff1d(np.arange(len(pool)), rows) if val is None else np.arange(len(val))
+        chosen = _sampled(stream, (pool if val is None else val).labels, left, min(self.shots, MAX_VAL_SHOTS))
+        if not len(chosen):
+            raise BadInput(f"protocol.shots={self.shots} leaves no image to validate on; take fewer shots")
+        return (pool if val is None else val).take(chosen)
+
+
+def _sampled(stream: random.Random, labels: np.ndarray, rows: np.ndarray, shots: int) -> np.ndarray:
+    """`shots` of the `rows` of every label, as `random.sample` chooses and orders them."""
+    by_label: dict[int, list[int]] = {}
+    for row in rows.tolist():
+        by_label.setdefault(int(labels[row]), []).append(row)
+    drawn = [stream.sample(found, shots) if len(found) >= shots else found for found in by_label.values()]
+    return np.array([row for found in drawn for row in found], dtype=np.int64)

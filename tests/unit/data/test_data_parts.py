@@ -178,9 +178,9 @@ def test_protocols_that_contradict_themselves(options, message):
 
 def test_a_draw_follows_the_cell_or_its_own_seed_and_says_which():
     own = ProtocolSpec(train_split="fewshot", shots=4, shots_seed=3)
-    assert own.draw(7) == (3, "few-shot:peftbench-seed3")
+    assert own.drawn(7) == (3, "few-shot:peftbench-seed3", "nested")
     cell = ProtocolSpec(train_split="fewshot", shots=4)
-    assert cell.draw(7) == (7, "few-shot:peftbench-cell-seed")
+    assert cell.drawn(7) == (7, "few-shot:peftbench-cell-seed", "nested")
     assert {"shots", "shots_seed"} <= set(own.identity())
     assert not {"shots", "shots_seed"} & set(ProtocolSpec().identity())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftbench.methods.base import METHODS
+from tests.browsing import a_browser, needs_browser, served, watched
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("material")
@@ -49,3 +50,17 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?:[^"]+)"', page.read_text())
         assert not loaded, (page.name, loaded)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_pages_can_be_searched_from_disk_and_from_a_server(site: Path) -> None:
+    with a_browser() as browser, served(site) as address:
+        for start in (site.as_uri() + "/", address):
+            page = watched(browser.new_context(), lambda url, start=start: not url.startswith((start, "blob:")))
+            page.goto(f"{start}methods/lora.html")
+            page.locator(".md-search__input").click()
+            page.locator(".md-search__input").press_sequentially("adaptformer")
+            found = page.locator(".md-search-result__item a").first
+            assert "methods/adaptformer.html" in (found.get_attribute("href") or "")
+            assert page.problems == []

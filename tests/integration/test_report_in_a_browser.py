@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import csv
-import functools
-import http.server
 import json
-import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +12,12 @@ import pytest
 
 from peftbench.cli.commands.leaderboard import main
 from peftbench.records.store import Store
+from tests.browsing import a_browser, needs_browser, served, watched
 from tests.record_factory import make_record
 
 playwright = pytest.importorskip("playwright.sync_api")
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no browser on this machine")]
-
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-# a busy machine may take long to start a browser; nothing here is judged by time
-PATIENCE = 90_000
-
+pytestmark = [pytest.mark.slow, needs_browser]
 
 COSTS = {"lora": (300_000, 50.0), "vpt": (100_000, 200.0), "bitfit": (200_000, 100.0), "ssf": (50_000, 400.0)}
 
@@ -53,21 +44,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=BROWSER, args=QUIET, timeout=PATIENCE)
+    with a_browser() as browser:
         yield browser
-        browser.close()
-
-
-def watched(context: Any, outside: Callable[[str], bool]) -> Any:
-    """A page that keeps its errors and what it asks the outside for in `problems`."""
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.problems = []
-    page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda line: page.problems.append(line.text) if line.type == "error" else None)
-    page.on("request", lambda request: page.problems.append(request.url) if outside(request.url) else None)
-    return page
 
 
 @pytest.fixture(scope="module")
@@ -254,25 +232,22 @@ def test_a_phone_scrolls_down_only(browser: Any, root: Path) -> None:
 
 
 def test_a_site_fetches_records_when_they_are_asked_for(browser: Any, root: Path) -> None:
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root / "site"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    handler.func.log_message = lambda *_: None  # type: ignore[method-assign, assignment]
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    here = f"http://127.0.0.1:{server.server_port}/"
-    asked: list[str] = []
-    page = watched(browser.new_context(), lambda url: not url.startswith((here, "blob:")))
-    page.on("request", lambda request: asked.append(request.url.removeprefix(here)))
-    page.goto(f"{here}#table=1")
-    page.wait_for_selector("body[data-ready]")
-    playwright.expect(page.locator("#curves .curve")).to_have_count(4)
-    page.locator('#grid tr[data-label="vpt"] button[data-column="eurosat"]').click()
-    playwright.expect(page.locator("#dialog-list button").first).to_have_text("eurosat, seed 0: 70.00 %")
-    # the first data set for its learning curves, then the one behind the number
-    assert asked[0] == ""
-    assert [name for name in asked if name.startswith("records/")] == ["records/1-0.jsonl.gz", "records/1-2.jsonl.gz"]
-    assert page.problems == []
-    server.shutdown()
-    server.server_close()
+    with served(root / "site") as here:
+        asked: list[str] = []
+        page = watched(browser.new_context(), lambda url: not url.startswith((here, "blob:")))
+        page.on("request", lambda request: asked.append(request.url.removeprefix(here)))
+        page.goto(f"{here}#table=1")
+        page.wait_for_selector("body[data-ready]")
+        playwright.expect(page.locator("#curves .curve")).to_have_count(4)
+        page.locator('#grid tr[data-label="vpt"] button[data-column="eurosat"]').click()
+        playwright.expect(page.locator("#dialog-list button").first).to_have_text("eurosat, seed 0: 70.00 %")
+        # the first data set for its learning curves, then the one behind the number
+        assert asked[0] == ""
+        assert [name for name in asked if name.startswith("records/")] == [
+            "records/1-0.jsonl.gz",
+            "records/1-2.jsonl.gz",
+        ]
+        assert page.problems == []
 
 
 def test_nothing_is_fetched_and_nothing_fails(whole: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ import pandas as pd
 
 from peftbench.boards.comparison import compare
 from peftbench.boards.dense import Singles, beside, class_ious, notes_on_singles, single_tasks
+from peftbench.boards.halves import H, halves
 from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
+from peftbench.boards.shots import by_shots
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
 from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
 from peftbench.foundation.metric import ACCURACY, FRACTION, HIGHER, Metric
@@ -97,7 +100,8 @@ def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str =
         judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
         by_table.setdefault((judged, backbone, protocol, record["hyperparameters"]), []).append(record)
     singles = single_tasks(record for record in records if record["others"])
-    return [_table(*key, by_table[key], shipped or {}, split, singles) for key in sorted(by_table)]
+    tables = [_table(*key, by_table[key], shipped or {}, split, singles) for key in sorted(by_table)]
+    return [*tables, *by_shots(tables)]
 
 
 def _table(
@@ -142,6 +146,7 @@ def _table(
         recipe=words,
         short=short,
         split=split,
+        shots=json.loads(records[0]["setting"]).get("protocol", {}).get("shots"),
     )
 
 
@@ -185,6 +190,9 @@ def _row(
     names = {column.name for column in shared}
     compared = {name: values for name, values in repetitions.items() if name in names}
     group_means, mean_of_groups, flat_mean = overall_means(compared, shared)
+    both = halves(cells, [column.name for column in shared]) if metric.name == H and flat_mean else None
+    if both:
+        group_means, mean_of_groups, flat_mean = {}, both.h, both.h
     params_method = _cost(cells, "params_method")
     # the score is defined for a share of right answers
     rated = metric.unit == FRACTION and metric.better == HIGHER
@@ -214,7 +222,9 @@ def _row(
         changed="; ".join(sorted({changed(record, shipped) for record in records} - {""})),
         reference=method.split(" ")[0] == REFERENCE,
         class_ious=class_ious(cells),
-        beside=beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
+        beside=both.shown
+        if both
+        else beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
         order_gap=_cost(cells, "order_gap"),
     )
 
@@ -310,6 +320,8 @@ def _notes(
     else:
         yield from _on_sharing(columns, shared, rows)
     yield from _on_reference(rows, metric)
+    if metric.name == H:
+        yield "h: harmonic mean of base and new accuracy; flat mean: that of the mean base and the mean new accuracy"
     sizes = sorted({record["memory_batch_size"] for record in records if not pd.isna(record["memory_batch_size"])})
     if len(sizes) > 1:
         yield f"memory was counted at different batch sizes ({', '.join(f'{size:.0f}' for size in sizes)})"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftbench.boards.costs import AXES, cost
+from peftbench.boards.shots import GROUP as SHOTS
 from peftbench.boards.table import Row, Score, Table
 from peftbench.boards.texts import (
     EMPTY,
@@ -45,6 +46,7 @@ def _table(table: Table, families: Mapping[str, str]) -> dict[str, Any]:
         "notes": notes(table),
         "columns": columns,
         "tasks": [{"name": column["name"], "short": column["short"]} for column in columns if column["kind"] == "task"],
+        "over_shots": table.groups == (SHOTS,),
         "rows": [_row(table, row, [column["name"] for column in columns], families) for row in all_rows(table)],
         "comparison": {
             "methods": list(comparison.methods),

@@ -21,7 +21,7 @@ UNVERIFIED = (
     "or the row comes from a summary written by others"
 )
 # Benchmark file -> what precedes its data sets' names in labels.
-BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/"}
+BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/"}
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,12 @@ def load_means() -> list[Published]:
 
 def backbones_of(row: Published) -> list[str]:
     """Titles of the backbones here that the published one stands for."""
-    return _renamed("backbone").get(f"{row.backbone} {row.pretraining}", [])
+    return titles_of(row.backbone, row.pretraining)
+
+
+def titles_of(backbone: str, pretraining: str) -> list[str]:
+    """Titles of the backbones here that a published one stands for."""
+    return _renamed("backbone").get(f"{backbone} {pretraining}", [])
 
 
 def beside(tables: Sequence[Table]) -> list[Table]:

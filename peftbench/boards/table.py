@@ -141,6 +141,8 @@ class Table:
     recipe: str = ""
     short: bool = False
     split: str = "test"
+    # images of every class that were trained on, where the protocol draws so few
+    shots: int | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def head_header(table: Table) -> str:
 
 def beside_headers(table: Table) -> list[str]:
     """Headers of the numbers beside the primary one, in the order of the first row that has them."""
-    return list(dict.fromkeys(header for row in table.rows for header in row.beside))
+    return list(dict.fromkeys(header for row in all_rows(table) for header in row.beside))
 
 
 def column_headers(table: Table) -> list[str]:

@@ -178,8 +178,8 @@ function dots(node, rows, onRow, wordsBelow) {
 // Okabe and Ito's colours, told apart by dashes and by the names at their ends as well.
 const LINES = [["#0072b2", ""], ["#d55e00", "7 3"], ["#009e73", "2 3"], ["#cc79a7", "9 3 2 3"], ["#e69f00", "12 4"], ["#56b4e9", "4 2"]];
 
-// series: {label, points: [[epoch, value]]}; epochs are whole numbers.
-function lineChart(node, series, title, logarithmic) {
+// series: {label, points: [[epoch, value]]}; epochs, or what `along` calls them, are whole numbers.
+function lineChart(node, series, title, logarithmic, along = "epoch") {
   const wide = Math.max(320, node.clientWidth || 700);
   const height = 340;
   const names = series.map((s) => brief(s.label, wide > 600 ? 26 : 14));
@@ -200,7 +200,7 @@ function lineChart(node, series, title, logarithmic) {
     picture.append(svg("text", { class: "axis", x: X(tick), y: height - bottom + 16, "text-anchor": "middle" }, String(tick)));
   }
   picture.append(svg("text", { class: "axis", x: left, y: 13 }, title));
-  picture.append(svg("text", { class: "axis", x: wide - right, y: height - 6, "text-anchor": "end" }, "epoch →"));
+  picture.append(svg("text", { class: "axis", x: wide - right, y: height - 6, "text-anchor": "end" }, `${along} →`));
   const ends = series.map((s, i) => ({ i, y: Y(s.points.at(-1)[1]) })).sort((a, b) => a.y - b.y);
   ends.forEach((end, k) => { if (k) end.y = Math.max(end.y, ends[k - 1].y + 14); });
   const over = Math.max(0, (ends.at(-1)?.y ?? 0) - (height - bottom));
@@ -211,7 +211,7 @@ function lineChart(node, series, title, logarithmic) {
     picture.append(svg("path", { class: "curve", d: path, fill: "none", stroke: colour, "stroke-width": 2, "stroke-dasharray": dash || null }));
     for (const [epoch, value] of s.points) {
       const mark = svg("circle", { cx: X(epoch), cy: Y(value), r: s.points.length > 40 ? 2 : 3.5, fill: colour });
-      mark.addEventListener("pointerenter", (event) => showTip(`${s.label}\nepoch ${epoch}: ${Number(value.toPrecision(4))}`, event.clientX, event.clientY));
+      mark.addEventListener("pointerenter", (event) => showTip(`${s.label}\n${along} ${epoch}: ${Number(value.toPrecision(4))}`, event.clientX, event.clientY));
       mark.addEventListener("pointerleave", hideTip);
       picture.append(mark);
     }

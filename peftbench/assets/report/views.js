@@ -102,6 +102,14 @@ function drawTask() {
   if (chosen === "heat") {
     hint.textContent = "Colour: points below the best method of that data set, yellow is best. Text: the mean over seeds.";
     node.replaceChildren(heatTable());
+  } else if (chosen === "shots") {
+    const chosenRows = state.picked.map(rowOf).filter(Boolean);
+    const series = (chosenRows.length ? chosenRows : measured().slice(0, 6)).map((row) => ({
+      label: row.label,
+      points: table().tasks.filter((task) => row.scores[task.name]).map((task) => [parseInt(task.name, 10), row.scores[task.name].mean]),
+    })).filter((one) => one.points.length);
+    hint.textContent = "Mean over seeds and data sets, by images of every class. The first rows of the table, or those that are ticked.";
+    if (series.length) lineChart(node, series, `score,${table().unit}`, false, "shots");
   } else if (chosen === "ranks") {
     const { nemenyi_critical_difference: difference } = table().comparison;
     const rows = rankRows();
@@ -122,7 +130,8 @@ function drawTask() {
 
 function prepareViews() {
   const tasks = table().tasks.map((task) => [task.name, task.name]);
-  fillSelect(byId("task"), [["heat", "all (heat map)"], ["ranks", "average ranks"], ...tasks], state.task);
+  const shots = table().over_shots ? [["shots", "score by shots"]] : [];
+  fillSelect(byId("task"), [...shots, ["heat", "all (heat map)"], ["ranks", "average ranks"], ...tasks], state.task);
   fillSelect(byId("curve-task"), tasks, state.curve);
   byId("curve-value").value = state.value;
 }

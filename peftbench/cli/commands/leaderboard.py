@@ -11,6 +11,7 @@ from rich.console import Console
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import alone, beside
+from peftbench.boards.published_halves import halves_alone, halves_beside
 from peftbench.boards.render import write
 from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
@@ -80,7 +81,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
     tables = leaderboard(rows, shipped_options(), arguments.select)
     if arguments.published:
-        tables = beside(tables) + (alone() if arguments.published == "all" else [])
+        tables = halves_beside(beside(tables))
+        tables += [*alone(), *halves_alone()] if arguments.published == "all" else []
     if not tables:
         raise MissingInput(
             _nothing_to_show(arguments.results / "records", len(everything), len(rows), arguments.select)

@@ -4,21 +4,25 @@
 
 Weights and images are random: time does not depend on them. Times are processor seconds on one thread, which other
 work on the machine disturbs little. `ratio` is the time of a training of `--epochs` epochs of `--images` images with
-everything frozen computed once, checks included, over that of the same training without.
+everything frozen computed once, checks included, over that of the same training without. Rows are added to
+`results/frozen.csv`.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import timm
 import torch
 
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
 from peftbench.backbones.build import from_timm
+from peftbench.cells.provenance import machine
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
@@ -49,15 +53,26 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "frozen.csv")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    print("method,share,mb_per_image,whole_ms,rest_ms,once_ms_per_batch,equal,ratio")
-    for name in asked.methods.split(","):
-        print(",".join(measured(name, asked)), flush=True)
+    shared = {"cpu": machine(torch.device("cpu"))["cpu"], "torch": torch.__version__}
+    shared |= {option: getattr(asked, option) for option in ("model", "size", "batch", "epochs", "images")}
+    new = not asked.out.exists()
+    with asked.out.open("a", newline="", encoding="utf-8") as file:
+        for name in asked.methods.split(","):
+            row = shared | measured(name, asked)
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+                new = False
+            writer.writerow(row)
+            file.flush()
+            print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
 
 
-def measured(name: str, asked: argparse.Namespace) -> list[str]:
+def measured(name: str, asked: argparse.Namespace) -> dict[str, str]:
     net = timm.create_model(asked.model, num_classes=0, img_size=asked.size)
     backbone = from_timm(net, asked.size)
     install(METHODS.get(name)(), backbone)
@@ -91,8 +106,10 @@ def measured(name: str, asked: argparse.Namespace) -> list[str]:
     # five batches are compared, each in two passes
     with_kept = num * once + 10 * once + asked.epochs * num * left
     ratio = with_kept / (asked.epochs * num * whole)
-    numbers = [work.share, work.bytes_per_sample / 1e6, 1000 * whole, 1000 * left, 1000 * once]
-    return [name, *(f"{number:.3g}" for number in numbers), str(equal), f"{ratio:.3f}"]
+    numbers = {"share": work.share, "mb_per_image": work.bytes_per_sample / 1e6}
+    numbers |= {"whole_ms": 1000 * whole, "rest_ms": 1000 * left, "once_ms_per_batch": 1000 * once}
+    shown = {key: f"{number:.3g}" for key, number in numbers.items()}
+    return {"method": name, **shown, "equal": str(equal), "ratio": f"{ratio:.3f}"}
 
 
 if __name__ == "__main__":

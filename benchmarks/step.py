@@ -6,7 +6,7 @@ For each method three arms train on the same random images, dropout included:
 
     ours        the loop of this package, as a cell runs it (captured on CUDA where it can be)
     bare        the same model in the least loop that trains it: no schedule, no checks, batches ready on the device
-    hand        for `linear`, `full`, `lora`, `ssf`, `adaptformer`: plain modules written out below, in the least loop
+    hand        the methods of `by_hand.py`: plain modules, in the least loop
 
 A round runs some steps of each arm; what is printed and written are medians over rounds, of milliseconds a step (on a
 CPU those of the processor, all threads together) and of ratios within a round. Bytes are those autograd keeps for one
@@ -26,14 +26,14 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from by_hand import NAMES, by_hand
+from torch import nn
 from torch.nn import functional as F
 
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
 from peftbench.backbones.build import from_timm
 from peftbench.cells.evidence import random_evidence
 from peftbench.cells.provenance import machine
-from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.seeding import deterministic, seed_everything
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.classification import classification_loss
@@ -49,73 +49,6 @@ from peftbench.train.step import Step
 
 NUM_CLASSES = 100
 Arm = Callable[[], None]
-
-
-class HandLoRA(nn.Module):
-    """qkv with low-rank updates of q and v, as code bases write it: added to slices in place."""
-
-    def __init__(self, qkv: nn.Linear, rank: int = 8, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.qkv, self.width = qkv, qkv.in_features
-        self.down_q, self.down_v = (nn.Linear(self.width, rank, bias=False) for _ in range(2))
-        self.up_q, self.up_v = (nn.Linear(rank, self.width, bias=False) for _ in range(2))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        qkv: Tensor = self.qkv(x)
-        qkv[..., : self.width] += self.up_q(self.down_q(self.dropout(x)))
-        qkv[..., -self.width :] += self.up_v(self.down_v(self.dropout(x)))
-        return qkv
-
-
-class HandSSF(nn.Module):
-    """An operation followed by factor and shift."""
-
-    def __init__(self, base: nn.Module, width: int) -> None:
-        super().__init__()
-        self.base = base
-        self.scale, self.shift = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.base(x)
-        return y * self.scale + self.shift
-
-
-class HandAdaptFormer(nn.Module):
-    """A block's MLP half with a bottleneck beside it."""
-
-    def __init__(self, block: Any, width: int, bottleneck: int = 8) -> None:
-        super().__init__()
-        self.block = block
-        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
-        self.dropout = nn.Dropout(0.1)
-
-    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        block = self.block
-        x = x + block.ls1(block.attn(block.norm1(x), **arguments))
-        beside = self.up(self.dropout(F.relu(self.down(x)))) * 0.1
-        return x + block.ls2(block.mlp(block.norm2(x))) + beside
-
-
-def by_hand(net: Any, method: str) -> nn.Module | None:
-    """The method written out on a plain timm ViT; None for one that is not written out here."""
-    net.requires_grad_(method == "full")
-    width = net.embed_dim
-    for place, block in enumerate(net.blocks):
-        if method == "lora":
-            block.attn.qkv = HandLoRA(block.attn.qkv)
-        elif method == "adaptformer":
-            net.blocks[place] = HandAdaptFormer(block, width)
-        elif method == "ssf":
-            block.norm1, block.norm2 = HandSSF(block.norm1, width), HandSSF(block.norm2, width)
-            block.attn.qkv, block.attn.proj = HandSSF(block.attn.qkv, 3 * width), HandSSF(block.attn.proj, width)
-            hidden = block.mlp.fc1.out_features
-            block.mlp.fc1, block.mlp.fc2 = HandSSF(block.mlp.fc1, hidden), HandSSF(block.mlp.fc2, width)
-    if method == "ssf":
-        net.patch_embed.norm, net.norm = HandSSF(net.patch_embed.norm, width), HandSSF(net.norm, width)
-    if method not in ("linear", "full", "lora", "ssf", "adaptformer"):
-        return None
-    return nn.Sequential(net, nn.Linear(width, NUM_CLASSES))
 
 
 def with_method(net: nn.Module, method: str, size: int) -> nn.Module:
@@ -216,8 +149,9 @@ def compared(bench: Bench, method: str, rounds: int, repeats: int) -> dict[str, 
         for _ in range(4 if bench.device.type == "cuda" else 1):
             arm()
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, arm in arms.items():
+    for number in range(rounds):
+        # forward and back again: what comes later in a round is not always the same
+        for name, arm in list(arms.items())[:: 1 if number % 2 else -1]:
             times[name].append(1e3 * bench.seconds(arm, repeats))
     row |= {f"{name}_ms": statistics.median(found) for name, found in times.items()}
     for name in arms:
@@ -238,7 +172,7 @@ def main() -> None:
     parser.add_argument("--model", default="vit_micro_patch4_32")
     parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--methods", nargs="+", default=["linear", "lora", "ssf", "adaptformer", "full"], help="or all")
+    parser.add_argument("--methods", nargs="+", default=list(NAMES), help="or all")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=2, help="pairs of steps of an arm in a round (%(default)s)")
@@ -269,8 +203,9 @@ def main() -> None:
             for method in methods:
                 try:
                     row = compared(bench, method, arguments.rounds, arguments.repeats)
-                except PeftbenchError as error:
-                    print(f"{method}: left out, {error}")
+                except Exception as error:
+                    # one that does not run on this network, or at all, must not end the others
+                    print(f"{method}: left out, {type(error).__name__}: {error}", flush=True)
                     continue
                 writer.writerow(shared | {"precision": precision} | {k: _shown(v) for k, v in row.items()})
                 file.flush()

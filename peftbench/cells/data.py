@@ -39,7 +39,7 @@ class CellData:
         self.source, self.device = source, device
         self.transform = image_transform(inputs, config.protocol)
         self.mean, self.std = config.protocol.pixel_statistics(inputs.mean, inputs.std)
-        self._config, self._workers = config, runtime.workers
+        self._config, self._workers = config, runtime.decoders
         self._window = inputs.size
         _check_canvas(config, inputs.size)
         folder, targets = runtime.cache_root, config.task.targets

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from peftbench.cells.parts import Parts
+from peftbench.cells.shared import held_frozen
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
@@ -18,7 +21,7 @@ from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches
 from peftbench.train.frozen import FrozenCall, FrozenWork, frozen_work
 from peftbench.train.precision import autocast
-from peftbench.train.replay import Replay, kept_values, repeats
+from peftbench.train.replay import Replay, agree, kept_values, repeats
 
 # with less of either, keeping costs about what it spares
 LEAST_SHARE = 0.25
@@ -43,11 +46,13 @@ class Keeper:
     """Keeps the frozen work of a cell, within a budget.
 
     facts: what the record says of it: the `share` of the forward pass's floating-point operations that is not
-    repeated in training, the `bytes` that takes, and `why` nothing was kept where much could have been.
+    repeated in training, the `bytes` that takes, `why` nothing was kept where much could have been, and whether it was
+    `found` with an earlier cell of the same process.
     """
 
     def __init__(self, config: RunConfig, runtime: RuntimeSpec, parts: Parts) -> None:
         self._config, self._runtime, self._parts = config, runtime, parts
+        self._held = held_frozen(config)
         self._left, self._on_disk = _budget(runtime, parts.data.device)
         self.facts: dict[str, float | int | str] = {}
 
@@ -69,12 +74,13 @@ class Keeper:
         if not self._wanted() or (work := self._work(in_order, training=True)) is None:
             return None
         self.facts = {"share": round(work.share, 4), "bytes": 0}
-        if why := self._no_room(work, split):
+        if why := self._no_room(work, split, in_order):
             self.facts["why"] = why
             return None
         kept = self._kept(split, work, in_order, training=True, mode=True)
         if not repeats(kept.module.train(), data.training(split), train.precision, kept.values):
             self._left += kept.num_bytes
+            self._held.clear()
             self.facts["why"] = "batches of other samples give other bits"
             return None
         self.facts["bytes"] = kept.num_bytes
@@ -83,7 +89,9 @@ class Keeper:
     def validation(self, split: Split) -> Kept | None:
         """The same for validation, whose batches hold the same samples every time."""
         in_order = self._parts.data.evaluation(split)
-        if not self._wanted() or (work := self._work(in_order, training=False)) is None or self._no_room(work, split):
+        if not self._wanted() or (work := self._work(in_order, training=False)) is None:
+            return None
+        if self._no_room(work, split, in_order):
             return None
         kept = self._kept(split, work, in_order, training=False, mode=False)
         return kept if repeats(kept.module.eval(), in_order, self._config.train.precision, kept.values, 1) else None
@@ -101,23 +109,44 @@ class Keeper:
             work = frozen_work(model, inputs)
         return work if work.share >= LEAST_SHARE and work.kept else None
 
-    def _no_room(self, work: FrozenWork, split: Split) -> str:
+    def _no_room(self, work: FrozenWork, split: Split, in_order: Batches) -> str:
         needed = work.bytes_per_sample * len(split)
-        if needed <= self._left:
+        if needed <= self._left or self._key(split, work.kept, in_order) in self._held:
             return ""
         return f"it needs {needed / 1e9:.1f} GB where runtime.feature_cache allows {self._left / 1e9:.1f}"
 
     def _kept(self, split: Split, work: FrozenWork, in_order: Batches, training: bool, mode: bool) -> Kept:
         """`mode`: train or eval mode of the model while its frozen work is computed."""
         data, model = self._parts.data, self._parts.model.train(mode)
-        values = [self._room(len(split), call) for call in work.kept]
-        kept_values(model, work.kept, in_order, self._config.train.precision, values)
-        self._left -= sum(tensor.nbytes for tensor in values)
+        values = self._values(split, work.kept, in_order)
         shapes = [tuple(given.shape[1:]) for given in _first(in_order)]
         module = Replay(model, work, dict(zip(model.inputs, shapes, strict=True)))
         inputs = {**(split.inputs if module.read else {}), **dict(zip(module.kept, values, strict=True))}
         batches = data.training(split, inputs) if training else data.evaluation(split, inputs=inputs)
         return Kept(module, batches, values)
+
+    def _values(self, split: Split, calls: Sequence[FrozenCall], in_order: Batches) -> list[Tensor]:
+        """Outputs of the calls for the whole split: those of an earlier cell where they are the same, or new ones."""
+        model, precision = self._parts.model, self._config.train.precision
+        key = self._key(split, calls, in_order)
+        if key in self._held:
+            values = self._held[key][1]
+            if agree(model, calls, in_order, precision, values):
+                self.facts["found"] = 1
+                return values
+            del self._held[key], values
+        values = [self._room(len(split), call) for call in calls]
+        kept_values(model, calls, in_order, precision, values)
+        self._left -= sum(tensor.nbytes for tensor in values)
+        self._held[key] = split, values
+        return values
+
+    def _key(self, split: Split, calls: Sequence[FrozenCall], in_order: Batches) -> Any:
+        """Which outputs are meant, beside what `held_frozen` tells cells apart by."""
+        model = self._parts.model
+        names = {module: name for name, module in model.named_modules()}
+        of_calls = tuple((names[call.module], call.number, call.shape, call.dtype, call.order) for call in calls)
+        return of_calls, id(split), in_order.batch_size, model.training, in_order.device, torch.get_num_threads()
 
     def _room(self, num_samples: int, call: FrozenCall) -> Tensor:
         """An empty tensor [num_samples, *packed_shape], in memory or, where that is short, in a file without a name."""

@@ -1,4 +1,4 @@
-"""What cells that run one after the other in a process have in common: the last backbone and the last data set."""
+"""What cells that run one after the other in a process share: backbone, data set and frozen work of the last."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import build_backbone
+from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
 from peftbench.config.gate import RunConfig
 from peftbench.data.base import Source, Split
 from peftbench.data.fewshot.draw import few_shot
 
 T = TypeVar("T")
+
+# Outputs of frozen calls for all samples of a split, by what the calls and their batches are. The split is held so that
+# its id, which is part of the key, stays its own.
+Held: TypeAlias = dict[Any, tuple[Split, list[Tensor]]]
 
 
 class Last(Generic[T]):
@@ -50,6 +57,7 @@ class Opened:
 class Shared:
     backbone: Last[Backbone] = field(default_factory=Last)
     data: Last[Opened] = field(default_factory=Last)
+    frozen: Last[Held] = field(default_factory=Last)
 
 
 _shared: ContextVar[Shared | None] = ContextVar("shared", default=None)
@@ -57,7 +65,7 @@ _shared: ContextVar[Shared | None] = ContextVar("shared", default=None)
 
 @contextmanager
 def sharing() -> Iterator[None]:
-    """Cells that run in here find the backbone and the data of the cell before, where theirs are the same.
+    """Cells that run in here find backbone, data and frozen work of the cell before, where theirs are the same.
 
     Nothing else passes from cell to cell, and no number changes: each has its own copy of the untouched weights.
     """
@@ -73,13 +81,10 @@ def sharing() -> Iterator[None]:
 
 def backbone_of(config: RunConfig) -> Backbone:
     """The frozen backbone of a cell, on the CPU, the cell's own to change. Raises what `build_backbone` does."""
-    shared = _shared.get()
-    asked = config.backbone, config.train.drop_path, config.dataset.clip_length
+    shared, asked = _shared.get(), _asked_backbone(config)
     if shared is None:
         return build_backbone(*asked)
-    # the digest too: a file may be another one by now
-    key = *asked, weights_id(config.backbone)
-    return copy.deepcopy(shared.backbone.of(key, lambda: build_backbone(*asked)))
+    return copy.deepcopy(shared.backbone.of(_backbone_key(config), lambda: build_backbone(*asked)))
 
 
 def opened(config: RunConfig) -> Opened:
@@ -87,13 +92,41 @@ def opened(config: RunConfig) -> Opened:
 
     Raises what opening it does.
     """
-    shared, protocol = _shared.get(), config.protocol
+    shared = _shared.get()
     if shared is None:
         return Opened(_open(config))
+    # what an earlier cell held for others of its kind may be large, and goes first
+    held_frozen(config)
+    return shared.data.of(_data_key(config), lambda: Opened(_open(config)))
+
+
+def held_frozen(config: RunConfig) -> Held:
+    """Where the frozen work of a cell is held for the next: empty, or what a cell of the same kind has left.
+
+    Cells of a kind differ in seed, rates and length alone. What a seed may have changed in frozen tensors is for the
+    caller to see.
+    """
+    shared, train = _shared.get(), config.train
+    if shared is None:
+        return {}
+    key = _backbone_key(config), _data_key(config), config.method, config.task, train.precision, train.frozen_bf16
+    return shared.frozen.of(key, dict)
+
+
+def _asked_backbone(config: RunConfig) -> tuple[BackboneSpec, float, int]:
+    return config.backbone, config.train.drop_path, config.dataset.clip_length
+
+
+def _backbone_key(config: RunConfig) -> Any:
+    # the digest too: a file may be another one by now
+    return *_asked_backbone(config), weights_id(config.backbone)
+
+
+def _data_key(config: RunConfig) -> Any:
+    protocol = config.protocol
     draw = protocol.drawn(config.seed) if protocol.shots else None
     # a fresh copy: a spec may remember what it has found
-    key = config.dataset, replace(config.dataset).revision(), protocol.shots, draw
-    return shared.data.of(key, lambda: Opened(_open(config)))
+    return config.dataset, replace(config.dataset).revision(), protocol.shots, draw
 
 
 def _open(config: RunConfig) -> Source:

@@ -17,7 +17,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches
-from peftbench.train.evaluate import evaluate
+from peftbench.train.evaluate import Passes
 from peftbench.train.loop import FitResult, fit
 from peftbench.train.optim import param_groups
 
@@ -68,24 +68,27 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
         # only under the plain objective, which adds nothing to the task's loss
         loss_fn = task.loss_fn(config.train, trainee.inputs)
 
+    against, passes = against_capture(config, runtime), None
+    if trainee.val is not None:
+        passes = Passes(trainee.val_module, trainee.val, config.train.precision, against)
+
     def validate() -> float:
-        assert trainee.val is not None
-        meter = task.meter(data.source)
-        return float(evaluate(trainee.val_module, trainee.val, meter, config.train.precision).metrics[task.metric.name])
+        assert passes is not None
+        return float(passes.measure(task.meter(data.source)).metrics[task.metric.name])
 
     with progress.epochs(title, config.train.epochs, trainee.train, task.metric) as on_epoch:
         result = fit(
             trainee.module,
             loss_fn,
             trainee.train,
-            validate if trainee.val is not None else None,
+            validate if passes is not None else None,
             config.optim,
             config.train,
             groups,
             config.seed,
             on_epoch,
             task.metric,
-            against_capture(config, runtime),
+            against,
             blocks if trainee.module is model else (),
         )
     return Trained(result, probed, seconds, keeper.facts)

@@ -121,6 +121,9 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     else:
         for line in cautions(config):
             print(f"note: {printable(line)}", file=sys.stderr, flush=True)
+        if runtime.progress and sys.stderr.isatty():
+            # the first bar comes seconds later: torch has to be imported
+            print(f"starting {printable(cell.title)}", file=sys.stderr, flush=True)
         from peftbench.sweep.attempt import run_claimed  # imports torch
 
         # the outline has the same identity; what it cannot do is run

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import brief
 from peftbench.foundation.location import default_cache_dir, user_folder
 from peftbench.foundation.spec import Spec, option
+
+# more of them outrun any device here, and each holds two batches
+MOST_DECODERS = 16
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,11 @@ class RuntimeSpec(Spec):
     `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
     `save_adapter` keeps the trained tensors.
     A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by
-    `workers` processes (0: in the main one); neither changes a number. `capture`: on CUDA a training step is recorded
-    once as a CUDA graph and replayed where that can be done (auto), or never (off); the record says which, and why not.
-    `feature_cache`: what frozen blocks give for each training image is kept instead of computed in every epoch, where
-    that repeats bit for bit. auto: in at most half of the free memory; a number: in that many GB, on disk in the cache
-    folder where memory is short; off.
+    `workers` processes (null: one for each core, 2 to 16; 0: in the main one); neither changes a number. `capture`:
+    on CUDA a training step is recorded once as a CUDA graph and replayed where that can be done (auto), or never
+    (off); the record says which, and why not. `feature_cache`: what frozen blocks give for each training image is
+    kept instead of computed in every epoch, where that repeats bit for bit. auto: in at most half of the free memory;
+    a number: in that many GB, on disk in the cache folder where memory is short; off.
     """
 
     section: ClassVar[str] = "runtime"
@@ -35,7 +39,7 @@ class RuntimeSpec(Spec):
     threads: int = option(0, ge=0, le=1024)
     results: str = option("results")
     cache: str | None = option(None)
-    workers: int = option(2, ge=0, le=1024)
+    workers: int | None = option(None, ge=0, le=1024)
     feature_cache: str = option("auto")
     stream_above_gb: float = option(8.0, ge=0)
     capture: str = option("auto", choices=("auto", "off"))
@@ -54,6 +58,11 @@ class RuntimeSpec(Spec):
             given = f"'{brief(self.feature_cache)}'"
             problems.append(f"runtime.feature_cache must be auto, off or a number of GB, got {given}")
         return problems
+
+    @property
+    def decoders(self) -> int:
+        """Processes that decode streamed images."""
+        return min(max(available_cores(), 2), MOST_DECODERS) if self.workers is None else self.workers
 
     @property
     def feature_gb(self) -> float | None:

@@ -121,6 +121,10 @@ class Batches:
         starts = range(0, self.num_samples, self.batch_size)
         return [min(self.batch_size, self.num_samples - start) for start in starts][: len(self)]
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(self._inputs)
+
     def inputs_of(self, batch: Batch) -> tuple[Tensor, ...]:
         """The inputs of one of these batches, in the order in which they were given."""
         return tuple(batch[name] for name in self._inputs)

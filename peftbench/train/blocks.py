@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from peftbench.train.options import TrainSpec
@@ -23,7 +24,7 @@ class Blocks:
     def __init__(self, blocks: Sequence[nn.Module], train: TrainSpec) -> None:
         self._blocks, self._train = blocks, train
         # made once: what runs in one epoch is found again in the next
-        self._compiled = [torch.compile(block._call_impl) for block in blocks] if train.compile else []
+        self._compiled = [_CompiledForOneSize(block) for block in blocks] if train.compile else []
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
@@ -53,6 +54,23 @@ class Blocks:
             torch._dynamo.config.recompile_limit = limit
             for block in self._blocks:
                 block._compiled_call_impl = None
+
+
+class _CompiledForOneSize:
+    """A compiled block for batches of the size that comes first; the short last batch of an epoch runs as it is.
+
+    The compiler would write everything again for it, and again for any size.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        self._plain = block._call_impl
+        self._compiled = torch.compile(self._plain, dynamic=False)
+        self._size: int | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        size = len(next(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)))
+        self._size = size if self._size is None else self._size
+        return (self._compiled if size == self._size else self._plain)(*args, **kwargs)
 
 
 @contextmanager

@@ -33,13 +33,23 @@ _SYNCHRONISES = "called a synchronizing CUDA operation"
 
 def reason_against(train: TrainSpec, batches: Batches) -> str:
     """Why the steps of such a training cannot be captured, in words for the record; empty where they can."""
-    if batches.device.type != "cuda":
-        return f"graphs are for CUDA, this is {batches.device.type}"
+    if why := _elsewhere(batches):
+        return why
     if scales(train, batches.device):
         return "the host scales the losses of fp16"
     if train.recompute:
         return "computing blocks again puts the random generator back"
     return batches.needs_host
+
+
+def reason_against_passes(batches: Batches) -> str:
+    """The same of the passes of an evaluation."""
+    return _elsewhere(batches) or batches.needs_host
+
+
+def _elsewhere(batches: Batches) -> str:
+    kind = batches.device.type
+    return "" if kind == "cuda" else f"graphs are for CUDA, this is {kind}"
 
 
 class Graphs:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from peftbench.train.batches import Batch, Batches
+from peftbench.train.capture import Graphs, Sizes, reason_against_passes
 from peftbench.train.precision import autocast
+from peftbench.train.resident import ResidentEpoch
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,69 @@ def evaluate(model: nn.Module, batches: Batches, meter: Meter, precision: str = 
 
     Raises `ValueError` when `batches` leaves samples out, and what the meter raises.
     """
-    if len(batches) * batches.batch_size < batches.num_samples:
-        raise ValueError("evaluation needs every sample: build the batches with keep_last=True")
-    start = time.perf_counter()
-    with kept_modes(model), torch.inference_mode():
-        model.eval()
-        for batch in batches.epoch(0):
-            with autocast(batches.device, precision):
-                outputs = model(*batches.inputs_of(batch))
-            meter.update(outputs, batch)
-    measured = meter.result()
-    return Evaluation(measured.metrics, time.perf_counter() - start, measured.predictions)
+    return Passes(model, batches, precision).measure(meter)
+
+
+class Passes:
+    """The same split through the same model again and again, as validation asks for; each like `evaluate`.
+
+    `against_capture` says why batches must not be captured as CUDA graphs, which changes no number; empty lets them.
+
+    Raises `ValueError` when `batches` leaves samples out.
+    """
+
+    def __init__(
+        self, model: nn.Module, batches: Batches, precision: str = "fp32", against_capture: str = "not asked for"
+    ) -> None:
+        if len(batches) * batches.batch_size < batches.num_samples:
+            raise ValueError("evaluation needs every sample: build the batches with keep_last=True")
+        self._model = model
+        shown = _Started if against_capture or reason_against_passes(batches) else _Captured
+        self._shown = shown(model, batches, precision)
+
+    def measure(self, meter: Meter) -> Evaluation:
+        """One pass. Raises what the meter raises."""
+        start = time.perf_counter()
+        with kept_modes(self._model), torch.inference_mode():
+            self._model.eval()
+            self._shown.each(meter.update)
+        measured = meter.result()
+        return Evaluation(measured.metrics, time.perf_counter() - start, measured.predictions)
+
+
+class _Started:
+    """Batches that the host puts together and starts kernel by kernel."""
+
+    def __init__(self, model: nn.Module, batches: Batches, precision: str) -> None:
+        self._model, self._batches, self._precision = model, batches, precision
+
+    def each(self, update: Callable[[Any, Batch], None]) -> None:
+        for batch in self._batches.epoch(0):
+            update(self._outputs(batch), batch)
+
+    def _outputs(self, batch: Batch) -> Any:
+        with autocast(self._batches.device, self._precision):
+            return self._model(*self._batches.inputs_of(batch))
+
+
+class _Captured(_Started):
+    """The same, each replayed as a whole; what is handed on are copies, as the next replay writes over it."""
+
+    def __init__(self, model: nn.Module, batches: Batches, precision: str) -> None:
+        super().__init__(model, batches, precision)
+        self._resident = ResidentEpoch(batches)
+        self._graphs = Graphs(self._show, batches.device)
+        self._shown: dict[Sizes, tuple[Any, Batch]] = {}
+
+    def each(self, update: Callable[[Any, Batch], None]) -> None:
+        with self._graphs.running():
+            self._resident.begin(0)
+            for size in self._batches.sizes:
+                self._graphs((size,))
+                update(*tree_map_only(Tensor, Tensor.clone, self._shown[size,]))
+
+    def _show(self, sizes: Sizes) -> None:
+        batch = self._resident.next(*sizes)
+        outputs = self._outputs(batch)
+        read = self._batches.input_names
+        self._shown[sizes] = outputs, {name: values for name, values in batch.items() if name not in read}

@@ -91,11 +91,28 @@ def kept_values(
 
     In the model's present mode, which like buffers and random generators is left as it was.
     """
-    with undisturbed(model), torch.no_grad(), autocast(batches.device, precision):
-        for batch in batches.epoch(0):
+    for index, found in _outputs(model, calls, batches, precision):
+        for values, output in zip(into, found, strict=True):
+            values[index.to(values.device)] = output
+
+
+def agree(
+    model: nn.Module, calls: Sequence[FrozenCall], batches: Batches, precision: str, stored: Sequence[Tensor]
+) -> bool:
+    """Whether values of another model's calls are those of this one, bit for bit in the first batch."""
+    index, found = next(_outputs(model, calls, batches, precision))
+    kept = [values[index.to(values.device)].to(index.device) for values in stored]
+    return all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
+
+
+def _outputs(
+    model: nn.Module, calls: Sequence[FrozenCall], batches: Batches, precision: str
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Of each batch the places of its samples and what the calls give for them, packed."""
+    for batch in batches.epoch(0):
+        with undisturbed(model), torch.no_grad(), autocast(batches.device, precision):
             found, _ = _caught(model, calls, batches.inputs_of(batch), whole=False)
-            for call, values, output in zip(calls, into, found, strict=True):
-                values[batch["index"].to(values.device)] = call.packed(output)
+        yield batch["index"], [call.packed(output) for call, output in zip(calls, found, strict=True)]
 
 
 def repeats(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+
+from peftbench.foundation.errors import PeftbenchError
+from peftbench.sweep import attempt
 
 
 @pytest.mark.parametrize(
@@ -83,3 +88,22 @@ def test_not_applicable_is_said_before_training(run, capsys, tmp_path):
     ]
     assert run(*words) == 3
     assert "vpt_deep" in capsys.readouterr().err
+
+
+def test_a_run_on_a_terminal_says_at_once_what_starts(run, monkeypatch):
+    """Torch takes seconds to import; the first word does not wait for it."""
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    said: list[str] = []
+
+    def stopped(*cell: object) -> None:
+        said.append(terminal.getvalue())
+        raise PeftbenchError("stopped")
+
+    monkeypatch.setattr(attempt, "run_claimed", stopped)
+    monkeypatch.setattr("sys.stderr", terminal)
+    words = ("dataset=digits", "method=linear", "seed=3", "runtime.progress=true")
+    assert run(*words, fast=False) == 1
+    assert said == ["starting linear on digits, vit_micro, seed 3\n"]
+    assert run(*words[:-1], "runtime.progress=false", fast=False) == 1
+    assert "starting" not in terminal.getvalue().removeprefix(said[0])

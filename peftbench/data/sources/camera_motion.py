@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ import numpy as np
 from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.shipped import of_scikit_learn
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
@@ -70,7 +70,7 @@ class CameraMotion(ClipSpec):
 
     def _pictures(self) -> list[Path]:
         if self.root is None:
-            return _shipped()
+            return [of_scikit_learn("images", name) for name in ("china.jpg", "flower.jpg")]
         folder = self._place()
         if not folder.is_dir():
             raise MissingInput(f"dataset.root={self.root}: there is no such folder; set it to a folder of pictures")
@@ -110,14 +110,6 @@ class CameraMotion(ClipSpec):
             self.size,
             self.frames,
         )
-
-
-def _shipped() -> list[Path]:
-    # scikit-learn is a dependency; it is found without being imported, which takes seconds
-    found = find_spec("sklearn")
-    assert found is not None and found.origin is not None
-    folder = Path(found.origin).parent / "datasets" / "images"
-    return [folder / "china.jpg", folder / "flower.jpg"]
 
 
 @dataclass(frozen=True)

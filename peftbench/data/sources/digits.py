@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.shipped import of_scikit_learn
 from peftbench.data.splits import ArraySplit
 from peftbench.data.tfds_order import hash_order
 from peftbench.foundation.spec import option
@@ -34,9 +35,8 @@ class Digits(DatasetSpec):
         return f"digits-v{_VERSION}-seed{self.seed}"
 
     def open(self) -> Source:
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
+        rows = np.loadtxt(of_scikit_learn("data", "digits.csv.gz"), delimiter=",")
+        images, labels = rows[:, :-1], rows[:, -1].astype(np.int64)
         order = hash_order(f"digits-seed{self.seed}:", range(len(labels)))
         # The file counts ink in 4 x 4 cells, 0 to 16.
         pixels = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.tasks.classification import classification_loss
-from peftbench.train import loop
+from peftbench.train import evaluate, loop
 from peftbench.train.augment import Augment
-from peftbench.train.batches import Batches, training_batches
+from peftbench.train.batches import Batches, evaluation_batches, training_batches
 from peftbench.train.capture import CAPTURED, Graphs, Sizes, reason_against, watched
+from peftbench.train.evaluate import Measured, Passes
 from peftbench.train.loop import FitResult, fit
 from peftbench.train.optim import DeviceRates, Schedule, param_groups
 from peftbench.train.options import OptimSpec, TrainSpec
@@ -101,6 +102,64 @@ def test_steps_on_static_tensors_train_to_the_same_bits(name: str, monkeypatch: 
     assert (static.capture, plain.capture) == (CAPTURED, "not here")
 
 
+class LogitsSeen:
+    """A meter that keeps what it is given, as meters may."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def update(self, outputs: Tensor, batch: dict[str, Tensor]) -> None:
+        self.seen.append((outputs, batch["label"], batch["index"]))
+
+    def result(self) -> Measured:
+        logits, labels, index = (torch.cat(parts).cpu() for parts in zip(*self.seen, strict=True))
+        accuracy = float((logits.argmax(1) == labels).float().mean())
+        return Measured({"accuracy": accuracy, "n": len(index)}, logits.numpy())
+
+
+def passes_of(model: nn.Module, device: str, against_capture: str) -> Passes:
+    inputs, targets = data()
+    values: Any = {"image": torch.as_tensor(inputs["image"])}
+    batches = evaluation_batches(values, targets, TrainSpec(), batch_size=8, device=device)
+    return Passes(model, batches, against_capture=against_capture)
+
+
+class Overwriting(Calls):
+    """Gives the same memory at every call of a size, as a replayed graph does."""
+
+    def __init__(self, work: Callable[[Sizes], None], device: torch.device) -> None:
+        super().__init__(work, device)
+        self._passes = work.__self__  # type: ignore[attr-defined]
+        self._static: dict[Sizes, Any] = {}
+
+    def __call__(self, sizes: Sizes) -> None:
+        self._work(sizes)
+        outputs, batch = self._passes._shown[sizes]
+        if sizes in self._static:
+            kept, kept_batch = self._static[sizes]
+            kept.copy_(outputs)
+            for name, values in batch.items():
+                kept_batch[name].copy_(values)
+        else:
+            self._static[sizes] = outputs, batch
+        self._passes._shown[sizes] = self._static[sizes]
+
+
+def test_passes_on_static_tensors_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    plain = passes_of(model, "cpu", "not here")
+    monkeypatch.setattr(evaluate, "Graphs", Overwriting)
+    monkeypatch.setattr(evaluate, "reason_against_passes", lambda batches: "")
+    static = passes_of(model, "cpu", "")
+    for _ in range(2):
+        expected, found = plain.measure(LogitsSeen()), static.measure(LogitsSeen())
+        assert found.metrics == expected.metrics and expected.num_samples == 42
+        assert np.array_equal(found.predictions, expected.predictions)
+        with torch.no_grad():
+            model[1].weight.mul_(0.5)  # the next pass sees the weights as they are then
+    assert model.training
+
+
 def test_on_this_device_steps_are_started_one_by_one_and_the_result_says_why() -> None:
     assert trained(SPECS["plain"], "")[0].capture == "graphs are for CUDA, this is cpu"
 
@@ -134,6 +193,19 @@ def test_the_device_sets_the_rates_of_the_schedule() -> None:
         for group, rate in zip(optimizer.param_groups, kept, strict=True):
             assert group["lr"] is rate  # written in place
             assert rate == torch.tensor(schedule.lr_at(step) * group["lr_scale"])
+
+
+@pytest.mark.gpu
+def test_captured_passes_give_the_same_bits_and_see_new_weights() -> None:
+    model = network().to("cuda")
+    plain, captured = passes_of(model, "cuda", "not here"), passes_of(model, "cuda", "")
+    for _ in range(3):
+        expected, found = plain.measure(LogitsSeen()), captured.measure(LogitsSeen())
+        assert found.metrics == expected.metrics
+        assert np.array_equal(found.predictions, expected.predictions)
+        with torch.no_grad():
+            model[1].weight.mul_(0.5)
+    assert captured._shown._graphs.outcome == CAPTURED
 
 
 @pytest.mark.gpu

@@ -1,0 +1,13 @@
+"""Files that come with an installed dependency."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def of_scikit_learn(folder: str, name: str) -> Path:
+    """A file of the data that scikit-learn ships; it is found without importing that, which takes seconds."""
+    found = find_spec("sklearn")
+    assert found is not None and found.origin is not None, "scikit-learn is a dependency"
+    return Path(found.origin).parent / "datasets" / folder / name

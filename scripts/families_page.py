@@ -98,7 +98,7 @@ def answer(name: str, family: str) -> tuple[str, str]:
     sizes = BLOCK_BY_BLOCK.get(name, {})
     method = METHODS.get(name)(**{key: value[:1] * backbone.shape.depth for key, value in sizes.items()})
     try:
-        evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.observes else None
+        evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.looks_first else None
         install(method, backbone, findings=method.observe(evidence) if evidence else None)
     except NotApplicable as error:
         return "no", str(error)

@@ -85,7 +85,7 @@ def frames_of(method: Method) -> int:
 
 
 def attach(method: Method, backbone: Backbone) -> None:
-    evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.observes else None
+    evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.looks_first else None
     install(method, backbone, findings=method.observe(evidence) if evidence else None)
 
 
@@ -104,7 +104,7 @@ def families_of(method: Method) -> str:
 def row(name: str, shape: BackboneShape) -> dict[str, str]:
     method = METHODS.get(name)()
     count = method.expected_params(replace(shape, frames=frames_of(method)))
-    by_task = count is None and method.observes
+    by_task = count is None and method.looks_first
     return {
         "method": f"`{name}`",
         "what it is": (type(method).__doc__ or "").strip().splitlines()[0],

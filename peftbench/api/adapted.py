@@ -134,12 +134,12 @@ def attach(
 
 def _spec(name: str, options: dict[str, Any]) -> Method:
     cls, defaults = method_called(name)
-    if cls.observes:
+    spec = build(cls, defaults | options)
+    assert isinstance(spec, Method)
+    if spec.looks_first:
         raise NotApplicable(
             f"{name} looks at training images before it is attached; use peftbench.run(method='{name}', ...)"
         )
-    spec = build(cls, defaults | options)
-    assert isinstance(spec, Method)
     return spec
 
 

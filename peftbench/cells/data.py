@@ -122,7 +122,7 @@ def _check_canvas(config: RunConfig, window: int) -> None:
         problems.append(f"protocol.canvas ({canvas}) must be at least the backbone's input of {window} px")
     if config.train.augment != "scale_crop_flip":
         problems.append("protocol.canvas needs windows to train on; set train.augment=scale_crop_flip")
-    if config.method.observes:
+    if config.method.looks_first:
         problems.append(f"{config.method.name} looks at whole pictures; leave protocol.canvas=null")
     if problems:
         raise ConfigError(problems)

@@ -66,7 +66,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     frozen_buffers = (*backbone.buffers(), *own.buffers())
     data = CellData(data_set, config, runtime, backbone.input_spec, device, progress)
     observed = Observed(findings)
-    if config.method.observes and findings is None:
+    if config.method.looks_first and findings is None:
         observed = _look(config, runtime, backbone, data, progress)
     install(config.method, backbone, config.seed, observed.findings)
     model = config.task.model(backbone, source, config.seed)

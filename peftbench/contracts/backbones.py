@@ -118,7 +118,7 @@ _found: dict[tuple[str, str], Findings] = {}
 
 def look(method: Method, backbone: Backbone) -> Findings | None:
     """What `method` sees in random images of random classes on `backbone`; None for a method that does not look."""
-    if not method.observes:
+    if not method.looks_first:
         return None
     with seeded(0, "observe"):
         return method.observe(random_evidence(backbone))
@@ -126,7 +126,7 @@ def look(method: Method, backbone: Backbone) -> Findings | None:
 
 def findings(method: Method, backbone: str) -> Findings | None:
     key = repr(method), backbone
-    if method.observes and key not in _found:
+    if method.looks_first and key not in _found:
         _found[key] = look(method, make(backbone)) or {}
     return _found.get(key)
 

@@ -19,13 +19,15 @@ from peftbench.methods.base import METHODS, Method
 
 CONFIGS = config_dir() / "method"
 FIELDS = [(name, field) for name in METHODS.names() for field in dataclasses.fields(METHODS.get(name))]
+# options that mean nothing more above a tiny width
+SIZES = {"num_coefficients", "block_size", "num_groups", "rank", "group_size"}
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 
 
 def start_options(name: str) -> dict[str, Any]:
     """Options to depart from: small ones where a method looks at images first or takes whole tiny matrices, or none."""
     fitting = FITTING.get(name, {})
-    return fitting if METHODS.get(name).observes or "num_coefficients" in fitting else {}
+    return fitting if METHODS.get(name).observes or not SIZES.isdisjoint(fitting) else {}
 
 
 def start(name: str) -> Method:

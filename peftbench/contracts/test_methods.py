@@ -41,6 +41,11 @@ FITTING: dict[str, dict[str, Any]] = {
     # its random start is as large as the paper says for a width of 768
     "fourierft": {"num_coefficients": 60, "scale": 10.0},
     "waveft": {"num_coefficients": 60},
+    # sizes that cut a tiny width
+    "c3a": {"block_size": 16},
+    "consolidator": {"num_groups": 16},
+    "miss": {"rank": 12},
+    "road": {"group_size": 16},
     "ttc": {"align_share": 0.02},
 }
 # One backbone of each family for what does not depend on a backbone's details, such as copying and saving.

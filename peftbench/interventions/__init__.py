@@ -16,6 +16,7 @@ from peftbench.interventions.block import BlockTaps, Tap, tap_block
 from peftbench.interventions.linear import (
     AffineLowRank,
     FixedDown,
+    FixedUp,
     FrozenEnds,
     LinearDelta,
     LinearScale,
@@ -39,6 +40,7 @@ from peftbench.interventions.tokens import (
     QueryTokens,
     SparesCarried,
     StripTokens,
+    strip_tokens,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "CarriedReadout",
     "ExtraKeysValues",
     "FixedDown",
+    "FixedUp",
     "FrameOffsets",
     "FrozenEnds",
     "InsertTokens",
@@ -93,5 +96,6 @@ __all__ = [
     "require_plain",
     "share",
     "split_heads",
+    "strip_tokens",
     "tap_block",
 ]

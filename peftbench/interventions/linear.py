@@ -59,6 +59,15 @@ class FixedDown(_Pair):
         self.up = nn.Parameter(torch.zeros(out_dim, len(down)))
 
 
+class FixedUp(_Pair):
+    """x -> scale * B A dropout(x) with a frozen B [out_dim, rank] and A [rank, in_dim], zero at the start."""
+
+    def __init__(self, in_dim: int, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
+        super().__init__(scale, dropout)
+        self.register_buffer("up", up, persistent=False)
+        self.down = nn.Parameter(torch.zeros(up.shape[1], in_dim))
+
+
 class ShiftedLowRank(LowRank):
     """x -> scale * (B A dropout(x) - B_0 A_0 x) with B_0, A_0 what B and A start from: silent at the start.
 
@@ -158,6 +167,10 @@ class Thinned(nn.Module):
         matrix: Tensor = self.delta.weight()  # type: ignore[operator]
         return matrix
 
+    def offset(self) -> Tensor | None:
+        """What the delta adds without input, None where it is linear."""
+        return self.delta.offset() if hasattr(self.delta, "offset") else None  # type: ignore[operator]
+
 
 class LinearDelta(Intervention):
     """A frozen linear map whose output slices receive deltas.
@@ -209,8 +222,9 @@ class LinearDelta(Intervention):
         for number, delta in self.deltas.items():
             rows = slice(int(number) * width, (int(number) + 1) * width)
             plain.weight[rows] += delta.weight()  # type: ignore[operator]
-            if hasattr(delta, "offset"):
-                bias_of(plain)[rows] += delta.offset()  # type: ignore[operator]
+            offset = delta.offset() if hasattr(delta, "offset") else None  # type: ignore[operator]
+            if offset is not None:
+                bias_of(plain)[rows] += offset
         return plain
 
 

@@ -53,6 +53,11 @@ class Method(Part):
     mixes_time: ClassVar[bool] = False
     frame_readout: ClassVar[str] = "norm_then_mean"
 
+    @property
+    def looks_first(self) -> bool:
+        """Whether this one observes; a method may leave it to an option, and then `observes` is false."""
+        return self.observes
+
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
 
@@ -117,7 +122,7 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
     before. A method that observes needs the `findings` of its `observe`. Raises `MethodContractError` without them,
     when an original tensor was replaced, or when the count is not the formula's.
     """
-    if method.observes and findings is None:
+    if method.looks_first and findings is None:
         raise MethodContractError(f"{method.name} looks at images first: install it with the findings of observe()")
     if method.mixes_time and backbone.shape.frames == 1:
         raise NotApplicable(

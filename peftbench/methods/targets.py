@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions import LinearDelta, Rewritten
 from peftbench.methods.base import Method, norms_keys
@@ -34,6 +34,11 @@ class Matrix:
     has_bias: bool
 
     @property
+    def name(self) -> str:
+        """As in `Targeted.named_matrices`."""
+        return f"{self.layer}.{self.target}"
+
+    @property
     def in_dim(self) -> int:
         return self.weight.shape[1]
 
@@ -55,8 +60,8 @@ class Targeted(Method):
             return [f"method.targets must name each target once and at least one, got {self.targets}"]
         return ()
 
-    def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        """What works on one matrix. `common` is what `prepare` returned."""
+    def module(self, matrix: Matrix, common: Any) -> nn.Module | None:
+        """What works on one matrix, None where nothing does. `common` is what `prepare` returned, or the findings."""
         raise NotImplementedError
 
     def size(self, in_dim: int, out_dim: int) -> int:
@@ -75,35 +80,55 @@ class Targeted(Method):
     def roles(self) -> list[str]:
         return [FUSED_ROLES[target] for target in self.targets if target in FUSED_ROLES]
 
-    def attach(self, backbone: Backbone) -> None:
-        sites = [(site, self.slices, 3) for site in backbone.sites("attn.qkv")] if self.slices else []
-        sites += [(site, [0], 1) for role in self.roles for site in backbone.sites(role)]
-        for site, _, _ in sites:
+    def linear_maps(self, backbone: Backbone) -> list[tuple[Site, dict[int, Matrix]]]:
+        """The sites that hold targeted matrices, and these by the number of their slice.
+
+        Raises `NotApplicable` where one is no linear map.
+        """
+        found = []
+        for site, slices, num_slices in [
+            *((site, self.slices, 3) for site in (backbone.sites("attn.qkv") if self.slices else [])),
+            *((site, [0], 1) for role in self.roles for site in backbone.sites(role)),
+        ]:
             if not isinstance(site.module, nn.Linear):
                 raise NotApplicable(
                     f"{self.name} works on linear maps, the {site.shape.role} here is a {type(site.module).__name__}"
                 )
-        common = self.prepare(backbone)
-        for site, slices, num_slices in sites:
-            parts = site.module.get_parameter("weight").chunk(num_slices)
+            parts = site.module.weight.chunk(num_slices)
             targets = list(SLICES) if num_slices == 3 else [site.shape.role.rpartition(".")[2]]
             has_bias = site.module.bias is not None
-            modules = {
-                number: self.module(Matrix(targets[number], site.layer, parts[number], has_bias), common)
-                for number in slices
-            }
+            found.append((site, {i: Matrix(targets[i], site.layer, parts[i], has_bias) for i in slices}))
+        return found
+
+    def attach(self, backbone: Backbone) -> None:
+        maps = self.linear_maps(backbone)
+        self.place(maps, self.prepare(backbone))
+
+    def place(self, maps: Sequence[tuple[Site, dict[int, Matrix]]], common: Any) -> None:
+        """Give the matrices their modules."""
+        for site, matrices in maps:
+            given = {number: self.module(matrix, common) for number, matrix in matrices.items()}
+            modules = {number: module for number, module in given.items() if module is not None}
+            if not modules:
+                continue
+            num_slices = 3 if site.shape.role == "attn.qkv" and self.slices else 1
             site.wrap(lambda base, modules=modules, num=num_slices: self.act(base, modules, num))  # type: ignore[misc]
 
     def act(self, base: nn.Module, modules: dict[int, nn.Module], num_slices: int) -> nn.Module:
         """`base` with the modules of its matrices: by default added to its output."""
         return LinearDelta(base, modules, num_slices)
 
+    def named_matrices(self, shape: BackboneShape) -> Iterator[tuple[str, int, int]]:
+        """Name and widths (in_dim, out_dim) of all matrices that the targets name."""
+        for site in shape.at("attn.qkv") if self.slices else []:
+            for number in self.slices:
+                yield f"{site.layer}.{list(SLICES)[number]}", site.in_dim, site.out_dim // 3
+        for site in shape.at(*self.roles):
+            yield f"{site.layer}.{site.role.rpartition('.')[2]}", site.in_dim, site.out_dim
+
     def matrices(self, shape: BackboneShape) -> Iterator[tuple[int, int]]:
         """Widths (in_dim, out_dim) of all matrices that the targets name."""
-        for site in shape.at("attn.qkv"):
-            yield from [(site.in_dim, site.out_dim // 3)] * len(self.slices)
-        for site in shape.at(*self.roles):
-            yield site.in_dim, site.out_dim
+        return ((in_dim, out_dim) for _, in_dim, out_dim in self.named_matrices(shape))
 
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(self.size(in_dim, out_dim) for in_dim, out_dim in self.matrices(shape))

@@ -76,6 +76,28 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("lokr", {"targets": ALL}, 98_304),
     ("delora", {}, 294_936),
     ("mlae", {}, 1_180_032),
+    # 24 x 768, 72 widths of outputs 12 (5 x 768 + 3072), twice and four times as many
+    ("road", {}, 18_432),
+    ("road", {"targets": ALL}, 82_944),
+    ("road", {"targets": ALL, "variant": "road_2"}, 165_888),
+    ("road", {"variant": "road_4"}, 73_728),
+    # 24 x 768^2 / b
+    ("c3a", {}, 55_296),
+    ("c3a", {"block_size": 768}, 18_432),
+    # 24 (32 x 24 + 24 x 768), and 72 of those: n counts the shorter side
+    ("randlora", {}, 460_800),
+    ("randlora", {"targets": ALL}, 1_382_400),
+    ("randlora", {"rank": 256}, 73_728),
+    ("miss", {}, 1_179_648),
+    ("miss", {"rank": 8, "targets": ALL}, 663_552),
+    ("miss", {"variant": "bat"}, 1_179_648),
+    ("gralora", {}, 1_179_648),
+    ("tinylora", {}, 1_536),
+    # 12 (4,608 + 1,536 + 6,144 + 6,144 + 6,912) and 12 x 6,912 biases and 25 norms
+    ("consolidator", {}, 425_472),
+    ("vapt", {}, 55_608),
+    # 100 x 768 + 11 gates + 12 temperatures
+    ("gated_prompt", {}, 76_823),
     ("shira", {}, 147_456),
     ("shira", {"rank": 32}, 1_179_648),
     ("fourierft", {}, 72_000),

@@ -13,7 +13,7 @@ from peftbench.interventions import InsertTokens, QueryTokens
 from peftbench.methods.base import METHODS, install
 from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, plain, tokens
 from tests.golden.test_equations_lowrank import moved
-from tests.golden.test_equations_rotations import doubles, own_tensor, same
+from tests.golden.test_equations_rotations import doubles, own_tensor, same, same_from
 
 
 def fresh(name: str, **options: Any) -> list[Tensor]:
@@ -134,3 +134,56 @@ def test_vfpt_drops_prompts_of_each_image_ahead_of_the_transform() -> None:
     expected = torch.cat([torch.fft.fft2(kept[:, :2]).real, kept[:, 2:]], dim=1)
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-12)
     assert not torch.allclose(seen[0], seen[1])
+
+
+def test_vapt_makes_prompts_of_the_patches_a_block_is_given() -> None:
+    backbone, w = moved("vapt", num_tokens=5, hidden_dim=3), doubles()
+    x = tokens().double()
+    own = {name: own_tensor(backbone, name) for name in ("norm.weight", "norm.bias", "kernel")}
+    normed = torch.nn.functional.layer_norm(x, (WIDTH,), own["norm.weight"], own["norm.bias"], 1e-5)
+    maps = normed[:, 1:].reshape(len(x), 4, 4, WIDTH)
+    gathered = torch.zeros(len(x), 3, 3, WIDTH, dtype=torch.float64)
+    for row in range(3):
+        for column in range(3):
+            for i in range(2):
+                for j in range(2):
+                    gathered[:, row, column] += own["kernel"][i, j] * maps[:, row + i, column + j]
+    mixing, offset = own_tensor(backbone, "mixing.weight"), own_tensor(backbone, "mixing.bias")
+    prompts = torch.einsum("bpc,tp->btc", gathered.flatten(1, 2), mixing) + offset[:, None]
+    down, up = (backbone.get_parameter(f"shared.refinement.{name}.weight").detach() for name in ("down", "up"))
+    prompts = prompts + torch.relu(prompts @ down.T) @ up.T
+    y = block(torch.cat([x[:, :1], prompts, x[:, 1:]], dim=1), w, plain(w))
+    same(backbone, torch.cat([y[:, :1], y[:, 6:]], dim=1))
+
+
+def test_vapts_later_prompts_start_at_zero() -> None:
+    backbone = make("vit_layerscale")
+    install(METHODS.get("vapt")(), backbone)
+    made = backbone.net.blocks[LAYER].prompts(tokens())  # type: ignore[union-attr, index, operator]
+    assert made.shape == (len(tokens()), 10, WIDTH) and not made.any()
+
+
+def test_gated_prompts_change_as_far_as_the_gate_lets_them() -> None:
+    backbone, w = moved("gated_prompt", num_tokens=3), doubles()
+    gate = torch.sigmoid(own_tensor(backbone, "logit"))
+    warmth = own_tensor(backbone, "base.attn.hooks.0.temperature")
+    op = plain(w)
+    x = torch.cat([tokens().double(), tokens().double()[:, :3]], dim=1)
+    q, k, v = op("attn.qkv", op("norm1", x)).split(WIDTH, dim=-1)
+    y = x + w["ls1.gamma"] * op("attn.proj", attention(q / warmth, k, v))
+    y = y + w["ls2.gamma"] * op("mlp.fc2", torch.nn.functional.gelu(op("mlp.fc1", op("norm2", y))))
+    y[:, 1:4] = gate * y[:, 1:4] + (1 - gate) * x[:, 1:4]
+    same_from(backbone, x, y)
+
+
+def test_gates_start_almost_shut_and_temperatures_keep_their_limits() -> None:
+    backbone = make("vit_layerscale")
+    install(METHODS.get("gated_prompt")(gate_init=5.0), backbone)
+    gates = [tensor for name, tensor in backbone.trainable if name.endswith(".logit")]
+    assert len(gates) == 2 and all(tensor.item() == -5 for tensor in gates)
+    warmth = backbone.get_parameter("net.blocks.1.base.attn.hooks.0.temperature")
+    for set_to, kept in ((-1.0, 0.01), (20.0, 10.0)):
+        with torch.no_grad():
+            warmth.fill_(set_to)
+            backbone(torch.zeros(1, *backbone.sample_shape))
+        assert warmth.item() == pytest.approx(kept)

@@ -22,8 +22,13 @@ def own_tensor(backbone: Backbone, name: str) -> Tensor:
 
 
 def same(backbone: Backbone, expected: Tensor) -> None:
+    same_from(backbone, tokens().double(), expected)
+
+
+def same_from(backbone: Backbone, x: Tensor, expected: Tensor) -> None:
+    """The installed block takes x to `expected`."""
     with torch.no_grad():
-        found = backbone.net.blocks[LAYER](tokens().double())  # type: ignore[union-attr, index, operator]
+        found = backbone.net.blocks[LAYER](x)  # type: ignore[union-attr, index, operator]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 

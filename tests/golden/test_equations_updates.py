@@ -19,9 +19,14 @@ from tests.golden.test_equations_rotations import doubles, own_tensor, same
 LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
-def blocks_with(backbone: Backbone, new: dict[str, Tensor], biases: dict[str, Tensor] | None = None) -> None:
-    """The installed block is the plain one with these weights and biases of whole linear maps."""
-    w = doubles()
+def blocks_with(
+    backbone: Backbone,
+    new: dict[str, Tensor],
+    biases: dict[str, Tensor] | None = None,
+    others: dict[str, Tensor] | None = None,
+) -> None:
+    """The installed block is the plain one with these weights and biases of whole linear maps, and `others` by name."""
+    w = doubles() | (others or {})
     for name, weight in new.items():
         w[f"{name}.weight"] = weight
     for name, bias in (biases or {}).items():

@@ -40,7 +40,7 @@ def trained(name: str, net: torch.nn.Module) -> tuple[Classifier, Findings | Non
     net.reset_classifier(0)
     backbone = from_timm(net, None)
     method = METHODS.get(name)()
-    findings = method.observe(random_evidence(backbone)) if method.observes else None
+    findings = method.observe(random_evidence(backbone)) if method.looks_first else None
     install(method, backbone, 0, findings)
     model = Classifier(backbone, NUM_CLASSES, 0).eval()
     generator = torch.Generator().manual_seed(5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,11 +43,12 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one pass, see `Measured`. seconds: wall time of the pass, data included."""
+    """Metrics of one pass, see `Measured`. seconds: wall time of the pass, data included. views: of each sample."""
 
     metrics: Mapping[str, float | int]
     seconds: float
     predictions: NDArray[Any] | None = field(default=None, repr=False)
+    views: int = 1
 
     @property
     def num_samples(self) -> int:
@@ -75,6 +76,27 @@ def evaluate(model: nn.Module, batches: Batches, meter: Meter, precision: str = 
     return Passes(model, batches, precision).measure(meter)
 
 
+def evaluate_views(
+    model: nn.Module,
+    views: Sequence[Batches],
+    meter: Meter,
+    together: Callable[[Sequence[Any]], Any],
+    precision: str = "fp32",
+) -> Evaluation:
+    """The same for several views of the samples, in one order: the meter is given what `together` makes of the outputs.
+
+    Raises what `evaluate` raises.
+    """
+    passes = [Passes(model, batches, precision) for batches in views]
+    start = time.perf_counter()
+    with kept_modes(model), torch.inference_mode():
+        model.eval()
+        for group in zip(*(batches.epoch(0) for batches in views), strict=True):
+            meter.update(together([each.outputs(batch) for each, batch in zip(passes, group, strict=True)]), group[0])
+    measured = meter.result()
+    return Evaluation(measured.metrics, time.perf_counter() - start, measured.predictions, len(views))
+
+
 class Passes:
     """The same split through the same model again and again, as validation asks for; each like `evaluate`.
 
@@ -91,6 +113,10 @@ class Passes:
         self._model = model
         shown = _Started if against_capture or reason_against_passes(batches) else _Captured
         self._shown = shown(model, batches, precision)
+
+    def outputs(self, batch: Batch) -> Any:
+        """The model's outputs of one batch of the split, in the mode it is in."""
+        return self._shown.outputs(batch)
 
     def measure(self, meter: Meter) -> Evaluation:
         """One pass. Raises what the meter raises."""
@@ -110,9 +136,9 @@ class _Started:
 
     def each(self, update: Callable[[Any, Batch], None]) -> None:
         for batch in self._batches.epoch(0):
-            update(self._outputs(batch), batch)
+            update(self.outputs(batch), batch)
 
-    def _outputs(self, batch: Batch) -> Any:
+    def outputs(self, batch: Batch) -> Any:
         with autocast(self._batches.device, self._precision):
             return self._model(*self._batches.inputs_of(batch))
 
@@ -135,6 +161,6 @@ class _Captured(_Started):
 
     def _show(self, sizes: Sizes) -> None:
         batch = self._resident.next(*sizes)
-        outputs = self._outputs(batch)
+        outputs = self.outputs(batch)
         read = self._batches.input_names
         self._shown[sizes] = outputs, {name: values for name, values in batch.items() if name not in read}

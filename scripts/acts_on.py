@@ -19,6 +19,7 @@ PLACES = {
     "mlp.fc2": "fc2",
     "block": "blocks",
     "norm.final": "final norm",
+    "over_frames": "the features of frames",
 }
 TAPS = {
     "beside": "beside",
@@ -42,6 +43,8 @@ WRAPPERS = {
     "SideBlock": "a side network along ",
     "TemporalPass": "attention over time ahead of ",
     "FrameOffsets": "offsets of frames ahead of ",
+    "TemporalShift": "frames shifted behind ",
+    "FrameTransformer": "a transformer over ",
     "HighwayBlock": "a side network along ",
 }
 # wrappers that only clear away what another has brought in

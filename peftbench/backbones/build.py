@@ -11,13 +11,15 @@ import torch
 from torch import nn
 
 import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
+from peftbench.backbones import tubelets, video_swin
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of, translator
 from peftbench.backbones.frames import FrameFolded
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
-from peftbench.backbones.tubelets import MODELS, Tubelets, VideoTransformer
+from peftbench.backbones.tubelets import Tubelets, VideoTransformer
+from peftbench.backbones.video_swin import VideoSwin
 from peftbench.backbones.weights import load_from_timm, load_weights
 from peftbench.foundation.errors import ConfigError, NotApplicable, did_you_mean
 from peftbench.foundation.plugins import load_plugins
@@ -71,7 +73,7 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
 
 def is_of_clips(model: str) -> bool:
     """Whether a model of that name takes clips as a whole and not frame by frame."""
-    return model.partition(".")[0] in MODELS
+    return model.partition(".")[0] in (*tubelets.MODELS, *video_swin.MODELS)
 
 
 def _stride(net: Any, backbone: Backbone) -> int:
@@ -120,13 +122,13 @@ def from_timm(net: nn.Module, img_size: int | None = None, frames: int = 1, fram
     With `frames` above 1 it is given clips of that many frames (see `frames.FrameFolded`); a network of clips was built
     for as many. Image statistics come from the model's pretrained configuration.
     """
-    if isinstance(net, VideoTransformer):
+    if isinstance(net, (VideoTransformer, VideoSwin)):
         frames = net.num_frames
     fuse(net)
     family, sites = sites_of(net)
     shape, expects = replace(shape_of(net, family, sites), frames=frames), _input_spec(net, img_size)
     backbone = Backbone(net, shape, sites, expects)
-    if isinstance(net, VideoTransformer):
+    if isinstance(net, (VideoTransformer, VideoSwin)):
         backbone = Tubelets(net, shape, sites, expects)
     elif frames > 1:
         backbone = FrameFolded(net, shape, sites, expects, frame_readout=frame_readout)

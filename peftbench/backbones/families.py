@@ -20,6 +20,7 @@ from torch import nn
 
 from peftbench.backbones.base import BackboneShape, Site, SiteShape
 from peftbench.backbones.rotary import turn_only_patches
+from peftbench.backbones.video_swin import VideoSwin
 from peftbench.foundation.errors import NotApplicable
 
 
@@ -37,6 +38,8 @@ def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
         return "vit", _eva
     if isinstance(net, swin.SwinTransformer):
         return "swin", _swin
+    if isinstance(net, VideoSwin):
+        return "video_swin", _video_swin
     if isinstance(net, convnext.ConvNeXt):
         return "convnext", _convnext
     raise NotApplicable(
@@ -161,6 +164,30 @@ def _swin(net: Any) -> Iterator[Site]:
         yield from _site(stage.downsample, "reduction", "merge")
         for index in range(len(stage.blocks)):
             yield from _transformer_block(stage.blocks, str(index), layer)
+            layer += 1
+    yield from _site(net, "norm", "norm.final")
+
+
+def _video_swin(net: Any) -> Iterator[Site]:
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from _site(net.patch_embed, "norm", "norm.embed")
+    layer = 0
+    for stage in net.features:
+        if not isinstance(stage, nn.Sequential):
+            yield from _site(stage, "norm", "norm.merge")
+            yield from _site(stage, "reduction", "merge")
+            continue
+        block: Any
+        for index, block in enumerate(stage):
+            yield from _site(stage, str(index), "block", layer)
+            yield from _site(block, "norm1", "norm.1", layer)
+            yield from _site(block, "attn", "attn", layer)
+            yield from _site(block.attn, "qkv", "attn.qkv", layer)
+            yield from _site(block.attn, "proj", "attn.proj", layer)
+            yield from _site(block, "norm2", "norm.2", layer)
+            yield from _site(block, "mlp", "mlp", layer)
+            yield from _site(block.mlp, "0", "mlp.fc1", layer)
+            yield from _site(block.mlp, "3", "mlp.fc2", layer)
             layer += 1
     yield from _site(net, "norm", "norm.final")
 

@@ -63,7 +63,7 @@ class TubeletEmbed(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         tokens = self.proj(clips).flatten(2).transpose(1, 2)
-        return tokens + self.places.to(tokens.dtype)  # type: ignore[operator]
+        return tokens + self.places.to(tokens.dtype)
 
 
 def sine_table(num_places: int, width: int) -> Tensor:
@@ -91,7 +91,7 @@ class VideoTransformer(VisionTransformer):
         self.num_frames = num_frames
 
 
-def checkpoint_filter_fn(state: dict[str, Tensor], net: nn.Module) -> dict[str, Tensor]:
+def checkpoint_filter_fn(state: dict[str, Tensor], net: Any) -> dict[str, Tensor]:
     """The releases' tensors under timm's names: biases of queries and values as one vector with zeros for the keys.
 
     What was pretrained without labels has a norm behind the blocks in place of `fc_norm`, which starts anew, as in
@@ -104,8 +104,7 @@ def checkpoint_filter_fn(state: dict[str, Tensor], net: nn.Module) -> dict[str, 
             kept[f"{block}qkv.bias"] = torch.cat([q_bias, torch.zeros_like(q_bias), state[f"{block}v_bias"]])
     if "fc_norm.weight" not in kept:
         kept = {name: tensor for name, tensor in kept.items() if not name.startswith("norm.")}
-        width = net.get_submodule("fc_norm").weight.shape  # type: ignore[union-attr]
-        kept |= {"fc_norm.weight": torch.ones(width), "fc_norm.bias": torch.zeros(width)}
+        kept |= {"fc_norm.weight": torch.ones(net.num_features), "fc_norm.bias": torch.zeros(net.num_features)}
     return kept
 
 

@@ -32,22 +32,28 @@ def write_report(
     records: Iterable[RunRecord],
     families: Mapping[str, str],
     links: Mapping[str, str] | None = None,
+    strips: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page to `path`, in one step.
 
     `families` says of each method by name what kind it is. `records` are embedded, compressed, and unpacked when a
-    reader asks for one; `links` give a relative path for those that are not.
+    reader asks for one; `links` give a relative path for those that are not. `strips`: data set -> a picture of its
+    clips as a data URL, shown beside their records.
     """
     parts = {
         name: f'<script type="text/plain" id="records-{name}">{base64.b64encode(packed).decode()}</script>'
         for name, packed in _parts(tables, records).items()
     }
-    replace_text(path, _page(tables, families, "\n".join(parts.values()), links or {}, files=False))
+    replace_text(path, _page(tables, families, "\n".join(parts.values()), links or {}, False, strips or {}))
     return path
 
 
 def write_site(
-    folder: Path, tables: Sequence[Table], records: Iterable[RunRecord], families: Mapping[str, str]
+    folder: Path,
+    tables: Sequence[Table],
+    records: Iterable[RunRecord],
+    families: Mapping[str, str],
+    strips: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write the page as `folder`/index.html for static hosting, and return what was written.
 
@@ -55,7 +61,7 @@ def write_site(
     so do the tables as CSV, JSON, Markdown and LaTeX.
     """
     paths = [folder / "index.html", folder / ".nojekyll"]
-    replace_text(paths[0], _page(tables, families, "", {}, files=True))
+    replace_text(paths[0], _page(tables, families, "", {}, True, strips or {}))
     replace_text(paths[1], "")
     for name, packed in _parts(tables, records).items():
         paths.append(folder / "records" / f"{name}.jsonl.gz")
@@ -64,7 +70,12 @@ def write_site(
 
 
 def _page(
-    tables: Sequence[Table], families: Mapping[str, str], records: str, links: Mapping[str, str], files: bool
+    tables: Sequence[Table],
+    families: Mapping[str, str],
+    records: str,
+    links: Mapping[str, str],
+    files: bool,
+    strips: Mapping[str, str],
 ) -> str:
     content = {
         "legend": LEGEND,
@@ -72,6 +83,7 @@ def _page(
         "tables": page_tables(tables, families),
         "links": dict(links),
         "files": files,
+        "strips": dict(strips),
     }
     filled = {
         "css": (ASSETS / "report.css").read_text(encoding="utf-8"),

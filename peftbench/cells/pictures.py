@@ -9,7 +9,7 @@ import torch
 
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
-from peftbench.data.contact_sheet import picture_table
+from peftbench.data.contact_sheet import picture_table, strips
 from peftbench.data.maps import coloured, depth_limits
 from peftbench.foundation.errors import NotApplicable
 from peftbench.tasks.dense import MapTask
@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128) -> Image:
-    """The first `rows` test images. Raises `NotApplicable` for a task that predicts no maps."""
+    """The first `rows` test images with their maps, or test clips as strips under their class and the predicted one.
+
+    Raises `NotApplicable` for a class an image.
+    """
     task, data, source = config.task, parts.data, parts.data.source
     if not isinstance(task, MapTask):
-        raise NotApplicable(f"pictures are drawn of tasks that predict maps, and this record is of {task.name}")
+        if parts.model.backbone.shape.frames > 1:
+            return _clips(config, parts, rows, tile // 2)
+        raise NotApplicable(
+            f"pictures are drawn of clips and of tasks that predict maps, and this record is of {task.name} of images"
+        )
     split = data.split("test")
     batches = data.evaluation(split)
     batch = next(iter(batches.epoch(0)))
@@ -44,3 +51,15 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
         pictures.append(shown)
     headers = ["image", *(header for name in said for header in (name.replace("class_map", "classes"), "predicted"))]
     return picture_table(headers, pictures, source.class_names if "class_map" in said else (), tile)
+
+
+def _clips(config: RunConfig, parts: Parts, rows: int, tile: int) -> Image:
+    data, names = parts.data, parts.data.source.class_names
+    raw, batches = data.source.split("test"), data.evaluation(data.split("test"))
+    batch = next(iter(batches.epoch(0)))
+    with autocast(data.device, config.train.precision):
+        said = parts.model.eval()(*batches.inputs_of(batch)).argmax(dim=1).tolist()[:rows]
+    captions = []
+    for label, predicted in zip(batch["label"].tolist(), said, strict=False):
+        captions.append(names[label] if label == predicted else f"{names[label]}, predicted {names[predicted]}")
+    return strips([raw.read_clip(index) for index in range(len(captions))], captions, tile)

@@ -74,7 +74,7 @@ class ProtocolSpec(Spec):
     draw: str = option("nested", choices=("nested", "coop"), later=True)
     canvas: int | None = option(None, ge=16, le=4096, later=True)
     views: int = option(1, ge=1, le=30, later=True)
-    crops: int = option(1, choices=(1, 3), later=True)
+    crops: int = option(1, ge=1, le=3, later=True)
     view_average: str = option("probabilities", choices=("probabilities", "logits"), later=True)
 
     def problems(self) -> Sequence[str]:
@@ -91,6 +91,8 @@ class ProtocolSpec(Spec):
             )
         if self.draw != "nested" and self.shots is None:
             problems.append(f"protocol.draw={self.draw} is of a few-shot draw: protocol=fewshot_coop protocol.shots=16")
+        if self.crops == 2:
+            problems.append("protocol.crops must be 1 (the middle) or 3 (the middle and both ends), got 2")
         if self.crops > 1 and self.resize != "crop":
             problems.append("protocol.crops=3 cuts along a clip's longer side, which needs protocol.resize=crop")
         if self.val_split is None and not self.report_test:

@@ -22,6 +22,14 @@ from peftbench.methods.observation import Findings
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 3, "num_heads": 3}
 SWIN = {"img_size": 32, "window_size": 4, "embed_dim": 24, "num_heads": (2, 4)}
+VIDEO_SWIN: dict[str, Any] = {
+    "img_size": 32,
+    "num_frames": 8,
+    "embed_dim": 24,
+    "depths": (2, 1),
+    "num_heads": (2, 4),
+    "window_size": (2, 4, 4),
+}
 CONVNEXT = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}
 
 
@@ -76,9 +84,11 @@ TWELVE_BLOCKS: dict[str, Callable[[], Backbone]] = {
     "vit_twelve": lambda: _build("vit_tiny_patch16_224", **(VIT | {"depth": 12})),
 }
 
-# Networks that take clips as a whole: tubelets of 2 x 8 x 8 of four frames, in two steps of time.
+# Networks that take clips as a whole: tubelets of 2 x 8 x 8 of four frames, in two steps of time; windows of 2 x 4 x 4
+# in four steps, shifted in time and space.
 OF_TIME: dict[str, Callable[[], Backbone]] = {
     "vit_tubelets": lambda: _build("vit_small_patch16_videomae_224", **VIT, num_frames=4),
+    "video_swin": lambda: _build("swin3d_tiny_patch244_window877", **VIDEO_SWIN),
 }
 
 # Any image network under clips: its name with this behind it.

@@ -83,6 +83,30 @@ def picture_table(
     return sheet
 
 
+def strips(clips: Sequence[Sequence[Image]], captions: Sequence[str], tile: int = 64) -> Image:
+    """Clips as strips, the frames of each side by side in their order under its caption."""
+    from PIL import Image as images
+    from PIL import ImageDraw, ImageFont
+
+    font, height = ImageFont.load_default(12), tile + _TEXT_HEIGHT + _MARGIN
+    longest = max(*(len(frames) * (tile + 2) for frames in clips), *map(font.getlength, captions))
+    sheet = images.new("RGB", (round(longest) + 2 * _MARGIN, len(clips) * height + _MARGIN), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for row, (frames, words) in enumerate(zip(clips, captions, strict=True)):
+        top = row * height + _MARGIN // 2
+        draw.text((_MARGIN, top), words, _INK, font)
+        for place, frame in enumerate(frames):
+            sheet.paste(_fitted(frame, tile), (_MARGIN + place * (tile + 2), top + _TEXT_HEIGHT))
+    return sheet
+
+
+def clip_sheet(split: RawSplit, class_names: Sequence[str], tile: int = 64, most: int = 12) -> Image:
+    """The first clip of each of the first `most` classes that the split has, as strips."""
+    first = {int(label): index for index, label in reversed(list(enumerate(split.labels)))}
+    chosen = sorted(first)[:most]
+    return strips([split.read_clip(first[label]) for label in chosen], [class_names[label] for label in chosen], tile)
+
+
 def _fitted(image: Image, tile: int) -> Image:
     """Scaled to the tile; small images by whole pixels, so that what is learned from can be seen."""
     from PIL.Image import Resampling

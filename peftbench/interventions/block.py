@@ -139,6 +139,11 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
             "attn": Half(block.norm1, block._attn, _same, block.drop_path1),
             "mlp": Half(block.norm2, block.mlp, _same, block.drop_path2),
         }
+    if kind == "VideoSwinBlock":
+        return {
+            "attn": Half(block.norm1, block._attn, _same, block.stochastic_depth),
+            "mlp": Half(block.norm2, block.mlp, _same, block.stochastic_depth),
+        }
     if kind == "ConvNeXtBlock":
         return {"mlp": _convnext(block)}
     raise NotApplicable(f"no residual halves are known for blocks of type {kind}")

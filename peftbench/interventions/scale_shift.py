@@ -38,7 +38,7 @@ class ScaleShift(Intervention):
         return y * self.scale.view(shape) + self.shift.view(shape)
 
     def folded(self) -> nn.Module | None:
-        if not isinstance(self.base, (nn.Linear, nn.Conv2d, nn.LayerNorm)) or self.base.weight is None:
+        if not isinstance(self.base, (nn.Linear, nn.Conv2d, nn.Conv3d, nn.LayerNorm)) or self.base.weight is None:
             return None
         plain = copy.deepcopy(self.base)
         rows = self.scale if plain.weight.ndim == 1 else self.scale.view(-1, *[1] * (plain.weight.ndim - 1))

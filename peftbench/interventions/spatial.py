@@ -49,9 +49,13 @@ class TokenGrid:
     def apply(self, operation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """`operation`, which keeps height and width, on the map of the patches; input and output have one layout.
 
+        Maps of a clip, [batch, times, height, width, channels], are taken time by time.
+
         Every prefix token (class, registers) is a 1 x 1 map of its own, so that of a convolution only the centre acts.
         """
-        if self.times > 1:
+        if x.ndim == 5:
+            return self.apply(operation, x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        if self.times > 1 and x.ndim == 3:
             steps = x.unflatten(1, (self.times, -1)).flatten(0, 1)
             one = TokenGrid(0, self.size)
             return one.apply(operation, steps).unflatten(0, (len(x), self.times)).flatten(1, 2)

@@ -22,7 +22,8 @@ class AIM(Method):
 
     T, S, M: up(gelu(down(.))) of width `ratio` D, down from a truncated normal of std 0.02, up zero. A learned offset
     of each frame, zero at the start, ahead of the first norm or block; the final norms train. `drop_path` acts on T
-    and M alone, growing over the blocks up to its value. For Something-Something the released code has
+    and M alone, growing over the blocks up to its value, with a draw for each frame (in the released code, which has
+    tokens first, for each token's place). For Something-Something the released code has
     `temporal_adapters` 2 (T(attn(n + T'(n))), n = n1(x)) and `scale` 1. L (3 or 4) (2 D h + h + D) + T D + 2 D
     parameters.
     """

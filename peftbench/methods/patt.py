@@ -89,19 +89,25 @@ class PATT(Method):
 @METHODS.add("bapat")
 @dataclass(frozen=True)
 class BAPAT(PATT):
-    """PATT in attention and x = x + mlp_half(x) + s' up(relu(down(x))) on the stream after it, as in AdaptFormer."""
+    """PATT in attention and x = x + mlp_half(x) + s' up(relu(down(x))) on the stream after it, as in AdaptFormer.
+
+    In the released code for Video Swin the branch is part of the MLP (`reads` normed): it reads behind the norm, and
+    stochastic depth drops both.
+    """
 
     family: ClassVar[str] = "adapter"
 
     adapter_bottleneck: int = option(8, ge=1)
     adapter_scale: float = option(0.1, gt=0)
     dropout: float = option(0.1, ge=0, lt=1)
+    reads: str = option("raw", choices=("raw", "normed"), later=True)
 
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)
+        place = "beside" if self.reads == "raw" else "inside"
         for site in backbone.sites("block"):
             branch = Bottleneck(site.shape.out_dim, self.adapter_bottleneck, "relu", self.dropout, self.adapter_scale)
-            site.wrap(partial(tap_block, taps=[Tap("mlp", branch, reads="raw")]))
+            site.wrap(partial(tap_block, taps=[Tap("mlp", branch, place, self.reads)]))
 
     def expected_params(self, shape: BackboneShape) -> int:
         h = self.adapter_bottleneck

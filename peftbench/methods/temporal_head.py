@@ -30,8 +30,9 @@ class TemporalHead(Method):
 
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
-        sizes = {"frames": shape.frames, "width": shape.width, "num_heads": _heads(shape), "depth": self.depth}
-        backbone.sites("over_frames")[0].wrap(partial(FrameTransformer, **sizes))
+        heads = _heads(shape)
+        build = partial(FrameTransformer, frames=shape.frames, width=shape.width, num_heads=heads, depth=self.depth)
+        backbone.sites("over_frames")[0].wrap(build)
 
     def inert(self, backbone: Backbone) -> dict[str, slice]:
         """The key third of every qkv bias, which softmax cancels."""

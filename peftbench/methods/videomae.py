@@ -65,7 +65,7 @@ class AdaptFormerVideo(AdaptFormer):
 @METHODS.add("vpt_video")
 @dataclass(frozen=True)
 class VPTVideo(VPTDeep):
-    """Every block gets its own tokens ahead of the patches, xavier-uniform and without dropout; norms as above.
+    """Every block gets its own tokens ahead of the patches, xavier-uniform and without dropout; two norms on top.
 
     L p D + 2 D parameters.
     """

@@ -49,6 +49,10 @@ def test_a_cell_of_clips_is_recorded_restored_and_tabled(run, results, capsys, w
     where = [word for word in words if word.startswith(("dataset.root", "dataset.train_list", "dataset.test_list"))]
     assert run("evaluate", record.fingerprint, *where, "--results", str(results), fast=False) == 0
     assert "reproduced exactly" in capsys.readouterr().out
+    sheet = results / "strips.png"
+    assert run("show", record.fingerprint, *where, "--results", str(results), "--out", str(sheet), fast=False) == 0
+    # a strip for each of the six test clips
+    assert Image.open(sheet).size[1] == 6 * (64 + 16 + 8) + 8 and "strips.png: " in capsys.readouterr().out
     assert run("export", record.fingerprint, "x.safetensors", *where, "--results", str(results), fast=False) == 3
     assert "export writes models of images and this record is of clips" in capsys.readouterr().err
     assert run("leaderboard", "--results", str(results), fast=False) == 0

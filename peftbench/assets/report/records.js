@@ -39,6 +39,9 @@ function describe(record) {
 function showRecord(fingerprint, record) {
   byId("command").textContent = `python -m peftbench reproduce ${fingerprint}`;
   byId("dialog-json").textContent = record ? JSON.stringify(record, null, 1) : "";
+  const strip = record && page.strips[record.labels.dataset];
+  byId("dialog-strip").hidden = !strip;
+  if (strip) byId("dialog-strip").src = strip;
 }
 
 async function openRecords(title, row, tasks) {

@@ -17,6 +17,7 @@ from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
+from peftbench.cli.strips import strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
 from peftbench.foundation.terminal import table_width
 from peftbench.records.index import read_reported
@@ -94,7 +95,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if trials and arguments.select == "test":
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
     if arguments.site:
-        written = write_site(arguments.site, tables, Store(arguments.results).read(_used(tables)), _families())
+        records = list(Store(arguments.results).read(_used(tables)))
+        written = write_site(arguments.site, tables, records, _families(), strips_of(records))
         print(f"wrote {written[0]} and {len(written) - 1} files beside it")
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
@@ -137,7 +139,8 @@ def _of_suites(rows: pd.DataFrame, suites: dict[str, str], wanted: list[str] | N
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
     used = _used(tables)
     if len(used) <= MOST_EMBEDDED:
-        return write_report(folder / "leaderboard.html", tables, store.read(used), _families())
+        records = list(store.read(used))
+        return write_report(folder / "leaderboard.html", tables, records, _families(), strips=strips_of(records))
     labels = ("backbone", "method", "dataset")
     paths = store.packed() | {
         fingerprint: path

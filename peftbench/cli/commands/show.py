@@ -1,4 +1,4 @@
-"""`python -m peftbench show RECORD`: a picture of test images beside what is true and what the cell predicts."""
+"""`python -m peftbench show RECORD`: test images beside their true and predicted maps, or clips with their classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peftbench.foundation.errors import BadInput, ConfigError
 
 
 def main(words: list[str]) -> int:
-    """Exit code 0. Raises what restoring a record raises, `NotApplicable` for a task without maps."""
+    """Exit code 0. Raises what restoring a record raises, `NotApplicable` for images without maps."""
     parser = record_parser("show", __doc__)
     parser.add_argument("--out", type=a_file, help="the PNG to write (default: <fingerprint>.png here)")
     parser.add_argument("--rows", type=count, default=8, help="how many test images (default: 8)")

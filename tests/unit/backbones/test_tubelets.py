@@ -17,7 +17,7 @@ from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.tubelets import sine_table
 from peftbench.backbones.weights import load_weights
-from peftbench.contracts.backbones import installed, make, samples
+from peftbench.contracts.backbones import OF_TIME, installed, make, samples
 from peftbench.contracts.test_methods import check_gradients, fitting, loss_of, nudge, refusal
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.interventions import TokenGrid
@@ -136,12 +136,13 @@ def test_counts_on_the_base_network(name: str, options: dict[str, Any], count: i
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_every_method_runs_on_tubelets_or_says_why_not(name: str) -> None:
-    method, bare = fitting(name), make("vit_tubelets")
-    if reason := refusal(method, make("vit_tubelets")):
+@pytest.mark.parametrize("network", OF_TIME)
+def test_every_method_runs_on_networks_of_clips_or_says_why_not(network: str, name: str) -> None:
+    method, bare = fitting(name), make(network)
+    if reason := refusal(method, make(network)):
         assert len(reason.split()) >= 4
         return
-    built = installed(method, "vit_tubelets").eval()
+    built = installed(method, network).eval()
     clips = samples(bare, 3)
     with torch.no_grad():
         if not method.pools_itself:

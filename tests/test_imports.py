@@ -42,7 +42,7 @@ ROOMS = (
 ALLOWED = {
     "foundation": set[str](),
     "backbones": {"foundation"},
-    "interventions": {"foundation", "backbones.base", "backbones.rotary"},
+    "interventions": {"foundation", "backbones.base", "backbones.relative", "backbones.rotary"},
     "data": {"foundation"},
     "train": {"foundation", "data.maps"},
     "tasks": {"foundation", "backbones.base", "backbones.maps", "data.maps", "train"},

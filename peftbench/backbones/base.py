@@ -189,6 +189,11 @@ class Backbone(nn.Module):
         return getattr(self.net, "rope", None) is not None
 
     @property
+    def pairs_places(self) -> bool:
+        """Whether attention scores have a part for each pair of places on the grid: relative positions."""
+        return any(name.endswith("relative_position_bias_table") for name, _ in self.named_parameters())
+
+    @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
 

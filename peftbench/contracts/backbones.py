@@ -45,7 +45,7 @@ def randomised(net: torch.nn.Module) -> torch.nn.Module:
 # The features of each: a class token; average pooling; register tokens without position; LayerScale; norms on
 # queries and keys; two prefix tokens; a norm before the blocks and a patch embedding without bias; rotary embeddings
 # behind five prefix tokens, without a bias in qkv (DINOv3); queries, keys and values apart, a gated MLP with a norm
-# inside (EVA-02); shifted
+# inside (EVA-02); relative positions and biases of queries and values apart (BEiT); shifted
 # windows and a merging step; maps with linears; maps with 1 x 1 convolutions.
 BUILDERS: dict[str, Callable[[], Backbone]] = {
     "vit_cls": lambda: _build("vit_tiny_patch16_224", **VIT),
@@ -57,6 +57,7 @@ BUILDERS: dict[str, Callable[[], Backbone]] = {
     "vit_prenorm": lambda: _build("vit_base_patch16_clip_224", **VIT),
     "eva_rope": lambda: _build("vit_small_patch16_dinov3", **VIT),
     "eva_split": lambda: _build("eva02_base_patch16_clip_224", **VIT),
+    "beit": lambda: _build("beit_base_patch16_224", **VIT),
     "swin": lambda: _build("swin_tiny_patch4_window7_224", **SWIN, depths=(2, 1)),
     "convnext": lambda: _build("convnext_tiny", **CONVNEXT),
     "convnext_conv_mlp": lambda: _build("convnext_tiny", **CONVNEXT, conv_mlp=True),

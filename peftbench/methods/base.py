@@ -185,6 +185,21 @@ def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     return found
 
 
+def unread_positions(backbone: Backbone) -> dict[str, Tensor]:
+    """Entries of the last block's trained relative positions that only queries of unread tokens use: name -> entries.
+
+    The last three rows of BEiT's tables are of the class token asking a patch, of a patch asking it, and of itself.
+    """
+    name = f"net.blocks.{backbone.shape.depth - 1}.attn.relative_position_bias_table"
+    found = {}
+    for trained, table in backbone.trainable:
+        if trained == name and backbone.shape.family == "vit":
+            of_class_token = torch.zeros_like(table, dtype=torch.bool)
+            of_class_token[[-3, -1]] = True
+            found[name] = of_class_token if backbone.num_pooled is None else ~of_class_token
+    return found
+
+
 def idle_taps(backbone: Backbone) -> dict[str, Tensor]:
     """Masks of the trained kernels of the last block that leave out the centre, where the pooling reads no patches.
 

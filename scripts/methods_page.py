@@ -7,6 +7,7 @@ With --check nothing is written; exit code 1 says that the page is not what the 
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from typing import Any
 
 import timm
 from acts_on import acts_on
+from board_facts import UNMEASURED, board_facts
 from pages import DOCS, markdown, vit_b16_shape, write_or_check
 from torch import nn
 
@@ -43,6 +45,12 @@ task": the method looks at the training images first, and what it finds decides)
 unchanged before training; "merges" whether the method folds exactly into plain modules. "Acts on" and "backbones" are
 read off small models to which the method was attached; methods across frames have clips of 8. A method that is not as
 in its paper is marked in every table of results; what the sources leave open stands in the method's file.
+
+From our own board ([results/README.md](../results/README.md), embedded backbone), where the method was measured with
+its own options: the cost class is low, middle or high by the counted memory of a training step (up to 0.35 of full
+fine-tuning's, up to 0.75, above), beside memory and training FLOPs as shares of full fine-tuning's; the mean of groups
+in percent (full fine-tuning {full}, a linear probe {linear}); and the data sets on which it is among the first five
+PEFT methods. Three small data sets and three seeds rank nothing finely: the board itself says what can be told apart.
 """
 
 LEFT_OUT = {
@@ -101,7 +109,14 @@ def families_of(method: Method) -> str:
     return ", ".join(found)
 
 
-def row(name: str, shape: BackboneShape) -> dict[str, str]:
+def year_of(paper: str) -> str:
+    """The year of an arXiv number, or the one that a source names."""
+    number = re.search(r"arXiv:(\d\d)\d\d\.", paper)
+    named = re.search(r"\b(?:19|20)\d\d\b", paper)
+    return f"20{number[1]}" if number else named[0] if named else ""
+
+
+def row(name: str, shape: BackboneShape, facts: dict[str, dict[str, str]]) -> dict[str, str]:
     method = METHODS.get(name)()
     count = method.expected_params(replace(shape, frames=frames_of(method)))
     by_task = count is None and method.looks_first
@@ -109,10 +124,12 @@ def row(name: str, shape: BackboneShape) -> dict[str, str]:
         "method": f"`{name}`",
         "what it is": (type(method).__doc__ or "").strip().splitlines()[0],
         "source": method.paper,
+        "year": year_of(method.paper),
         "acts on": "from the task" if by_task else acts_on(small("vit", method), partial(attach, method)),
         "parameters": "from the task" if by_task else "" if count is None else f"{count:,}",
         "at start": "unchanged" if method.identity_at_init else "changed",
         "merges": "yes" if method.mergeable else "no",
+        **facts.get(name, UNMEASURED),
         "backbones": families_of(method),
         "faithful": method.faithfulness,
         "what was changed": method.adapted,
@@ -132,11 +149,12 @@ def objective_row(name: str, shape: BackboneShape) -> dict[str, str]:
 
 
 def page() -> str:
-    shape = vit_b16_shape()
-    parts = [HEAD]
+    shape, facts = vit_b16_shape(), board_facts()
+    full, linear = facts["full"]["mean of groups"], facts["linear"]["mean of groups"]
+    parts = [HEAD.format(full=full, linear=linear)]
     others = sorted({METHODS.get(name).family for name in METHODS.names()} - set(FAMILIES))
     for family in (*FAMILIES, *others):
-        rows = [row(name, shape) for name in METHODS.names() if METHODS.get(name).family == family]
+        rows = [row(name, shape, facts) for name in METHODS.names() if METHODS.get(name).family == family]
         parts.append(f"## {family}\n\n{markdown(rows)}\n")
     objectives = [objective_row(name, shape) for name in OBJECTIVES.names()]
     parts.append(f"{OBJECTIVES_HEAD}\n{markdown(objectives)}\n")

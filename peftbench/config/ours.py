@@ -45,6 +45,12 @@ class OwnRate:
         return self.lr in (self.rates.split()[0], self.rates.split()[-1])
 
     @property
+    def factor(self) -> float:
+        """The best rate in those of the method, which is the middle one of the trials."""
+        rates = self.rates.split()
+        return float(f"{float(self.lr) / float(rates[len(rates) // 2]):.2g}")
+
+    @property
     def source(self) -> str:
         """How the rate was chosen, for the terminal and the record."""
         edge = ", the end of the range" if self.at_the_edge else ""

@@ -97,7 +97,8 @@ def answer(name: str, family: str) -> tuple[str, str]:
     if METHODS.get(name).mixes_time:
         backbone = of_clips(backbone)
     sizes = BLOCK_BY_BLOCK.get(name, {})
-    method = METHODS.get(name)(**{key: value[:1] * backbone.shape.depth for key, value in sizes.items()})
+    options: dict[str, Any] = {key: value[:1] * backbone.shape.depth for key, value in sizes.items()}
+    method = METHODS.get(name)(**options)
     try:
         evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.looks_first else None
         install(method, backbone, findings=method.observe(evidence) if evidence else None)
@@ -118,7 +119,7 @@ def refusal(model: str) -> str:
 
 
 def page() -> str:
-    names = METHODS.names()
+    names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
     answers = {(name, family): answer(name, family) for name in names for family in FAMILIES}
     rows = [{"method": f"`{name}`"} | {family: answers[name, family][0] for family in FAMILIES} for name in names]
     parts = [HEAD, markdown([{"column": key, "stands for": words} for key, (words, _, _) in FAMILIES.items()])]

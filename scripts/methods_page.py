@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import timm
+import torch
 from acts_on import acts_on
 from board_facts import UNMEASURED, board_facts
 from pages import DOCS, markdown, vit_b16_shape, write_or_check
@@ -21,6 +22,10 @@ from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.build import from_timm
+from peftbench.backbones.pair import Pair, PairShape
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TEXTS
+from peftbench.backbones.tokenizers import Words
 from peftbench.cells.evidence import CellEvidence, random_evidence
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.seeding import seeded
@@ -63,6 +68,11 @@ LEFT_OUT = {
     "form with a small network per layer.",
     "MixPHM's redundancy loss": "`mixphm` leaves it out: it compares hidden states of a language model's decoder.",
 }
+
+PAIRS_HEAD = """## image and text
+
+These are given both towers of a pair (docs/pairs.md). Parameters: on CLIP ViT-B/16 with 100 classes; there is no head.
+"""
 
 OBJECTIVES_HEAD = """## objectives
 
@@ -136,6 +146,28 @@ def row(name: str, shape: BackboneShape, facts: dict[str, dict[str, str]]) -> di
     }
 
 
+def clip_b16_shape() -> PairShape:
+    """CLIP ViT-B/16 that has read the names of 100 classes."""
+    with torch.device("meta"):
+        image = from_timm(timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0))
+        shape = Pair(image, build_text(TEXTS["clip_512"]), Words([])).shape
+    assert isinstance(shape, PairShape)
+    return replace(shape, num_classes=100)
+
+
+def pair_row(name: str, shape: PairShape) -> dict[str, str]:
+    method = METHODS.get(name)()
+    return {
+        "method": f"`{name}`",
+        "what it is": (type(method).__doc__ or "").strip().splitlines()[0],
+        "source": method.paper,
+        "parameters": f"{method.expected_params(shape):,}",
+        "at start": "unchanged" if method.identity_at_init else "changed",
+        "faithful": method.faithfulness,
+        "what was changed": method.adapted,
+    }
+
+
 def objective_row(name: str, shape: BackboneShape) -> dict[str, str]:
     objective = OBJECTIVES.get(name)()
     return {
@@ -152,10 +184,13 @@ def page() -> str:
     shape, facts = vit_b16_shape(), board_facts()
     full, linear = facts["full"]["mean of groups"], facts["linear"]["mean of groups"]
     parts = [HEAD.format(full=full, linear=linear)]
-    others = sorted({METHODS.get(name).family for name in METHODS.names()} - set(FAMILIES))
+    names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
+    others = sorted({METHODS.get(name).family for name in names} - set(FAMILIES))
     for family in (*FAMILIES, *others):
-        rows = [row(name, shape, facts) for name in METHODS.names() if METHODS.get(name).family == family]
+        rows = [row(name, shape, facts) for name in names if METHODS.get(name).family == family]
         parts.append(f"## {family}\n\n{markdown(rows)}\n")
+    pairs = [pair_row(name, clip_b16_shape()) for name in METHODS.names() if name not in names]
+    parts.append(f"{PAIRS_HEAD}\n{markdown(pairs)}\n")
     objectives = [objective_row(name, shape) for name in OBJECTIVES.names()]
     parts.append(f"{OBJECTIVES_HEAD}\n{markdown(objectives)}\n")
     left_out = [{"left out": name, "why": reason} for name, reason in LEFT_OUT.items()]

@@ -160,7 +160,8 @@ class Adviser:
     def _shortlist(self, num: int) -> list[Candidate]:
         shape = build_backbone(self.config.backbone).shape
         fits = {}
-        for name in METHODS.names():
+        names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
+        for name in names:
             method = build(METHODS.get(name), {})
             assert isinstance(method, Method)
             try:
@@ -168,7 +169,7 @@ class Adviser:
             except (PeftbenchError, ValueError, IndexError, ZeroDivisionError):
                 count = None
             fits[name] = self.request.params is None or count is None or count <= self.request.params
-        return shortlist(num, {name: METHODS.get(name).family for name in METHODS.names()}, fits)
+        return shortlist(num, {name: METHODS.get(name).family for name in names}, fits)
 
     def _trial(self, entry: Entry, epochs: int) -> RunRecord:
         return run_words(self._words_of(entry, epochs, self.race_protocol), silent=True)

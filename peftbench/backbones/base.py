@@ -156,6 +156,11 @@ class Backbone(nn.Module):
     def all_sites(self) -> tuple[Site, ...]:
         return self._sites
 
+    @property
+    def towers(self) -> dict[str, Backbone]:
+        """The networks it consists of, by name: one of images, beside it one of texts in a pair."""
+        return {"image": self}
+
     def read_frames(self, wanted: str) -> None:
         """Pool the frames of clips the way `wanted`, see `frames.FrameFolded`; images have none to pool.
 

@@ -16,7 +16,12 @@ from peftbench.backbones.families import shape_of, sites_of, translator
 from peftbench.backbones.frames import FrameFolded
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.pair import Pair
+from peftbench.backbones.pair_weights import load_pair
 from peftbench.backbones.source import weights_files
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TEXTS
+from peftbench.backbones.tokenizers import tokenizer_of
 from peftbench.backbones.weights import load_from_timm, load_weights
 from peftbench.foundation.errors import ConfigError, did_you_mean
 from peftbench.foundation.plugins import load_plugins
@@ -28,6 +33,8 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     Raises `ConfigError` for an unknown model or an impossible size, `NotApplicable` for a family that is not
     supported, `MissingInput` and `BadInput` for weights.
     """
+    if spec.text:
+        return _pair(spec, drop_path, frames)
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}
     try:
         if spec.source == "timm":
@@ -60,6 +67,19 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     if read is not None:
         backbone.weights_read = read
     return backbone
+
+
+def _pair(spec: BackboneSpec, drop_path: float, frames: int) -> Pair:
+    """Both towers of a pair, from one file."""
+    image = build_backbone(replace(spec, text="", weights="none", checkpoint=None), drop_path, frames)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = build_text(TEXTS[spec.text])
+        paths = weights_files(spec)
+        pair = Pair(image, text, tokenizer_of(text.spec, spec.vocabulary, paths))
+    if paths:
+        pair.weights_read = load_pair(pair, paths[0], spec.ema)
+    return pair
 
 
 def _stride(net: Any, backbone: Backbone) -> int:

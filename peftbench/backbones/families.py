@@ -124,7 +124,7 @@ def _width(module: nn.Module) -> int:
     return last.out_features if isinstance(last, nn.Linear) else last.out_channels
 
 
-def _transformer_block(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
+def transformer_sites(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
     block = parent.get_submodule(key)
     attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
     yield from _site(parent, key, "block", layer)
@@ -152,7 +152,7 @@ def _eva(net: Any) -> Iterator[Site]:
         if not isinstance(block, eva.EvaBlock):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm EvaBlocks")
         block.attn.register_forward_pre_hook(turn_only_patches, with_kwargs=True)
-        yield from _transformer_block(net.blocks, str(layer), layer)
+        yield from transformer_sites(net.blocks, str(layer), layer)
     yield from _site(net, "norm", "norm.final")
     yield from _site(net, "fc_norm", "norm.final")
 
@@ -162,7 +162,7 @@ def _beit(net: Any) -> Iterator[Site]:
     take_longer(net)
     yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
     for layer in range(len(net.blocks)):
-        yield from _transformer_block(net.blocks, str(layer), layer)
+        yield from transformer_sites(net.blocks, str(layer), layer)
     yield from _site(net, "norm", "norm.final")
     yield from _site(net, "fc_norm", "norm.final")
 
@@ -173,7 +173,7 @@ def _vit(net: Any) -> Iterator[Site]:
     for layer, block in enumerate(net.blocks):
         if not isinstance(block, vit.Block):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm Blocks")
-        yield from _transformer_block(net.blocks, str(layer), layer)
+        yield from transformer_sites(net.blocks, str(layer), layer)
     yield from _site(net, "norm", "norm.final")
     yield from _site(net, "fc_norm", "norm.final")
 
@@ -186,7 +186,7 @@ def _swin(net: Any) -> Iterator[Site]:
         yield from _site(stage.downsample, "norm", "norm.merge")
         yield from _site(stage.downsample, "reduction", "merge")
         for index in range(len(stage.blocks)):
-            yield from _transformer_block(stage.blocks, str(index), layer)
+            yield from transformer_sites(stage.blocks, str(index), layer)
             layer += 1
     yield from _site(net, "norm", "norm.final")
 

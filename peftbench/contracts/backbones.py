@@ -15,7 +15,12 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.backbones.frames import FrameFolded
+from peftbench.backbones.pair import Pair
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TextSpec
+from peftbench.backbones.tokenizers import micro_words
 from peftbench.cells.evidence import random_evidence
+from peftbench.data.templates import PLAIN
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import Method, install
 from peftbench.methods.observation import Findings
@@ -77,11 +82,32 @@ TWELVE_BLOCKS: dict[str, Callable[[], Backbone]] = {
     "vit_twelve": lambda: _build("vit_tiny_patch16_224", **(VIT | {"depth": 12})),
 }
 
+# A pair of towers that has read the names of five classes, for methods of pairs.
+PAIR, PAIR_OF_TWELVE = "pair", "pair_of_twelve"
+
+
+def _pair(image: str, width: int, depth: int, joint: int) -> Backbone:
+    spec = TextSpec(width, depth, 2, joint, 24, 76, "quick_gelu", tokenizer="words", start=1, end=75)
+    net = make(image) if image in BUILDERS | TWELVE_BLOCKS else OTHER_SHAPES["vit_cls"]()
+    pair = Pair(net, build_text(spec), micro_words())
+    with torch.no_grad():
+        for part in (pair.text, pair.image_projection, pair.text_projection):
+            randomised(part)
+        pair.match.logit_scale.fill_(1.0)  # type: ignore[operator, union-attr]
+    pair.read_classes(("red circle", "blue star", "three", "drop", "green_ring"), PLAIN)
+    return pair.eval()
+
+
 # Any of them under clips: its name with this behind it.
 OF_CLIPS = "_of_clips"
 FRAMES = 3
 
-_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS)[name]())
+PAIRS: dict[str, Callable[[], Backbone]] = {
+    PAIR: lambda: _pair("vit_cls", 32, 2, 64),
+    PAIR_OF_TWELVE: lambda: _pair("vit_twelve", 32, 12, 64),
+}
+OTHER_SHAPES[PAIR] = lambda: _pair("vit_cls other", 16, 3, 20)
+_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS | PAIRS)[name]())
 
 
 def make(name: str) -> Backbone:
@@ -97,7 +123,9 @@ def of_clips(backbone: Backbone, frames: int = FRAMES) -> Backbone:
 
 
 def suited(method: type[Method], backbone: str) -> str:
-    """The backbone of that name that the method works on: of clips where it mixes time."""
+    """The backbone of that name that the method works on: of clips where it mixes time, a pair where it needs one."""
+    if method.of_pairs:
+        return {"vit_cls": PAIR, "vit_twelve": PAIR_OF_TWELVE}.get(backbone, backbone)
     return backbone + OF_CLIPS if method.mixes_time else backbone
 
 

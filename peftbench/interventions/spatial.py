@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import BackboneShape
+from peftbench.foundation.errors import NotApplicable
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class TokenGrid:
 
     @classmethod
     def of(cls, shape: BackboneShape) -> TokenGrid:
+        """Raises `NotApplicable` for words, which lie on no grid."""
+        if shape.family == "text":
+            raise NotApplicable("a convolution over patches has none to work on in a tower that reads words")
         return cls(shape.num_prefix_tokens, shape.grid)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

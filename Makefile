@@ -52,7 +52,7 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/python -m mkdocs build --quiet
 
 leaderboard: install
-	$(BIN)/python -m peftbench leaderboard --results results --suite packed
+	$(BIN)/python -m peftbench leaderboard --results results --suite packed --reliability
 
 leaderboard-check: leaderboard
 	git diff --exit-code -- results/leaderboard

@@ -46,6 +46,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "EVA-02": ("EVA-02: q, k, v apart, a gated MLP with a norm", "eva02_base_patch14_224", PLAIN | {"img_size": 56}),
     "PE": ("PE core: attention pool", "vit_pe_core_tiny_patch16_384", PLAIN | {"img_size": 64}),
     "RoPE-ViT": ("RoPE-ViT: learned rotations", "vit_small_patch16_rope_mixed_224", PLAIN | {"img_size": 64}),
+    "BEiT": ("BEiT, BEiT v2: relative positions", "beitv2_base_patch16_224", PLAIN | {"img_size": 64}),
     "Swin": (
         "Swin",
         "swin_tiny_patch4_window7_224",
@@ -59,7 +60,6 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 REFUSED = (
     "eva02_enormous_patch14_clip_224",
-    "beit_base_patch16_224",
     "vit_relpos_small_patch16_224",
     "swinv2_tiny_window8_256",
     "hiera_tiny_224",
@@ -79,7 +79,8 @@ with exit code 3 and that reason, and takes no place in a table.
 Models that hold queries, keys and values or the two inputs of a gated MLP apart, or whose attention keeps its biases
 beside the map, are brought into one layout when they are loaded: the function stays, the weights' names do not, and
 where queries and values alone had a bias, keys get one of zeros, which methods that train biases train as well. Tokens
-that a method puts into a network with rotary embeddings do not turn, like the class token.
+that a method puts into a network have no place on the grid: they do not turn under rotary embeddings, like the class
+token, and have no relative position.
 """
 
 
@@ -96,7 +97,8 @@ def answer(name: str, family: str) -> tuple[str, str]:
     if METHODS.get(name).mixes_time:
         backbone = of_clips(backbone)
     sizes = BLOCK_BY_BLOCK.get(name, {})
-    method = METHODS.get(name)(**{key: value[:1] * backbone.shape.depth for key, value in sizes.items()})
+    options: dict[str, Any] = {key: value[:1] * backbone.shape.depth for key, value in sizes.items()}
+    method = METHODS.get(name)(**options)
     try:
         evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.looks_first else None
         install(method, backbone, findings=method.observe(evidence) if evidence else None)
@@ -117,7 +119,7 @@ def refusal(model: str) -> str:
 
 
 def page() -> str:
-    names = METHODS.names()
+    names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
     answers = {(name, family): answer(name, family) for name in names for family in FAMILIES}
     rows = [{"method": f"`{name}`"} | {family: answers[name, family][0] for family in FAMILIES} for name in names]
     parts = [HEAD, markdown([{"column": key, "stands for": words} for key, (words, _, _) in FAMILIES.items()])]

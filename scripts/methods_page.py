@@ -7,18 +7,25 @@ With --check nothing is written; exit code 1 says that the page is not what the 
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import timm
+import torch
 from acts_on import acts_on
+from board_facts import UNMEASURED, board_facts
 from pages import DOCS, markdown, vit_b16_shape, write_or_check
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.build import from_timm
+from peftbench.backbones.pair import Pair, PairShape
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TEXTS
+from peftbench.backbones.tokenizers import Words
 from peftbench.cells.evidence import CellEvidence, random_evidence
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.seeding import seeded
@@ -43,6 +50,12 @@ task": the method looks at the training images first, and what it finds decides)
 unchanged before training; "merges" whether the method folds exactly into plain modules. "Acts on" and "backbones" are
 read off small models to which the method was attached; methods across frames have clips of 8. A method that is not as
 in its paper is marked in every table of results; what the sources leave open stands in the method's file.
+
+From our own board ([results/README.md](../results/README.md), embedded backbone), where the method was measured with
+its own options: the cost class is low, middle or high by the counted memory of a training step (up to 0.35 of full
+fine-tuning's, up to 0.75, above), beside memory and training FLOPs as shares of full fine-tuning's; the mean of groups
+in percent (full fine-tuning {full}, a linear probe {linear}); and the data sets on which it is among the first five
+PEFT methods. Three small data sets and three seeds rank nothing finely: the board itself says what can be told apart.
 """
 
 LEFT_OUT = {
@@ -55,6 +68,11 @@ LEFT_OUT = {
     "form with a small network per layer.",
     "MixPHM's redundancy loss": "`mixphm` leaves it out: it compares hidden states of a language model's decoder.",
 }
+
+PAIRS_HEAD = """## image and text
+
+These are given both towers of a pair (docs/pairs.md). Parameters: on CLIP ViT-B/16 with 100 classes; there is no head.
+"""
 
 OBJECTIVES_HEAD = """## objectives
 
@@ -101,7 +119,14 @@ def families_of(method: Method) -> str:
     return ", ".join(found)
 
 
-def row(name: str, shape: BackboneShape) -> dict[str, str]:
+def year_of(paper: str) -> str:
+    """The year of an arXiv number, or the one that a source names."""
+    number = re.search(r"arXiv:(\d\d)\d\d\.", paper)
+    named = re.search(r"\b(?:19|20)\d\d\b", paper)
+    return f"20{number[1]}" if number else named[0] if named else ""
+
+
+def row(name: str, shape: BackboneShape, facts: dict[str, dict[str, str]]) -> dict[str, str]:
     method = METHODS.get(name)()
     count = method.expected_params(replace(shape, frames=frames_of(method)))
     by_task = count is None and method.looks_first
@@ -109,11 +134,35 @@ def row(name: str, shape: BackboneShape) -> dict[str, str]:
         "method": f"`{name}`",
         "what it is": (type(method).__doc__ or "").strip().splitlines()[0],
         "source": method.paper,
+        "year": year_of(method.paper),
         "acts on": "from the task" if by_task else acts_on(small("vit", method), partial(attach, method)),
         "parameters": "from the task" if by_task else "" if count is None else f"{count:,}",
         "at start": "unchanged" if method.identity_at_init else "changed",
         "merges": "yes" if method.mergeable else "no",
+        **facts.get(name, UNMEASURED),
         "backbones": families_of(method),
+        "faithful": method.faithfulness,
+        "what was changed": method.adapted,
+    }
+
+
+def clip_b16_shape() -> PairShape:
+    """CLIP ViT-B/16 that has read the names of 100 classes."""
+    with torch.device("meta"):
+        image = from_timm(timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0))
+        shape = Pair(image, build_text(TEXTS["clip_512"]), Words([])).shape
+    assert isinstance(shape, PairShape)
+    return replace(shape, num_classes=100)
+
+
+def pair_row(name: str, shape: PairShape) -> dict[str, str]:
+    method = METHODS.get(name)()
+    return {
+        "method": f"`{name}`",
+        "what it is": (type(method).__doc__ or "").strip().splitlines()[0],
+        "source": method.paper,
+        "parameters": f"{method.expected_params(shape):,}",
+        "at start": "unchanged" if method.identity_at_init else "changed",
         "faithful": method.faithfulness,
         "what was changed": method.adapted,
     }
@@ -132,12 +181,16 @@ def objective_row(name: str, shape: BackboneShape) -> dict[str, str]:
 
 
 def page() -> str:
-    shape = vit_b16_shape()
-    parts = [HEAD]
-    others = sorted({METHODS.get(name).family for name in METHODS.names()} - set(FAMILIES))
+    shape, facts = vit_b16_shape(), board_facts()
+    full, linear = facts["full"]["mean of groups"], facts["linear"]["mean of groups"]
+    parts = [HEAD.format(full=full, linear=linear)]
+    names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
+    others = sorted({METHODS.get(name).family for name in names} - set(FAMILIES))
     for family in (*FAMILIES, *others):
-        rows = [row(name, shape) for name in METHODS.names() if METHODS.get(name).family == family]
+        rows = [row(name, shape, facts) for name in names if METHODS.get(name).family == family]
         parts.append(f"## {family}\n\n{markdown(rows)}\n")
+    pairs = [pair_row(name, clip_b16_shape()) for name in METHODS.names() if name not in names]
+    parts.append(f"{PAIRS_HEAD}\n{markdown(pairs)}\n")
     objectives = [objective_row(name, shape) for name in OBJECTIVES.names()]
     parts.append(f"{OBJECTIVES_HEAD}\n{markdown(objectives)}\n")
     left_out = [{"left out": name, "why": reason} for name, reason in LEFT_OUT.items()]

@@ -20,13 +20,17 @@ def main() -> int:
     results = sys.argv[1] if len(sys.argv) > 1 else "results/work/smoke"
     python = [sys.executable, "-m", "peftbench"]
     # noah_subnet names the blocks of a larger network; the search needs small numbers
-    images = ",".join(n for n in METHODS.names() if not n.startswith("noah") and not METHODS.get(n).mixes_time)
+    pairs = [name for name in METHODS.names() if METHODS.get(name).of_pairs]
+    alone = [name for name in METHODS.names() if name not in pairs and not METHODS.get(name).mixes_time]
+    objectives = ",".join(name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs)
+    images = ",".join(name for name in alone if not name.startswith("noah"))
     clips = ",".join(name for name in METHODS.names() if METHODS.get(name).mixes_time)
     search = ["supernet_epochs=1", "population=4", "generations=2"]
     cells = (
         [f"method={images}", "dataset=digits"],
         ["method=noah_supernet", *(f"method.{option}" for option in search), "dataset=digits"],
-        ["method=lora", f"objective={','.join(OBJECTIVES.names())}", "dataset=digits"],
+        ["method=lora", f"objective={objectives}", "dataset=digits"],
+        [f"method={','.join(pairs)}", "backbone=pair_micro", "dataset=named_shapes", "protocol=fewshot_coop"],
         [f"method={clips}", "dataset=moving_shapes", "dataset.frames=5"],
     )
     sweeps = [

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.reliability_tables import reliability
+from peftbench.boards.reliability_tables import write as write_reliability
 from peftbench.boards.render import write
 from peftbench.cells.provenance import machine
 from peftbench.cli.commands.evaluate import main as evaluate
@@ -69,7 +71,9 @@ def test_there_are_adapters_of_more_than_one_family():
 
 
 def test_tables_are_what_the_records_give(tmp_path):
-    for path in write(leaderboard(collect(RECORDS), shipped_options()), tmp_path):
+    rows = collect(RECORDS)
+    tables = leaderboard(rows, shipped_options())
+    for path in [*write(tables, tmp_path), *write_reliability(reliability(tables, rows), tmp_path)]:
         assert (ROOT / "results" / "leaderboard" / path.name).read_text() == path.read_text()
 
 

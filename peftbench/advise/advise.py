@@ -12,7 +12,7 @@ from typing import Any
 from peftbench.adapters.predictor import Predictor, snippet
 from peftbench.advise.look import Look, dividing_words, look
 from peftbench.advise.page import write_page
-from peftbench.advise.race import RATES, SHARE, Entry, Plan, Race, Trial, plan_for, run_race, smallest_plan
+from peftbench.advise.race import SHARE, Entry, Plan, Race, Trial, entries_of, plan_for, run_race, smallest_plan
 from peftbench.advise.request import Request
 from peftbench.advise.shortlist import Candidate, shortlist
 from peftbench.advise.verdict import Verdict
@@ -126,7 +126,7 @@ class Adviser:
         chosen, plan = self._fitting(listed, left, per_epoch / paced_cost, per_cell)
         for candidate in chosen:
             self.say(f"  {candidate.method}: {candidate.why}")
-        return [Entry(c.method, factor) for factor in RATES for c in chosen], plan
+        return entries_of([candidate.method for candidate in chosen], self.config.backbone.title), plan
 
     def _fitting(
         self, listed: list[Candidate], seconds: float, per_epoch: float, per_cell: float
@@ -160,7 +160,8 @@ class Adviser:
     def _shortlist(self, num: int) -> list[Candidate]:
         shape = build_backbone(self.config.backbone).shape
         fits = {}
-        for name in METHODS.names():
+        names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
+        for name in names:
             method = build(METHODS.get(name), {})
             assert isinstance(method, Method)
             try:
@@ -168,7 +169,7 @@ class Adviser:
             except (PeftbenchError, ValueError, IndexError, ZeroDivisionError):
                 count = None
             fits[name] = self.request.params is None or count is None or count <= self.request.params
-        return shortlist(num, {name: METHODS.get(name).family for name in METHODS.names()}, fits)
+        return shortlist(num, {name: METHODS.get(name).family for name in names}, fits)
 
     def _trial(self, entry: Entry, epochs: int) -> RunRecord:
         return run_words(self._words_of(entry, epochs, self.race_protocol), silent=True)

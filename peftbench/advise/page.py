@@ -93,17 +93,23 @@ def _confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
             for true, taken in rows
             if pairs[true, taken]
         )
-        return f"<table><tr><th>class</th><th>taken for</th><th>images</th></tr>{lines}</table>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+        return _wide(f"<tr><th>class</th><th>taken for</th><th>images</th></tr>{lines}")
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body = []
     for row, name in enumerate(names):
         total = max(int(counts[row].sum()), 1)
         cells = "".join(_shaded(int(count), count / total, row == column) for column, count in enumerate(counts[row]))
-        body.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+        body.append(f'<tr><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
-        f'<p>Rows: the class of the image; columns: what it was taken for.</p><div class="wide"><table>'
-        f"<tr><th></th>{head}</tr>{''.join(body)}</table></div>"
+        "<p>Rows: the class of the image; columns: what it was taken for.</p>"
+        '<div class="wide"><table class="confusion">'
+        f"<tr><td></td>{head}</tr>{''.join(body)}</table></div>"
     )
+
+
+def _wide(rows: str) -> str:
+    """A table that scrolls by itself where the page is narrower."""
+    return f'<div class="wide"><table>{rows}</table></div>'
 
 
 def _shaded(count: int, share: float, right: bool) -> str:
@@ -144,7 +150,7 @@ def _calibration(labels: np.ndarray, probabilities: np.ndarray) -> str:
     )
     return (
         f"<p>How often it is right where it is so sure; expected calibration error {100 * error:.1f} points.</p>"
-        f"<table><tr><th>says</th><th>is right</th><th>images</th></tr>{lines}</table>"
+        + _wide(f"<tr><th>says</th><th>is right</th><th>images</th></tr>{lines}")
     )
 
 
@@ -160,8 +166,11 @@ def _race(race: Race) -> str:
         )
         if trials:
             parts.append(
-                f"<h3>Rung {number + 1}: {len(trials)} of {size}, {epochs} epochs each</h3><table><tr><th>method</th>"
-                f"<th>rate</th><th>validation accuracy</th><th>parameters</th><th>record</th></tr>{lines}</table>"
+                f"<h3>Rung {number + 1}: {len(trials)} of {size}, {epochs} epochs each</h3>"
+                + _wide(
+                    "<tr><th>method</th><th>rate</th><th>validation accuracy</th><th>parameters</th>"
+                    f"<th>record</th></tr>{lines}"
+                )
             )
     gone = "".join(f'<p class="gone">{escape(name)}: {escape(why)}</p>' for name, why in race.dropped.items())
     return "".join(parts) + gone

@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from peftbench.config.ours import own_rates
 from peftbench.foundation.errors import MissingInput, NotApplicable, PeftbenchError
 from peftbench.records.record import RunRecord
 
 ETA = 3
-# rates tried of each method, as factors of its own
-RATES = (1.0, 0.3)
+# rates tried of each method
+NUM_RATES = 2
+# of the method's own rate, where no trials found a better one
+LOWER = 0.3
 # the embedded recipe's warm-up of half an epoch asks for more than that
 FEWEST_EPOCHS, MOST_EPOCHS = 2, 11
 # of the budget, for the race and the last training; the rest is for looking, exporting and the page
@@ -107,6 +110,15 @@ class Race:
         return ranked
 
 
+def entries_of(methods: Sequence[str], backbone: str) -> list[Entry]:
+    """Every method at its own rate, then every one at another: the best of the trials of `hparams=ours`.
+
+    Trials on another backbone do not count; where there are none, or they chose the method's own, it is a lower rate.
+    """
+    best = {row.method: row.factor for row in own_rates() if row.backbone == backbone and row.factor != 1}
+    return [*(Entry(method, 1.0) for method in methods), *(Entry(name, best.get(name, LOWER)) for name in methods)]
+
+
 def rung_sizes(num: int) -> tuple[int, ...]:
     """16 -> 16, 5, 2: each rung keeps a third, until three or fewer are left; the last one has a runner-up."""
     sizes = [num]
@@ -120,7 +132,7 @@ def plan_for(num_methods: int, seconds: float, per_epoch: float, per_cell: float
 
     per_epoch and per_cell: seconds of one epoch, and of a cell besides. None where not even `FEWEST_EPOCHS` fit.
     """
-    sizes = rung_sizes(num_methods * len(RATES))
+    sizes = rung_sizes(num_methods * NUM_RATES)
     num_cells = sum(sizes) + 1
     first = int((seconds * SHARE - num_cells * per_cell) / (_plan(sizes, 1).num_epochs * per_epoch))
     return _plan(sizes, min(first, MOST_EPOCHS)) if first >= FEWEST_EPOCHS else None
@@ -128,7 +140,7 @@ def plan_for(num_methods: int, seconds: float, per_epoch: float, per_cell: float
 
 def smallest_plan() -> Plan:
     """Two methods, for where nothing fits: some race is better than none."""
-    return _plan(rung_sizes(2 * len(RATES)), FEWEST_EPOCHS)
+    return _plan(rung_sizes(2 * NUM_RATES), FEWEST_EPOCHS)
 
 
 def _plan(sizes: tuple[int, ...], first: int) -> Plan:

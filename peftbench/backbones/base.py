@@ -158,6 +158,11 @@ class Backbone(nn.Module):
     def all_sites(self) -> tuple[Site, ...]:
         return self._sites
 
+    @property
+    def towers(self) -> dict[str, Backbone]:
+        """The networks it consists of, by name: one of images, beside it one of texts in a pair."""
+        return {"image": self}
+
     def read_frames(self, wanted: str) -> None:
         """Pool the frames of clips the way `wanted`, see `frames.FrameFolded`; images have none to pool.
 
@@ -189,6 +194,11 @@ class Backbone(nn.Module):
     def turns_keys(self) -> bool:
         """Whether rotary embeddings turn keys by their place, so that an offset common to all keys is not the same."""
         return getattr(self.net, "rope", None) is not None
+
+    @property
+    def pairs_places(self) -> bool:
+        """Whether attention scores have a part for each pair of places on the grid: relative positions."""
+        return any(name.endswith("relative_position_bias_table") for name, _ in self.named_parameters())
 
     @property
     def device(self) -> torch.device:

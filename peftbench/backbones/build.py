@@ -17,7 +17,12 @@ from peftbench.backbones.families import shape_of, sites_of, translator
 from peftbench.backbones.frames import FrameFolded
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.pair import Pair
+from peftbench.backbones.pair_weights import load_pair
 from peftbench.backbones.source import weights_files
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TEXTS
+from peftbench.backbones.tokenizers import tokenizer_of
 from peftbench.backbones.tubelets import Tubelets, VideoTransformer
 from peftbench.backbones.video_swin import VideoSwin
 from peftbench.backbones.weights import load_from_timm, load_weights
@@ -31,6 +36,8 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     Raises `ConfigError` for an unknown model or an impossible size, `NotApplicable` for a family that is not
     supported, `MissingInput` and `BadInput` for weights.
     """
+    if spec.text:
+        return _pair(spec, drop_path, frames)
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}
     if is_of_clips(spec.model):
         if frames == 1:
@@ -74,6 +81,19 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
 def is_of_clips(model: str) -> bool:
     """Whether a model of that name takes clips as a whole and not frame by frame."""
     return model.partition(".")[0] in (*tubelets.MODELS, *video_swin.MODELS)
+
+
+def _pair(spec: BackboneSpec, drop_path: float, frames: int) -> Pair:
+    """Both towers of a pair, from one file."""
+    image = build_backbone(replace(spec, text="", weights="none", checkpoint=None), drop_path, frames)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        text = build_text(TEXTS[spec.text])
+        paths = weights_files(spec)
+        pair = Pair(image, text, tokenizer_of(text.spec, spec.vocabulary, paths))
+    if paths:
+        pair.weights_read = load_pair(pair, paths[0], spec.ema)
+    return pair
 
 
 def _stride(net: Any, backbone: Backbone) -> int:

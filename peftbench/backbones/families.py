@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import timm.models.beit as beit
 import timm.models.convnext as convnext
 import timm.models.eva as eva
 import timm.models.swin_transformer as swin
@@ -19,6 +20,7 @@ import timm.models.vision_transformer as vit
 from torch import nn
 
 from peftbench.backbones.base import BackboneShape, Site, SiteShape
+from peftbench.backbones.relative import take_longer
 from peftbench.backbones.rotary import turn_only_patches
 from peftbench.backbones.video_swin import VideoSwin
 from peftbench.foundation.errors import NotApplicable
@@ -36,15 +38,30 @@ def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
         return "vit", _vit
     if isinstance(net, eva.Eva):
         return "vit", _eva
+    if isinstance(net, beit.Beit):
+        return "vit", _beit
     if isinstance(net, swin.SwinTransformer):
         return "swin", _swin
     if isinstance(net, VideoSwin):
         return "video_swin", _video_swin
     if isinstance(net, convnext.ConvNeXt):
         return "convnext", _convnext
+    name = type(net).__name__
+    why = _REFUSED.get(name)
     raise NotApplicable(
-        f"{type(net).__name__} is not a supported family; supported: VisionTransformer, Eva, SwinTransformer, ConvNeXt"
+        f"{name} is not a supported family{f', since {why}' if why else ''}; supported: VisionTransformer, Eva, Beit, "
+        "SwinTransformer, ConvNeXt"
     )
+
+
+# relatives of supported families, and why methods cannot act on them as they are written
+_REFUSED = {
+    "SwinTransformerV2": "its norms stand behind attention and MLP, where methods expect them ahead, and its attention "
+    "compares directions",
+    "SwinTransformerV2Cr": "its norms stand behind attention and MLP, where methods expect them ahead",
+    "Hiera": "its blocks pool queries and change the width inside attention",
+    "VisionTransformerRelPos": "its positions are computed inside attention for one length of the sequence",
+}
 
 
 def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
@@ -111,7 +128,7 @@ def _width(module: nn.Module) -> int:
     return last.out_features if isinstance(last, nn.Linear) else last.out_channels
 
 
-def _transformer_block(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
+def transformer_sites(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
     block = parent.get_submodule(key)
     attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
     yield from _site(parent, key, "block", layer)
@@ -139,7 +156,17 @@ def _eva(net: Any) -> Iterator[Site]:
         if not isinstance(block, eva.EvaBlock):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm EvaBlocks")
         block.attn.register_forward_pre_hook(turn_only_patches, with_kwargs=True)
-        yield from _transformer_block(net.blocks, str(layer), layer)
+        yield from transformer_sites(net.blocks, str(layer), layer)
+    yield from _site(net, "norm", "norm.final")
+    yield from _site(net, "fc_norm", "norm.final")
+
+
+def _beit(net: Any) -> Iterator[Site]:
+    """A plain transformer with relative positions: BEiT and BEiT v2."""
+    take_longer(net)
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    for layer in range(len(net.blocks)):
+        yield from transformer_sites(net.blocks, str(layer), layer)
     yield from _site(net, "norm", "norm.final")
     yield from _site(net, "fc_norm", "norm.final")
 
@@ -150,7 +177,7 @@ def _vit(net: Any) -> Iterator[Site]:
     for layer, block in enumerate(net.blocks):
         if not isinstance(block, vit.Block):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm Blocks")
-        yield from _transformer_block(net.blocks, str(layer), layer)
+        yield from transformer_sites(net.blocks, str(layer), layer)
     yield from _site(net, "norm", "norm.final")
     yield from _site(net, "fc_norm", "norm.final")
 
@@ -163,7 +190,7 @@ def _swin(net: Any) -> Iterator[Site]:
         yield from _site(stage.downsample, "norm", "norm.merge")
         yield from _site(stage.downsample, "reduction", "merge")
         for index in range(len(stage.blocks)):
-            yield from _transformer_block(stage.blocks, str(index), layer)
+            yield from transformer_sites(stage.blocks, str(index), layer)
             layer += 1
     yield from _site(net, "norm", "norm.final")
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from peftbench.backbones.text_options import TEXTS
 from peftbench.foundation.spec import Spec, option
 
 FRAME_READOUTS = ("method", "norm_then_mean", "mean_then_norm")
@@ -23,6 +24,9 @@ class BackboneSpec(Spec):
     self-distillation) the average is taken, as timm does; false takes the raw ones.
     `frame_readout` says how features of a clip's frames become one: averaged behind the final norm or ahead of it;
     `method` leaves it to the method, which is behind the norm for all that do not say otherwise.
+    `text` names the text tower of a pair, whose weights are in the same file; without it only images are read.
+    `vocabulary` is the file of its tokenizer: a tokenizer.json, or CLIP's bpe_simple_vocab_16e6.txt.gz; without it the
+    tokenizer.json beside the checkpoint is read.
     `download` says, in the message for machines without a network, where the weights can be had.
     """
 
@@ -36,6 +40,8 @@ class BackboneSpec(Spec):
     img_size: int | None = option(None, ge=4)
     download: str = option("", location=True)
     frame_readout: str = option("method", choices=FRAME_READOUTS, later=True)
+    text: str = option("", choices=("", *TEXTS), later=True)
+    vocabulary: str | None = option(None, location=True)
 
     def problems(self) -> Sequence[str]:
         if not self.model:

@@ -14,9 +14,9 @@ from peftbench.foundation.location import user_path
 INDEX = ".index.json"
 
 
-def embedded_file() -> Path:
-    """The packaged weights of `vit_micro`."""
-    return Path(str(files("peftbench") / "assets" / "vit_micro.safetensors"))
+def embedded_file(name: str = "vit_micro") -> Path:
+    """The packaged weights of `vit_micro`, or of another embedded network."""
+    return Path(str(files("peftbench") / "assets" / f"{name}.safetensors"))
 
 
 def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
@@ -25,7 +25,12 @@ def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
     Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
     """
     if spec.source == "embedded":
-        return (embedded_file(),)
+        return (embedded_file("pair_micro" if spec.text else "vit_micro"),)
+    if spec.source == "timm" and spec.text:
+        raise MissingInput(
+            f"both towers of {spec.title} are read from one file: set backbone.checkpoint=FILE"
+            + (f", from `{spec.download}`" if spec.download else "")
+        )
     if spec.source != "checkpoint":
         return ()
     path = user_path(str(spec.checkpoint), "backbone.checkpoint")

@@ -43,7 +43,7 @@ def measured(fit: FitResult, feature_seconds: float, test: Evaluation | None) ->
     """Numbers that a clock gave, and how steps were started. Throughput counts the seconds spent on features, too."""
     train_seconds = fit.seconds["train"] + feature_seconds
     return {
-        "train_images_per_second": fit.num_images / train_seconds,
+        "train_images_per_second": fit.num_images / train_seconds if fit.num_images else None,
         "eval_images_per_second": test.num_samples * test.views / test.seconds if test and test.seconds > 0 else None,
         "data_seconds": fit.seconds.get("data", 0.0),
         "train_seconds": train_seconds,

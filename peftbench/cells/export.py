@@ -36,6 +36,11 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         raise NotApplicable(
             "export writes models of images and this record is of clips; 'evaluate' and 'reproduce' restore it"
         )
+    if config.backbone.text:
+        raise NotApplicable(
+            "export writes models of images alone and this record's backbone reads texts as well; 'evaluate' and "
+            "'reproduce' restore it"
+        )
     own_predictions(store, record)
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)

@@ -59,6 +59,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
         progress.say(note)
     _check_task(config, source)
     backbone = backbone_of(config).to(device)
+    config.task.prepare(backbone, source)
     if config.backbone.checkpoint:
         progress.say(f"{config.backbone.checkpoint}: {backbone.weights_read}")
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
@@ -89,7 +90,7 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if config.method.by_class and "label" not in config.task.targets:
         words = f"{config.method.name} looks at the class of each image, and task={config.task.name} has none"
         raise NotApplicable(f"{words}; choose another method")
-    if not config.task.plain and not config.objective.plain:
+    if config.task.targets != ("label",) and not config.objective.plain:
         raise NotApplicable(f"objective {config.objective.name} is a loss of classes, not of {config.task.name}")
 
 

@@ -18,7 +18,7 @@ from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
-from peftbench.train.loop import FitResult, fit
+from peftbench.train.loop import FitResult, fit, unfitted
 from peftbench.train.optim import param_groups
 
 
@@ -60,6 +60,8 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
+    if config.method.trains_nothing and not any(tensor.requires_grad for tensor in model.parameters()):
+        return Trained(unfitted(), probed, 0.0, {})
     groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)
     trainee = trainee_of(config, parts, keeper, train_set, val_set)
@@ -98,6 +100,8 @@ def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:
     """Why the cell's steps must not be captured, of what its options say; empty where nothing speaks against it."""
     if runtime.capture == "off":
         return "runtime.capture=off"
+    if config.backbone.text:
+        return "a pair keeps what it has read of the classes from step to step"
     return "" if config.method.steps_alike else f"{config.method.name} takes another path in each step"
 
 

@@ -14,7 +14,7 @@ from peftbench.foundation.stopping import INTERRUPTED, MESSAGE, leave_by_signals
 from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
-_RUNNING = ("advise", "predict", "evaluate", "reproduce", "export", "show")
+_RUNNING = ("advise", "predict", "evaluate", "robustness", "reproduce", "export", "show")
 _NAMES = (*_RUNNING, "leaderboard", "compare", "pack", "trials", "status", "data", "completion")
 COMMANDS = {name: f"peftbench.cli.commands.{name}" for name in _NAMES}
 

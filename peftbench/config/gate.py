@@ -185,9 +185,9 @@ def from_tree(
     """The same from plain values, such as those of `as_tree`; `builder` may make many of them in outline."""
     builder = builder or Builder()
     specs: dict[str, Any] = {}
-    values, problems = _with_preset(values, named, builder)
     # configurations from before there were objectives and tasks do not name them
     values = {"objective": {"name": "none"}, "task": {"name": "classification"}, **values}
+    values, problems = _with_preset(values, named, builder)
     problems += [f"the configuration has no section {name}" for name in NEEDED if name not in values]
     for section, value in values.items():
         try:

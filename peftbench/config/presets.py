@@ -1,8 +1,9 @@
-"""Published hyperparameters per method and data set, `hparams=paper|osu`: one table, and how it fills a configuration.
+"""Presets of hyperparameters, and how they fill a configuration: `hparams=paper|osu`, published, and `hparams=ours`.
 
 The table is `assets/hparams.csv`. A row is one published value: `option` and `value` are ours, `published` is what the
 source prints. Rows without an option have no counterpart here and are reported as unused. `dataset` is a VTAB-1k task,
 or `*` for what a method's recipe fixes for all of them. `chosen_on` says on which split the authors chose the value.
+The suite's own rates are in `config/ours.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from peftbench.config import ours
 from peftbench.foundation.errors import ConfigError, did_you_mean
 from peftbench.foundation.spec import Spec, option
 
@@ -70,7 +72,8 @@ class HparamsSpec(Spec):
     @property
     def label(self) -> str:
         """How tables name rows with these hyperparameters."""
-        return f"published hyperparameters ({self.preset}, chosen on {self.chosen_on})"
+        whose = "rates of this suite" if self.preset == ours.PRESET else "published hyperparameters"
+        return f"{whose} ({self.preset}, chosen on {self.chosen_on})"
 
     def lines(self) -> list[str]:
         """What the preset did, for the terminal; nothing for the default."""
@@ -78,7 +81,8 @@ class HparamsSpec(Spec):
             return []
         filled = ", ".join(f"{name}={value}" for name, value in self.filled.items()) or "nothing"
         unused = [f"hparams={self.preset} leaves unused: {'; '.join(self.unused)}"] if self.unused else []
-        return [f"hparams={self.preset} (chosen on {self.chosen_on}) sets {filled}", *unused]
+        how = self.source if self.preset == ours.PRESET else f"chosen on {self.chosen_on}"
+        return [f"hparams={self.preset} sets {filled} ({how})", *unused]
 
 
 @cache
@@ -89,7 +93,7 @@ def published_values() -> tuple[PublishedValue, ...]:
 
 
 def presets() -> list[str]:
-    return sorted({row.preset for row in published_values()})
+    return sorted({ours.PRESET} | {row.preset for row in published_values()})
 
 
 def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Collection[str]) -> dict[str, Any]:
@@ -105,7 +109,7 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
     filled: dict[str, Any] = {}
     replaced: dict[str, Any] = {}
     unused: list[str] = []
-    rows = _rows_of_pair(preset, method, dataset.removeprefix("vtab/"))
+    rows = [_own(values)] if preset == ours.PRESET else _rows_of_pair(preset, method, dataset.removeprefix("vtab/"))
     sections = {section: dict(value) for section, value in values.items() if isinstance(value, Mapping)}
     for row in rows:
         section, _, name = row.option.partition(".")
@@ -121,6 +125,12 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
     sources = list(dict.fromkeys(row.source for row in rows))
     done = {"preset": preset, "chosen_on": " and ".join(splits), "source": "; ".join(sources)}
     return {**values, **sections, "hparams": {**done, "filled": filled, "replaced": replaced, "unused": unused}}
+
+
+def _own(values: Mapping[str, Any]) -> PublishedValue:
+    """The suite's own rate as a row like those of the literature."""
+    row = ours.own_rate(values)
+    return PublishedValue(ours.PRESET, row.method, ALL, "optim.lr", row.lr, f"optim.lr={row.lr}", "val", row.source)
 
 
 def _rows_of_pair(preset: str, method: str, dataset: str) -> list[PublishedValue]:

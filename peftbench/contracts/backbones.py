@@ -15,7 +15,12 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.backbones.frames import FrameFolded
+from peftbench.backbones.pair import Pair
+from peftbench.backbones.text import build_text
+from peftbench.backbones.text_options import TextSpec
+from peftbench.backbones.tokenizers import micro_words
 from peftbench.cells.evidence import random_evidence
+from peftbench.data.templates import PLAIN
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import Method, install
 from peftbench.methods.observation import Findings
@@ -53,7 +58,7 @@ def randomised(net: torch.nn.Module) -> torch.nn.Module:
 # The features of each: a class token; average pooling; register tokens without position; LayerScale; norms on
 # queries and keys; two prefix tokens; a norm before the blocks and a patch embedding without bias; rotary embeddings
 # behind five prefix tokens, without a bias in qkv (DINOv3); queries, keys and values apart, a gated MLP with a norm
-# inside (EVA-02); shifted
+# inside (EVA-02); relative positions and biases of queries and values apart (BEiT); shifted
 # windows and a merging step; maps with linears; maps with 1 x 1 convolutions.
 BUILDERS: dict[str, Callable[[], Backbone]] = {
     "vit_cls": lambda: _build("vit_tiny_patch16_224", **VIT),
@@ -65,6 +70,7 @@ BUILDERS: dict[str, Callable[[], Backbone]] = {
     "vit_prenorm": lambda: _build("vit_base_patch16_clip_224", **VIT),
     "eva_rope": lambda: _build("vit_small_patch16_dinov3", **VIT),
     "eva_split": lambda: _build("eva02_base_patch16_clip_224", **VIT),
+    "beit": lambda: _build("beit_base_patch16_224", **VIT),
     "swin": lambda: _build("swin_tiny_patch4_window7_224", **SWIN, depths=(2, 1)),
     "convnext": lambda: _build("convnext_tiny", **CONVNEXT),
     "convnext_conv_mlp": lambda: _build("convnext_tiny", **CONVNEXT, conv_mlp=True),
@@ -91,11 +97,32 @@ OF_TIME: dict[str, Callable[[], Backbone]] = {
     "video_swin": lambda: _build("swin3d_tiny_patch244_window877", **VIDEO_SWIN),
 }
 
+# A pair of towers that has read the names of five classes, for methods of pairs.
+PAIR, PAIR_OF_TWELVE = "pair", "pair_of_twelve"
+
+
+def _pair(image: str, width: int, depth: int, joint: int) -> Backbone:
+    spec = TextSpec(width, depth, 2, joint, 24, 76, "quick_gelu", tokenizer="words", start=1, end=75)
+    net = make(image) if image in BUILDERS | TWELVE_BLOCKS else OTHER_SHAPES["vit_cls"]()
+    pair = Pair(net, build_text(spec), micro_words())
+    with torch.no_grad():
+        for part in (pair.text, pair.image_projection, pair.text_projection):
+            randomised(part)
+        pair.match.logit_scale.fill_(1.0)  # type: ignore[operator, union-attr]
+    pair.read_classes(("red circle", "blue star", "three", "drop", "green_ring"), PLAIN)
+    return pair.eval()
+
+
 # Any image network under clips: its name with this behind it.
 OF_CLIPS = "_of_clips"
 FRAMES = 3
 
-_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS | OF_TIME)[name]())
+PAIRS: dict[str, Callable[[], Backbone]] = {
+    PAIR: lambda: _pair("vit_cls", 32, 2, 64),
+    PAIR_OF_TWELVE: lambda: _pair("vit_twelve", 32, 12, 64),
+}
+OTHER_SHAPES[PAIR] = lambda: _pair("vit_cls other", 16, 3, 20)
+_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS | OF_TIME | PAIRS)[name]())
 
 
 def make(name: str) -> Backbone:
@@ -111,7 +138,9 @@ def of_clips(backbone: Backbone, frames: int = FRAMES) -> Backbone:
 
 
 def suited(method: type[Method], backbone: str) -> str:
-    """The backbone of that name that the method works on: of clips where it mixes time."""
+    """The backbone of that name that the method works on: of clips where it mixes time, a pair where it needs one."""
+    if method.of_pairs:
+        return {"vit_cls": PAIR, "vit_twelve": PAIR_OF_TWELVE}.get(backbone, backbone)
     return backbone + OF_CLIPS if method.mixes_time else backbone
 
 

@@ -26,7 +26,9 @@ from peftbench.train.options import TrainSpec
 CLASSES = Classes(("a", "b", "c"))
 on_both = pytest.mark.parametrize("backbone", ["vit_cls", "swin"])
 # maps are of images, methods across frames for clips
-on_methods = pytest.mark.parametrize("name", [name for name in METHODS.names() if not METHODS.get(name).mixes_time])
+on_methods = pytest.mark.parametrize(
+    "name", [n for n in METHODS.names() if not (METHODS.get(n).mixes_time or METHODS.get(n).of_pairs)]
+)
 
 
 @cache

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.contracts import backbones
-from peftbench.contracts.backbones import images
+from peftbench.contracts.backbones import images, suited
 from peftbench.contracts.test_methods import FAMILIES, default_refusal, fitting, nudge
 from peftbench.foundation.seeding import seed_everything
 from peftbench.methods.base import METHODS
@@ -42,6 +42,10 @@ def gradients(backbone: Backbone, module: torch.nn.Module, inputs: list[Tensor])
 @pytest.mark.parametrize("backbone", FAMILIES)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_frozen_work_is_frozen(name: str, backbone: str, training: bool) -> None:
+    if METHODS.get(name).trains_nothing:
+        pytest.skip("nothing trains, so nothing is kept for training")
+    if METHODS.get(name).of_pairs:
+        backbone = suited(METHODS.get(name), backbone)
     if reason := default_refusal(name, backbone):
         pytest.skip(reason)
     built = backbones.installed(fitting(name), backbone).train(training)

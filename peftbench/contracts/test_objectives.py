@@ -26,7 +26,9 @@ from peftbench.tasks.model import Classifier
 CLASSES = 5
 METHODS_OF_EACH_KIND = ("linear", "lora", "vpt_deep", "bitfit", "ssf")
 on_methods = pytest.mark.parametrize("method", METHODS_OF_EACH_KIND)
-on_objectives = pytest.mark.parametrize("objective", OBJECTIVES.names())
+on_objectives = pytest.mark.parametrize(
+    "objective", [name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs]
+)
 PLAIN_VITS = ("vit_cls", "vit_avg", "vit_registers", "vit_qknorm", "vit_distilled", "vit_prenorm")
 
 

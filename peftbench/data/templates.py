@@ -33,3 +33,12 @@ IMAGENET_7 = (
     "art of the {}.",
     "a photo of the small {}.",
 )
+# PromptSRC's 60 (muzairkhattak/PromptSRC): CLIP's list breaks off behind "itap of the {}.".
+_BEHIND = (
+    *("a jpeg corrupted photo of the {}.", "a good photo of a {}.", "a plushie {}.", "a photo of the nice {}."),
+    *("a photo of the small {}.", "a photo of the weird {}.", "the cartoon {}.", "art of the {}."),
+    *("a drawing of the {}.", "a photo of the large {}.", "a black and white photo of a {}.", "the plushie {}."),
+    *("a dark photo of a {}.", "itap of a {}.", "graffiti of the {}.", "a toy {}.", "itap of my {}."),
+    *("a photo of a cool {}.", "a photo of a small {}.", "a tattoo of the {}."),
+)
+IMAGENET_60 = tuple(template for template in IMAGENET_80 if template not in _BEHIND)

@@ -13,6 +13,7 @@ from peftbench.interventions.attention import (
 )
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
+from peftbench.interventions.context import ImageContext, LearnedContext
 from peftbench.interventions.linear import (
     AffineLowRank,
     FixedDown,
@@ -26,6 +27,7 @@ from peftbench.interventions.linear import (
     ShiftedLowRank,
     Thinned,
 )
+from peftbench.interventions.placed import AppendTokens, Drawn, Projected, ReplaceTokens, append_ahead
 from peftbench.interventions.rewritten import Rewritten
 from peftbench.interventions.scale_shift import ScaleShift
 from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
@@ -54,6 +56,7 @@ __all__ = [
     "Added",
     "AffineLowRank",
     "Ahead",
+    "AppendTokens",
     "AttentionHook",
     "Behind",
     "BehindSlices",
@@ -61,14 +64,17 @@ __all__ = [
     "BlockTaps",
     "Bottleneck",
     "CarriedReadout",
+    "Drawn",
     "ExtraKeysValues",
     "FixedDown",
     "FixedUp",
     "FrameOffsets",
     "FrameTransformer",
     "FrozenEnds",
+    "ImageContext",
     "InsertTokens",
     "Intervention",
+    "LearnedContext",
     "LinearDelta",
     "LinearScale",
     "LowRank",
@@ -78,7 +84,9 @@ __all__ = [
     "OnlyToken",
     "OwnKeysValues",
     "ParallelAndSequential",
+    "Projected",
     "QueryTokens",
+    "ReplaceTokens",
     "Rewritten",
     "ScaleShift",
     "ShiftedLowRank",
@@ -96,6 +104,7 @@ __all__ = [
     "Unused",
     "ValueScale",
     "WithImages",
+    "append_ahead",
     "fold_all",
     "hook_attention",
     "in_front",

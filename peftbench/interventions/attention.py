@@ -19,6 +19,7 @@ from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.backbones.relative import RelativeAttention
 from peftbench.backbones.rotary import resting
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
@@ -54,11 +55,11 @@ class AttentionHook(nn.Module):
 
 
 class AttentionCore(Intervention):
-    """timm's Attention, its rotary forms or WindowAttention with hooks, in the order in which they were added."""
+    """timm's Attention, its rotary and relative forms or WindowAttention with hooks, in the order they came in."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        if not isinstance(base, (*PLAIN, WindowAttention)) or base.qkv is None:
+        if not isinstance(base, (*PLAIN, WindowAttention, RelativeAttention)) or base.qkv is None:
             raise NotApplicable(f"attention of type {type(base).__name__} has no known core to change")
         self.hooks = nn.ModuleList()
 
@@ -177,11 +178,14 @@ def _bias(
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
     mask: Tensor | None = None,
+    shared_rel_pos_bias: Tensor | None = None,
 ) -> Tensor | None:
-    """What is added to the scores: the mask a plain block passes, or a window's position bias and shift mask."""
+    """What is added to the scores: the mask a plain block passes, relative positions, or a window's and shift mask."""
     if isinstance(attn, PLAIN):
         causal = q.new_full((q.shape[2], q.shape[2]), float("-inf")).triu(1) if is_causal else None
         return attn_mask if causal is None else causal
+    if isinstance(attn, RelativeAttention):
+        return attn.position_bias(q.shape[2], shared_rel_pos_bias)
     position: Tensor = attn._get_rel_pos_bias()
     if mask is None:
         return position

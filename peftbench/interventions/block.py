@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 
@@ -124,7 +125,7 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
     A ConvNeXt block has one residual only; its depthwise convolution counts as part of the norm ahead of the MLP.
     """
     kind = type(block).__name__
-    if isinstance(block, EvaBlock):
+    if isinstance(block, (EvaBlock, BeitBlock)):
         return {
             "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), _by(block.gamma_1), block.drop_path1),
             "mlp": Half(block.norm2, block.mlp, _by(block.gamma_2), block.drop_path2),

@@ -34,7 +34,12 @@ class TokenGrid:
 
     @classmethod
     def of_times(cls, shape: BackboneShape) -> TokenGrid:
-        """The same for what only goes through `apply`, which takes every time step as a map of its own."""
+        """The same for what only goes through `apply`, which takes every time step as a map of its own.
+
+        Raises `NotApplicable` for words, which lie on no grid.
+        """
+        if shape.family == "text":
+            raise NotApplicable("a convolution over patches has none to work on in a tower that reads words")
         return cls(shape.num_prefix_tokens, shape.grid, shape.times)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:

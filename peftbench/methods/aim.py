@@ -39,8 +39,11 @@ class AIM(Method):
 
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
-        if shape.family != "vit" or backbone.turns_keys:
-            what = "rotary embeddings, which place patches and not frames" if backbone.turns_keys else shape.family
+        positions = (
+            "rotary embeddings" if backbone.turns_keys else "relative positions" if backbone.pairs_places else ""
+        )
+        if shape.family != "vit" or positions:
+            what = f"{positions}, which place patches and not frames" if shape.family == "vit" else shape.family
             raise NotApplicable(f"{self.name} attends over time with the attention of a plain transformer, not {what}")
         blocks = backbone.sites("block")
         for site in blocks:

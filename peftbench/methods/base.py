@@ -13,11 +13,12 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
-from peftbench.foundation.spec import Part
+from peftbench.foundation.spec import Part, option
 from peftbench.interventions import Intervention, fold_all, release
 from peftbench.methods.observation import Evidence, Findings
 
 METHODS: Registry[Method]
+TOWERS = ("image", "text")
 
 
 class MethodContractError(AssertionError):
@@ -36,7 +37,8 @@ class Method(Part):
     (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
     one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
     steps; a draw on the device is no such path), `mixes_time` (works across the frames of a clip, and so on clips
-    only), `frame_readout` (how the frames of a clip are pooled),
+    only), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole),
+    `trains_nothing` (there is nothing to fit),
     `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
@@ -52,6 +54,11 @@ class Method(Part):
     steps_alike: ClassVar[bool] = True
     mixes_time: ClassVar[bool] = False
     frame_readout: ClassVar[str] = "norm_then_mean"
+    of_pairs: ClassVar[bool] = False
+    trains_nothing: ClassVar[bool] = False
+
+    # of a pair of towers, those that it attaches to
+    towers: list[str] = option(["image"], choices=TOWERS, later=True)
 
     @property
     def looks_first(self) -> bool:
@@ -132,23 +139,54 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
         raise NotApplicable(
             f"{method.name} gives time to a network of images; this one takes clips as a whole and has it by itself"
         )
+    targets = _targets(method, backbone)
     backbone.freeze()
+    widths = [target.feature_dim for target in targets]
     before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
     with seeded(seed, "method"):
-        if findings is None:
-            method.attach(backbone)
-        else:
-            method.attach_with(backbone, findings)
+        for target in targets:
+            if findings is None:
+                method.attach(target)
+            else:
+                method.attach_with(target, findings)
+    if len(backbone.towers) > 1 and [target.feature_dim for target in targets] != widths:
+        raise NotApplicable(f"{method.name} changes the width of features, which a pair projects as they were")
     backbone.read_frames(method.frame_readout)
     after = {id(tensor) for tensor in [*backbone.parameters(), *backbone.buffers()]}
     lost = [name for key, name in before.items() if key not in after]
     if lost:
         raise MethodContractError(f"{method.name} replaced {len(lost)} tensors of the backbone, first {lost[0]}")
     counted = sum(parameter.numel() for _, parameter in backbone.trainable)
-    shape = backbone.shape
-    expected = method.expected_params(shape) if findings is None else method.expected_with(shape, findings)
+    expected = _expected(method, targets, findings)
     if expected is not None and counted != expected:
         raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
+
+
+def _targets(method: Method, backbone: Backbone) -> list[Backbone]:
+    """What the method attaches to: a pair as a whole, or the towers it is told. Raises `NotApplicable`."""
+    both = len(backbone.towers) > 1
+    if not method.towers or len(set(method.towers)) < len(method.towers):
+        raise ConfigError([f"method.towers must name towers, each once, got {method.towers}"])
+    if method.of_pairs:
+        if not both:
+            raise NotApplicable(f"{method.name} needs a backbone that reads images and texts, such as pair_micro")
+        if method.towers != ["image"]:
+            raise ConfigError([f"{method.name} works on both towers; leave out method.towers"])
+        return [backbone]
+    if not both and method.towers != ["image"]:
+        raise NotApplicable(f"method.towers={method.towers}: this backbone reads images alone")
+    if method.observes and method.towers != ["image"]:
+        raise NotApplicable(f"{method.name} looks at images and attaches to the image tower alone")
+    return [backbone.towers[name] for name in method.towers]
+
+
+def _expected(method: Method, targets: list[Backbone], findings: Findings | None) -> int | None:
+    counts = [
+        method.expected_params(target.shape) if findings is None else method.expected_with(target.shape, findings)
+        for target in targets
+    ]
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def require_two_images(module: nn.Module, batch: int, has: str) -> None:
@@ -186,6 +224,21 @@ def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
         if name is not None:
             width = site.shape.out_dim // 3
             found[name] = slice(None) if normed_keys else slice(width, 2 * width)
+    return found
+
+
+def unread_positions(backbone: Backbone) -> dict[str, Tensor]:
+    """Entries of the last block's trained relative positions that only queries of unread tokens use: name -> entries.
+
+    The last three rows of BEiT's tables are of the class token asking a patch, of a patch asking it, and of itself.
+    """
+    name = f"net.blocks.{backbone.shape.depth - 1}.attn.relative_position_bias_table"
+    found = {}
+    for trained, table in backbone.trainable:
+        if trained == name and backbone.shape.family == "vit":
+            of_class_token = torch.zeros_like(table, dtype=torch.bool)
+            of_class_token[[-3, -1]] = True
+            found[name] = of_class_token if backbone.num_pooled is None else ~of_class_token
     return found
 
 

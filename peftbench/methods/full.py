@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method, key_third, unread_positions
 
 
 @METHODS.add("full")
@@ -23,6 +25,9 @@ class Full(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         return shape.num_parameters
 
-    def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        return key_third(backbone, "bias")
+    def inert(self, backbone: Backbone) -> dict[str, slice | Tensor]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels.
+
+        And relative positions of the last block that only tokens ask for which are not pooled.
+        """
+        return {**key_third(backbone, "bias"), **unread_positions(backbone)}

@@ -11,12 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, SiteShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method, key_third, unread_positions
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,12 @@ class _Parts(Method):
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(site.num_parameters for site in shape.sites if self.chosen(site, shape.depth))
 
-    def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        return key_third(backbone, "bias")
+    def inert(self, backbone: Backbone) -> dict[str, slice | Tensor]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels.
+
+        And relative positions of the last block that only tokens ask for which are not pooled.
+        """
+        return {**key_third(backbone, "bias"), **unread_positions(backbone)}
 
 
 @METHODS.add("partial_k")

@@ -201,6 +201,9 @@ class ViTAdapter(Method):
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
         heads, ratio = self._attention(shape)
+        if not hasattr(backbone.net, "norm_pre"):
+            name = type(backbone.net).__name__
+            raise NotApplicable(f"{self.name} starts between the embedding and the blocks; {name} has no module there")
         if self.train_backbone:
             unfreeze(backbone.net)
         grid, layers, levels = TokenGrid.of(shape), self._groups(shape), map_sizes(shape)[2:]

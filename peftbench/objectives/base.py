@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import Part
@@ -22,13 +23,14 @@ class Objective(Part):
     """Base of all objectives. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
     Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
-    `FAITHFULNESS`), `adapted` (one sentence: what was changed), `plain` (the loss is the task's own and nothing is
-    added; a cell's identity and label then do not name the objective).
+    `FAITHFULNESS`), `adapted` (one sentence: what was changed), `of_pairs` (it is a loss of images and texts), `plain`
+    (the loss is the task's own and nothing is added; a cell's identity and label then do not name the objective).
     """
 
     section: ClassVar[str] = "objective"
     paper: ClassVar[str] = ""
     plain: ClassVar[bool] = False
+    of_pairs: ClassVar[bool] = False
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """What belongs to the objective, made on the frozen backbone before a method changes it.
@@ -57,6 +59,8 @@ OBJECTIVES = Registry("objective", "peftbench.objectives")
 
 def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: int) -> nn.Module:
     """`objective.prepare` with a random stream of its own, so that method and head draw what they draw without it."""
+    if len(backbone.towers) > 1 and not (objective.plain or objective.of_pairs):
+        raise NotApplicable(f"objective {objective.name} is made for one network and this backbone is a pair")
     with seeded(seed, "objective"):
         return objective.prepare(backbone, num_classes)
 

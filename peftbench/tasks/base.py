@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.data.templates import PLAIN
 from peftbench.foundation.errors import TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.registry import Registry
@@ -31,6 +32,11 @@ class Targets(Protocol):
     @property
     def num_classes(self) -> int: ...
 
+    @property
+    def templates(self) -> Sequence[str]:
+        """Prompts around a class name, `{}` standing for it."""
+        ...
+
 
 def mean_loss(total: Tensor, count: float) -> float:
     """A split's mean evaluation loss from its sum. Raises `TrainingDiverged` where it is not a finite number."""
@@ -45,6 +51,7 @@ class Classes:
     """Targets that are one class a sample."""
 
     class_names: tuple[str, ...]
+    templates: tuple[str, ...] = PLAIN
 
     @property
     def num_classes(self) -> int:
@@ -81,6 +88,12 @@ class Task(Part):
     def targets(self) -> tuple[str, ...]:
         """Names of the targets in a batch that the loss reads."""
         return self.reads
+
+    def prepare(self, backbone: Backbone, targets: Targets) -> None:
+        """Tell a bare backbone what it has to know of the targets, before a method attaches.
+
+        Raises `NotApplicable` if the backbone cannot serve the task.
+        """
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         """The backbone, its method attached, under a fresh head drawn from `seed`.

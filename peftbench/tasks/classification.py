@@ -22,6 +22,8 @@ from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
 TOP = 5
+# of the expected calibration error
+NUM_BINS = 15
 
 
 @TASKS.add("classification")
@@ -68,11 +70,11 @@ def averaged(views: Sequence[Tensor], how: str) -> Tensor:
 
 
 class ClassificationMeter:
-    """Logits [batch, classes] -> accuracy, mean_class_accuracy, top5_accuracy, loss, correct, n; rates are in 0..1.
+    """Logits [batch, classes] -> accuracy, mean_class_accuracy, top5_accuracy, ece, loss, correct, n; rates in 0..1.
 
     mean_class_accuracy: mean of the per-class accuracies over the classes that occur in the labels. loss: mean
-    cross-entropy. top5_accuracy (above five classes): how often the label is among the five likeliest. Predictions:
-    the class of every sample, uint16 where that holds them.
+    cross-entropy. top5_accuracy (above five classes): how often the label is among the five likeliest. ece: see
+    `calibration_error`. Predictions: the class of every sample, uint16 where that holds them.
 
     num_classes: when given, the width the logits must have; else `update` raises `ValueError`.
     """
@@ -80,7 +82,7 @@ class ClassificationMeter:
     def __init__(self, num_classes: int | None = None) -> None:
         self._width = num_classes
         self._loss: Tensor | None = None
-        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._in_top5: list[Tensor] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
@@ -91,13 +93,16 @@ class ClassificationMeter:
         if self._loss is None:
             self._loss = torch.zeros((), dtype=torch.float64, device=logits.device)
         self._loss += F.cross_entropy(logits, batch["label"], reduction="sum")
-        self._seen.append((logits.argmax(dim=1), batch["label"], batch["index"]))
+        confidence = (logits.amax(dim=1) - logits.logsumexp(dim=1)).exp()
+        self._seen.append((logits.argmax(dim=1), batch["label"], batch["index"], confidence))
         if self._width > TOP:
             self._in_top5.append((logits.topk(TOP, dim=1).indices == batch["label"][:, None]).sum())
 
     def result(self) -> Measured:
         assert self._loss is not None and self._width is not None, "no batch was seen"
-        predictions, labels, indices = (torch.cat(parts).cpu().numpy() for parts in zip(*self._seen, strict=True))
+        predictions, labels, indices, confidence = (
+            torch.cat(parts).cpu().numpy() for parts in zip(*self._seen, strict=True)
+        )
         by_sample = np.argsort(indices)
         predicted, actual = predictions[by_sample], labels[by_sample]
         loss = mean_loss(self._loss, len(actual))
@@ -106,12 +111,24 @@ class ClassificationMeter:
             "accuracy": float(hits.mean()),
             "mean_class_accuracy": _mean_class_accuracy(hits, actual),
             "loss": loss,
+            "ece": calibration_error(confidence[by_sample], hits),
             "correct": int(hits.sum()),
             "n": len(actual),
         }
         if self._in_top5:
             metrics["top5_accuracy"] = int(torch.stack(self._in_top5).sum()) / len(actual)
         return Measured(metrics, predicted.astype(np.uint16) if self._width <= 2**16 else predicted)
+
+
+def calibration_error(confidence: NDArray[np.float32], hits: NDArray[np.bool_]) -> float:
+    """Expected calibration error: mean over samples of |share of hits - mean confidence| of the sample's bin.
+
+    `confidence` is the probability of the predicted class; the bins are 15 equal parts of (0, 1] (Guo et al.,
+    ICML 2017).
+    """
+    bins = np.clip(np.ceil(confidence.astype(float) * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)
+    over = np.bincount(bins, weights=hits - confidence.astype(float), minlength=NUM_BINS)
+    return float(np.abs(over).sum() / len(hits))
 
 
 def _mean_class_accuracy(hits: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:

@@ -13,6 +13,7 @@ from peftbench.foundation.errors import ConfigError, TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
+from peftbench.train.average import EpochAverage, epoch_weights
 from peftbench.train.batches import Batches, in_groups
 from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, Sizes, reason_against
@@ -49,6 +50,11 @@ class FitResult:
     @property
     def images_per_second(self) -> float:
         return self.num_images / self.seconds["train"]
+
+
+def unfitted() -> FitResult:
+    """Of a model in which nothing trains."""
+    return FitResult([], 0, None, {"train": 0.0}, 0, 0, "nothing trains")
 
 
 def fit(
@@ -92,6 +98,9 @@ def fit(
     watch = Stopwatch(device)
     against_capture = against_capture or reason_against(train, batches)
     stepping = Started(step, batches, train, watch) if against_capture else Captured(step, batches, train, watch)
+    average = None
+    if optim.average_mean is not None:
+        average = EpochAverage(step.tensors, epoch_weights(optim.average_mean, optim.average_std, train.epochs))
     curve: list[Row] = []
     validated = f"val_{metric.name}"
     best: Row | None = None
@@ -106,6 +115,8 @@ def fit(
             stepping.epoch(epoch)
         num_steps += steps_per_epoch
         _stop_if_diverged(int(step.first_bad), step.tensors, num_steps, steps_per_epoch, train.epochs)
+        if average is not None:
+            average.add(epoch)
         loss, lr = step.loss_sum.item() / images_per_epoch, schedule.lr_at(num_steps - 1)
         row: Row = {"epoch": epoch + 1, "loss": loss, "lr": lr, validated: None}
         if validate is not None:
@@ -118,6 +129,8 @@ def fit(
         if on_epoch is not None:
             on_epoch(row)
 
+    if average is not None:
+        average.take()
     if best_state is not None:
         with torch.no_grad():
             for name, tensor in _changing(model).items():

@@ -75,19 +75,31 @@ class Schedule:
     With W = warmup_epochs * steps_per_epoch (rounded) and T all steps, step s = 0 .. T-1 uses
     warmup_lr + (lr - warmup_lr) * s / W before W, and from W on
     min_lr + (lr - min_lr) * (1 + cos(pi (s-W) / (T-W))) / 2.
+
+    `spec.schedule` `epochs` (Dassl's constant warm-up ahead of torch's cosine): with w warm-up epochs of E, epoch
+    e = 0 .. E-1 uses warmup_lr before w, and from w on min_lr + (lr - min_lr) * (1 + cos(pi (e-w) / E)) / 2, which does
+    not reach its end.
     """
 
     def __init__(self, spec: OptimSpec, epochs: int, steps_per_epoch: int) -> None:
         self._spec = spec
+        self._epochs, self._steps_per_epoch = epochs, steps_per_epoch
         self.num_steps = epochs * steps_per_epoch
         self.num_warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
 
     def lr_at(self, step: int) -> float:
         """The rate of step `step` (from 0), before a group's `lr_scale`."""
         spec, warmup = self._spec, self.num_warmup_steps
+        if spec.schedule == "epochs":
+            behind = step // self._steps_per_epoch - int(spec.warmup_epochs)
+            return spec.warmup_lr if behind < 0 else self._cosine(behind / self._epochs)
         if step < warmup:
             return spec.warmup_lr + (spec.lr - spec.warmup_lr) * step / warmup
         progress = (step - warmup) / max(1, self.num_steps - warmup)
+        return self._cosine(progress)
+
+    def _cosine(self, progress: float) -> float:
+        spec = self._spec
         return spec.min_lr + (spec.lr - spec.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
     def apply(self, optimizer: Optimizer, step: int) -> float:

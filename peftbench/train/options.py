@@ -19,6 +19,10 @@ class OptimSpec(Spec):
 
     The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
     `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
+    `schedule` `epochs` sets the rate once an epoch, as CoOp's line of work does: `warmup_lr` throughout the warm-up,
+    then a half cosine over all epochs that begins behind it (see `Schedule`).
+    `average_mean`, `average_std`: in the end the model holds the mean of its tensors behind every epoch, weighted by a
+    normal density over the epochs 1, 2, ... of that mean and deviation; null holds those of the selected epoch.
     `decay_vectors` lets weight decay act on tensors of one axis too (biases, norms, scales), as plain optimisers do.
     """
 
@@ -35,9 +39,16 @@ class OptimSpec(Spec):
     min_lr: float = option(1e-5, ge=0)
     clip_norm: float | None = option(None, gt=0)
     decay_vectors: bool = option(False, later=True)
+    schedule: str = option("steps", choices=("steps", "epochs"), later=True)
+    average_mean: float | None = option(None, later=True)
+    average_std: float = option(1.0, gt=0, later=True)
 
     def problems(self) -> list[str]:
         problems = []
+        if self.schedule == "epochs" and self.warmup_epochs != int(self.warmup_epochs):
+            problems.append(
+                f"optim.schedule=epochs needs a whole number of optim.warmup_epochs, got {self.warmup_epochs:g}"
+            )
         if len(self.betas) != 2:
             problems.append(f"optim.betas must hold two numbers, got {len(self.betas)}")
         if self.min_lr > self.lr:
@@ -109,7 +120,12 @@ class TrainSpec(Spec):
 
 def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:
     """Problems between the two sections, for the check that reports every problem of a configuration at once."""
-    if optim.warmup_epochs < train.epochs:
-        return []
-    warmup, epochs = f"optim.warmup_epochs ({optim.warmup_epochs:g})", f"train.epochs ({train.epochs})"
-    return [f"{warmup} must be smaller than {epochs}; lower optim.warmup_epochs or raise train.epochs"]
+    problems = []
+    if optim.average_mean is not None and train.select != "last":
+        problems.append(
+            f"optim.average_mean is of all epochs and train.select={train.select} takes one; set train.select=last"
+        )
+    if optim.warmup_epochs >= train.epochs:
+        warmup, epochs = f"optim.warmup_epochs ({optim.warmup_epochs:g})", f"train.epochs ({train.epochs})"
+        problems.append(f"{warmup} must be smaller than {epochs}; lower optim.warmup_epochs or raise train.epochs")
+    return problems

@@ -228,6 +228,9 @@ def test_a_phone_scrolls_down_only(browser: Any, root: Path) -> None:
     for choice in ("heat", "ranks", "dtd"):
         page.select_option("#task", choice)
         assert page.evaluate("document.documentElement.scrollWidth") == 360
+    # a short name is not broken into lines of three letters
+    lines = "nodes => nodes.map((node) => node.offsetHeight / parseFloat(getComputedStyle(node).fontSize))"
+    assert max(page.locator("#grid tbody th .name > span").evaluate_all(lines)) < 2
     page.close()
 
 

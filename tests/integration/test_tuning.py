@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from peftbench.records.record import RunRecord
@@ -43,10 +44,15 @@ def test_tuning_reports_the_best_trial_and_reads_the_test_split_once_at_the_end(
     assert final.config["optim"] == chosen.config["optim"]
     assert final.metrics["test"]["n"] == 797 and final.data["splits"]["train"]["n"] == 1000
     assert choice_problems(final, {record.fingerprint: record for record in trials}) == []
-    assert run("trials", "--results", str(results), fast=False) == 0
-    assert "give the same choice" in capsys.readouterr().out
+    assert run("trials", "--results", str(results), "--out", str(results / "budget.csv"), fast=False) == 0
+    shown = capsys.readouterr().out
+    assert "give the same choice" in shown and f"3: {max(accuracies.values()):.1%}" in shown
+    budget = pd.read_csv(results / "budget.csv")["expected_best_val_accuracy"].tolist()
+    low, middle, high = sorted(100 * accuracy for accuracy in accuracies.values())
+    assert budget == pytest.approx([(low + middle + high) / 3, (middle + 2 * high) / 3, high])
     assert run("method=linear", "runtime.measure_cost=false") == 0
-    assert run("leaderboard", "--results", str(results), fast=False) == 0
+    assert run("leaderboard", "--results", str(results), "--reliability", fast=False) == 0
+    assert "| linear (tuned (budget 3, random), lr" in (results / "leaderboard" / "reliability.md").read_text()
     text = (results / "leaderboard" / "leaderboard.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith("## ")]
     assert [title.split(";")[0] for title in titles] == [

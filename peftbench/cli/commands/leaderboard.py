@@ -12,6 +12,8 @@ from rich.console import Console
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import alone, beside
 from peftbench.boards.published_halves import halves_alone, halves_beside
+from peftbench.boards.reliability_tables import reliability
+from peftbench.boards.reliability_tables import write as write_reliability
 from peftbench.boards.render import write
 from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
@@ -21,6 +23,7 @@ from peftbench.cli.strips import strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
 from peftbench.foundation.terminal import table_width
 from peftbench.records.index import read_reported
+from peftbench.records.robustness import mean_scores
 from peftbench.records.store import Store
 
 # What stands for records in no pack, and for all packs.
@@ -59,6 +62,12 @@ def _parser() -> Arguments:
         nargs="+",
         metavar="PACK",
         help="only records of these packs; packed: of all packs; own: those that are in none",
+    )
+    parser.add_argument(
+        "--reliability",
+        action="store_true",
+        help="also write reliability.md, .csv and .json: interquartile means and probabilities of improvement with "
+        "bootstrap intervals, performance profiles, calibration, robustness",
     )
     parser.add_argument("--no-report", action="store_true", help="write no HTML report")
     parser.add_argument("--site", type=Path, metavar="DIR", help="also write the page as a static site for web hosting")
@@ -104,6 +113,10 @@ def _run(arguments: argparse.Namespace) -> None:
     folder = arguments.out or _folder(arguments, {suites[name] for name in rows["fingerprint"]})
     for path in write(tables, folder):
         print(f"wrote {path}")
+    if arguments.reliability:
+        found = reliability(tables, rows, mean_scores(arguments.results))
+        for path in write_reliability(found, folder):
+            print(f"wrote {path}")
     if not arguments.no_report:
         print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table as Grid
 
-from peftbench.cli.arguments import Arguments, a_folder
+from peftbench.boards.escaping import csv_text
+from peftbench.boards.reliability import expected_best
+from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput
-from peftbench.foundation.terminal import table_width
+from peftbench.foundation.files import replace_text
+from peftbench.foundation.terminal import print_fitted, table_width
 from peftbench.records.index import say_skipped
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -20,10 +25,14 @@ def main(words: list[str]) -> int:
     """Exit code 0, or 1 when a choice does not follow. Raises `MissingInput` when there is no tuned record."""
     parser = Arguments.of("trials", __doc__)
     parser.add_argument("--results", type=a_folder, default=Path("results"), help="folder with records/ (%(default)s)")
-    return _show(parser.parse_args(words).results)
+    parser.add_argument(
+        "--out", type=a_file, metavar="FILE.csv", help="write the expected best validation score after 1, 2, ... trials"
+    )
+    arguments = parser.parse_args(words)
+    return _show(arguments.results, arguments.out)
 
 
-def _show(results: Path) -> int:
+def _show(results: Path, out: Path | None) -> int:
     records, skipped = Store(results).scan()
     say_skipped(skipped)
     by_fingerprint = {record.fingerprint: record for record in records}
@@ -39,7 +48,33 @@ def _show(results: Path) -> int:
         wrong += bool(problems)
         console.print(_grid(record))
         console.print("; ".join(problems) or "the trials' records give the same choice", markup=False)
+        print_fitted(_budget_line(record))
+    if out:
+        replace_text(out, csv_text(pd.DataFrame([line for record in tuned for line in _budget_rows(record)])))
+        print_fitted(f"wrote {out}")
     return 1 if wrong else 0
+
+
+def _after(record: RunRecord) -> list[float]:
+    """The expected best validation score after 1, 2, ... trials; a diverged one counts as the worst of the others."""
+    scores = [trial[f"val_{record.metric.name}"] for trial in (record.tuning or {})["trials"]]
+    known = [record.metric.goodness(score) for score in scores if score is not None]
+    if not known:
+        return []
+    return [record.metric.goodness(value) for value in expected_best(known + [min(known)] * (len(scores) - len(known)))]
+
+
+def _budget_line(record: RunRecord) -> str:
+    after = _after(record)
+    shown = [(n, after[n - 1]) for n in range(1, len(after) + 1) if n & (n - 1) == 0 or n == len(after)]
+    return "expected best val after n trials: " + ", ".join(f"{n}: {record.metric.shown(x, 1)}" for n, x in shown)
+
+
+def _budget_rows(record: RunRecord) -> list[dict[str, Any]]:
+    labels = {name: record.labels[name] for name in ("backbone", "method", "dataset")}
+    facts = {**labels, "seed": record.seed, "tuned": (record.tuning or {})["label"], "record": record.fingerprint}
+    scale, name = record.metric.scale, f"expected_best_val_{record.metric.name}"
+    return [{**facts, "trials": n, name: scale * value} for n, value in enumerate(_after(record), start=1)]
 
 
 def _grid(record: RunRecord) -> Grid:

@@ -15,6 +15,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.outlines import mask_of, smooth_field
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # Part of every digest: change it when any pixel changes, or caches and records of the old drawing would be reused.
 VERSION = 1
 SIZE = 64
-_SUPERSAMPLING = 4
 
 CLASSES = {
     "location": tuple(f"row{row}_column{column}" for row in range(4) for column in range(4)),
@@ -99,9 +99,9 @@ class ShapesSplit(RawSplit):
 def draw(task: str, seed: int, index: int, label: int) -> np.ndarray:
     """The image at `index` of the sequence, showing `label`: uint8 [64, 64, 3]."""
     random = random_of(task, seed, index)
-    canvas = _background(random)
+    canvas = smooth_field(random, SIZE, lambda: random.uniform(20, 235, 3))
     for kind, centre, radius, angle in _LAYOUTS[task](random, label):
-        window, mask = _mask(kind, centre, radius, angle)
+        window, mask = mask_of(kind, centre, radius, angle, SIZE)
         canvas[window] += mask[..., None] * (_contrasting(random, canvas[window], mask) - canvas[window])
     canvas += random.normal(0.0, random.uniform(2.0, 10.0), canvas.shape)
     result: np.ndarray = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
@@ -156,18 +156,6 @@ def _apart(
     return placed
 
 
-def _background(random: np.random.RandomState) -> np.ndarray:
-    """A smooth random field between two colours: float64 [64, 64, 3]."""
-    coarse = random.uniform(0.0, 1.0, (5, 5))
-    steps = np.linspace(0, 4, SIZE)
-    low = np.minimum(steps.astype(int), 3)
-    weight = steps - low
-    rows = coarse[low] * (1 - weight)[:, None] + coarse[low + 1] * weight[:, None]
-    field = rows[:, low] * (1 - weight) + rows[:, low + 1] * weight
-    first, second = random.uniform(20, 235, 3), random.uniform(20, 235, 3)
-    return np.asarray(first + field[..., None] * (second - first))
-
-
 def _contrasting(random: np.random.RandomState, canvas: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A colour far enough from what it will be drawn on: float64 [3]."""
     under = (canvas * mask[..., None]).sum((0, 1)) / mask.sum()
@@ -175,55 +163,3 @@ def _contrasting(random: np.random.RandomState, canvas: np.ndarray, mask: np.nda
         colour: np.ndarray = random.uniform(0, 255, 3)
         if np.abs(colour - under).max() >= 90:
             return colour
-
-
-# Outlines in units of the radius, pointing along +x; convex parts whose union is the shape.
-_POLYGONS: dict[str, tuple[tuple[tuple[float, float], ...], ...]] = {
-    "square": (((0.75, 0.75), (-0.75, 0.75), (-0.75, -0.75), (0.75, -0.75)),),
-    "triangle": (((1.0, 0.0), (-0.5, 0.87), (-0.5, -0.87)),),
-    "arrow": (
-        ((1.0, 0.0), (0.1, 0.7), (0.1, -0.7)),
-        ((0.15, 0.25), (-1.0, 0.25), (-1.0, -0.25), (0.15, -0.25)),
-    ),
-    "dart": (((1.0, 0.0), (-0.8, 0.6), (-0.4, 0.0)), ((1.0, 0.0), (-0.4, 0.0), (-0.8, -0.6))),
-    "drop": (((1.0, 0.0), (-0.2, 0.5), (-0.2, -0.5)),),
-}
-# Discs of a shape: centre along the pointing axis, outer and inner radius.
-_DISCS = {"disc": (0.0, 0.9, 0.0), "ring": (0.0, 1.0, 0.5), "drop": (-0.4, 0.54, 0.0)}
-
-
-def _mask(
-    kind: str, centre: tuple[float, float], radius: float, angle: float
-) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The window of the image around a shape and the share of each of its pixels the shape covers, 0 to 1.
-
-    Angle 0 points right, 90 degrees up.
-    """
-    columns, rows = (slice(max(0, int(c - radius)), min(SIZE, math.ceil(c + radius))) for c in centre)
-    across = (_fine(columns) - centre[0]) / radius
-    down = (_fine(rows) - centre[1])[:, None] / radius
-    cosine, sine = math.cos(angle), math.sin(angle)
-    x = across * cosine - down * sine
-    y = -(across * sine + down * cosine)
-    inside = np.zeros(x.shape, dtype=bool)
-    for outline in _POLYGONS.get(kind, ()):
-        inside |= _in_convex(x, y, outline)
-    if kind in _DISCS:
-        offset, outer, inner = _DISCS[kind]
-        distance = np.hypot(x - offset, y)
-        inside |= (distance <= outer) & (distance >= inner)
-    fine = inside.reshape(len(down) // _SUPERSAMPLING, _SUPERSAMPLING, -1, _SUPERSAMPLING)
-    return (rows, columns), fine.mean((1, 3))
-
-
-def _fine(pixels: slice) -> np.ndarray:
-    """Sample positions along one side of a window, `_SUPERSAMPLING` a pixel."""
-    return (np.arange(pixels.start * _SUPERSAMPLING, pixels.stop * _SUPERSAMPLING) + 0.5) / _SUPERSAMPLING
-
-
-def _in_convex(x: np.ndarray, y: np.ndarray, outline: tuple[tuple[float, float], ...]) -> np.ndarray:
-    """Which points lie inside a convex outline given counter-clockwise."""
-    inside = np.ones(x.shape, dtype=bool)
-    for (x0, y0), (x1, y1) in zip(outline, outline[1:] + outline[:1], strict=True):
-        inside &= (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) >= 0
-    return inside

@@ -6,7 +6,17 @@ import time
 
 import pytest
 
-from peftbench.advise.race import MOST_EPOCHS, Entry, Plan, Race, plan_for, run_race, rung_sizes, smallest_plan
+from peftbench.advise.race import (
+    MOST_EPOCHS,
+    Entry,
+    Plan,
+    Race,
+    entries_of,
+    plan_for,
+    run_race,
+    rung_sizes,
+    smallest_plan,
+)
 from peftbench.foundation.errors import NotApplicable, TrainingDiverged
 from peftbench.records.record import RunRecord
 from tests.record_factory import record_values
@@ -110,3 +120,11 @@ def test_the_plan_fits_into_the_budget_and_grows_with_it(num_methods: int) -> No
 def test_what_does_not_fit_has_no_plan_and_the_smallest_race_is_two_methods() -> None:
     assert plan_for(9, 60.0, 1.0, 1.0) is None
     assert smallest_plan() == Plan((4, 2), (2, 6))
+
+
+def test_a_method_races_at_the_rate_that_trials_on_its_backbone_chose():
+    """AdaptFormer's best is ten times its own, LoRA's is its own, and of the last no trials are known."""
+    methods = ["adaptformer", "lora", "noah_subnet"]
+    assert [entry.factor for entry in entries_of(methods, "vit_micro")] == [1.0, 1.0, 1.0, 10.0, 0.3, 0.3]
+    assert [entry.factor for entry in entries_of(methods, "vit_b16")] == [1.0, 1.0, 1.0, 0.3, 0.3, 0.3]
+    assert [entry.method for entry in entries_of(methods, "vit_micro")] == methods * 2

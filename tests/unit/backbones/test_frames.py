@@ -19,7 +19,7 @@ from peftbench.tasks.base import Classes
 from peftbench.tasks.classification import Classification
 from peftbench.train.options import TrainSpec
 
-FRAMEWISE = [name for name in METHODS.names() if not METHODS.get(name).mixes_time]
+FRAMEWISE = [n for n in METHODS.names() if not (METHODS.get(n).mixes_time or METHODS.get(n).of_pairs)]
 
 
 def clips_of(backbone: str = "vit_cls", count: int = 2) -> Tensor:

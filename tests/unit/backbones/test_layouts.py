@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models.beit import Beit
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -456,3 +457,63 @@ def test_a_zip_bomb_is_refused_before_it_unfolds(name: str, tmp_path: Path) -> N
 def test_a_module_without_embedding_has_no_layout_and_loads_by_name() -> None:
     found = find_state({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, nn.Linear(3, 2))
     assert found.words == "no known layout" and found.state.keys() == {"weight", "bias"}
+
+
+def test_official_siglip_archives_load_with_their_pooling(tmp_path: Path) -> None:
+    """big_vision's `params/img/...`: no class token, kernels [in, out], and a head that pools by attention."""
+    net = tiny(class_token=False, global_pool="map", fc_norm=False)
+    state = randomised(net)
+    np.savez(tmp_path / "siglip.npz", **_big_vision(state, heads=2))  # type: ignore[arg-type]
+    assert load_weights(net, tmp_path / "siglip.npz") == "layout of the JAX release"
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
+def _big_vision(state: dict[str, Tensor], heads: int) -> dict[str, np.ndarray]:
+    w = {name: tensor.numpy() for name, tensor in state.items()}
+    width = len(w["norm.weight"])
+    head = width // heads
+    out = {
+        "embedding/kernel": w["patch_embed.proj.weight"].transpose(2, 3, 1, 0),
+        "embedding/bias": w["patch_embed.proj.bias"],
+        "pos_embedding": w["pos_embed"],
+        "MAPHead_0/probe": w["attn_pool.latent"],
+    }
+
+    def norm(there: str, here: str) -> None:
+        out[f"{there}/scale"], out[f"{there}/bias"] = w[f"{here}.weight"], w[f"{here}.bias"]
+
+    def dense(there: str, here: str) -> None:
+        out[f"{there}/kernel"], out[f"{there}/bias"] = w[f"{here}.weight"].T, w[f"{here}.bias"]
+
+    def attention(there: str, weights: list[np.ndarray], biases: list[np.ndarray], proj: str) -> None:
+        for part, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
+            out[f"{there}/{part}/kernel"] = weight.T.reshape(width, heads, head)
+            out[f"{there}/{part}/bias"] = bias.reshape(heads, head)
+        out[f"{there}/out/kernel"] = w[f"{proj}.weight"].T.reshape(heads, head, width)
+        out[f"{there}/out/bias"] = w[f"{proj}.bias"]
+
+    norm("Transformer/encoder_norm", "norm")
+    for layer in range(2):
+        new, old = f"Transformer/encoderblock_{layer}", f"blocks.{layer}"
+        norm(f"{new}/LayerNorm_0", f"{old}.norm1")
+        norm(f"{new}/LayerNorm_1", f"{old}.norm2")
+        weights, biases = (np.split(w[f"{old}.attn.qkv.{kind}"], 3) for kind in ("weight", "bias"))
+        attention(f"{new}/MultiHeadDotProductAttention_0", weights, biases, f"{old}.attn.proj")
+        for number in (0, 1):
+            dense(f"{new}/MlpBlock_0/Dense_{number}", f"{old}.mlp.fc{number + 1}")
+    pool = [[w[f"attn_pool.q.{kind}"], *np.split(w[f"attn_pool.kv.{kind}"], 2)] for kind in ("weight", "bias")]
+    attention("MAPHead_0/MultiHeadDotProductAttention_0", *pool, "attn_pool.proj")
+    norm("MAPHead_0/LayerNorm_0", "attn_pool.norm")
+    for number in (0, 1):
+        dense(f"MAPHead_0/MlpBlock_0/Dense_{number}", f"attn_pool.mlp.fc{number + 1}")
+    return {f"params/img/{name}": array for name, array in out.items()}
+
+
+def test_official_beit_files_load(tmp_path: Path) -> None:
+    """`module` or `model` around timm's names, indices of relative positions beside their tables."""
+    net = Beit(**SIZES, num_classes=0, use_rel_pos_bias=True, use_abs_pos_emb=False, init_values=0.1)
+    state = randomised(net)
+    index = {f"blocks.{layer}.attn.relative_position_index": torch.zeros(17, 17).long() for layer in range(2)}
+    for key in ("model", "module"):
+        words = loads({key: state | index | HEADS}, state, tmp_path / f"{key}.pth", net)
+        assert f"from '{key}'" in words

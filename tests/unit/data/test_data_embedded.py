@@ -106,6 +106,6 @@ def test_registry_knows_every_kind_and_data_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kinds = ["camera_motion", "clips", "coop", "csv", "digits", "fewshot", "fgvc", "folder", "hf", "masks"]
-    kinds += ["moving_shapes", "scenes", "shapes", "torchvision"]
+    kinds += ["moving_shapes", "named_shapes", "scenes", "shapes", "torchvision"]
     kinds += ["vtab", "vtab_folder", "vtab_hub", "vtab_original"]
     assert done.stdout.split() == kinds == DATASETS.names()

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from peftbench.foundation.errors import TrainingDiverged
-from peftbench.tasks.classification import ClassificationMeter, averaged
+from peftbench.tasks.classification import ClassificationMeter, averaged, calibration_error
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import evaluate, evaluate_views
 
@@ -36,7 +36,7 @@ def test_metrics_match_numpy(batch_size: int, shuffle: bool) -> None:
     losses = np.log(np.exp(wide).sum(axis=1)) - wide[np.arange(NUM), labels]
     per_class = [np.mean(predicted[labels == label] == label) for label in (0, 1, 2, 4)]
     metrics = result.metrics
-    assert list(metrics) == ["accuracy", "mean_class_accuracy", "loss", "correct", "n"]
+    assert list(metrics) == ["accuracy", "mean_class_accuracy", "loss", "ece", "correct", "n"]
     assert metrics["n"] == result.num_samples == NUM
     assert metrics["correct"] == np.sum(predicted == labels)
     assert metrics["accuracy"] == pytest.approx(np.mean(predicted == labels))
@@ -53,6 +53,22 @@ def test_top5_accuracy_where_there_are_more_than_five_classes() -> None:
     metrics = evaluate(nn.Identity(), batches_of(logits, labels, batch_size=8), ClassificationMeter(9)).metrics
     five = np.argsort(-logits, axis=1)[:, :5]
     assert metrics["top5_accuracy"] == pytest.approx((five == labels[:, None]).any(axis=1).mean())
+
+
+def test_the_calibration_error_is_that_of_fifteen_bins() -> None:
+    logits = 3 * np.random.default_rng(0).standard_normal((NUM, 4)).astype(np.float32)
+    labels = np.arange(NUM) % 4
+    metrics = evaluate(nn.Identity(), batches_of(logits, labels, batch_size=8), ClassificationMeter(4)).metrics
+    shares = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=1, keepdims=True)
+    confidence, hits = shares.max(axis=1), shares.argmax(axis=1) == labels
+    expected = 0.0
+    for part in range(15):
+        inside = (confidence > part / 15) & (confidence <= (part + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(hits[inside].mean() - confidence[inside].mean())
+    assert metrics["ece"] == pytest.approx(expected, abs=1e-6)
+    # 1 lies in the last bin
+    assert calibration_error(np.array([1.0, 1.0], np.float32), np.array([True, False])) == 0.5
 
 
 def test_evaluation_runs_in_eval_mode_and_leaves_modes_statistics_and_chance_alone() -> None:

@@ -1,0 +1,182 @@
+"""An image tower and a text tower that meet in one space: CLIP (arXiv:2103.00020), SigLIP, the embedded pair.
+
+The features of an image and the texts of the classes are projected to one width and compared by cosine. Each tower is a
+Backbone of its own, with its own shape, sites and roles, so that a method for one attaches to either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.backbones.class_texts import ClassTexts
+from peftbench.backbones.text import TextTower
+from peftbench.backbones.tokenizers import Tokenizer
+from peftbench.foundation.errors import NotApplicable
+
+LARGEST_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class PairShape(BackboneShape):
+    """Numbers of the image tower, and beside them: of the text tower, the joint width, how many classes are read."""
+
+    text: BackboneShape | None = None
+    joint: int = 0
+    num_classes: int = 0
+
+
+def both_shapes(shape: BackboneShape) -> tuple[PairShape, BackboneShape]:
+    """Shapes of a pair and of its text tower. Raises `NotApplicable` for a backbone that reads no text."""
+    if not isinstance(shape, PairShape) or shape.text is None:
+        raise NotApplicable("this backbone reads images alone, no class names; choose a pair: backbone=pair_micro")
+    return shape, shape.text
+
+
+class Match(nn.Module):
+    """Features of images [batch, joint] and of classes [classes, joint] (or of each image's own: [batch, classes,
+    joint]) -> logits [batch, classes]: cosine times the pair's scale, plus its bias where it has one."""
+
+    def __init__(self, bias: float | None = None) -> None:
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(LARGEST_SCALE)))
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
+
+    def forward(self, features: Tensor, classes: Tensor) -> Tensor:
+        f, w = F.normalize(features, dim=-1), F.normalize(classes, dim=-1)
+        cosines = f @ w.T if w.ndim == 2 else (w @ f.unsqueeze(-1)).squeeze(-1)
+        logits = self.logit_scale.exp() * cosines
+        return logits if self.logit_bias is None else logits + self.logit_bias
+
+
+class Pair(Backbone):
+    """`forward(images)`: features of the image tower [batch, joint], or logits [batch, classes] once classes are read.
+
+    Methods reach `image` and `text` by their sites, and what lies between: `classes` (the texts of the classes, ->
+    [classes, joint]), `match` (-> logits), `image_projection` and `text_projection`. To everything that asks for sites
+    or a shape without naming a tower, a pair is its image tower.
+    """
+
+    def __init__(self, image: Backbone, text: TextTower, tokenizer: Tokenizer) -> None:
+        nn.Module.__init__(self)
+        self.image, self.text, self.tokenizer = image, text, tokenizer
+        spec = text.spec
+        width = image.feature_dim
+        self.image_projection: nn.Module = nn.Identity()
+        if spec.projects_images:
+            self.image_projection = nn.Linear(width, spec.joint, bias=False)
+            nn.init.normal_(self.image_projection.weight, std=width**-0.5)
+        self.text_projection = nn.Linear(spec.width, spec.joint, bias=spec.projection_bias)
+        nn.init.normal_(self.text_projection.weight, std=spec.width**-0.5)
+        self.match: nn.Module = Match(spec.logit_bias)
+        self.classes: nn.Module | None = None
+        self.class_names: tuple[str, ...] = ()
+        self.templates: tuple[str, ...] = ()
+        self.weights_read = ""
+        self.input_spec = image.input_spec
+        self.feature_dim = spec.joint
+        self.inputs = image.inputs
+        self._kept: tuple[Any, Tensor] | None = None
+        self._reshape()
+        self.freeze()
+
+    def _reshape(self) -> None:
+        facts = {field.name: getattr(self.image.shape, field.name) for field in dataclasses.fields(BackboneShape)}
+        facts["num_parameters"] = sum(parameter.numel() for parameter in self.parameters())
+        joint, classes = self.text.spec.joint, len(self.class_names)
+        self.shape = PairShape(**facts, text=self.text.shape, joint=joint, num_classes=classes)
+
+    # what a pair is without a tower's name: its image tower
+    @property
+    def net(self) -> Any:  # type: ignore[override]
+        return self.image.net
+
+    @property
+    def readout(self) -> nn.Module:  # type: ignore[override]
+        return self.image.readout
+
+    @property
+    def _sites(self) -> tuple[Site, ...]:  # type: ignore[override]
+        return self.image.all_sites
+
+    @property
+    def towers(self) -> dict[str, Backbone]:
+        return {"image": self.image, "text": self.text}
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return self.image.sample_shape
+
+    def read_frames(self, wanted: str) -> None:
+        self.image.read_frames(wanted)
+
+    def read_classes(self, names: Sequence[str], templates: Sequence[str]) -> None:
+        """From here on `forward` compares images with these classes, each written into every template.
+
+        Called once, ahead of a method's `attach`. Raises `BadInput` for a text that the tokenizer cannot write.
+        """
+        self.class_names, self.templates = tuple(names), tuple(templates)
+        self.classes = ClassTexts.of(self, self.class_names, self.templates)
+        self.classes.to(self.device)
+        self._reshape()
+
+    @property
+    def texts(self) -> nn.Module:
+        """`classes`, where they were read. Raises `NotApplicable` where they were not."""
+        if self.classes is None:
+            raise NotApplicable("this pair has read no classes; choose task=text_classification")
+        return self.classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.image_features(images)
+        if self.classes is None:
+            return features
+        logits: Tensor = self.match(features, self.class_features(features))
+        return logits
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """[batch, 3, height, width] -> [batch, joint], not normalised."""
+        features: Tensor = self.image_projection(self.image(images))
+        return features
+
+    def text_features(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """Embedded tokens [texts, length, width], read at `ends` [texts] -> [texts, joint], not normalised."""
+        features: Tensor = self.text_projection(self.text.read(embedded, ends))
+        return features
+
+    def class_features(self, features: Tensor) -> Tensor:
+        """Features of the classes, not normalised: [classes, joint], or [batch, classes, joint] where they depend on
+        the image features [batch, joint].
+
+        Computed once per change of what they depend on: in every step of training that changes it, once for a whole
+        pass of evaluation, and once for a training that leaves it alone.
+        """
+        classes = self.texts
+        if getattr(classes, "by_image", False):
+            of_each: Tensor = classes(self, features)
+            return of_each
+        side = [*self.text.parameters(), *self.text_projection.parameters(), *classes.parameters()]
+        moves = any(tensor.requires_grad for tensor in side)
+        if moves and (self.training or not torch.is_inference_mode_enabled()):
+            self._kept = None
+            made: Tensor = classes(self, features)
+            return made
+        autocast = torch.is_autocast_enabled(features.device.type)
+        key = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in side], classes, autocast, features.device
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, classes(self, features)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> Pair:
+        # a step that is replayed on a device changes tensors unseen
+        self._kept = None
+        super().train(mode)
+        return self

@@ -1,0 +1,152 @@
+"""Tokenizers: texts -> rows of token ids, each text between a start and an end token, the rest of its row padding.
+
+CLIP's byte-pair code and SigLIP's pieces are read by the library `tokenizers` (pip install 'peftbench[text]').
+"""
+
+from __future__ import annotations
+
+import gzip
+import html
+import re
+import string
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.text_options import TextSpec
+from peftbench.foundation.errors import BadInput, MissingInput, did_you_mean
+from peftbench.foundation.location import user_path
+
+_BPE_FROM = "https://github.com/openai/CLIP/blob/main/clip/bpe_simple_vocab_16e6.txt.gz"
+
+
+class Tokenizer(Protocol):
+    """Texts -> ids of their tokens, without start and end."""
+
+    def pieces(self, text: str) -> list[int]:
+        """Raises `BadInput` for what it cannot write."""
+        ...
+
+
+class Words:
+    """One token a word, of a fixed list: what the embedded pair reads."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """`words`: one entry a token, of one or more spellings apart by spaces; 0 is padding and 1 the start."""
+        self._ids = {word: index for index, line in enumerate(words, start=2) for word in line.split()}
+
+    def pieces(self, text: str) -> list[int]:
+        found = re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", text.lower())
+        for word in found:
+            if word not in self._ids:
+                hint = did_you_mean(word, self._ids)
+                raise BadInput(
+                    f"the embedded pair does not know '{word}' of '{text}'{hint}; docs/pairs.md has its words"
+                )
+        return [self._ids[word] for word in found]
+
+
+@cache
+def micro_words() -> Words:
+    """The words of the embedded pair."""
+    listed = (files("peftbench") / "assets" / "pair_micro_words.txt").read_text(encoding="utf-8")
+    return Words(listed.splitlines())
+
+
+class Pieces:
+    """Parts of words by a tokenizer of the library `tokenizers`; `plain` drops punctuation, as SigLIP's does."""
+
+    def __init__(self, library: Any, plain: bool = False) -> None:
+        self._library, self._plain = library, plain
+
+    def pieces(self, text: str) -> list[int]:
+        text = re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
+        if self._plain:
+            text = text.lower().translate(str.maketrans("", "", string.punctuation))
+        found: list[int] = self._library.encode(text, add_special_tokens=False).ids
+        return found
+
+    def __deepcopy__(self, memo: Any) -> Pieces:
+        return self
+
+
+def tokenizer_of(spec: TextSpec, vocabulary: str | None, weights: Sequence[Path]) -> Tokenizer:
+    """The tokenizer of a text tower: embedded, or of the file `vocabulary`, or of a tokenizer.json beside the weights.
+
+    Raises `MissingInput` where there is no such file or library, `BadInput` for a file that is none.
+    """
+    if spec.tokenizer == "words":
+        return micro_words()
+    beside = [path.parent / "tokenizer.json" for path in weights[:1]]
+    found = (
+        [user_path(vocabulary, "backbone.vocabulary")] if vocabulary else [path for path in beside if path.is_file()]
+    )
+    if not found or not found[0].is_file():
+        what = "tokenizer.json of the checkpoint's repository" + (
+            f", or {_BPE_FROM}" if spec.tokenizer == "bpe" else ""
+        )
+        raise MissingInput(f"the text tower needs its vocabulary: set backbone.vocabulary=FILE, the {what}")
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise MissingInput("texts are cut into pieces by a library: pip install 'peftbench[text]'") from error
+    try:
+        if found[0].suffix == ".json":
+            return Pieces(tokenizers.Tokenizer.from_file(str(found[0])), plain=not spec.causal)
+        return Pieces(_byte_pairs(found[0], spec.num_tokens))
+    except Exception as error:  # the library has no class of its own for what it cannot read
+        raise BadInput(f"backbone.vocabulary={found[0]} is no vocabulary: {error}") from error
+
+
+def _byte_pairs(path: Path, num_tokens: int) -> Any:
+    """CLIP's code from its list of merges (openai/CLIP, `simple_tokenizer.py`)."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8") as file:
+        lines = file.read().split("\n")
+    # of 256 bytes, each also as the end of a word, and of start and end no merge is needed
+    split_lines = (line.split() for line in lines[1 : num_tokens - 2 * 256 - 2 + 1])
+    merges = [(first, second) for first, second in split_lines]
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    letters = [chr(byte) for byte in shown] + [chr(256 + index) for index in range(256 - len(shown))]
+    words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    code = Tokenizer(models.BPE(_numbered(words), merges, end_of_word_suffix="</w>"))
+    code.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    split = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    code.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(split, behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return code
+
+
+def _numbered(words: Sequence[str]) -> dict[str, int]:
+    return {word: index for index, word in enumerate(words)}
+
+
+def framed(spec: TextSpec, pieces: Sequence[int]) -> list[int]:
+    """A text's ids with start and end."""
+    return [*([spec.start] if spec.start >= 0 else []), *pieces, spec.end]
+
+
+def rows_of(spec: TextSpec, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Pieces of texts as rows of ids, int64 [texts, context]. Raises `BadInput` where one is too long."""
+    rows = torch.full((len(texts), spec.context), spec.pad, dtype=torch.int64)
+    for row, pieces in zip(rows, texts, strict=True):
+        ids = framed(spec, pieces)
+        if len(ids) > spec.context:
+            raise BadInput(
+                f"a text of {len(ids)} tokens, start and end among them, does not fit {spec.context} positions"
+            )
+        row[: len(ids)] = torch.tensor(ids)
+    return rows

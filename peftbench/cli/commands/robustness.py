@@ -1,0 +1,65 @@
+"""`python -m peftbench robustness RECORD`: a cell's adapter on corrupted copies of its test images."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from peftbench.cells.restore import find_record, with_restored
+from peftbench.cells.robustness import scores_on_corruptions
+from peftbench.cli.record_words import record_parser
+from peftbench.data.corruptions import CORRUPTIONS, LARGE, SEVERITIES
+from peftbench.foundation.errors import RecordError
+from peftbench.foundation.metric import Metric
+from peftbench.foundation.terminal import print_fitted, table_width
+from peftbench.records.robustness import Robustness, put
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0 once the scores are written. Raises what `with_restored` raises."""
+    parser = record_parser("robustness", __doc__)
+    parser.add_argument(
+        "--corruption", nargs="+", choices=CORRUPTIONS, default=list(CORRUPTIONS), help="only these (all)"
+    )
+    parser.add_argument(
+        "--severity", nargs="+", type=int, choices=SEVERITIES, default=list(SEVERITIES), help="only these (1 to 5)"
+    )
+    _run(parser.parse_args(words))
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    record, store = find_record(arguments.record, arguments.results)
+    if record.metrics["test"] is None:
+        raise RecordError(f"record {record.fingerprint} has no test result to stand beside")
+    metric = record.metric
+
+    def say(name: str, scores: dict[int, float]) -> None:
+        print_fitted(f"{name}: {', '.join(metric.shown(score, 1) for score in scores.values())}")
+
+    names, severities = sorted(set(arguments.corruption), key=CORRUPTIONS.index), sorted(set(arguments.severity))
+    clean, found = with_restored(
+        record,
+        store,
+        arguments.options,
+        lambda config, parts: scores_on_corruptions(config, parts, names, severities, say),
+    )
+    result = Robustness(record.fingerprint, metric.name, clean, found)
+    Console(width=table_width()).print(_grid(result, metric, severities))
+    print_fitted(
+        f"{record.labels['method']} on {record.labels['dataset']}: test {metric.shown(clean)}, corrupted "
+        f"{metric.shown(result.mean)}; strengths of ImageNet-C from {LARGE} px on, of CIFAR-10-C below"
+    )
+    print_fitted(f"wrote {put(store.root, result)}; leaderboard --reliability shows it")
+
+
+def _grid(found: Robustness, metric: Metric, severities: list[int]) -> Grid:
+    grid = Grid()
+    grid.add_column("corruption")
+    for severity in severities:
+        grid.add_column(str(severity), justify="right")
+    for name, scores in found.corrupted.items():
+        grid.add_row(name, *(metric.shown(score, 1) for score in scores.values()))
+    return grid

@@ -1,0 +1,224 @@
+"""Corrupted copies of images at five severities (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
+
+Definitions and strengths are those of the authors' code for ImageNet-C and CIFAR-10-C, on images as the network gets
+them. Left out are those that need further programs, pictures or loops over pixels: glass and motion blur, snow, frost,
+fog, elastic transform, spatter. Images are uint8 [height, width, 3].
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from scipy import ndimage
+
+from peftbench.data.base import OnDemand
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+Generator = np.random.Generator
+
+SEVERITIES = (1, 2, 3, 4, 5)
+# from here on the strengths of ImageNet-C, below those of CIFAR-10-C
+LARGE = 64
+
+
+def gaussian_noise(x: Floats, strength: Any, generator: Generator) -> Floats:
+    return x + generator.normal(scale=strength, size=x.shape)
+
+
+def shot_noise(x: Floats, strength: Any, generator: Generator) -> Floats:
+    return generator.poisson(x * strength) / strength
+
+
+def impulse_noise(x: Floats, strength: Any, generator: Generator) -> Floats:
+    """A share of all values becomes 0 or 1, each half of the time."""
+    hit, salt = generator.random((2, *x.shape))
+    return np.where(hit < strength, np.where(salt < 0.5, 1.0, 0.0), x)
+
+
+def speckle_noise(x: Floats, strength: Any, generator: Generator) -> Floats:
+    return x + x * generator.normal(scale=strength, size=x.shape)
+
+
+def gaussian_blur(x: Floats, strength: Any, generator: Generator) -> Floats:
+    blurred: Floats = ndimage.gaussian_filter(x, (strength, strength, 0), mode="nearest")
+    return blurred
+
+
+def defocus_blur(x: Floats, strength: Any, generator: Generator) -> Floats:
+    """A disk of `radius`, itself softened by a small Gaussian of deviation `alias`."""
+    radius, alias = strength
+    reach = 8 if radius <= 8 else radius
+    grid = np.arange(-reach, reach + 1)
+    disk = (grid[:, None] ** 2 + grid**2 <= radius**2).astype(float)
+    half = 1 if radius <= 8 else 2
+    line = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * alias**2))
+    line /= line.sum()
+    disk /= disk.sum()
+    for axis in (0, 1):
+        disk = ndimage.correlate1d(disk, line, axis=axis, mode="mirror")
+    blurred: Floats = ndimage.correlate(x, disk[:, :, None], mode="mirror")
+    return blurred
+
+
+def zoom_blur(x: Floats, strength: Any, generator: Generator) -> Floats:
+    """Mean of the image and of enlarged copies of its middle."""
+    end, step = strength
+    x = x.astype(np.float32)
+    factors = np.arange(1, end, step)
+    return (x + sum(_zoomed(x, factor) for factor in factors)) / (len(factors) + 1)
+
+
+def _zoomed(x: Floats, factor: float) -> Floats:
+    size = x.shape[0]
+    part = int(np.ceil(size / factor))
+    top = (size - part) // 2
+    large = ndimage.zoom(x[top : top + part, top : top + part], (factor, factor, 1), order=1)
+    trim = (large.shape[0] - size) // 2
+    middle: Floats = large[trim : trim + size, trim : trim + size]
+    return middle
+
+
+def brightness(x: Floats, strength: Any, generator: Generator) -> Floats:
+    hue, saturation, value = to_hsv(x)
+    return from_hsv(hue, saturation, np.clip(value + strength, 0, 1))
+
+
+def saturate(x: Floats, strength: Any, generator: Generator) -> Floats:
+    factor, offset = strength
+    hue, saturation, value = to_hsv(x)
+    return from_hsv(hue, np.clip(saturation * factor + offset, 0, 1), value)
+
+
+def contrast(x: Floats, strength: Any, generator: Generator) -> Floats:
+    mean = x.mean(axis=(0, 1), keepdims=True)
+    moved: Floats = (x - mean) * strength + mean
+    return moved
+
+
+def pixelate(image: Image.Image, strength: Any) -> Image.Image:
+    size = image.size
+    small = int(size[0] * strength), int(size[1] * strength)
+    return image.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BOX)
+
+
+def jpeg_compression(image: Image.Image, strength: Any) -> Image.Image:
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=strength)
+    return Image.open(stream)
+
+
+def to_hsv(x: Floats) -> tuple[Floats, Floats, Floats]:
+    """RGB in 0..1 [..., 3] -> hue, saturation and value in 0..1; hue and saturation of grey are 0."""
+    value, least = x.max(axis=-1), x.min(axis=-1)
+    span = value - least
+    safe = np.where(span > 0, span, 1)
+    red, green, blue = np.moveaxis(x, -1, 0)
+    sector = np.where(
+        red == value,
+        (green - blue) / safe,
+        np.where(green == value, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = np.where(span > 0, (sector / 6) % 1, 0.0)
+    return hue, np.where(value > 0, span / np.where(value > 0, value, 1), 0.0), value
+
+
+def from_hsv(hue: Floats, saturation: Floats, value: Floats) -> Floats:
+    """The inverse of `to_hsv`."""
+    # each channel falls from the value by saturation * value within its two sectors (f(n) of 5, 3 and 1)
+    channels = []
+    for n in (5, 3, 1):
+        k = (n + 6 * hue) % 6
+        channels.append(value - value * saturation * np.clip(np.minimum(k, 4 - k), 0, 1))
+    return np.stack(channels, axis=-1)
+
+
+_ON_VALUES: dict[str, Callable[[Floats, Any, Generator], Floats]] = {
+    "gaussian_noise": gaussian_noise,
+    "shot_noise": shot_noise,
+    "impulse_noise": impulse_noise,
+    "defocus_blur": defocus_blur,
+    "zoom_blur": zoom_blur,
+    "brightness": brightness,
+    "contrast": contrast,
+    "speckle_noise": speckle_noise,
+    "gaussian_blur": gaussian_blur,
+    "saturate": saturate,
+}
+_ON_PICTURES: dict[str, Callable[[Image.Image, Any], Image.Image]] = {
+    "pixelate": pixelate,
+    "jpeg_compression": jpeg_compression,
+}
+# name -> strength at severity 1 to 5, of CIFAR-10-C and of ImageNet-C
+_STRENGTHS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
+    "gaussian_noise": ((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)),
+    "shot_noise": ((500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),
+    "impulse_noise": ((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
+    "defocus_blur": (
+        ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
+        ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
+    ),
+    "zoom_blur": (
+        ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
+        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
+    ),
+    "brightness": ((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "contrast": ((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
+    "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
+    "jpeg_compression": ((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
+    "speckle_noise": ((0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6)),
+    "gaussian_blur": ((0.4, 0.6, 0.7, 0.8, 1), (1, 2, 3, 4, 6)),
+    "saturate": (
+        ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+        ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
+    ),
+}
+CORRUPTIONS = tuple(_STRENGTHS)
+
+
+def corrupted(image: Pixels, name: str, severity: int, generator: Generator) -> Pixels:
+    """A corrupted copy of one image [height, width, 3]; values are rounded down, as in the authors' files."""
+    strength = _STRENGTHS[name][min(image.shape[:2]) >= LARGE][severity - 1]
+    if name in _ON_PICTURES:
+        return np.asarray(_ON_PICTURES[name](Image.fromarray(image), strength))
+    values = _ON_VALUES[name](image / 255.0, strength, generator)
+    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+class CorruptedImages:
+    """Images of a split as one corruption shows them; what is drawn for an image depends on its place alone.
+
+    Reads like a uint8 array [num, height, width, 3] of which rows are asked for.
+    """
+
+    def __init__(self, images: NDArray[Any] | OnDemand, name: str, severity: int) -> None:
+        self.shape: tuple[int, ...] = (*images.shape[:-1], 3)
+        self.dtype: np.dtype[Any] = np.dtype(np.uint8)
+        self.nbytes = int(np.prod(self.shape))
+        self._images, self._name, self._severity = images, name, severity
+
+    def read(
+        self, rows: NDArray[Any], places: NDArray[Any] | None = None, moments: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """uint8 [num_rows, height, width, 3]; `places` and `moments` play no part in a test split."""
+        stored = self._images
+        clean = stored[rows] if isinstance(stored, np.ndarray) else stored.read(rows)
+        clean = np.broadcast_to(clean, (*clean.shape[:-1], 3))
+        stream = zlib.crc32(self._name.encode())
+        return np.stack(
+            [
+                corrupted(
+                    np.ascontiguousarray(image),
+                    self._name,
+                    self._severity,
+                    np.random.default_rng([stream, self._severity, int(row)]),
+                )
+                for image, row in zip(clean, rows, strict=True)
+            ]
+        )

@@ -1,0 +1,55 @@
+"""What the objectives of pairs share: features of both sides of a batch, and what the untouched pair says."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
+from peftbench.foundation.errors import NotApplicable
+
+
+def pair_that_reads(name: str, backbone: Backbone) -> Pair:
+    """Raises `NotApplicable` where the backbone compares no images with texts."""
+    if not isinstance(backbone, Pair) or backbone.classes is None:
+        raise NotApplicable(
+            f"objective {name} holds on to the texts of classes; it goes with task=text_classification on a pair, such "
+            "as backbone=pair_micro"
+        )
+    return backbone
+
+
+def compared(pair: Pair, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of images [batch, joint] and of classes [(batch,) classes, joint], as they are, and logits."""
+    f = pair.image_features(images)
+    w = pair.class_features(f)
+    return f, w, pair.match(f, w)
+
+
+class OfClasses(nn.Module):
+    """`w`: features of the classes [classes, joint] at length 1, that do not train and are no part of an adapter."""
+
+    w: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("w", F.normalize(features.float(), dim=-1), persistent=False)
+
+
+class Untouched(OfClasses):
+    """The same with a copy of the image side as it was loaded."""
+
+    def __init__(self, features: Tensor, image: nn.Module, projection: nn.Module) -> None:
+        super().__init__(features)
+        self.image, self.projection = image.eval(), projection
+
+    def train(self, mode: bool = True) -> Untouched:
+        # what it says never changes
+        return super().train(False)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """[batch, joint], at length 1."""
+        return F.normalize(self.projection(self.image(images)).float(), dim=-1)

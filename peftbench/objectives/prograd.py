@@ -1,0 +1,80 @@
+"""ProGrad (Zhu et al., ICCV 2023, arXiv:2205.14865): no step against what the untouched pair knows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.foundation.spec import option
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads
+from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
+
+
+@OBJECTIVES.add("prograd")
+@dataclass(frozen=True)
+class ProGrad(Objective):
+    """Gradient of CE without its part against that of the general loss (section 3).
+
+    Of every trained tensor: g_d of cross-entropy, g_g of T^2 mean_b sum_c -softmax(z0 / T) log softmax(z / T), z0 the
+    logits of hand-written prompts. Where <g_d, g_g> < 0: g_d - `share` <g_d, u> u with u = g_g / |g_g|; else g_d. The
+    general loss is never descended. Several micro-batches of a step are turned one by one.
+    """
+
+    paper: ClassVar[str] = "arXiv:2205.14865"
+    of_pairs: ClassVar[bool] = True
+
+    temperature: float = option(1.0, gt=0)
+    share: float = option(1.0, ge=0)
+
+    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        pair = pair_that_reads(self.name, backbone)
+        with torch.no_grad():
+            w = pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device))
+        return Untouched(w, copy.deepcopy(pair.image), copy.deepcopy(pair.image_projection))
+
+    def install(self, model: TaskModel, own: nn.Module) -> None:
+        model.add_module("untouched", own)
+
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
+        pair, untouched = pair_that_reads(self.name, model.backbone), model.get_submodule("untouched")
+        assert isinstance(untouched, Untouched)
+
+        def loss_fn(_: Model, batch: Batch) -> Tensor:
+            logits = compared(pair, batch["image"])[2]
+            known = pair.match(untouched.features(batch["image"]), untouched.w).float().detach()
+            log_p = F.log_softmax(logits.float() / self.temperature, dim=1)
+            general = -(F.softmax(known / self.temperature, dim=1) * log_p).sum(dim=1).mean() * self.temperature**2
+            loss = base(lambda *_: logits, batch)
+            tensors = [tensor for tensor in model.parameters() if tensor.requires_grad]
+            if not loss.requires_grad:
+                return loss
+            turned = self.turned(gradients(loss, tensors), gradients(general, tensors))
+            # its value is the loss, its gradient the turned one
+            steered = sum(((t - t.detach()) * g).sum() for t, g in zip(tensors, turned, strict=True))
+            return loss.detach() + steered
+
+        return loss_fn
+
+    def turned(self, of_task: Sequence[Tensor], general: Sequence[Tensor]) -> list[Tensor]:
+        """The gradients of the task, tensor by tensor, without their part against the general ones."""
+        result = []
+        for d, g in zip(of_task, general, strict=True):
+            unit = g / g.norm().clamp(min=torch.finfo(g.dtype).tiny)
+            along = (d * unit).sum()
+            result.append(d - self.share * along.clamp(max=0) * unit)
+        return result
+
+
+def gradients(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for t, g in zip(tensors, found, strict=True)]

@@ -1,0 +1,83 @@
+"""PromptSRC (Khattak et al., ICCV 2023, arXiv:2307.06948): prompts that stay near what the untouched pair says."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.class_texts import ClassTexts
+from peftbench.backbones.pair import Pair
+from peftbench.data.templates import IMAGENET_60
+from peftbench.foundation.errors import BadInput, NotApplicable
+from peftbench.foundation.spec import option
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads
+from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
+
+
+@OBJECTIVES.add("promptsrc")
+@dataclass(frozen=True)
+class PromptSRC(Objective):
+    """CE + text_weight mean|w - w0| + image_weight mean|f - f0| + KL(p0, p) / C (section 3).
+
+    All features at length 1. w0 is the mean over 60 templates of the untouched pair's text features, f0 its image
+    features, p0 = softmax of their logits; KL is the mean over the batch. The L1 means run over all entries. Templates
+    with words that the pair's tokenizer does not know are left out. The paper's average of the weights of all epochs
+    is `optim.average_mean` and `optim.average_std`; with `method=ivlp` this is PromptSRC.
+    """
+
+    paper: ClassVar[str] = "arXiv:2307.06948"
+    of_pairs: ClassVar[bool] = True
+
+    text_weight: float = option(25.0, ge=0)
+    image_weight: float = option(10.0, ge=0)
+
+    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        pair = pair_that_reads(self.name, backbone)
+        texts = written(pair)
+        with torch.no_grad():
+            mean = texts.each(pair).mean(dim=0)
+        return Untouched(mean, copy.deepcopy(pair.image), copy.deepcopy(pair.image_projection))
+
+    def install(self, model: TaskModel, own: nn.Module) -> None:
+        model.add_module("untouched", own)
+
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
+        pair, untouched = pair_that_reads(self.name, model.backbone), model.get_submodule("untouched")
+        assert isinstance(untouched, Untouched)
+
+        def loss_fn(_: Model, batch: Batch) -> Tensor:
+            f, w, logits = compared(pair, batch["image"])
+            f0, w0 = untouched.features(batch["image"]), untouched.w
+            known = pair.match(f0, w0).float().detach()
+            of_texts = F.l1_loss(F.normalize(w.float(), dim=-1), w0.expand_as(w))
+            of_images = F.l1_loss(F.normalize(f.float(), dim=-1), f0)
+            log_p, log_p0 = F.log_softmax(logits.float(), dim=1), F.log_softmax(known, dim=1)
+            talk = F.kl_div(log_p, log_p0, reduction="sum", log_target=True) / logits.numel()
+            return base(lambda *_: logits, batch) + self.text_weight * of_texts + self.image_weight * of_images + talk
+
+        return loss_fn
+
+
+def written(pair: Pair) -> ClassTexts:
+    """The classes in every one of the 60 templates that the pair can write. Raises `NotApplicable` where it is none."""
+    known = [template for template in IMAGENET_60 if _can_write(pair, template)]
+    if not known:
+        raise NotApplicable("no template of PromptSRC can be written in this pair's words")
+    return ClassTexts.of(pair, pair.class_names, known).to(pair.device)
+
+
+def _can_write(pair: Pair, template: str) -> bool:
+    try:
+        pair.tokenizer.pieces(template.format(""))
+    except BadInput:
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Classification by texts: an image belongs to the class whose text is nearest to it. No head, nothing of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
+from peftbench.data.templates import IMAGENET_7, IMAGENET_80, PLAIN
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
+from peftbench.tasks.base import TASKS, Targets
+from peftbench.tasks.classification import Classification
+from peftbench.tasks.model import TaskModel
+
+LISTS = {"plain": PLAIN, "imagenet_7": IMAGENET_7, "imagenet_80": IMAGENET_80}
+OF_DATASET = "dataset"
+
+
+@TASKS.add("text_classification")
+@dataclass(frozen=True)
+class TextClassification(Classification):
+    """logits = scale * cos(f, w_c), w_c the text of class c in a template (CLIP, arXiv:2103.00020, section 3.1).
+
+    `templates`: the dataset's own, `plain` ("a photo of a {}."), or CLIP's 7 or 80 for ImageNet, whose features are
+    averaged, each of length 1. `template` is one of your own in their place, `{}` standing for the class name.
+    """
+
+    plain: ClassVar[bool] = False
+
+    templates: str = option(OF_DATASET, choices=(OF_DATASET, *LISTS))
+    template: str = option("")
+
+    def problems(self) -> Sequence[str]:
+        if self.template and self.template.count("{}") != 1:
+            return ["task.template needs {} once, where the class name stands: task.template='a photo of a {}.'"]
+        return ()
+
+    def prepare(self, backbone: Backbone, targets: Targets) -> None:
+        if not isinstance(backbone, Pair):
+            raise NotApplicable(
+                f"task={self.name} compares images with texts, and this backbone reads images alone; choose a pair, "
+                "such as backbone=pair_micro"
+            )
+        own = targets.templates if self.templates == OF_DATASET else LISTS[self.templates]
+        backbone.read_classes(targets.class_names, [self.template] if self.template else own)
+
+    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
+        return TaskModel(backbone, nn.Identity())
+
+    def reads_pooled(self, model: TaskModel) -> bool:
+        return False

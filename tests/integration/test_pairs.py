@@ -1,0 +1,46 @@
+"""Image and text from words to records: zero-shot and CoOp on the embedded pair."""
+
+from __future__ import annotations
+
+import pytest
+
+from peftbench.records.store import Store
+
+CELL = ["backbone=pair_micro", "protocol=fewshot_coop", "runtime.progress=false"]
+
+
+@pytest.fixture
+def tested(run, results):
+    """`tested("method=...")` is the record of a cell on the embedded pair."""
+
+    def record(*words):
+        known = {record.fingerprint for record in Store(results).all()}
+        assert run(*CELL, *words, fast=False) == 0
+        return next(record for record in Store(results).all() if record.fingerprint not in known)
+
+    return record
+
+
+def test_coop_of_sixteen_shots_learns_and_is_reproduced(tested, run, results, capsys):
+    plain = tested("method=zero_shot", "dataset=digits")
+    assert plain.params["trainable"] == 0 and plain.curve == []
+    recipe = ["train=coop", "train.augment=none", "train.epochs=5", "method.words='a photo of a'"]
+    coop = tested("method=coop", "dataset=digits", *recipe, "seed=1")
+    assert coop.params["trainable"] == 4 * 96 and coop.params["head"] == 0
+    assert coop.curve[-1]["loss"] < coop.curve[0]["loss"] and coop.metrics["test"]["accuracy"] > 0.9
+    assert run("evaluate", coop.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    assert run("export", coop.fingerprint, "coop.safetensors", "--results", str(results), fast=False) == 3
+    assert "reads texts as well" in capsys.readouterr().err
+
+
+def test_the_embedded_pair_names_pairs_of_words_that_it_never_saw_together(tested):
+    held_out = tested("method=zero_shot", "dataset=named_shapes", "dataset.classes=held_out")
+    assert held_out.data["classes"] == 16 and held_out.metrics["test"]["accuracy"] > 3 / 16
+
+
+def test_images_alone_and_unknown_words_are_refused_in_one_line(run, capsys):
+    assert run("method=coop", "backbone=vit_micro", "dataset=named_shapes", fast=False) == 3
+    assert "choose a pair" in capsys.readouterr().err
+    assert run("method=zero_shot", "backbone=pair_micro", "dataset=shapes_orientation", fast=False) == 2
+    assert "does not know 'degrees'" in capsys.readouterr().err

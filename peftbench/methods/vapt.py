@@ -102,6 +102,8 @@ class VAPT(Method):
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
         first, *later = token_sequence(self.name, backbone)
+        if shape.times > 1:
+            raise NotApplicable(f"{self.name} reads tokens as one feature map; a clip's tubelets are one for each time")
         if min(shape.grid) < self.kernel_size:
             raise NotApplicable(
                 f"method.kernel_size = {self.kernel_size} is more than the patches of a side here, {shape.grid}"

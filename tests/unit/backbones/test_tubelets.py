@@ -162,7 +162,7 @@ def test_methods_across_folded_frames_are_refused_and_most_others_are_not() -> N
     refused = {name for name in METHODS.names() if refusal(fitting(name), make("vit_tubelets"))}
     across = {name for name in METHODS.names() if METHODS.get(name).mixes_time}
     assert across <= refused
-    assert refused - across == {"dtl", "dtl_plus", "hst", "vit_adapter"}
+    assert refused - across == {"dtl", "dtl_plus", "hst", "vapt", "vit_adapter"}
     with pytest.raises(NotApplicable, match="takes clips as a whole"):
         install(METHODS.get("st_adapter")(), make("vit_tubelets"))
 

@@ -22,7 +22,7 @@ from tests.record_factory import make_record
 
 ROOT = Path(__file__).resolve().parents[3]
 VIT = "vit_b16_in21k"
-FIGURES = ("vtab1k", "fgvc", "published_means", "fewshot_clip", "base_to_new")
+FIGURES = ("vtab1k", "fgvc", "published_means", "fewshot_clip", "base_to_new", "video")
 
 
 def measured(dataset: str, accuracies: list[float], method: str = "lora", backbone: str = VIT) -> list[RunRecord]:

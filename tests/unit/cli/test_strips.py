@@ -16,6 +16,7 @@ from peftbench.boards.report import write_report
 from peftbench.cli.strips import strips_of
 from peftbench.data.contact_sheet import clip_sheet
 from peftbench.data.sources.moving_shapes import MovingShapes
+from peftbench.foundation.identity import fingerprint
 from peftbench.records.collect import collect
 from peftbench.records.record import RunRecord
 from tests.record_factory import make_record
@@ -24,7 +25,8 @@ from tests.record_factory import make_record
 def of_clips(kind: str, label: str, **options: object) -> RunRecord:
     record = make_record(method="aim", dataset=label)
     identity = {**record.identity, "dataset": {"kind": kind, "revision": "any", **options}}
-    return replace(record, identity=identity, labels={**record.labels, "group": "video"})
+    labels = {**record.labels, "group": "video"}
+    return replace(record, identity=identity, fingerprint=fingerprint(identity), labels=labels)
 
 
 def test_a_sheet_holds_the_frames_of_a_clip_of_each_class_in_their_order() -> None:

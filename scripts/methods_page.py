@@ -157,11 +157,12 @@ def clip_b16_shape() -> PairShape:
 
 def pair_row(name: str, shape: PairShape) -> dict[str, str]:
     method = METHODS.get(name)()
+    count = method.expected_params(shape)
     return {
         "method": f"`{name}`",
         "what it is": (type(method).__doc__ or "").strip().splitlines()[0],
         "source": method.paper,
-        "parameters": f"{method.expected_params(shape):,}",
+        "parameters": "from the task" if count is None else f"{count:,}",
         "at start": "unchanged" if method.identity_at_init else "changed",
         "faithful": method.faithfulness,
         "what was changed": method.adapted,

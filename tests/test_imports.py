@@ -57,11 +57,12 @@ ALLOWED = {
         "backbones.base",
         "backbones.maps",
         "backbones.pair",
+        "data.halves",
         "data.maps",
         "data.templates",
         "train",
     },
-    "methods": {"foundation", "backbones.base", "backbones.pair", "interventions"},
+    "methods": {"foundation", "backbones.base", "backbones.class_texts", "backbones.pair", "interventions"},
     "objectives": {
         "foundation",
         "backbones.base",

@@ -85,6 +85,16 @@ class CellEvidence:
         )
         return zip(first.epoch(0), second.epoch(0), strict=True)
 
+    def augmented(self, batch_size: int, views: int) -> Iterator[Iterator[Batch]]:
+        augment = Augment.of(self.train, mirrors=self.mirrors)
+        for number in range(views if augment.active else 1):
+            draws_seed = derive(self.seed, "cached view", number)
+            batches = self._batches(self.train_split, batch_size=batch_size, augment=augment, draws_seed=draws_seed)
+            yield batches.epoch(0)
+
+    def held_out(self, batch_size: int) -> Iterator[Batch]:
+        return self._batches(SEARCH_SPLITS[self.train_split][1], batch_size=batch_size).epoch(0)
+
     def classifier(self, backbone: Backbone) -> nn.Module:
         return self.task.model(backbone, self._classes, self.seed).to(self.device)
 
@@ -160,7 +170,7 @@ def random_evidence(
     task = task or Classification()
     size, frames = backbone.input_spec.size, backbone.shape.frames
     split = RandomSplit.draw(num_images, num_classes, size, frames).only(task.targets)
-    train = TrainSpec(batch_size=16)
+    train = TrainSpec(batch_size=16, augment="flip")
     return CellEvidence(
         backbone,
         num_classes,

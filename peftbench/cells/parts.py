@@ -90,6 +90,8 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if config.method.by_class and "label" not in config.task.targets:
         words = f"{config.method.name} looks at the class of each image, and task={config.task.name} has none"
         raise NotApplicable(f"{words}; choose another method")
+    if config.task.base_only and config.method.bound_to_classes:
+        raise NotApplicable(f"what {config.method.label} learns belongs to its classes: it knows nothing of new ones")
     if config.task.targets != ("label",) and not config.objective.plain:
         raise NotApplicable(f"objective {config.objective.name} is a loss of classes, not of {config.task.name}")
 

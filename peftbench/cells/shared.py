@@ -18,6 +18,7 @@ from peftbench.backbones.source import weights_id
 from peftbench.config.gate import RunConfig
 from peftbench.data.base import Source, Split
 from peftbench.data.fewshot.draw import few_shot
+from peftbench.data.halves import base_classes
 
 T = TypeVar("T")
 
@@ -126,9 +127,11 @@ def _data_key(config: RunConfig) -> Any:
     protocol = config.protocol
     draw = protocol.drawn(config.seed) if protocol.shots else None
     # a fresh copy: a spec may remember what it has found
-    return config.dataset, replace(config.dataset).revision(), protocol.shots, draw
+    return config.dataset, replace(config.dataset).revision(), protocol.shots, draw, config.task.base_only
 
 
 def _open(config: RunConfig) -> Source:
     source, protocol = config.dataset.open(), config.protocol
-    return few_shot(source, protocol.shots, *protocol.drawn(config.seed)) if protocol.shots else source
+    if protocol.shots:
+        source = few_shot(source, protocol.shots, *protocol.drawn(config.seed))
+    return base_classes(source) if config.task.base_only else source

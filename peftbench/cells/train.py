@@ -60,7 +60,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
-    if config.method.trains_nothing and not any(tensor.requires_grad for tensor in model.parameters()):
+    if config.method.trains_nothing and not any(tensor.requires_grad for tensor in model.head.parameters()):
         return Trained(unfitted(), probed, 0.0, {})
     groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)

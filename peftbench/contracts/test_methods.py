@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
 from peftbench.contracts import backbones
 from peftbench.contracts.backbones import BUILDERS, OTHER_SHAPES, look, make, of_clips, samples, suited
 from peftbench.foundation.errors import NotApplicable
@@ -47,6 +48,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "miss": {"rank": 12},
     "road": {"group_size": 16},
     "ttc": {"align_share": 0.02},
+    # in other sizes the last rectifier turns whole rows off, whatever the image
+    "clip_adapter": {"reduction": 6},
 }
 # One backbone of each family for what does not depend on a backbone's details, such as copying and saving.
 FAMILIES = ("vit_cls", "swin", "convnext")
@@ -330,6 +333,8 @@ def test_train_and_eval_copies_and_bf16(nudged: Backbone) -> None:
 @on_every_family
 def test_work_can_be_counted_and_is_no_less_than_the_backbones(bare: Backbone, installed: Backbone) -> None:
     batch = samples(bare, 2)
+    if isinstance(bare, Pair):
+        bare.classes = None  # texts that a method reads once and for all are no work of an image
     (frozen, _), (forward, step) = (
         flops(backbone, {"image": batch}, loss_fn=lambda model, batch: loss_of(model, batch["image"]))
         for backbone in (bare, installed)
@@ -380,7 +385,8 @@ LOOKING = [name for name in METHODS.names() if METHODS.get(name).observes]
 
 @pytest.mark.parametrize("name", LOOKING)
 def test_looking_twice_finds_the_same_and_leaves_the_backbone_alone(name: str) -> None:
-    method, backbone = fitting(name), make("vit_cls")
+    method = fitting(name)
+    backbone = make(suited(type(method), "vit_cls"))
     before = {name: tensor.detach().clone() for name, tensor in tensors_of(backbone).items()}
     mode = backbone.training
     first, state = look(method, backbone), torch.get_rng_state()

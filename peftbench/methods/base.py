@@ -37,8 +37,8 @@ class Method(Part):
     (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
     one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
     steps; a draw on the device is no such path), `mixes_time` (works across the frames of a clip, and so on clips
-    only), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole),
-    `trains_nothing` (there is nothing to fit),
+    only), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole, and reads
+    `towers` where it `chooses_towers`), `trains_nothing` (no step is taken: all is there once it is attached),
     `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
@@ -55,6 +55,7 @@ class Method(Part):
     mixes_time: ClassVar[bool] = False
     frame_readout: ClassVar[str] = "norm_then_mean"
     of_pairs: ClassVar[bool] = False
+    chooses_towers: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
 
     # of a pair of towers, those that it attaches to
@@ -64,6 +65,11 @@ class Method(Part):
     def looks_first(self) -> bool:
         """Whether this one observes; a method may leave it to an option, and then `observes` is false."""
         return self.observes
+
+    @property
+    def bound_to_classes(self) -> bool:
+        """Whether what it learns belongs to single classes, so that it says nothing of others."""
+        return False
 
     def attach(self, backbone: Backbone) -> None:
         """Change a frozen backbone: wrap sites, unfreeze existing tensors. New parameters train by themselves.
@@ -170,7 +176,7 @@ def _targets(method: Method, backbone: Backbone) -> list[Backbone]:
     if method.of_pairs:
         if not both:
             raise NotApplicable(f"{method.name} needs a backbone that reads images and texts, such as pair_micro")
-        if method.towers != ["image"]:
+        if method.towers != ["image"] and not method.chooses_towers:
             raise ConfigError([f"{method.name} works on both towers; leave out method.towers"])
         return [backbone]
     if not both and method.towers != ["image"]:

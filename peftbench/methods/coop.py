@@ -42,6 +42,10 @@ class CoOp(OfPair):
             return ["method.words start a context that all classes share; set method.class_specific=false"]
         return ()
 
+    @property
+    def bound_to_classes(self) -> bool:
+        return self.class_specific
+
     def attach_pair(self, pair: Pair) -> None:
         pair.classes = LearnedContext(
             pair.texts, pair, pair.class_names, self.length, self.position, self.class_specific, self.words

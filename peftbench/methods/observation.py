@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from torch import Tensor, nn
@@ -37,6 +37,13 @@ class Evidence(Protocol):
 
     def views(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
         """The training images once, shuffled, each in two random views: crop, flip, and changed colours."""
+
+    def augmented(self, batch_size: int, views: int) -> Iterable[Iterable[Batch]]:
+        """The training images in the order of their split, `views` times under other draws of the cell's augmentation;
+        once, as they are, where the cell has none."""
+
+    def held_out(self, batch_size: int) -> Iterable[Batch]:
+        """The validation images that `accuracy` measures on, once, in order; never the test split."""
 
     def classifier(self, backbone: Backbone) -> nn.Module:
         """`backbone` under a fresh head of the task, for classes images -> logits [batch, num_classes]."""

@@ -89,6 +89,11 @@ class Task(Part):
         """Names of the targets in a batch that the loss reads."""
         return self.reads
 
+    @property
+    def base_only(self) -> bool:
+        """Whether it trains on the first half of the classes alone; see `data.halves`."""
+        return False
+
     def prepare(self, backbone: Backbone, targets: Targets) -> None:
         """Tell a bare backbone what it has to know of the targets, before a method attaches.
 

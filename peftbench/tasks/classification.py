@@ -17,7 +17,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.tasks.base import TASKS, Targets, Task, mean_loss
 from peftbench.tasks.model import Classifier, TaskModel
 from peftbench.train.batches import Batch
-from peftbench.train.evaluate import Measured
+from peftbench.train.evaluate import Measured, Meter
 from peftbench.train.loss import LossFn, Model
 from peftbench.train.options import TrainSpec
 
@@ -39,7 +39,7 @@ class Classification(Task):
     def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
         return classification_loss(train.label_smoothing, inputs)
 
-    def meter(self, targets: Targets) -> ClassificationMeter:
+    def meter(self, targets: Targets) -> Meter:
         return ClassificationMeter(targets.num_classes)
 
     def reads_pooled(self, model: TaskModel) -> bool:

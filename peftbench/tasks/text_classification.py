@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import nn
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Pair
+from peftbench.data.halves import num_base
 from peftbench.data.templates import IMAGENET_7, IMAGENET_80, PLAIN
 from peftbench.foundation.errors import NotApplicable
-from peftbench.foundation.spec import option
+from peftbench.foundation.metric import Metric
+from peftbench.foundation.spec import labelled, option
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.classification import Classification
+from peftbench.tasks.halves import BASE_TO_NEW, H, HalvesMeter, HalvesModel
 from peftbench.tasks.model import TaskModel
+from peftbench.train.evaluate import Meter
 
 LISTS = {"plain": PLAIN, "imagenet_7": IMAGENET_7, "imagenet_80": IMAGENET_80}
 OF_DATASET = "dataset"
@@ -34,6 +38,20 @@ class TextClassification(Classification):
 
     templates: str = option(OF_DATASET, choices=(OF_DATASET, *LISTS))
     template: str = option("")
+    # train on the first half of the classes, test on both: see `tasks.halves`
+    halves: bool = option(False)
+
+    @property
+    def label(self) -> str:
+        return labelled(BASE_TO_NEW, replace(self, halves=False)) if self.halves else super().label
+
+    @property
+    def metric(self) -> Metric:
+        return H if self.halves else super().metric
+
+    @property
+    def base_only(self) -> bool:
+        return self.halves
 
     def problems(self) -> Sequence[str]:
         if self.template and self.template.count("{}") != 1:
@@ -50,7 +68,13 @@ class TextClassification(Classification):
         backbone.read_classes(targets.class_names, [self.template] if self.template else own)
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
-        return TaskModel(backbone, nn.Identity())
+        head = nn.Identity()
+        if self.halves:
+            return HalvesModel(backbone, head, num_base(targets.num_classes))
+        return TaskModel(backbone, head)
+
+    def meter(self, targets: Targets) -> Meter:
+        return HalvesMeter(num_base(targets.num_classes)) if self.halves else super().meter(targets)
 
     def reads_pooled(self, model: TaskModel) -> bool:
         return False

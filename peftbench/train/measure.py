@@ -93,7 +93,7 @@ def training_memory(
     with undisturbed(model), recomputed(recomputed_blocks):
         saved = _kept_by(forward, given)
     turn = _largest_turn(model, forward, recomputed_blocks, given) if recomputed_blocks else 0
-    states = 2 if optim.name == "adamw" else int(optim.momentum > 0)
+    states = 2 if optim.name != "sgd" else int(optim.momentum > 0)
     memory = {
         "weights_bytes": sum(map(_num_bytes, weights)),
         "gradients_bytes": trainable,

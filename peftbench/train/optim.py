@@ -56,16 +56,17 @@ def param_groups(
 
 
 def build_optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> Optimizer:
-    """AdamW (arXiv:1711.05101) or SGD with momentum over `groups`; one fused kernel per step where torch has it.
+    """AdamW (arXiv:1711.05101), Adam (arXiv:1412.6980) or SGD with momentum over `groups`; fused where torch can.
 
     On CUDA its state lies on the device, so that a step can be captured.
     """
     tensors = [tensor for group in groups for tensor in group["params"]]
     fused = all(tensor.is_floating_point() and tensor.device.type in ("cuda", "cpu") for tensor in tensors)
-    if spec.name == "adamw":
+    if spec.name != "sgd":
         first, second = spec.betas
-        capturable = fused and tensors[0].is_cuda
-        return torch.optim.AdamW(groups, lr=spec.lr, betas=(first, second), fused=fused, capturable=capturable)
+        kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
+        on_device = fused and tensors[0].is_cuda
+        return kind(groups, spec.lr, (first, second), spec.eps, fused=fused, capturable=on_device)
     return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
 
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from peftbench.foundation.spec import Spec, option
 
-OPTIMIZERS = ("adamw", "sgd")
+OPTIMIZERS = ("adamw", "adam", "sgd")
 PRECISIONS = ("fp32", "bf16", "fp16")
 AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip")
 SELECTIONS = ("last", "best_val")
@@ -23,6 +23,7 @@ class OptimSpec(Spec):
     then a half cosine over all epochs that begins behind it (see `Schedule`).
     `average_mean`, `average_std`: in the end the model holds the mean of its tensors behind every epoch, weighted by a
     normal density over the epochs 1, 2, ... of that mean and deviation; null holds those of the selected epoch.
+    `adam` adds the decay to the gradient; `eps` is what it and `adamw` add to the root of the second moment.
     `decay_vectors` lets weight decay act on tensors of one axis too (biases, norms, scales), as plain optimisers do.
     """
 
@@ -39,6 +40,7 @@ class OptimSpec(Spec):
     min_lr: float = option(1e-5, ge=0)
     clip_norm: float | None = option(None, gt=0)
     decay_vectors: bool = option(False, later=True)
+    eps: float = option(1e-8, gt=0, later=True)
     schedule: str = option("steps", choices=("steps", "epochs"), later=True)
     average_mean: float | None = option(None, later=True)
     average_std: float = option(1.0, gt=0, later=True)

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from peftbench.adapters.hf_peft import CONFIG
+from peftbench.cells.elsewhere import evaluate_elsewhere, names_dataset
 from peftbench.cells.foreign import evaluate_peft
 from peftbench.cells.restore import find_record, restore_and_evaluate
 from peftbench.cli.record_words import record_parser
@@ -16,7 +17,8 @@ from peftbench.records.owned import predictions_bytes
 def main(words: list[str]) -> int:
     """Exit code 0 when predictions and accuracy equal the record's, 1 when they differ.
 
-    In place of a record, a folder with an adapter in PEFT's format, with `dataset=...` and `backbone=...`.
+    In place of a record, a folder with an adapter in PEFT's format, with `dataset=...` and `backbone=...`. With
+    `dataset=...` a record that reads class names is measured on another data set, and no record is made of that.
     """
     arguments = record_parser("evaluate", __doc__).parse_args(words)
     if (Path(arguments.record) / CONFIG).is_file():
@@ -26,6 +28,12 @@ def main(words: list[str]) -> int:
         )
         return 0
     record, store = find_record(arguments.record, arguments.results)
+    if names_dataset(arguments.options):
+        moved = evaluate_elsewhere(record, store, arguments.options)
+        found, metric = moved.evaluation.metrics, moved.metric
+        shown = metric.shown(float(found[metric.name]), 4)
+        print_fitted(f"{moved.label}: {shown} of {found['n']:,} test images; no record is made of it")
+        return 0
     result = restore_and_evaluate(record, store, arguments.options)
     recorded, now, metric = record.metrics["test"], result.metrics, record.metric
     # where no predictions were kept, all numbers stand for them

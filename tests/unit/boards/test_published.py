@@ -90,7 +90,9 @@ def test_rows_of_clips_name_their_views_and_stand_beside_the_backbones_here() ->
     assert backbones_of(rows["adaptformer", "vit_b16"]) == ["videomae_b16"]
     [table] = [t for t in alone() if t.title.startswith("vit_b16 openai_clip, video")]
     assert {column.dataset for column in table.columns} == {"kinetics_t8s16", "ssv2", "k700", "diving48"}
-    assert len(table.published) == sum(row.backbone == "vit_b16" and row.pretraining == "openai_clip" for row in rows.values())
+    assert len(table.published) == sum(
+        row.backbone == "vit_b16" and row.pretraining == "openai_clip" for row in rows.values()
+    )
 
 
 def test_copies_of_one_row_are_one_row() -> None:

@@ -14,6 +14,7 @@ from peftbench.foundation.metric import HIGHER, LOWER, Metric
 # task -> its primary metric, and what else of its numbers a table shows under which header
 PRIMARY: dict[str, Metric] = {
     "segmentation": Metric("miou"),
+    "human_parts": Metric("miou"),
     "depth": Metric("rmse", LOWER, ""),
     "normals": Metric("mean_angle", LOWER, "degrees"),
     "edges": Metric("edge_f"),
@@ -21,6 +22,7 @@ PRIMARY: dict[str, Metric] = {
 }
 SHOWN: dict[str, dict[str, str]] = {
     "segmentation": {"mean_accuracy": "mAcc", "pixel_accuracy": "aAcc", "boundary_f": "boundary F"},
+    "human_parts": {"mean_accuracy": "mAcc", "pixel_accuracy": "aAcc"},
     "depth": {"abs_rel": "abs rel", "delta_1": "delta 1.25"},
     "normals": {"median_angle": "median angle", "within_11.25": "within 11.25", "within_30": "within 30"},
     "saliency": {"miou": "mIoU"},

@@ -10,7 +10,7 @@ import torch
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.contact_sheet import picture_table, strips
-from peftbench.data.maps import coloured, depth_limits
+from peftbench.data.maps import NUMBERED, coloured, depth_limits
 from peftbench.foundation.errors import NotApplicable
 from peftbench.tasks.dense import MapTask
 from peftbench.train.precision import autocast
@@ -46,7 +46,7 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
     for row in range(count):
         shown = [np.broadcast_to(images[row], (*images[row].shape[:2], 3))]
         for name in said:
-            values = said[name][row].astype(np.uint8) if name == "class_map" else said[name][row]
+            values = said[name][row].astype(np.uint8) if name in NUMBERED else said[name][row]
             shown += [coloured(name, truth[name][row], limits), coloured(name, values, limits)]
         pictures.append(shown)
     headers = ["image", *(header for name in said for header in (name.replace("class_map", "classes"), "predicted"))]

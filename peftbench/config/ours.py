@@ -50,13 +50,13 @@ class OwnRate:
         rates = self.rates.split()
         return float(f"{float(self.lr) / float(rates[len(rates) // 2]):.2g}")
 
-    @property
-    def source(self) -> str:
-        """How the rate was chosen, for the terminal and the record."""
+    def source_for(self, backbone: str) -> str:
+        """How the rate was chosen, for the terminal and the record of a run on `backbone`."""
         edge = ", the end of the range" if self.at_the_edge else ""
+        elsewhere = f"; {backbone} was not measured and may want a lower one, which tune=random finds"
         return (
             f"best of {self.rates.replace(' ', ', ')}{edge}, by {self.num_val} validation images of {self.dataset} "
-            f"on {self.backbone} ({self.accuracy} %)"
+            f"on {self.backbone} ({self.accuracy} %){'' if backbone == self.backbone else elsewhere}"
         )
 
 

@@ -130,7 +130,8 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
 def _own(values: Mapping[str, Any]) -> PublishedValue:
     """The suite's own rate as a row like those of the literature."""
     row = ours.own_rate(values)
-    return PublishedValue(ours.PRESET, row.method, ALL, "optim.lr", row.lr, f"optim.lr={row.lr}", "val", row.source)
+    source = row.source_for(str(values["backbone"].get("title")))
+    return PublishedValue(ours.PRESET, row.method, ALL, "optim.lr", row.lr, f"optim.lr={row.lr}", "val", source)
 
 
 def _rows_of_pair(preset: str, method: str, dataset: str) -> list[PublishedValue]:

@@ -1,8 +1,8 @@
 """Maps that belong to images: a value or a vector at every pixel, and how each kind is checked and drawn.
 
-uint8 [height, width] with 255 where nothing is known: `class_map`, `edges` and `saliency` (1 on an edge, 1 on what
-stands out). float32 with NaN there: `depth` [height, width], `normals` [3, height, width] (unit vectors, x to the
-right).
+uint8 [height, width] with 255 where nothing is known: `class_map`, `human_parts` (one of `PARTS`), `edges` and
+`saliency` (1 on an edge, 1 on what stands out). float32 with NaN there: `depth` [height, width], `normals`
+[3, height, width] (unit vectors, x to the right).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ import numpy as np
 
 UNKNOWN = 255
 FLOATS = ("depth", "normals")
+NUMBERED = ("class_map", "human_parts")
+# of people, as the multi-task literature divides them (Pascal-Part with six parts)
+PARTS = ("background", "head", "torso", "upper_arm", "lower_arm", "upper_leg", "lower_leg")
 _SHOWN = 5
 
 
@@ -36,7 +39,7 @@ def map_problem(name: str, values: np.ndarray, num_classes: int) -> str:
         return "" if np.allclose(length, 1, atol=1e-2) else "its normals are not all of length 1"
     if name in FLOATS:
         return ""
-    most = num_classes if name == "class_map" else 2
+    most = {"class_map": num_classes, "human_parts": len(PARTS)}.get(name, 2)
     wrong = [int(value) for value in np.unique(values) if value >= most and value != UNKNOWN]
     if not wrong:
         return ""
@@ -71,10 +74,10 @@ def class_colours(count: int) -> np.ndarray:
 def coloured(name: str, values: np.ndarray, limits: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
     """A map as a picture, uint8 [height, width, 3]; unknown pixels are white.
 
-    Classes in Pascal VOC's colours, depth from light (near, `limits[0]`) to dark, normals with x, y, z as red, green,
-    blue.
+    Classes and parts in Pascal VOC's colours, depth from light (near, `limits[0]`) to dark, normals with x, y, z as
+    red, green, blue.
     """
-    if name == "class_map":
+    if name in NUMBERED:
         picture = class_colours(256)[values]
     elif name == "normals":
         picture = np.rint(127.5 * (np.nan_to_num(values).transpose(1, 2, 0) + 1)).astype(np.uint8)

@@ -26,8 +26,8 @@ SUITES: dict[str, tuple[str, ...]] = {
     ),
     "fewshot_clip": tuple(f"coop/{task}" for task in COOP_SETS),
     "imagenet_variants": tuple(f"coop/{task}" for task in IMAGENET_VARIANTS),
-    # scenes also with task=depth, normals, edges, saliency and several
-    "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes"),
+    # scenes, nyud and pascal_mt also with other tasks, and with task=several
+    "dense": ("scenes", "camvid", "ade20k", "voc", "cityscapes", "nyud", "pascal_mt"),
     "video": ("moving_shapes", "camera_motion"),
     "micro": ("digits", "shapes_location", "shapes_orientation", "shapes_count"),
 }

@@ -37,13 +37,13 @@ class Segmentation(MapTask):
         return targets.num_classes
 
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
-        truth = batch["class_map"]
+        truth = batch[self.reads[0]]
         total = summed_loss(outputs.float(), truth, train.label_smoothing)
         # a batch of unknown pixels alone has no mean; its loss is 0
         return total / (truth != IGNORED).sum().clamp(min=1)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
-        return {"class_map": outputs.argmax(dim=1)}
+        return {self.reads[0]: outputs.argmax(dim=1)}
 
     def meter(self, targets: Targets) -> SegmentationMeter:
         return SegmentationMeter(targets.class_names)
@@ -69,13 +69,13 @@ class SegmentationMeter:
     Predictions: uint8 [num, height, width].
     """
 
-    def __init__(self, class_names: Sequence[str]) -> None:
-        self._names = tuple(class_names)
+    def __init__(self, class_names: Sequence[str], target: str = "class_map") -> None:
+        self._names, self._target = tuple(class_names), target
         self._sums = Sums()
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        scores, truth, size = outputs.float(), batch["class_map"], len(self._names)
+        scores, truth, size = outputs.float(), batch[self._target], len(self._names)
         if scores.shape[1] != size:
             raise ValueError(f"the model gives {scores.shape[1]} scores where the data has {size} classes")
         predicted, valid = scores.argmax(dim=1), truth != IGNORED

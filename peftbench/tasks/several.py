@@ -18,6 +18,7 @@ from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.decoders import DECODERS
 from peftbench.tasks.dense import MapModel, MapTask
 from peftbench.tasks.depth import Depth
+from peftbench.tasks.human_parts import HumanParts
 from peftbench.tasks.marks import Edges, Saliency
 from peftbench.tasks.model import TaskModel
 from peftbench.tasks.normals import Normals
@@ -28,6 +29,7 @@ from peftbench.train.options import TrainSpec
 
 KINDS: dict[str, type[MapTask]] = {
     "segmentation": Segmentation,
+    "human_parts": HumanParts,
     "depth": Depth,
     "normals": Normals,
     "edges": Edges,
@@ -40,8 +42,9 @@ KINDS: dict[str, type[MapTask]] = {
 class Several(MapTask):
     """One forward pass of the backbone for `tasks`; the loss is the sum of theirs, each times its weight.
 
-    `weights`: one for each task, none for those of MTLoRA's released code (segmentation and depth 1, saliency 5,
-    normals 10, edges 50). The primary number is that of the first task; tables compute delta_m from the numbers of all.
+    `weights`: one for each task, none for those of MTLoRA's released code (segmentation and depth 1, human parts 2,
+    saliency 5, normals 10, edges 50). The primary number is that of the first task; tables compute delta_m from the
+    numbers of all.
     """
 
     tasks: list[str] = option(["segmentation", "depth", "normals", "edges"], choices=tuple(KINDS))

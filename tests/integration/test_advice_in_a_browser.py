@@ -60,4 +60,6 @@ def test_a_phone_scrolls_down_only_and_keeps_the_classes_in_sight(advice: Path) 
         table.evaluate("node => node.scrollTo(10000, 0)")
         name = page.locator(".confusion tr:nth-child(2) th")
         assert name.evaluate("node => node.getBoundingClientRect().left >= 0")
+        # wide enough to be read, not broken into single letters
+        assert name.evaluate("node => node.getBoundingClientRect().width > 100")
         assert page.problems == []

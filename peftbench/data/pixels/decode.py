@@ -6,6 +6,8 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from peftbench.foundation.errors import BadInput
@@ -37,7 +39,29 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> Image:
 
     Raises `BadInput` naming `name` for empty, corrupt or truncated data and for pixels that are no integers.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
+
+    with _opened(data, name) as image:
+        image.load()
+        if upright:
+            ImageOps.exif_transpose(image, in_place=True)
+    return to_rgb_or_grey(image, name)
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) of the picture in `data` as its header says it, as stored; nothing is decoded.
+
+    Raises `BadInput` as `decode_image` does.
+    """
+    with _opened(data, name) as image:
+        size: tuple[int, int] = image.size
+    return size
+
+
+@contextmanager
+def _opened(data: bytes, name: str) -> Iterator[Image]:
+    """The picture in `data`, read lazily; what Pillow raises meanwhile in one line that names it."""
+    from PIL import Image, UnidentifiedImageError
 
     if not data:
         raise BadInput(f"{name}: the image is empty (0 bytes); copy it again")
@@ -45,17 +69,13 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> Image:
         with warnings.catch_warnings():
             # Palette transparency and oversized EXIF blocks warn; neither changes the pixels used here.
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            if upright:
-                ImageOps.exif_transpose(image, in_place=True)
+            yield Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise BadInput(f"{name}: refused, the image is far too large: {error}") from error
     except _DECODER_ERRORS as error:
         # Pillow's text names the buffer object it read from, which means nothing to the user.
         reason = "not an image format Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise BadInput(f"{name}: the image cannot be decoded ({reason}); it is corrupt or truncated") from error
-    return to_rgb_or_grey(image, name)
 
 
 def to_rgb_or_grey(image: Image, name: str) -> Image:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.data.base import RawSplit
-from peftbench.data.pixels.decode import decode_image
+from peftbench.data.pixels.decode import decode_image, image_size
 from peftbench.data.sources.hf_files import OwnedFiles
-from peftbench.data.sources.masks import read_mask
+from peftbench.data.sources.map_files import ClassNumbers, MapFile
 from peftbench.foundation.errors import BadInput
 
 if TYPE_CHECKING:
@@ -55,8 +55,9 @@ class HfMaskSplit(HfSplit):
         return digest.hexdigest()
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        [(named, data)] = self.masks.encoded(self.rows[index : index + 1])
-        return read_mask(data, named, self.read(index).size, self.numbers)
+        row = self.rows[index : index + 1]
+        [(image, pixels)], [(mask, data)] = self.images.encoded(row), self.masks.encoded(row)
+        return ClassNumbers(self.numbers)([MapFile(data, mask)], image_size(pixels, image))
 
     def take(self, rows: np.ndarray) -> HfMaskSplit:
         return HfMaskSplit(self.images, self.rows[rows], self.masks, self.numbers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from peftbench.data.maps import UNKNOWN, numbers_from_one, plain_numbers
 from peftbench.data.sources.image_lists import path_problem, read_text
+from peftbench.data.sources.map_files import ClassNumbers, Reader
 from peftbench.foundation.errors import BadInput, MissingInput
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -75,19 +76,43 @@ CITYSCAPES = [
 # labelIds of the 19 classes, in the order of their trainIds
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-Pairs = list[tuple[str, str]]
+
+@dataclass(frozen=True)
+class Sample:
+    """An image and the files of each of its maps by name, paths from the root."""
+
+    image: str
+    maps: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of_mask(cls, image: str, mask: str) -> Sample:
+        return cls(image, {"class_map": (mask,)})
+
+    @property
+    def files(self) -> list[str]:
+        """Every file once, the image first."""
+        return list(dict.fromkeys([self.image, *(file for files in self.maps.values() for file in files)]))
+
+
+Samples = list[Sample]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Parts (`train`, `test`, perhaps `val`) as pairs of image and mask, paths from the root; classes by name.
+    """Parts (`train`, `test`, perhaps `val`) as images with their maps; classes by name.
 
     `numbers`: what a mask's number means, uint8 [256]; a number that means nothing stays what it is and is refused.
+    `others`: how maps beside the class map are read.
     """
 
-    parts: dict[str, Pairs]
+    parts: dict[str, Samples]
     class_names: tuple[str, ...]
     numbers: np.ndarray
+    others: Mapping[str, Reader] = field(default_factory=dict)
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        return {"class_map": ClassNumbers(self.numbers), **self.others}
 
 
 def folders(root: Path) -> Found:
@@ -95,7 +120,7 @@ def folders(root: Path) -> Found:
     (mmsegmentation).
     """
     parts = {part: _twins(root, f"images/{part}", f"annotations/{part}") for part in ("train", "val", "test")}
-    return Found(_needed(root, parts), _names(root), plain_numbers())
+    return Found(needed(root, parts), _names(root), plain_numbers())
 
 
 def camvid(root: Path) -> Found:
@@ -106,7 +131,7 @@ def camvid(root: Path) -> Found:
     parts = {part: _twins(root, part, f"{part}annot") for part in ("train", "val", "test")}
     numbers = plain_numbers()
     numbers[len(CAMVID)] = UNKNOWN
-    return Found(_needed(root, parts), tuple(CAMVID), numbers)
+    return Found(needed(root, parts), tuple(CAMVID), numbers)
 
 
 def ade20k(root: Path) -> Found:
@@ -114,54 +139,53 @@ def ade20k(root: Path) -> Found:
     named = {"train": "training", "test": "validation"}
     parts = {part: _twins(root, f"images/{name}", f"annotations/{name}") for part, name in named.items()}
     names = _names(root) or _ade20k_names(root) or tuple(f"class_{number}" for number in range(1, 151))
-    return Found(_needed(root, parts), names, numbers_from_one(150))
+    return Found(needed(root, parts), names, numbers_from_one(150))
 
 
 def voc(root: Path) -> Found:
     """JPEGImages, SegmentationClass and ImageSets/Segmentation/train.txt and val.txt, which tests; 255 at borders."""
-    parts = {}
-    for part, name in {"train": "train", "test": "val"}.items():
-        listed = root / "ImageSets" / "Segmentation" / f"{name}.txt"
-        if not listed.is_file():
-            raise MissingInput(f"there is no {listed}; dataset.root is the folder that holds JPEGImages/")
-        stems = read_text(listed).split()
-        if problems := [problem for stem in stems if (problem := path_problem(stem))]:
-            raise BadInput(f"{listed}: {problems[0]}")
-        parts[part] = [(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
-    return Found(_needed(root, parts), tuple(VOC), plain_numbers())
+    parts = {
+        part: [Sample.of_mask(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
+        for part, stems in listed_stems(root, "ImageSets/Segmentation", "JPEGImages").items()
+    }
+    return Found(needed(root, parts), tuple(VOC), plain_numbers())
 
 
 def cityscapes(root: Path) -> Found:
     """leftImg8bit/<part>/CITY and gtFine/<part>/CITY, labelTrainIds or labelIds; val tests, whose labels are public."""
-    parts: dict[str, Pairs] = {}
+    parts: dict[str, Samples] = {}
     found_ids: set[str] = set()
     for part, name in {"train": "train", "test": "val"}.items():
-        pairs: Pairs = []
+        samples: Samples = []
         for image in sorted((root / "leftImg8bit" / name).glob("*/*_leftImg8bit.png")):
             stem = f"gtFine/{name}/{image.parent.name}/{image.name.removesuffix('_leftImg8bit.png')}_gtFine_"
             kind = "labelTrainIds" if (root / f"{stem}labelTrainIds.png").is_file() else "labelIds"
             found_ids.add(kind)
-            pairs.append((str(image.relative_to(root)), f"{stem}{kind}.png"))
-        parts[part] = pairs
+            samples.append(Sample.of_mask(str(image.relative_to(root)), f"{stem}{kind}.png"))
+        parts[part] = samples
     if len(found_ids) > 1:
         raise BadInput(f"{root}: some masks are labelTrainIds and some labelIds; make labelTrainIds for all")
     numbers = plain_numbers()
     if found_ids == {"labelIds"}:
         numbers[:] = UNKNOWN
         numbers[list(_CITYSCAPES_IDS)] = np.arange(len(CITYSCAPES))
-    return Found(_needed(root, parts), tuple(CITYSCAPES), numbers)
+    return Found(needed(root, parts), tuple(CITYSCAPES), numbers)
 
 
-FORMS: dict[str, Callable[[Path], Found]] = {
-    "folders": folders,
-    "camvid": camvid,
-    "ade20k": ade20k,
-    "voc": voc,
-    "cityscapes": cityscapes,
-}
+def listed_stems(root: Path, folder: str, images: str) -> dict[str, list[str]]:
+    """Stems of the files of a part: `train`, and `test` from the public validation list, from lists in `folder`."""
+    found = {}
+    for part, name in {"train": "train", "test": "val"}.items():
+        listed = root / folder / f"{name}.txt"
+        if not listed.is_file():
+            raise MissingInput(f"there is no {listed}; dataset.root is the folder that holds {images}/")
+        found[part] = read_text(listed).split()
+        if problems := [problem for stem in found[part] if (problem := path_problem(stem))]:
+            raise BadInput(f"{listed}: {problems[0]}")
+    return found
 
 
-def _twins(root: Path, images: str, masks: str) -> Pairs:
+def _twins(root: Path, images: str, masks: str) -> Samples:
     """Every image in one folder with the mask of its name in the other; none where there is no such folder."""
     try:
         found = sorted(path for path in (root / images).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -172,15 +196,15 @@ def _twins(root: Path, images: str, masks: str) -> Pairs:
     twice = [a.stem for a, b in pairwise(found) if a.stem == b.stem]
     if twice:
         raise BadInput(f"{root / images}: two images are called {twice[0]}; keep one")
-    return [(f"{images}/{path.name}", f"{masks}/{path.stem}.png") for path in found]
+    return [Sample.of_mask(f"{images}/{path.name}", f"{masks}/{path.stem}.png") for path in found]
 
 
-def _needed(root: Path, parts: dict[str, Pairs]) -> dict[str, Pairs]:
+def needed(root: Path, parts: dict[str, Samples]) -> dict[str, Samples]:
     """The parts that there are. Raises `MissingInput` without images to train or to test on."""
     absent = [part for part in ("train", "test") if not parts[part]]
     if absent:
         raise MissingInput(f"{root}: no images to {' and to '.join(absent)} with")
-    return {part: pairs for part, pairs in parts.items() if pairs}
+    return {part: samples for part, samples in parts.items() if samples}
 
 
 def _names(root: Path) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""Segmentation sets as files: an image and a mask of class numbers each."""
+"""Images as files with a mask of class numbers each, and perhaps other maps."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,12 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, GROUPS, PIXELS, DatasetSpec, RawSplit, Source
 from peftbench.data.parts import PartsSource
+from peftbench.data.pixels.decode import image_size
 from peftbench.data.sources.image_lists import ImageList, image_sizes, listed_files, lists_digest
 from peftbench.data.sources.labels import refuse_one_class
-from peftbench.data.sources.mask_forms import FORMS, Found, Pairs
+from peftbench.data.sources.map_files import MapFile
+from peftbench.data.sources.mask_forms import Found, Samples, ade20k, camvid, cityscapes, folders, voc
+from peftbench.data.sources.several_maps import nyud, pascal_mt
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
@@ -23,11 +27,18 @@ from peftbench.foundation.spec import option
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORMS: dict[str, Callable[[Path], Found]] = {
+    form.__name__: form for form in (folders, camvid, ade20k, voc, cityscapes, nyud, pascal_mt)
+}
+# of maps beside class maps: raise it when any of them is read in another way
+READING = 1
+
 
 @DATASETS.add("masks")
 @dataclass(frozen=True)
 class Masks(DatasetSpec):
-    """Images with masks in `root`, laid out in one of the known forms (`data.sources.mask_forms`).
+    """Images with masks in `root`, laid out in one of the known forms (`data.sources.mask_forms`, with other maps
+    `data.sources.several_maps`).
 
     `root` may also be a folder that holds one called `title`, so that one word serves a suite. `title`: what tables
     print. `split_seed` decides which tenth of the training images validates where the form has no validation images of
@@ -53,7 +64,10 @@ class Masks(DatasetSpec):
     def revision(self) -> str:
         found = self._found()
         digest = lists_digest(self._place(), _lists(found), self.follow_links)
-        about = "\n".join([digest, *found.class_names]).encode() + found.numbers.tobytes()
+        about = (
+            "\n".join([digest, *found.class_names, *(f"{name} v{READING}" for name in found.others)]).encode()
+            + found.numbers.tobytes()
+        )
         return hashlib.sha256(about).hexdigest()
 
     def check(self) -> None:
@@ -68,7 +82,7 @@ class Masks(DatasetSpec):
     def open(self) -> Source:
         found = self._pairs()
         root = self._place()
-        splits = {part: MaskSplit(root, pairs, found.numbers) for part, pairs in found.parts.items()}
+        splits = {part: MaskSplit(root, samples, found) for part, samples in found.parts.items()}
         return MaskSource(
             class_names=found.class_names,
             membership="full",
@@ -86,7 +100,7 @@ class Masks(DatasetSpec):
         return place / self.title if self.root and self.title and (place / self.title).is_dir() else place
 
     def _found(self) -> Found:
-        layout = (FORMS[self.form].__doc__ or "").split(";")[0].rstrip(".")
+        layout = " ".join((FORMS[self.form].__doc__ or "").split(";")[0].split()).rstrip(".")
         if self.root is None:
             raise MissingInput(f"{self.label}: set dataset.root=<folder>, which holds {layout}")
         if not self._place().is_dir():
@@ -102,93 +116,65 @@ class Masks(DatasetSpec):
         if not found.class_names:
             raise MissingInput(f"{root}: no classes.txt; write the names of the classes into it, in order, one a line")
         refuse_one_class(self.label, found.class_names)
-        for part, pairs in found.parts.items():
-            lonely = [(image, mask) for image, mask in pairs if not (root / mask).is_file()]
+        for part, samples in found.parts.items():
+            lonely = [(s.image, file) for s in samples for file in s.files[1:] if not (root / file).is_file()]
             if lonely:
-                image, mask = lonely[0]
+                image, file = lonely[0]
+                count = len({image for image, _ in lonely})
                 raise BadInput(
-                    f"{root}: {len(lonely)} of {len(pairs)} images of {part} have no mask, first {image}, whose mask "
-                    f"would be {mask}; put it there, or take the image away"
+                    f"{root}: {count} of {len(samples)} images of {part} have no mask, first {image}, whose mask "
+                    f"would be {file}; put it there, or take the image away"
                 )
         image_sizes(
-            root, [name for pairs in found.parts.values() for pair in pairs for name in pair], self.follow_links
+            root, [file for samples in found.parts.values() for s in samples for file in s.files], self.follow_links
         )
         return found
 
 
 def _lists(found: Found) -> dict[str, ImageList]:
-    """Every part's images and masks as one list of files."""
-    names = {part: [name for pair in pairs for name in pair] for part, pairs in found.parts.items()}
+    """Every part's images and maps as one list of files."""
+    names = {part: [file for sample in samples for file in sample.files] for part, samples in found.parts.items()}
     return {part: ImageList(tuple(files), np.zeros(len(files), np.int64)) for part, files in names.items()}
 
 
 @dataclass(frozen=True)
 class MaskSource(PartsSource):
-    """Parts whose images have class maps."""
+    """Parts whose images have maps."""
 
     @property
     def targets(self) -> tuple[str, ...]:
-        return MaskSplit.maps
+        return self.given_train.maps
 
 
 class MaskSplit(RawSplit):
-    """Image files with a mask file each; `numbers` says what a mask's numbers mean."""
+    """Image files with the files of their maps, and how each kind of map is read."""
 
-    maps = ("class_map",)
-
-    def __init__(self, root: Path, pairs: Pairs, numbers: np.ndarray) -> None:
-        self._root, self._pairs, self._numbers = root, pairs, numbers
-        self.labels = np.zeros(len(pairs), np.int64)
-        self._images = FileSplit([root / image for image, _ in pairs], self.labels)
+    def __init__(self, root: Path, samples: Samples, found: Found) -> None:
+        self._root, self._samples, self._found = root, samples, found
+        self.maps = tuple(found.readers)
+        self.labels = np.zeros(len(samples), np.int64)
+        self._images = FileSplit([root / sample.image for sample in samples], self.labels)
 
     def content_digest(self) -> str:
-        masks = files_digest([self._root / mask for _, mask in self._pairs])
-        parts = self._images.content_digest() + masks
-        return hashlib.sha256(parts.encode() + self._numbers.tobytes()).hexdigest()
+        parts = self._images.content_digest()
+        for name in self.maps:
+            files = [self._root / file for sample in self._samples for file in sample.maps[name]]
+            # the reading of maps beside the class map is part of what they are
+            parts += files_digest(files) + ("" if name == "class_map" else f"{name} read v{READING}")
+        return hashlib.sha256(parts.encode() + self._found.numbers.tobytes()).hexdigest()
 
     def read(self, index: int) -> Image:
         return self._images.read(index)
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        path = self._root / self._pairs[index][1]
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise BadInput(f"{path}: the mask cannot be read ({error.strerror})") from error
-        return read_mask(data, str(path), self.read(index).size, self._numbers)
+        sample = self._samples[index]
+        image = MapFile.at(self._root / sample.image)
+        files = [MapFile.at(self._root / file) for file in sample.maps[name]]
+        return self._found.readers[name](files, image_size(image.data, image.name))
 
     def take(self, rows: np.ndarray) -> MaskSplit:
-        return MaskSplit(self._root, [self._pairs[row] for row in rows.tolist()], self._numbers)
+        return MaskSplit(self._root, [self._samples[row] for row in rows.tolist()], self._found)
 
     def describe(self, index: int) -> str:
-        return str(self._root / self._pairs[index][1])
-
-
-def read_mask(data: bytes, name: str, size: tuple[int, int], numbers: np.ndarray) -> np.ndarray:
-    """Class numbers uint8 [height, width] of an encoded mask, each as `numbers` (uint8 [256]) says.
-
-    Raises `BadInput` naming `name` for what is no mask, and for one that is not of `size` (width, height).
-    """
-    import io
-
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture = Image.open(io.BytesIO(data))
-        values = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise BadInput(f"{name}: the mask cannot be decoded ({error}); copy it again") from error
-    if values.ndim != 2:
-        raise BadInput(
-            f"{name}: a mask holds class numbers in one channel (grey or palette PNG), and this is a picture in mode "
-            f"{picture.mode}; convert its colours to numbers"
-        )
-    if picture.size != size:
-        raise BadInput(
-            f"{name}: the mask has {picture.width} x {picture.height} pixels and its image {size[0]} x {size[1]}; "
-            "they must be of one size"
-        )
-    if values.dtype != np.uint8 and (values.min() < 0 or values.max() > 255):
-        raise BadInput(f"{name}: the mask holds {values.max()}; class numbers go up to 254, and 255 is unknown")
-    mapped: np.ndarray = numbers[values.astype(np.uint8)]
-    return mapped
+        sample = self._samples[index]
+        return str(self._root / (sample.image if self._found.others else sample.maps["class_map"][0]))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 VERSION = 1
 CLASSES = ("ground", "sphere", "slab", "wedge", "ring")
 _SAMPLES = 4
+# a split keeps the scenes it drew while they have fewer pixels than this, of 21 bytes each
+_KEPT_PIXELS = 10_000_000
 _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
 
 
@@ -73,6 +75,7 @@ class ScenesSplit(RawSplit):
     def __init__(self, size: int, seed: int, start: int, stop: int) -> None:
         self.size, self.seed, self.start = size, seed, start
         self.labels = np.zeros(stop - start, dtype=np.int64)  # scenes have no class of their own
+        self._drawn: dict[int, Scene] = {}
 
     def content_digest(self) -> str:
         # the recipe stands for the pixels, as in shapes
@@ -82,12 +85,18 @@ class ScenesSplit(RawSplit):
     def read(self, index: int) -> Image:
         from PIL import Image
 
-        return Image.fromarray(scene(self.seed, self.start + index, self.size).image)
+        return Image.fromarray(self._scene(index).image)
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        drawn = scene(self.seed, self.start + index, self.size)
-        values: np.ndarray = getattr(drawn, name)
+        values: np.ndarray = getattr(self._scene(index), name)
         return values
+
+    def _scene(self, index: int) -> Scene:
+        """Drawn once for the image and all its maps, as far as memory allows."""
+        found = self._drawn.get(index) or scene(self.seed, self.start + index, self.size)
+        if index < _KEPT_PIXELS // self.size**2:
+            self._drawn[index] = found
+        return found
 
     def describe(self, index: int) -> str:
         return f"scene {self.start + index}"

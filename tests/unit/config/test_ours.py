@@ -75,6 +75,9 @@ def test_the_rate_is_filled_and_said_and_part_of_the_identity():
     assert config.optim.lr == float(row.lr) == config.hparams.filled["optim.lr"]
     said = config.hparams.lines()[0]
     assert all(words in said for words in ("hparams=ours sets optim.lr=", row.accuracy, "digits on vit_micro"))
+    assert "not measured" not in said
+    other = gate("method=lora", "train=short", "hparams=ours", "backbone=vit_small_dinov2")
+    assert "vit_small_dinov2 was not measured" in other.hparams.lines()[0]
     assert plan(config).identity["hparams"] == "ours"
     assert gate("method=lora", "train=short", "hparams=ours", "optim.lr=0.5").optim.lr == 0.5
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from peftbench.data.base import Source
 from peftbench.data.pixels.cache import load_split
@@ -175,3 +177,169 @@ def test_the_real_camvid(shared: Path) -> None:
     assert [len(source.split(part)) for part in ("train", "val", "test")] == [367, 101, 233]
     counts = np.bincount(source.split("test").read_map("class_map", 0).ravel(), minlength=256)
     assert counts.sum() == 360 * 480 and not counts[11:255].any()
+
+
+def put_array(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, values)
+
+
+def nyud(root: Path) -> Path:
+    """Two images train and one tests; the normal of every pixel is twice (0, 0.6, -0.8).
+
+    The first pixel has neither normal nor depth.
+    """
+    depth = np.full(SIZE[::-1], 2.5, np.float32)
+    normals = np.tile(np.array([0, 1.2, -1.6], np.float64), (*SIZE[::-1], 1))
+    depth[0, 0], normals[0, 0] = 0, 0
+    for stem in ("0001", "0002", "0003"):
+        put_image(root / f"images/{stem}.jpg", 1)
+        put_mask(root / f"segmentation/{stem}.png", [0, 1, 40])
+        put_array(root / f"depth/{stem}.npy", depth)
+        put_array(root / f"normals/{stem}.npy", normals)
+        put_array(root / f"edge/{stem}.npy", np.eye(*SIZE[::-1]))
+    (root / "gt_sets").mkdir()
+    (root / "gt_sets/train.txt").write_text("0001\n0003\n")
+    (root / "gt_sets/val.txt").write_text("0002\n")
+    return root
+
+
+def test_nyud_has_four_maps(tmp_path: Path) -> None:
+    source = Masks(root=str(nyud(tmp_path)), form="nyud").open()
+    assert source.num_classes == 40 and source.class_names[38:] == ("other_furniture", "other_prop")
+    assert source.targets == ("class_map", "depth", "normals", "edges")
+    assert first_map(source).ravel()[:3].tolist() == [255, 0, 39]
+    split = source.split("trainval")
+    depth, normals = split.read_map("depth", 0), split.read_map("normals", 0)
+    assert np.isnan(depth[0, 0]) and (depth.ravel()[1:] == 2.5).all() and depth.dtype == np.float32
+    assert normals.shape == (3, 8, 12) and np.isnan(normals[:, 0, 0]).all()
+    assert normals[:, 3, 4] == pytest.approx([0, 0.6, -0.8])
+    assert (split.read_map("edges", 0) == np.eye(8, 12)).all()
+    assert verify(source).problems == []
+    stored = load_split(source, "trainval", ImageTransform(6), tmp_path / "cache")
+    assert {name: values.shape for name, values in stored.targets.items()} == {
+        "class_map": (2, 6, 6),
+        "depth": (2, 6, 6),
+        "normals": (2, 3, 6, 6),
+        "edges": (2, 6, 6),
+    }
+
+
+def test_a_map_beside_the_classes_counts_in_what_a_data_set_is(tmp_path: Path) -> None:
+    spec = Masks(root=str(nyud(tmp_path)), form="nyud")
+    before, digest = spec.revision(), spec.open().split("trainval").content_digest()
+    put_array(tmp_path / "depth/0001.npy", np.ones(SIZE[::-1], np.float32))
+    again = Masks(root=str(tmp_path), form="nyud")
+    assert again.revision() != before and again.open().split("trainval").content_digest() != digest
+
+
+def test_a_kind_of_map_without_its_folder_is_left_out_and_edges_may_be_pictures(tmp_path: Path) -> None:
+    nyud(tmp_path)
+    for folder in ("normals", "edge"):
+        for path in (tmp_path / folder).iterdir():
+            path.unlink()
+    (tmp_path / "normals").rmdir()
+    for stem in ("0001", "0002", "0003"):
+        put_mask(tmp_path / f"edge/{stem}.png", [0, 255])
+    source = Masks(root=str(tmp_path), form="nyud").open()
+    assert source.targets == ("class_map", "depth", "edges")
+    assert source.split("test").read_map("edges", 0).ravel()[:3].tolist() == [0, 1, 0]
+
+
+def test_broken_maps_have_their_line(tmp_path: Path) -> None:
+    depth = nyud(tmp_path) / "depth/0001.npy"
+    depth.unlink()
+    words = refusal(tmp_path, form="nyud")
+    assert "1 of 2 images of train have no mask, first images/0001.jpg, whose mask would be depth/0001.png" in words
+    for values, said in (
+        (np.ones((3, 4)), "depth/0001.npy: the mask has 4 x 3 pixels and its image 12 x 8"),
+        (np.ones((8, 12, 3)), "the array has 8 x 12 x 3 numbers and must have height x width"),
+        (np.full((8, 12), "x"), "this map is one array of numbers"),
+    ):
+        put_array(depth, values)
+        assert said in refusal(tmp_path, form="nyud")
+    np.save(depth, np.array([{}]), allow_pickle=True)
+    assert "numpy cannot read it" in refusal(tmp_path, form="nyud")
+    (tmp_path / "gt_sets/val.txt").unlink()
+    assert "gt_sets/val.txt" in refusal(tmp_path, form="nyud")
+
+
+def put_matlab(path: Path, **variables: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    savemat(path, variables)
+
+
+def people(*parts: tuple[str, np.ndarray], category: int = 15) -> dict[str, Any]:
+    """One thing in an image with these parts, as Pascal-Part stores it."""
+    kind = [("part_name", "O"), ("mask", "O")]
+    thing = np.zeros(1, [("class", "O"), ("class_ind", "O"), ("mask", "O"), ("parts", "O")])
+    thing[0] = ("person", category, np.ones(SIZE[::-1], np.uint8), np.array(list(parts), kind) if parts else [])
+    return {"imname": "x", "objects": thing}
+
+
+def pascal_mt(root: Path) -> Path:
+    """`a` and `c` train and have a person, their class masks are VOC's; `b` tests and has a sheep."""
+    labels = np.full(SIZE[::-1], 440)
+    labels[:, 6:] = 360
+    upper, lower = np.zeros(SIZE[::-1], np.uint8), np.zeros(SIZE[::-1], np.uint8)
+    upper[0], lower[7] = 1, 1
+    for stem, mask in (("a", "VOC12"), ("b", "pascal-context"), ("c", "VOC12")):
+        put_image(root / f"JPEGImages/{stem}.jpg", 1)
+        put_mask(root / f"semseg/{mask}/{stem}.png", [0, 20, 255], palette=True)
+        put_matlab(root / f"pascal-context/trainval/{stem}.mat", LabelMap=labels.astype(np.float64))
+        put_mask(root / f"sal_distill/{stem}.png", [0, 127, 128])
+        put_image(root / f"normals_distill/{stem}.png", 3)
+    for stem in ("a", "c"):
+        put_matlab(root / f"human_parts/{stem}.mat", anno=people(("hair", upper), ("rfoot", lower)))
+    put_matlab(root / "human_parts/b.mat", anno=people(("head", upper), category=17))
+    (root / "ImageSets/Context").mkdir(parents=True)
+    (root / "ImageSets/Context/train.txt").write_text("a\nc\n")
+    (root / "ImageSets/Context/val.txt").write_text("b\n")
+    return root
+
+
+def test_pascal_context_has_five_maps(tmp_path: Path) -> None:
+    source = Masks(root=str(pascal_mt(tmp_path)), form="pascal_mt").open()
+    assert source.class_names == tuple(VOC)
+    assert source.targets == ("class_map", "human_parts", "saliency", "normals", "edges")
+    train, test = source.split("trainval"), source.split("test")
+    assert first_map(source).ravel()[:3].tolist() == [0, 20, 255]
+    assert train.read_map("human_parts", 0)[[0, 4, 7], 0].tolist() == [1, 0, 6]
+    assert (test.read_map("human_parts", 0) == 255).all()
+    assert train.read_map("saliency", 0).ravel()[:3].tolist() == [0, 0, 1]
+    edges = train.read_map("edges", 0)
+    assert edges[:, 5].all() and edges.sum() == 8
+    normals = train.read_map("normals", 0)
+    # walls are among NYUDv2's kinds, the sky is not
+    assert np.isfinite(normals[:, :, :6]).all() and np.isnan(normals[:, :, 6:]).all()
+    pixel = np.asarray(Image.open(tmp_path / "normals_distill/a.png"))[2, 3] / 127.5 - 1
+    assert normals[:, 2, 3] == pytest.approx(pixel / np.linalg.norm(pixel), abs=1e-6)
+    assert verify(source).problems == []
+
+
+def test_broken_matlab_files_have_their_line(tmp_path: Path) -> None:
+    pascal_mt(tmp_path)
+    parts, labels = tmp_path / "human_parts/a.mat", tmp_path / "pascal-context/trainval/a.mat"
+    for write, said in (
+        (lambda: put_matlab(parts, other=1), "a.mat: these are no parts of people as Pascal-Part has them"),
+        (lambda: put_matlab(parts, anno=people(("wing", np.ones((8, 12), np.uint8)))), "no parts of people"),
+        (lambda: put_matlab(parts, anno=people(("head", np.ones((4, 4), np.uint8)))), "no parts of people"),
+        (lambda: parts.write_bytes(parts.read_bytes()[:150]), "it is no Matlab file up to version 7.2"),
+        (lambda: put_matlab(parts, anno=people()), ""),
+        (lambda: put_matlab(labels, LabelMap=np.ones((4, 4))), "the mask has 4 x 4 pixels"),
+        (lambda: put_matlab(labels, Labels=np.ones((8, 12))), "there is no matrix LabelMap in it"),
+    ):
+        write()
+        if said:
+            assert said in refusal(tmp_path, form="pascal_mt")
+
+
+def test_the_size_of_an_image_is_read_without_decoding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Masks(root=str(folders(tmp_path))).open()
+    split = source.split("train")
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.load", refuse)
+    assert split.read_map("class_map", 0).shape == (8, 12)

@@ -10,7 +10,7 @@ import pytest
 
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.data.sources.scenes import CLASSES, IGNORED, Scenes, scene
+from peftbench.data.sources.scenes import CLASSES, IGNORED, Scene, Scenes, scene
 from peftbench.foundation.errors import BadInput
 
 
@@ -75,3 +75,23 @@ def test_maps_cannot_be_drawn_by_class(tmp_path: Path) -> None:
         from peftbench.data.fewshot.draw import few_shot
 
         few_shot(Scenes().open(), 4, 0, "few-shot:test").split("fewshot")
+
+
+def test_a_scene_is_drawn_once_for_the_image_and_all_its_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(seed: int, index: int, size: int) -> Scene:
+        drawn.append(index)
+        return scene(seed, index, size)
+
+    monkeypatch.setattr("peftbench.data.sources.scenes.scene", counted)
+    split = Scenes().open().split("val200")
+    expected = scene(0, 803, 32)
+    assert (np.asarray(split.read(3)) == expected.image).all()
+    for name in split.maps:
+        np.testing.assert_array_equal(split.read_map(name, 3), getattr(expected, name))
+    assert drawn == [803]
+    # scenes too large to be kept are drawn again
+    large = Scenes(size=256).open().split("test")
+    large.read(999), large.read(999)
+    assert drawn == [803, 1999, 1999]

@@ -8,6 +8,7 @@ from torch import nn
 from peftbench.contracts.backbones import BUILDERS
 from peftbench.foundation.errors import TrainingDiverged
 from peftbench.tasks.base import Classes
+from peftbench.tasks.human_parts import HumanParts
 from peftbench.tasks.segmentation import IGNORED, Segmentation, SegmentationMeter, class_scores
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import evaluate
@@ -102,3 +103,16 @@ def test_scores_at_unknown_pixels_change_nothing() -> None:
         for s in (scores, other)
     )
     assert {**first} == {**second}
+
+
+def test_human_parts_have_classes_of_their_own_and_images_without_people_count_in_nothing() -> None:
+    task, part = HumanParts(), np.arange(7 * 2).reshape(1, 7, 2).astype(np.uint8) % 7
+    truth = np.concatenate([part, np.full_like(part, IGNORED)])
+    scores = np.eye(7, dtype=np.float32)[truth % 7].transpose(0, 3, 1, 2).copy()
+    scores[1] = 0
+    assert task.num_outputs(CLASSES) == 7 and task.targets == ("human_parts",)
+    found = evaluate(Scores(), Batches({"image": scores}, {"human_parts": truth}, batch_size=2), task.meter(CLASSES))
+    assert found.metrics["miou"] == 1 and found.metrics["iou/lower_leg"] == 1
+    batch = {"image": torch.from_numpy(scores), "human_parts": torch.from_numpy(truth).long()}
+    expected = torch.nn.functional.cross_entropy(batch["image"][:1], batch["human_parts"][:1])
+    assert task.loss_fn(TrainSpec())(Scores(), batch).item() == pytest.approx(expected.item())

@@ -34,7 +34,8 @@ class BackboneShape:
     `width` is the width of the final features; hierarchical families have one width per stage, found in the
     `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
     `num_positions` is the length of the learned position embedding, 0 where there is none. `frames` is the length of a
-    clip, 1 where the backbone is given images.
+    clip, 1 where the backbone is given images. `times` is how many steps of time the tokens of one sequence hold: above
+    1 in networks of clips, whose `grid` is that of one step and whose own attention mixes time.
     """
 
     family: str
@@ -48,10 +49,11 @@ class BackboneShape:
     sites: tuple[SiteShape, ...]
     num_positions: int = 0
     frames: int = 1
+    times: int = 1
 
     @property
     def num_patches(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.times * self.grid[0] * self.grid[1]
 
     def at(self, *roles: str) -> list[SiteShape]:
         """Shapes of all sites whose role is one of `roles`; `norm` also means `norm.pre`, `norm.final`, ..."""

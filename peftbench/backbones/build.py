@@ -17,8 +17,9 @@ from peftbench.backbones.frames import FrameFolded
 from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_files
+from peftbench.backbones.tubelets import MODELS, Tubelets, VideoTransformer
 from peftbench.backbones.weights import load_from_timm, load_weights
-from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.errors import ConfigError, NotApplicable, did_you_mean
 from peftbench.foundation.plugins import load_plugins
 
 
@@ -29,6 +30,10 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     supported, `MissingInput` and `BadInput` for weights.
     """
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}
+    if is_of_clips(spec.model):
+        if frames == 1:
+            raise NotApplicable(f"{spec.model} is a network of clips; this data has images (dataset=moving_shapes)")
+        arguments["num_frames"] = frames
     try:
         if spec.source == "timm":
             net = load_from_timm(spec.model, arguments, spec)
@@ -41,6 +46,8 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     # before the translation, which changes the layout of some networks
     paths = weights_files(spec)
     read = load_weights(net, paths[0], spec.ema) if paths else None
+    if is_of_clips(spec.model) and spec.frame_readout != "method":
+        raise ConfigError([f"backbone.frame_readout={spec.frame_readout}: {spec.model} has no features of frames"])
     if frames == 1 and spec.frame_readout != "method":
         raise ConfigError([f"backbone.frame_readout={spec.frame_readout} speaks of clips, and this data has images"])
     backbone = from_timm(net, spec.img_size, frames, spec.frame_readout)
@@ -60,6 +67,11 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     if read is not None:
         backbone.weights_read = read
     return backbone
+
+
+def is_of_clips(model: str) -> bool:
+    """Whether a model of that name takes clips as a whole and not frame by frame."""
+    return model.partition(".")[0] in MODELS
 
 
 def _stride(net: Any, backbone: Backbone) -> int:
@@ -105,14 +117,18 @@ def input_spec(spec: BackboneSpec) -> InputSpec:
 def from_timm(net: nn.Module, img_size: int | None = None, frames: int = 1, frame_readout: str = "method") -> Backbone:
     """Wrap any supported timm model (built with `num_classes=0`) as a frozen Backbone.
 
-    With `frames` above 1 it is given clips of that many frames (see `frames.FrameFolded`). Image statistics come from
-    the model's pretrained configuration.
+    With `frames` above 1 it is given clips of that many frames (see `frames.FrameFolded`); a network of clips was built
+    for as many. Image statistics come from the model's pretrained configuration.
     """
+    if isinstance(net, VideoTransformer):
+        frames = net.num_frames
     fuse(net)
     family, sites = sites_of(net)
     shape, expects = replace(shape_of(net, family, sites), frames=frames), _input_spec(net, img_size)
     backbone = Backbone(net, shape, sites, expects)
-    if frames > 1:
+    if isinstance(net, VideoTransformer):
+        backbone = Tubelets(net, shape, sites, expects)
+    elif frames > 1:
         backbone = FrameFolded(net, shape, sites, expects, frame_readout=frame_readout)
     backbone.freeze()
     return backbone

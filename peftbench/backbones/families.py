@@ -57,6 +57,7 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
         num_heads=getattr(first_attention, "num_heads", 0),
         patch_size=_patch_size(net, sites, grid),
         grid=(int(grid[0]), int(grid[1])),
+        times=getattr(net.patch_embed, "times", 1) if hasattr(net, "patch_embed") else 1,
         num_prefix_tokens=getattr(net, "num_prefix_tokens", 0),
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         sites=tuple(site.shape for site in sites),
@@ -67,8 +68,8 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
 def _patch_size(net: Any, sites: list[Site], grid: tuple[int, int]) -> int:
     """Side of a patch in px; behind a stem of several convolutions, of what the stem makes a token of."""
     for site in sites:
-        if site.shape.role == "embed" and isinstance(site.module, nn.Conv2d):
-            return int(site.module.kernel_size[0])
+        if site.shape.role == "embed" and isinstance(site.module, (nn.Conv2d, nn.Conv3d)):
+            return int(site.module.kernel_size[-1])
     size = getattr(net.patch_embed, "img_size", None)
     if size is None or not grid[0]:
         raise NotApplicable(f"the patch embedding of this {type(net).__name__} is no convolution and has no known grid")
@@ -89,7 +90,7 @@ def _site(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: 
 def _dims(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, (nn.Conv2d, nn.Conv3d)):
         # in_dim counts the inputs of one output channel
         return module.weight[0].numel(), module.out_channels
     weight = getattr(module, "weight", None)

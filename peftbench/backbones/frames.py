@@ -7,12 +7,13 @@ time unfolds by it.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone
+from peftbench.backbones.base import Backbone, Site, SiteShape
+from peftbench.foundation.errors import NotApplicable
 
 
 def mean_over_frames(x: Tensor, frames: int) -> Tensor:
@@ -33,29 +34,63 @@ class FrameMeanAhead(nn.Module):
         return y
 
 
+class MeanOverFrames(nn.Module):
+    """features of every frame [batch, frames, width] -> [batch, width]."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return mean_over_frames(features.flatten(0, 1), features.shape[1])
+
+
+class EachFrame(nn.Module):
+    """clips [batch, frames, 3, height, width] -> what a backbone gives of every frame, [batch, frames, width]."""
+
+    backbone: Backbone
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        # A plain reference, not a child: the backbone holds this module.
+        object.__setattr__(self, "backbone", backbone)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return Backbone.forward(self.backbone, clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+
+
 class FrameFolded(Backbone):
     """clips [batch, frames, 3, height, width] -> features [batch, feature_dim].
 
     `norm_then_mean`: features of every frame as of an image, then their mean (AIM, arXiv:2302.03024). `mean_then_norm`:
     the mean is taken ahead of the network's final norm (ST-Adapter, arXiv:2206.13559). `frame_readout` is one of them,
-    or `method`: what the method asks for.
+    or `method`: what the method asks for. A method that works on the features of frames wraps the
+    site `over_frames`.
     """
 
     def __init__(self, *arguments: Any, frame_readout: str = "method") -> None:
         super().__init__(*arguments)
         self._frame_readout, self._mean_first = frame_readout, False
+        self.each_frame, self.over_frames = EachFrame(self), cast(nn.Module, MeanOverFrames())
+        width = self.shape.width
+        self._sites += (Site(self, "over_frames", SiteShape("over_frames", -1, width, width, False)),)
 
     def forward(self, clips: Tensor) -> Tensor:
         frames = self.shape.frames
         if clips.ndim != 5 or clips.shape[1] != frames:
             wanted = f"[batch, {frames}, 3, height, width]"
             raise ValueError(f"this backbone was built for clips {wanted} and was given {list(clips.shape)}")
-        features = super().forward(clips.flatten(0, 1))
-        return features if self._mean_first else mean_over_frames(features, frames)
+        features: Tensor
+        if self._mean_first:
+            features = super().forward(clips.flatten(0, 1))
+        else:
+            features = self.over_frames(self.each_frame(clips))
+        return features
 
     def read_frames(self, wanted: str) -> None:
         if self._frame_readout != "method":
             wanted = self._frame_readout
         if wanted == "mean_then_norm":
+            if not isinstance(self.over_frames, MeanOverFrames):
+                raise NotApplicable(
+                    "this method works on the features of every frame, which backbone.frame_readout=mean_then_norm "
+                    "does not leave; set backbone.frame_readout=method"
+                )
             self._mean_first = True
             self.sites("norm.final")[0].wrap(lambda norm: FrameMeanAhead(norm, self.shape.frames))

@@ -139,6 +139,7 @@ def _clip(state: State) -> State:
 _BLOCKS = (r"^(?:model\.)?(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1.")
 _ATTENTION = (
     (r"\.attention\.attention\.(query|key|value)\.", r".attn.\1."),
+    (r"\.attention\.attention\.([qv]_bias)$", r".attn.\1"),
     (r"\.(?:attention|self_attn)\.(q|k|v)_proj\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.self_attn\.out_proj\.", ".attn.proj."),

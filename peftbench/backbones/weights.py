@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from peftbench.backbones.checkpoint import first_line, read_checkpoint, refuse_bomb
 from peftbench.backbones.layouts import find_state
 from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.tubelets import VideoTransformer
 from peftbench.foundation.connection import offline_reason
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 
@@ -45,10 +46,11 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
     pooled = any(name.startswith("attn_pool.") for name in net.state_dict())
     unused = {name for name in state if is_head(name) or (name.startswith("attn_pool.") and not pooled)}
     left_out = {name.split(".")[0] for name in unused} | set(found.left_out)
+    anew = "; fc_norm starts anew" if isinstance(net, VideoTransformer) and "fc_norm.weight" not in found.state else ""
     state = {name: tensor for name, tensor in state.items() if name not in unused}
     _check(net, state, path, words)
     net.load_state_dict(state, strict=False)
-    return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "")
+    return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "") + anew
 
 
 def _check(net: nn.Module, state: Mapping[str, Tensor], path: Path, words: str) -> None:

@@ -21,7 +21,7 @@ UNVERIFIED = (
     "or the row comes from a summary written by others"
 )
 # Benchmark file -> what precedes its data sets' names in labels.
-BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/"}
+BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/", "video": ""}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def alone() -> list[Table]:
         by_table.get(_table_of(row), []).append(row)
     tables = []
     for (backbone, benchmark), rows in sorted(by_table.items()):
-        groups = rows[0].groups
+        groups = {label: group for row in rows for label, group in row.groups.items()}
         columns = tuple(Column(label, label, group, "as published", "as published") for label, group in groups.items())
         empty = Table(backbone, benchmark, "as published", columns, (), (), compare((), columns))
         tables.append(_with_published(empty, rows, sources))

@@ -44,7 +44,7 @@ def measured(fit: FitResult, feature_seconds: float, test: Evaluation | None) ->
     train_seconds = fit.seconds["train"] + feature_seconds
     return {
         "train_images_per_second": fit.num_images / train_seconds,
-        "eval_images_per_second": test.num_samples / test.seconds if test and test.seconds > 0 else None,
+        "eval_images_per_second": test.num_samples * test.views / test.seconds if test and test.seconds > 0 else None,
         "data_seconds": fit.seconds.get("data", 0.0),
         "train_seconds": train_seconds,
         "eval_seconds": fit.seconds.get("eval", 0.0) + (test.seconds if test else 0.0),

@@ -11,8 +11,8 @@ from peftbench.cells.shared import Opened
 from peftbench.config.gate import RunConfig
 from peftbench.config.protocol import VALIDATES, ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Split
-from peftbench.data.pixels.cache import load_split
+from peftbench.data.base import Split, View
+from peftbench.data.pixels.cache import WHOLE, load_split
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
@@ -44,13 +44,13 @@ class CellData:
         _check_canvas(config, inputs.size)
         folder, targets = runtime.cache_root, config.task.targets
 
-        def split(name: str) -> Split:
+        def split(name: str, view: View = WHOLE) -> Split:
             streamed = _stream_above(config, runtime, name)
 
             def load() -> Split:
-                return load_split(source, name, self.transform, folder, progress.counted, streamed, targets)
+                return load_split(source, name, self.transform, folder, progress.counted, streamed, targets, view)
 
-            return opened.split((name, self.transform.key(), folder, streamed, targets), load)
+            return opened.split((name, self.transform.key(), folder, streamed, targets, view), load)
 
         self.split = split
 
@@ -62,6 +62,11 @@ class CellData:
     def val_set(self) -> Split | None:
         name = self._config.protocol.val_split
         return self.split(name) if name else None
+
+    @property
+    def test_views(self) -> list[Split]:
+        """The test split as the protocol shows it, view by view; one for all but clips."""
+        return [self.split("test", view) for view in self._config.protocol.test_views]
 
     def training(self, split: Split, inputs: Mapping[str, Values] | None = None) -> Batches:
         """Shuffled, augmented batches, drawn from the cell's seed; of `inputs` in place of the split's own."""

@@ -142,9 +142,10 @@ class RandomSplit:
     targets: Mapping[str, Any]
 
     @classmethod
-    def draw(cls, num_images: int, num_classes: int, size: int) -> RandomSplit:
+    def draw(cls, num_images: int, num_classes: int, size: int, frames: int = 1) -> RandomSplit:
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(256, (num_images, size, size, 3), generator=generator, dtype=torch.uint8)
+        time = (frames,) if frames > 1 else ()
+        images = torch.randint(256, (num_images, *time, size, size, 3), generator=generator, dtype=torch.uint8)
         maps = torch.arange(num_images * size * size).view(num_images, size, size) % num_classes
         return cls({"image": images}, {"label": torch.arange(num_images) % num_classes, "class_map": maps})
 
@@ -157,7 +158,8 @@ def random_evidence(
 ) -> CellEvidence:
     """Evidence without a dataset, for tests and for the page that shows which backbones a method fits."""
     task = task or Classification()
-    split = RandomSplit.draw(num_images, num_classes, backbone.input_spec.size).only(task.targets)
+    size, frames = backbone.input_spec.size, backbone.shape.frames
+    split = RandomSplit.draw(num_images, num_classes, size, frames).only(task.targets)
     train = TrainSpec(batch_size=16)
     return CellEvidence(
         backbone,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.adapters.hf_peft import attach_peft
-from peftbench.cells.measure import measure_split
+from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import build_parts
 from peftbench.config.compose import Trees
 from peftbench.config.gate import FIXED, NAMED, config_dir, from_tree
@@ -33,4 +33,4 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
         if not isinstance(parts.model, Classifier):
             raise NotApplicable(f"PEFT's adapters are measured as classifiers, not for task={config.task.name}")
         attach_peft(parts.model, folder)
-        return measure_split(config, parts, parts.data.split("test"))
+        return measure_test(config, parts)

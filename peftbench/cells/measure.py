@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.base import Split
+from peftbench.tasks.classification import averaged
 from peftbench.train.evaluate import Evaluation, evaluate
 
 
@@ -25,16 +27,23 @@ def measure(config: RunConfig, parts: Parts) -> Scores:
     val_set = parts.data.val_set
     val = measure_split(config, parts, val_set) if val_set else None
     # The test split is first touched here, when nothing can be chosen any more.
-    test = measure_split(config, parts, parts.data.split("test")) if config.protocol.report_test else None
+    test = measure_test(config, parts) if config.protocol.report_test else None
     if test is not None and parts.model.backbone.shape.frames > 1:
         test = with_order_gap(config, parts, test)
     return Scores(val, test)
 
 
-def measure_split(config: RunConfig, parts: Parts, split: Split, shuffle_frames: bool = False) -> Evaluation:
-    """One pass over a split with a new meter of the task."""
+def measure_split(config: RunConfig, parts: Parts, *views: Split, shuffle_frames: bool = False) -> Evaluation:
+    """One pass over a split with a new meter of the task, or over several views of it, which count together."""
     meter = config.task.meter(parts.data.source)
-    return evaluate(parts.model, parts.data.evaluation(split, shuffle_frames), meter, config.train.precision)
+    batches = [parts.data.evaluation(view, shuffle_frames) for view in views]
+    together = partial(averaged, how=config.protocol.view_average)
+    return evaluate(parts.model, batches[0], meter, config.train.precision, batches[1:], together)
+
+
+def measure_test(config: RunConfig, parts: Parts, shuffle_frames: bool = False) -> Evaluation:
+    """The test split as the protocol shows it."""
+    return measure_split(config, parts, *parts.data.test_views, shuffle_frames=shuffle_frames)
 
 
 def with_order_gap(config: RunConfig, parts: Parts, natural: Evaluation) -> Evaluation:
@@ -42,7 +51,7 @@ def with_order_gap(config: RunConfig, parts: Parts, natural: Evaluation) -> Eval
     by how much the natural order is better under `order_gap`, which shows whether a model uses time.
     """
     metric = config.task.metric
-    shuffled = measure_split(config, parts, parts.data.split("test"), shuffle_frames=True).metrics[metric.name]
+    shuffled = measure_test(config, parts, shuffle_frames=True).metrics[metric.name]
     gap = metric.goodness(natural.metrics[metric.name]) - metric.goodness(shuffled)
     found = {f"{metric.name}_shuffled": shuffled, "order_gap": gap}
     return replace(natural, metrics={**natural.metrics, **found})

@@ -142,7 +142,7 @@ def _data(config: RunConfig, parts: Parts, tested: bool) -> dict[str, Any]:
         "splits": {
             "train": facts(protocol.train_split, data.train_set),
             "val": facts(protocol.val_split, data.val_set),
-            "test": facts("test", data.split("test") if tested else None),
+            "test": facts("test", data.test_views[0] if tested else None),
         },
     }
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import plan
-from peftbench.cells.measure import measure_split
+from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import Parts, build_parts
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
@@ -57,9 +57,7 @@ def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) ->
     if record.metrics["test"] is None:
         raise RecordError(f"record {record.fingerprint} has no test result to reproduce (protocol.report_test=false)")
     own_predictions(store, record)
-    return with_restored(
-        record, store, options, lambda config, parts: measure_split(config, parts, parts.data.split("test"))
-    )
+    return with_restored(record, store, options, measure_test)
 
 
 def with_restored(record: RunRecord, store: Store, options: list[str], use: Callable[[RunConfig, Parts], T]) -> T:

@@ -25,6 +25,7 @@ Tree = dict[str, Any]
 
 _HEADER = re.compile(r"^# @package (\w+)$", re.MULTILINE)
 _SCHEMA = re.compile(r"/schema/([\w/]+)@(\w+)")
+_PREFERENCE = "override /"
 _KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
@@ -42,6 +43,7 @@ class Composer:
     def __init__(self, folder: Path, schema: Callable[[str], Tree]) -> None:
         self._folder, self._schema = folder, schema
         self._layers: dict[tuple[str, str], list[Tree]] = {}
+        self._preferred: dict[tuple[str, str], dict[str, str]] = {}
         self._choices: dict[str, list[str]] = {}
         self._resolved: dict[str, Tree] = {}
         main = _yaml(folder / "config.yaml")
@@ -66,6 +68,10 @@ class Composer:
                 chosen[key] = self._checked_choice(key, override.value())
             else:
                 options.append((key.split("."), _plain_value(override)))
+        for group in list(chosen):
+            for other, preferred in self._preferences(group, chosen[group]).items():
+                if other not in named:
+                    chosen[other] = preferred
         result: Tree = {}
         for group, choice in chosen.items():
             for layer in self._choice(group, choice):
@@ -88,6 +94,11 @@ class Composer:
             self._layers[group, choice] = self._read(group, choice)
         return self._layers[group, choice]
 
+    def _preferences(self, group: str, choice: str) -> dict[str, str]:
+        """Group -> what a choice takes of a group ahead of its own, unless the words name one."""
+        self._choice(group, choice)
+        return self._preferred.get((group, choice), {})
+
     def _read(self, group: str, choice: str) -> list[Tree]:
         path = self._folder / group / f"{choice}.yaml"
         header = _HEADER.search(path.read_text(encoding="utf-8"))
@@ -101,8 +112,12 @@ class Composer:
             if schema is not None:
                 place = package if schema[2] == "_here_" else schema[2]
                 layers.append(_at(place, self._schema(schema[1])))
+            elif package == "_global_" and _prefers(entry, list(self._defaults)[: list(self._defaults).index(group)]):
+                [(key, preferred)] = entry.items()
+                self._preferred.setdefault((group, choice), {})[key.removeprefix(_PREFERENCE)] = preferred
             elif package == "_global_" and entry in choices_of(self._folder / group):
                 layers += self._read(group, entry)
+                self._preferred.setdefault((group, choice), {}).update(self._preferred.get((group, entry), {}))
             else:
                 raise NeedsHydra(f"{path}: {entry}")
         return [*layers, _at(package, values)]
@@ -187,6 +202,11 @@ def _groups(defaults: list[Any]) -> tuple[dict[str, str], int]:
         else:
             raise NeedsHydra(f"config.yaml: {entry}")
     return groups, own_place
+
+
+def _prefers(entry: Any, ahead: list[str]) -> bool:
+    """Whether an entry of defaults is `override /group: choice` for one of the groups `ahead` of its own."""
+    return isinstance(entry, dict) and [key.removeprefix(_PREFERENCE) for key in entry] in [[name] for name in ahead]
 
 
 def _at(package: str, values: Tree) -> Tree:

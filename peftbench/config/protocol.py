@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from peftbench.data.base import View
 from peftbench.foundation.spec import Spec, option
 
 NORMALISATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
@@ -48,6 +49,10 @@ class ProtocolSpec(Spec):
 
     `canvas`, for tasks that predict maps: the side in px of the pictures from which training cuts windows of the
     backbone's size, and over which evaluation slides them; null shows the backbone whole pictures.
+
+    `views` and `crops`, for clips: a test clip is shown as that many stretches in time, each cut at that many places
+    along its longer side (3: both ends and the middle). What the model says of them is averaged as `view_average` says:
+    `probabilities` (ST-Adapter's and AIM's code) or `logits` (AdaptFormer's).
     """
 
     section: ClassVar[str] = "protocol"
@@ -68,6 +73,9 @@ class ProtocolSpec(Spec):
     shots_seed: int | None = option(None, ge=0, later=True)
     draw: str = option("nested", choices=("nested", "coop"), later=True)
     canvas: int | None = option(None, ge=16, le=4096, later=True)
+    views: int = option(1, ge=1, le=30, later=True)
+    crops: int = option(1, choices=(1, 3), later=True)
+    view_average: str = option("probabilities", choices=("probabilities", "logits"), later=True)
 
     def problems(self) -> Sequence[str]:
         problems = []
@@ -83,9 +91,17 @@ class ProtocolSpec(Spec):
             )
         if self.draw != "nested" and self.shots is None:
             problems.append(f"protocol.draw={self.draw} is of a few-shot draw: protocol=fewshot_coop protocol.shots=16")
+        if self.crops > 1 and self.resize != "crop":
+            problems.append("protocol.crops=3 cuts along a clip's longer side, which needs protocol.resize=crop")
         if self.val_split is None and not self.report_test:
             problems.append("protocol.report_test=false without protocol.val_split would measure nothing")
         return problems
+
+    @property
+    def test_views(self) -> list[View]:
+        """What of each test sample is shown, one after the other."""
+        places = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
+        return [View(number, self.views, place) for number in range(self.views) for place in places]
 
     def drawn(self, seed: int) -> tuple[int, str, str]:
         """The seed of the few-shot draw in a cell with `seed`, the name of the draw in records, and its order."""

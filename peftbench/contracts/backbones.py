@@ -76,11 +76,16 @@ TWELVE_BLOCKS: dict[str, Callable[[], Backbone]] = {
     "vit_twelve": lambda: _build("vit_tiny_patch16_224", **(VIT | {"depth": 12})),
 }
 
-# Any of them under clips: its name with this behind it.
+# Networks that take clips as a whole: tubelets of 2 x 8 x 8 of four frames, in two steps of time.
+OF_TIME: dict[str, Callable[[], Backbone]] = {
+    "vit_tubelets": lambda: _build("vit_small_patch16_videomae_224", **VIT, num_frames=4),
+}
+
+# Any image network under clips: its name with this behind it.
 OF_CLIPS = "_of_clips"
 FRAMES = 3
 
-_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS)[name]())
+_template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS | OF_TIME)[name]())
 
 
 def make(name: str) -> Backbone:

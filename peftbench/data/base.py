@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 
 from peftbench.data.templates import PLAIN
+from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Spec, option
 
@@ -33,6 +34,7 @@ __all__ = [
     "RawSplit",
     "Source",
     "Split",
+    "View",
 ]
 
 # train800 and val200 choose hyperparameters; train800val200 is their union, for the reported run; test is read once.
@@ -42,6 +44,17 @@ SPLIT_SIZES = {"train800": 800, "val200": 200, "train800val200": 1000}
 FULL_SPLITS = ("train", "val", "trainval")
 GROUPS = ("natural", "specialized", "structured", "fgvc", "fewshot", "embedded", "dense", "video", "other")
 PIXELS = ("original", "tfds", "jpeg75-folder", "webp-export", "unknown")
+
+
+@dataclass(frozen=True)
+class View:
+    """What of a sample is shown in one pass: stretch `number` of `views` in time, its square cut at `place` (0 to 1)
+    of the longer side.
+    """
+
+    number: int = 0
+    views: int = 1
+    place: float = 0.5
 
 
 class RawSplit(ABC):
@@ -83,6 +96,12 @@ class RawSplit(ABC):
         Raises `BadInput` naming the map when it is missing, cannot be read or is not as large as its image.
         """
         raise NotImplementedError
+
+    def stretch(self, number: int, views: int) -> RawSplit:
+        """The same samples in stretch `number` of `views` in time. Raises `ConfigError` where there is but one."""
+        if views == 1:
+            return self
+        raise ConfigError([f"protocol.views={views}: only clips from files (dataset=clips) have several stretches"])
 
     def take(self, rows: np.ndarray) -> RawSplit:
         """The images at `rows` (int64 [num_rows]), in that order."""

@@ -32,7 +32,14 @@ from peftbench.interventions.shared import refer, release, share
 from peftbench.interventions.side import MeanPatch, MetaTokens, OnlyToken, SideBlock, Unused, WithImages
 from peftbench.interventions.sparse import SparseChange, SparseDelta
 from peftbench.interventions.spatial import TokenGrid
-from peftbench.interventions.temporal import Added, FrameOffsets, TemporalConvAdapter, TemporalPass
+from peftbench.interventions.temporal import (
+    Added,
+    FrameOffsets,
+    FrameTransformer,
+    TemporalConvAdapter,
+    TemporalPass,
+    TemporalShift,
+)
 from peftbench.interventions.tokens import (
     CarriedReadout,
     InsertTokens,
@@ -55,6 +62,7 @@ __all__ = [
     "ExtraKeysValues",
     "FixedDown",
     "FrameOffsets",
+    "FrameTransformer",
     "FrozenEnds",
     "InsertTokens",
     "Intervention",
@@ -79,6 +87,7 @@ __all__ = [
     "Tap",
     "TemporalConvAdapter",
     "TemporalPass",
+    "TemporalShift",
     "Thinned",
     "TokenGrid",
     "Unused",

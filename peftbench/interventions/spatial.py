@@ -9,18 +9,33 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import BackboneShape
+from peftbench.foundation.errors import NotApplicable
 
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Where the patches lie in a token sequence: behind `num_prefix` tokens, row by row on a grid of `size`."""
+    """Where the patches lie in a token sequence: behind `num_prefix` tokens, row by row on a grid of `size`.
+
+    Of tubelets there is such a grid for each of the `times`, one after the other.
+    """
 
     num_prefix: int
     size: tuple[int, int]
+    times: int = 1
 
     @classmethod
     def of(cls, shape: BackboneShape) -> TokenGrid:
-        return cls(shape.num_prefix_tokens, shape.grid)
+        """Raises `NotApplicable` where one sequence holds several grids; `of_times` takes them one by one."""
+        if shape.times > 1:
+            raise NotApplicable(
+                "a method that reads tokens as one feature map; a clip's tubelets are one for each time"
+            )
+        return cls.of_times(shape)
+
+    @classmethod
+    def of_times(cls, shape: BackboneShape) -> TokenGrid:
+        """The same for what only goes through `apply`, which takes every time step as a map of its own."""
+        return cls(shape.num_prefix_tokens, shape.grid, shape.times)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [batch, prefix + patches, width] -> prefix [batch, prefix, width], map [batch, width, rows, columns].
@@ -36,6 +51,10 @@ class TokenGrid:
 
         Every prefix token (class, registers) is a 1 x 1 map of its own, so that of a convolution only the centre acts.
         """
+        if self.times > 1:
+            steps = x.unflatten(1, (self.times, -1)).flatten(0, 1)
+            one = TokenGrid(0, self.size)
+            return one.apply(operation, steps).unflatten(0, (len(x), self.times)).flatten(1, 2)
         prefix, maps = self.split(x)
         maps = operation(maps)
         if x.ndim == 4:

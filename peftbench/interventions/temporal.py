@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.interventions.base import Intervention
 from peftbench.interventions.block import halves
+from peftbench.interventions.side import small_block
 
 
 def over_time(operation: Callable[[Tensor], Tensor], x: Tensor, frames: int) -> Tensor:
@@ -90,6 +91,47 @@ class FrameOffsets(Intervention):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         placed = x.unflatten(0, (-1, self.offsets.shape[1])) + self.offsets[:, :, None].to(x.dtype)
         y: Tensor = self.base(placed.flatten(0, 1), **arguments)
+        return y
+
+
+class TemporalShift(Intervention):
+    """base(x) with the first `part` channels of the frame behind and the next `part` of the frame ahead.
+
+    What comes out of base is [batch * frames, ..., width]; beyond its ends a clip is zero.
+    """
+
+    def __init__(self, base: nn.Module, frames: int, part: int) -> None:
+        super().__init__(base)
+        self.frames, self.part = frames, part
+
+    def forward(self, x: Tensor, **arguments: Any) -> Tensor:
+        y = self.base(x, **arguments).unflatten(0, (-1, self.frames))
+        behind, ahead, stay = y.tensor_split((self.part, 2 * self.part), dim=-1)
+        nothing = torch.zeros_like(y[:, :1])
+        behind = torch.cat([behind[:, 1:], nothing[..., : self.part]], dim=1)
+        ahead = torch.cat([nothing[..., : self.part], ahead[:, :-1]], dim=1)
+        return torch.cat([behind, ahead, stay], dim=-1).flatten(0, 1)
+
+
+class FrameTransformer(Intervention):
+    """base(blocks(x + place)) on the features of every frame: x [batch, frames, width], as is what base is given.
+
+    Places [1, frames, width] start at zero, and so do the last maps of each block's halves: at the start this is base.
+    """
+
+    def __init__(self, base: nn.Module, frames: int, width: int, num_heads: int, depth: int) -> None:
+        super().__init__(base)
+        self.places = nn.Parameter(torch.zeros(1, frames, width))
+        self.blocks = nn.ModuleList(small_block(width, num_heads, 4 * width) for _ in range(depth))
+        for block in self.blocks:
+            for name in ("attn.proj", "mlp.fc2"):
+                nn.init.zeros_(block.get_submodule(name).weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.places.to(x.dtype)
+        for block in self.blocks:
+            x = block(x)
+        y: Tensor = self.base(x)
         return y
 
 

@@ -123,6 +123,10 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
         raise NotApplicable(
             f"{method.name} works across the frames of clips; this data has images (dataset=moving_shapes)"
         )
+    if method.mixes_time and backbone.shape.times > 1:
+        raise NotApplicable(
+            f"{method.name} gives time to a network of images; this one takes clips as a whole and has it by itself"
+        )
     backbone.freeze()
     before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
     with seeded(seed, "method"):

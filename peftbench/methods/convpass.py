@@ -71,7 +71,7 @@ class Convpass(Method):
     def attach(self, backbone: Backbone) -> None:
         if not backbone.shape.at("attn"):
             raise NotApplicable(f"{self.name} gives attention a convolution; {backbone.shape.family} has no attention")
-        grid = TokenGrid.of(backbone.shape)
+        grid = TokenGrid.of_times(backbone.shape)
         for site in backbone.sites("block"):
             taps = [Tap(half, self._bypass(site.shape.out_dim, grid), drop_path=True) for half in self.halves]
             site.wrap(partial(tap_block, taps=taps))

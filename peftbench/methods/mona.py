@@ -85,7 +85,7 @@ class Mona(Method):
     dropout: float = option(0.1, ge=0, lt=1)
 
     def attach(self, backbone: Backbone) -> None:
-        grid = TokenGrid.of(backbone.shape)
+        grid = TokenGrid.of_times(backbone.shape)
         halves = backbone.shape.at("attn", "mlp")
         for site in backbone.sites("block"):
             taps = [

@@ -98,7 +98,9 @@ class SCT(Method):
                 backbone(batch["image"])
             for site, sums, x in zip(watched, energy, seen, strict=True):
                 patches = x.movedim(site.channel_dim, -1).flatten(1, -2)[:, backbone.shape.num_prefix_tokens :]
-                sums.index_add_(0, batch["label"], patches.square().sum(dim=1).double())
+                # frames of clips are folded into the batch
+                labels = batch["label"].repeat_interleave(len(patches) // len(batch["label"]))
+                sums.index_add_(0, labels, patches.square().sum(dim=1).double())
             seen.clear()
         present = energy[0].sum(dim=1) > 0
         scores = [sums[present].sqrt().mean(dim=0) for sums in energy]

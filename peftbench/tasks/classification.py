@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -54,6 +55,16 @@ def classification_loss(label_smoothing: float = 0.0, inputs: Sequence[str] = ("
         return F.cross_entropy(logits, batch.get("target", batch["label"]), label_smoothing=label_smoothing)
 
     return loss_fn
+
+
+def averaged(views: Sequence[Tensor], how: str) -> Tensor:
+    """Logits [batch, classes] of several views -> one: the mean of the logits, or the logarithm of the mean of the
+    probabilities (`how`).
+    """
+    logits = torch.stack([view.float() for view in views])
+    if how == "logits":
+        return logits.mean(dim=0)
+    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(views))
 
 
 class ClassificationMeter:

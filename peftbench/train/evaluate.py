@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -40,11 +40,12 @@ class Meter(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of one pass, see `Measured`. seconds: wall time of the pass, data included."""
+    """Metrics of one pass, see `Measured`. seconds: wall time of the pass, data included. views: of each sample."""
 
     metrics: Mapping[str, float | int]
     seconds: float
     predictions: NDArray[Any] | None = field(default=None, repr=False)
+    views: int = 1
 
     @property
     def num_samples(self) -> int:
@@ -62,10 +63,18 @@ def kept_modes(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate(model: nn.Module, batches: Batches, meter: Meter, precision: str = "fp32") -> Evaluation:
+def evaluate(
+    model: nn.Module,
+    batches: Batches,
+    meter: Meter,
+    precision: str = "fp32",
+    more_views: Sequence[Batches] = (),
+    together: Callable[[Sequence[Any]], Any] | None = None,
+) -> Evaluation:
     """Shows every sample to the model once, in eval mode; the model's modes are put back afterwards.
 
-    Nothing waits for the device before the last batch.
+    With `more_views`, other views of the same samples in the same order, the meter is given what `together` makes of
+    the outputs of all. Nothing waits for the device before the last batch.
 
     Raises `ValueError` when `batches` leaves samples out, and what the meter raises.
     """
@@ -74,9 +83,12 @@ def evaluate(model: nn.Module, batches: Batches, meter: Meter, precision: str = 
     start = time.perf_counter()
     with kept_modes(model), torch.inference_mode():
         model.eval()
-        for batch in batches.epoch(0):
-            with autocast(batches.device, precision):
-                outputs = model(*batches.inputs_of(batch))
-            meter.update(outputs, batch)
+        for batch, *others in zip(*(view.epoch(0) for view in (batches, *more_views)), strict=True):
+            seen = []
+            for view in (batch, *others):
+                with autocast(batches.device, precision):
+                    seen.append(model(*batches.inputs_of(view)))
+            meter.update(together(seen) if together and others else seen[0], batch)
     measured = meter.result()
-    return Evaluation(measured.metrics, time.perf_counter() - start, measured.predictions)
+    seconds = time.perf_counter() - start
+    return Evaluation(measured.metrics, seconds, measured.predictions, 1 + len(more_views))

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.build import from_timm
+from peftbench.backbones.build import build_backbone, from_timm
+from peftbench.backbones.options import BackboneSpec
 from peftbench.contracts.backbones import FRAMES, OF_CLIPS, make, of_clips, samples
 from peftbench.contracts.test_methods import nudge
 from peftbench.foundation.errors import NotApplicable
@@ -25,6 +26,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("st_adapter", ST_BOTH),
     ("aim", {}),
     ("aim", {"temporal_adapters": 2, "scale": 1.0}),
+    ("temporal_head", {}),
 ]
 every_form = pytest.mark.parametrize(("name", "options"), FORMS, ids=str)
 
@@ -239,3 +241,46 @@ def test_counts(name: str, options: dict[str, Any], model: str, frames: int, cou
         backbone = of_clips(from_timm(timm.create_model(model, pretrained=False, num_classes=0)), frames)
         install(METHODS.get(name)(**options), backbone)
     assert sum(parameter.numel() for _, parameter in backbone.trainable) == count
+
+
+@torch.no_grad()
+def test_the_temporal_head_is_a_transformer_on_the_features_of_frames() -> None:
+    built, bare = installed("temporal_head", "vit_cls", depth=2), make("vit_cls")
+    clips = samples(built, 2).double()
+    w = {name.removeprefix("over_frames."): tensor for name, tensor in built.named_parameters()}
+    x = bare.double()(clips.flatten(0, 1)).view(2, FRAMES, WIDTH) + w["places"]
+    for number in range(2):
+        block = {name.removeprefix(f"blocks.{number}."): tensor for name, tensor in w.items()}
+        x = x + attention(block, norm(block, "norm1", x))
+        x = x + mlp(block, norm(block, "norm2", x))
+    agree(built(clips), x.mean(dim=1))
+
+
+@torch.no_grad()
+def test_the_temporal_shift_moves_channels_ahead_of_the_attention() -> None:
+    backbone = installed("temporal_shift", "vit_cls")
+    x = torch.randn(2 * FRAMES, 17, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = tensors(backbone, 1)
+    n = norm(w, "norm1", x).view(2, FRAMES, 17, WIDTH)
+    shifted = n.clone()
+    part = WIDTH // 8
+    for frame in range(FRAMES):
+        shifted[:, frame, :, :part] = n[:, frame + 1, :, :part] if frame + 1 < FRAMES else 0
+        shifted[:, frame, :, part : 2 * part] = n[:, frame - 1, :, part : 2 * part] if frame else 0
+    y = x + attention(w, shifted.flatten(0, 1))
+    y = y + mlp(w, norm(w, "norm2", y))
+    agree(backbone.net.blocks[1](x), y)  # type: ignore[index, operator]
+
+
+@torch.no_grad()
+def test_a_linear_head_on_averaged_features_averages_scores_over_frames() -> None:
+    """The frame-average probe and temporal average pooling are one function."""
+    built, bare = make("vit_cls" + OF_CLIPS), make("vit_cls")
+    clips, head = samples(built, 2), nn.Linear(WIDTH, 5)
+    torch.testing.assert_close(head(built(clips)), torch.stack([head(bare(clip)).mean(0) for clip in clips]))
+
+
+def test_the_temporal_head_needs_the_features_of_every_frame() -> None:
+    built = build_backbone(BackboneSpec(weights="none", frame_readout="mean_then_norm"), frames=3)
+    with pytest.raises(NotApplicable, match=r"set backbone\.frame_readout=method"):
+        install(METHODS.get("temporal_head")(), built)

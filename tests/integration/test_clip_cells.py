@@ -56,6 +56,18 @@ def test_a_cell_of_clips_is_recorded_restored_and_tabled(run, results, capsys, w
     assert "order gap" in table and "GFLOPs and images per second are of one clip and view" in table
 
 
+def test_views_of_test_clips_are_recorded_and_reproduced(run, results, capsys, words):
+    views = ["dataset.sampling=dense", "dataset.stride=1", "dataset.frames=2", "protocol.views=2"]
+    crops = ["protocol.resize=crop", "protocol.crops=3"]
+    words = [word for word in words if not word.startswith("dataset.frames")]
+    assert run("method=linear", *words, *views, *crops, "train=smoke", "runtime.progress=false", fast=False) == 0
+    (record,) = Store(results).all()
+    assert record.metrics["test"]["n"] == 6 and record.identity["protocol"]["views"] == 2
+    where = [word for word in words if word.startswith(("dataset.root", "dataset.train_list", "dataset.test_list"))]
+    assert run("evaluate", record.fingerprint, *where, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
 def test_a_method_across_frames_is_not_applicable_to_images(run, capsys):
     assert run("method=aim", "dataset=digits") == 3
     assert (

@@ -9,12 +9,12 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.base import RawSplit, Source, Split
+from peftbench.data.base import RawSplit, Source, Split, View
 from peftbench.data.maps import map_dtype, map_problem
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.pixels.stream import StreamedImages, sample_pixels, sample_shape
@@ -28,6 +28,7 @@ from peftbench.foundation.progress import Bar
 __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
 
 _CHUNK = 256
+WHOLE = View()
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK, errno.ENOTSUP, errno.EIO)
 
@@ -40,9 +41,11 @@ def load_split(
     progress: Bar | None = None,
     stream_above: int | None = None,
     targets: Collection[str] | None = None,
+    view: View = WHOLE,
 ) -> Split:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.
 
+    `view` is what of each sample is shown.
     Of a split with maps those named in `targets` come with it, or all. A split of more than `stream_above` decoded
     bytes is not stored: its images are decoded whenever they are read.
 
@@ -56,7 +59,9 @@ def load_split(
             f"this dataset has no split {split}, only {', '.join(source.splits)}; "
             "choose a protocol that uses these (protocol=..., protocol.train_split, protocol.val_split)"
         )
-    raw = source.split(split)
+    raw = source.split(split).stretch(view.number, view.views)
+    if view.place != WHOLE.place:
+        transform = replace(transform, along=view.place)
     content = raw.content_digest()
     labels = raw.labels.astype(np.int64)
     labels.flags.writeable = False

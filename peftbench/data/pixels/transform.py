@@ -21,7 +21,8 @@ class ImageTransform:
 
     `resize`: "squash" goes straight to the square, ignoring the aspect ratio (the VTAB protocol); "crop" brings the
     short side to size / crop_pct and cuts out the centre (timm's evaluation); "squash_crop" does so from a square of
-    size / crop_pct. `antialias` off samples the source at
+    size / crop_pct. `along` says where the square is cut on the
+    longer side, from 0 to 1 (its two ends). `antialias` off samples the source at
     half-pixel centres only, whatever the reduction.
     """
 
@@ -30,6 +31,7 @@ class ImageTransform:
     interpolation: str = "bicubic"
     antialias: bool = True
     crop_pct: float = 1.0
+    along: float = 0.5
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.crop_pct <= 1:
@@ -40,7 +42,8 @@ class ImageTransform:
     def key(self) -> str:
         """Text that is equal for two transforms exactly when they make the same pixels."""
         resize = self.resize if self.resize == "squash" else f"{self.resize}{self.crop_pct!r}"
-        return f"{resize}-{self.size}-{self.interpolation}-{'antialias' if self.antialias else 'point'}"
+        along = "" if self.along == 0.5 else f"-along{self.along!r}"
+        return f"{resize}-{self.size}-{self.interpolation}-{'antialias' if self.antialias else 'point'}{along}"
 
     def apply(self, image: Image, place: tuple[float, float] | None = None) -> np.ndarray:
         """`image` (mode RGB or L) as uint8 [size, size, 3 or 1].
@@ -51,6 +54,10 @@ class ImageTransform:
         pixels = self._resample(image, width, height)
         if place is None:
             top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+            if height > width:
+                top = round((height - self.size) * self.along)
+            elif width > height:
+                left = round((width - self.size) * self.along)
         else:
             top = math.floor(place[0] * (height - self.size + 1))
             left = math.floor(place[1] * (width - self.size + 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from peftbench.data.parts import PartsSource, class_notes
 from peftbench.data.sources.image_lists import refuse_outside
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.foundation.digests import digests_of
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
@@ -39,6 +39,9 @@ class Taken:
     stride: int
     template: str
     first: int
+    # stretch `view` of `views` in evaluation
+    view: int = 0
+    views: int = 1
 
     def chosen(self, num_frames: int, moments: Sequence[float] | None = None) -> list[int]:
         """For evaluation, or with `moments` (one a frame, in [0, 1)) a random choice for training."""
@@ -46,7 +49,7 @@ class Taken:
             return uniform_frames(num_frames, self.frames, moments)
         if moments is not None:
             return drawn_dense_frames(num_frames, self.frames, self.stride, moments[0])
-        return dense_frames(num_frames, self.frames, self.stride)
+        return dense_frames(num_frames, self.frames, self.stride, self.view, self.views)
 
     def name(self, index: int) -> str:
         return self.template.format(self.first + index)
@@ -206,6 +209,8 @@ class ClipFileSplit(ClipSplit):
         files = b"".join(digests_of(_files(self.root, self.clips, self.taken)))
         counts = [clip.num_frames for clip in self.clips]
         which = f"{self.taken.frames}:{self.taken.sampling}:{self.taken.stride}:{counts}"
+        if self.taken.views > 1:
+            which += f":{self.taken.view} of {self.taken.views}"
         return hashlib.sha256(which.encode() + files).hexdigest()
 
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
@@ -215,6 +220,14 @@ class ClipFileSplit(ClipSplit):
         if clip.num_frames is None:
             return video_frames(path, choose)
         return folder_frames(path, self.taken.name, clip.num_frames, choose)
+
+    def stretch(self, number: int, views: int) -> ClipFileSplit:
+        if views > 1 and self.taken.sampling != "dense":
+            words = (
+                f"protocol.views={views}: dataset.sampling={self.taken.sampling} spreads one clip over the whole video"
+            )
+            raise ConfigError([f"{words}; set protocol.views=1 or dataset.sampling=dense"])
+        return ClipFileSplit(self.root, self.clips, replace(self.taken, view=number, views=views))
 
     def take(self, rows: np.ndarray) -> ClipFileSplit:
         return ClipFileSplit(self.root, [self.clips[row] for row in rows.tolist()], self.taken)

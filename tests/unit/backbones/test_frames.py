@@ -42,6 +42,14 @@ def test_every_method_of_images_runs_inside_unchanged(name: str) -> None:
     torch.testing.assert_close(turned, features, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [name for name in FRAMEWISE if METHODS.get(name).observes])
+def test_methods_that_look_at_images_look_at_clips(name: str) -> None:
+    method, clips = fitting(name), make("vit_cls" + OF_CLIPS)
+    install(method, clips, findings=look(method, clips))
+    with torch.no_grad():
+        assert clips(clips_of()).isfinite().all()
+
+
 @pytest.mark.parametrize("backbone", ["vit_cls", "vit_avg", "vit_prenorm", "eva_rope", "swin", "convnext"])
 @torch.no_grad()
 def test_the_mean_is_taken_behind_the_final_norm_or_ahead_of_it(backbone: str) -> None:

@@ -64,6 +64,25 @@ def test_a_tree_is_that_of_a_whole_composition_by_hydra(words: list[str], trees:
     ]
 
 
+@pytest.mark.parametrize(
+    ("words", "epochs", "lr", "size"),
+    [
+        (["dataset=moving_shapes", "method=lora"], 3, 0.003, 16),
+        (["train=short", "dataset=camera_motion", "method=lora"], 5, 0.005, 16),
+        (["dataset=moving_shapes", "train.epochs=9", "backbone=vit_small_dinov2"], 9, 0.01, 224),
+        (["dataset=moving_shapes", "method=full", "backbone.img_size=32"], 3, 0.001, 32),
+        (["dataset=digits", "method=lora"], 100, 0.001, None),
+    ],
+    ids=str,
+)
+def test_drawn_clips_take_their_recipe_and_size_unless_words_name_another(
+    words: list[str], epochs: int, lr: float, size: int | None, trees: Trees, composer: Composer
+) -> None:
+    tree = composer.tree(words)
+    assert (tree["train"]["epochs"], tree["optim"]["lr"], tree["backbone"]["img_size"]) == (epochs, lr, size)
+    assert tree == plain_tree(by_hydra(words)) and trees.of(words) == tree
+
+
 @pytest.mark.parametrize("number", range(len(CHOICES["method"])), ids=lambda number: CHOICES["method"][number])
 def test_a_cell_planned_in_outline_is_the_cell_planned_in_full(number: int, trees: Trees) -> None:
     words = [f"method={CHOICES['method'][number]}", *ON_DIGITS]

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from peftbench.config.protocol import ProtocolSpec
 from peftbench.data.clips import decode
+from peftbench.data.clips.listings import Clip
 from peftbench.data.clips.sampling import dense_frames, drawn_dense_frames, uniform_frames
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.data.sources.clips import ClipFiles
+from peftbench.data.sources.clips import ClipFiles, ClipFileSplit, Taken
 from peftbench.data.sources.moving_shapes import MovingShapes
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 from peftbench.train.batches import training_batches
@@ -291,3 +293,62 @@ def test_the_lists_of_ssv2_and_kinetics(tmp_path: Path) -> None:
     source = ClipFiles(root=str(kinetics), form="kinetics", lists=str(lists)).open()
     assert source.class_names == ("abseiling", "zumba") and source.split("trainval").labels.tolist() == [0, 1]
     assert source.test == "official-of-1:1"
+
+
+def test_views_are_stretches_in_time_and_squares_along_the_longer_side(tmp_path: Path) -> None:
+    """The protocol's views in order; each is cached apart, and the frames and columns are those of the view."""
+    lines = []
+    for number in range(2):
+        folder = tmp_path / "frames" / str(number)
+        folder.mkdir(parents=True)
+        for moment in range(12):
+            # 8 rows and 16 columns: the shade rises by 10 from frame to frame and by 5 from column to column
+            pixels = (10 * moment + 5 * np.arange(16, dtype=np.uint8))[None].repeat(8, 0)
+            Image.fromarray(pixels).save(folder / f"img_{moment + 1:05}.png")
+        lines.append(f"{number} 12 {number}")
+    lists = {}
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.txt").write_text("\n".join(lines))
+        lists[f"{part}_list"] = str(tmp_path / f"{part}.txt")
+    spec = ClipFiles(root=str(tmp_path / "frames"), frames=3, sampling="dense", stride=2, **lists)
+    spec = replace(spec, template="img_{:05}.png")
+    assert [replace(spec.taken, view=view, views=3).chosen(12)[0] for view in range(3)] == [0, 4, 7]
+    protocol = ProtocolSpec(resize="crop", views=3, crops=3)
+    assert [(view.number, view.place) for view in protocol.test_views] == [
+        (v, p) for v in range(3) for p in (0, 0.5, 1)
+    ]
+    split = ClipFileSplit(tmp_path / "frames", [Clip("0", 12, 0)], spec.taken)
+    transform = ImageTransform(8, "crop")
+    digests = set()
+    for view in protocol.test_views:
+        source = _Only(split)
+        loaded = load_split(source, "test", transform, tmp_path / "cache", view=view)  # type: ignore[arg-type]
+        digests.add((loaded.digest, view.place))
+        first = {0: 0, 1: 4, 2: 7}[view.number]
+        column = {0: 0, 0.5: 4, 1: 8}[view.place]
+        shades = loaded.inputs["image"][0, :, 0, 0, 0]  # type: ignore[index]
+        assert shades.tolist() == [10 * (first + 2 * step) + 5 * column for step in range(3)]
+    assert len(digests) == 9
+    assert ClipFileSplit(tmp_path, [], spec.taken).stretch(0, 1).taken == spec.taken
+
+
+class _Only:
+    """A source of one split."""
+
+    splits = ("test",)
+
+    def __init__(self, split: ClipFileSplit) -> None:
+        self._split = split
+
+    def split(self, name: str) -> ClipFileSplit:
+        return self._split
+
+
+def test_views_that_there_are_not_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"protocol\.views=3: dataset\.sampling=uniform spreads one clip"):
+        ClipFileSplit(Path(), [], Taken(8, "uniform", 4, "{}", 1)).stretch(0, 3)
+    with pytest.raises(ConfigError, match=r"protocol\.views=2: only clips from files"):
+        MovingShapes().open().split("test").stretch(1, 2)
+    with pytest.raises(ConfigError, match=r"protocol\.crops=3 cuts along .* needs protocol\.resize=crop"):
+        ProtocolSpec(crops=3)
+    assert "views" not in ProtocolSpec().identity() and ProtocolSpec(resize="crop", crops=3).identity()["crops"] == 3

@@ -13,13 +13,17 @@ from peftbench.foundation.spec import build, defaults_of
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "dataset"
 NAMES = sorted(str(path.relative_to(CONFIGS).with_suffix("")) for path in CONFIGS.rglob("*.yaml"))
 
+_OF_CLIPS = [{"override /backbone": "vit_micro_16"}, {"override /train": "clips"}]
+
 
 def read(name: str) -> tuple[str, dict[str, object]]:
     text = (CONFIGS / f"{name}.yaml").read_text()
-    assert text.startswith("# @package dataset\n")
     values = yaml.safe_load(text)
-    [schema] = values.pop("defaults")
-    return schema.removeprefix("/schema/dataset/").removesuffix("@_here_"), values
+    schema, *preferred = values.pop("defaults")
+    # one that chooses a recipe for itself speaks of the whole tree
+    package, place = ("_global_", "@dataset") if preferred else ("dataset", "@_here_")
+    assert text.startswith(f"# @package {package}\n") and preferred in ([], _OF_CLIPS)
+    return schema.removeprefix("/schema/dataset/").removesuffix(place), values
 
 
 @pytest.mark.parametrize("name", NAMES)

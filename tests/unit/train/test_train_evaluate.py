@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from peftbench.foundation.errors import TrainingDiverged
-from peftbench.tasks.classification import ClassificationMeter
+from peftbench.tasks.classification import ClassificationMeter, averaged
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import evaluate
 
@@ -98,3 +99,28 @@ def test_reduced_precision_runs_the_model_in_that_precision() -> None:
         Spy(CLASSES, CLASSES), batches_of(*logits_and_labels(), batch_size=64), ClassificationMeter(), precision="bf16"
     )
     assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("how", ["probabilities", "logits"])
+def test_views_of_a_sample_count_together(how: str) -> None:
+    """By hand: the class of the mean over three views, and the loss of that mean."""
+    rng = np.random.default_rng(1)
+    views = 3 * rng.standard_normal((3, NUM, CLASSES)).astype(np.float32)
+    _, labels = logits_and_labels()
+    first, *others = (batches_of(view, labels, batch_size=8) for view in views)
+    together = partial(averaged, how=how)
+    result = evaluate(nn.Identity(), first, ClassificationMeter(CLASSES), more_views=others, together=together)
+    exponents = np.exp(views.astype(np.float64))
+    probabilities = (exponents / exponents.sum(-1, keepdims=True)).mean(0)
+    if how == "logits":
+        mean = np.exp(views.astype(np.float64).mean(0))
+        probabilities = mean / mean.sum(-1, keepdims=True)
+    assert result.views == 3 and result.num_samples == NUM
+    assert result.predictions is not None
+    np.testing.assert_array_equal(result.predictions, probabilities.argmax(-1))
+    assert result.metrics["loss"] == pytest.approx(-np.log(probabilities[np.arange(NUM), labels]).mean(), rel=1e-5)
+    alone = evaluate(nn.Identity(), batches_of(views[0], labels, batch_size=8), ClassificationMeter(CLASSES))
+    twice = [batches_of(views[0], labels, batch_size=8) for _ in range(2)]
+    same = evaluate(nn.Identity(), twice[0], ClassificationMeter(CLASSES), more_views=twice[1:], together=together)
+    assert same.metrics["accuracy"] == alone.metrics["accuracy"], "two views that are one change nothing"
+    assert same.metrics["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-6)

@@ -34,7 +34,8 @@ class BackboneShape:
     `width` is the width of the final features; hierarchical families have one width per stage, found in the
     `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
     `num_positions` is the length of the learned position embedding, 0 where there is none. `frames` is the length of a
-    clip, 1 where the backbone is given images.
+    clip, 1 where the backbone is given images. `tasks` is how many tasks read maps of it, those behind the blocks
+    `tapped`; 1 and none where that was not said (`maps.serve`).
     """
 
     family: str
@@ -48,6 +49,8 @@ class BackboneShape:
     sites: tuple[SiteShape, ...]
     num_positions: int = 0
     frames: int = 1
+    tasks: int = 1
+    tapped: tuple[int, ...] = ()
 
     @property
     def num_patches(self) -> int:

@@ -15,11 +15,12 @@ from typing import Any
 
 import timm
 import torch
-from methods_page import Glance
+from methods_page import MAPS, TASKS, Glance
 from pages import DOCS, markdown, write_or_check
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
+from peftbench.backbones.maps import serve
 from peftbench.cells.evidence import random_evidence
 from peftbench.contracts.backbones import of_clips
 from peftbench.foundation.errors import NotApplicable
@@ -96,6 +97,8 @@ def answer(name: str, family: str) -> tuple[str, str]:
     backbone = copy.deepcopy(_model(family))
     if METHODS.get(name).mixes_time:
         backbone = of_clips(backbone)
+    if METHODS.get(name).by_task:
+        serve(backbone, TASKS, MAPS)
     sizes = BLOCK_BY_BLOCK.get(name, {})
     options: dict[str, Any] = {key: value[:1] * backbone.shape.depth for key, value in sizes.items()}
     method = METHODS.get(name)(**options)

@@ -87,6 +87,8 @@ def part_page(section: str, name: str, cls: Any) -> str:
         }
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if value)
     dataset = "moving_shapes" if getattr(cls, "mixes_time", False) else "digits"
+    if getattr(cls, "by_task", False):
+        dataset = "scenes task=several"
     return f"""# {name}
 
 {plain(inspect.getdoc(cls) or "")}

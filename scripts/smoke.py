@@ -21,17 +21,19 @@ def main() -> int:
     python = [sys.executable, "-m", "peftbench"]
     # noah_subnet names the blocks of a larger network; the search needs small numbers
     pairs = [name for name in METHODS.names() if METHODS.get(name).of_pairs]
-    alone = [name for name in METHODS.names() if name not in pairs and not METHODS.get(name).mixes_time]
+    tasks = [name for name in METHODS.names() if METHODS.get(name).by_task]
+    mixing = [name for name in METHODS.names() if METHODS.get(name).mixes_time]
+    alone = [name for name in METHODS.names() if name not in {*pairs, *tasks, *mixing}]
     objectives = ",".join(name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs)
     images = ",".join(name for name in alone if not name.startswith("noah"))
-    clips = ",".join(name for name in METHODS.names() if METHODS.get(name).mixes_time)
     search = ["supernet_epochs=1", "population=4", "generations=2"]
     cells = (
         [f"method={images}", "dataset=digits"],
         ["method=noah_supernet", *(f"method.{option}" for option in search), "dataset=digits"],
         ["method=lora", f"objective={objectives}", "dataset=digits"],
         [f"method={','.join(pairs)}", "backbone=pair_micro", "dataset=named_shapes", "protocol=fewshot_coop"],
-        [f"method={clips}", "dataset=moving_shapes", "dataset.frames=5"],
+        [f"method={','.join(mixing)}", "dataset=moving_shapes", "dataset.frames=5"],
+        [f"method={','.join(tasks)}", "task=several", "dataset=scenes"],
     )
     sweeps = [
         subprocess.run([*python, "-m", *words, f"runtime.results={results}", *SETTINGS], check=False).returncode

@@ -35,6 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_has_a_page_with_its_options(site: Path) -> None:
     for name in METHODS.names():
         dataset = "moving_shapes" if METHODS.get(name).mixes_time else "digits"
+        dataset = "scenes task=several" if METHODS.get(name).by_task else dataset
         assert f"method={name} dataset={dataset}" in (site / "methods" / f"{name}.html").read_text()
     assert "method.rank" in (site / "methods" / "lora.html").read_text()
 

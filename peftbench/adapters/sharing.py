@@ -73,6 +73,7 @@ def restored(
         raise BadInput(f"{path}: this version cannot attach its method ({why})") from error
     classes, seed = Classes(tuple(facts["class_names"])), facts["seed"]
     own = objectives.prepare(objective, backbone, classes.num_classes, seed)
+    task.prepare(backbone, classes)
     install(method, backbone, seed, take_findings(tensors))
     model = task.model(backbone, classes, seed)
     objectives.install(objective, model, own, classes.num_classes)

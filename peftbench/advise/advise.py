@@ -160,7 +160,8 @@ class Adviser:
     def _shortlist(self, num: int) -> list[Candidate]:
         shape = build_backbone(self.config.backbone).shape
         fits = {}
-        names = [name for name in METHODS.names() if not METHODS.get(name).of_pairs]
+        # photographs in folders are one task, without words
+        names = [n for n in METHODS.names() if not (METHODS.get(n).of_pairs or METHODS.get(n).by_task)]
         for name in names:
             method = build(METHODS.get(name), {})
             assert isinstance(method, Method)

@@ -35,7 +35,8 @@ class BackboneShape:
     `out_dim` of their `block` sites. `num_patches` and `grid` describe the tokens the blocks see (first stage).
     `num_positions` is the length of the learned position embedding, 0 where there is none. `frames` is the length of a
     clip, 1 where the backbone is given images. `times` is how many steps of time the tokens of one sequence hold: above
-    1 in networks of clips, whose `grid` is that of one step and whose own attention mixes time.
+    1 in networks of clips, whose `grid` is that of one step and whose own attention mixes time. `tasks` is how many
+    tasks read maps of it, those behind the blocks `tapped`; 1 and none where that was not said (`maps.serve`).
     """
 
     family: str
@@ -50,6 +51,8 @@ class BackboneShape:
     num_positions: int = 0
     frames: int = 1
     times: int = 1
+    tasks: int = 1
+    tapped: tuple[int, ...] = ()
 
     @property
     def num_patches(self) -> int:

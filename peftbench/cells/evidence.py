@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
+from peftbench.backbones.maps import feature_maps
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import derive
 from peftbench.methods.observation import Batch, Loss
 from peftbench.tasks.base import Classes, Task
 from peftbench.tasks.classification import Classification
 from peftbench.tasks.model import TaskModel
+from peftbench.tasks.several import Several
 from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, training_batches
 from peftbench.train.evaluate import evaluate
@@ -66,11 +68,19 @@ class CellEvidence:
     mirrors: bool = True
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        return self.task.targets
+
+    @property
     def epochs(self) -> int:
         return self.train.epochs
 
     def images(self, batch_size: int) -> Iterator[Batch]:
         return self._batches(self.train_split, batch_size=batch_size).epoch(0)
+
+    def maps(self, batch: Batch) -> list[Tensor]:
+        inputs = [batch[name] for name in self.backbone.inputs]
+        return feature_maps(self.backbone, inputs, self.backbone.shape.tapped)
 
     def views(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
         first, second = (
@@ -156,8 +166,15 @@ class RandomSplit:
         generator = torch.Generator().manual_seed(0)
         time = (frames,) if frames > 1 else ()
         images = torch.randint(256, (num_images, *time, size, size, 3), generator=generator, dtype=torch.uint8)
-        maps = torch.arange(num_images * size * size).view(num_images, size, size) % num_classes
-        return cls({"image": images}, {"label": torch.arange(num_images) % num_classes, "class_map": maps})
+        shape = num_images, size, size
+        maps = {
+            "class_map": torch.randint(num_classes, shape, generator=generator),
+            "depth": torch.rand(shape, generator=generator),
+            "normals": torch.randn((num_images, 3, size, size), generator=generator),
+            "edges": torch.randint(2, shape, generator=generator),
+            "saliency": torch.randint(2, shape, generator=generator),
+        }
+        return cls({"image": images}, {"label": torch.arange(num_images) % num_classes} | maps)
 
     def only(self, targets: Collection[str]) -> RandomSplit:
         return RandomSplit(self.inputs, {name: values for name, values in self.targets.items() if name in targets})
@@ -166,8 +183,13 @@ class RandomSplit:
 def random_evidence(
     backbone: Backbone, num_images: int = 32, num_classes: int = 4, seed: int = 0, task: Task | None = None
 ) -> CellEvidence:
-    """Evidence without a dataset, for tests and for the page that shows which backbones a method fits."""
-    task = task or Classification()
+    """Evidence without a dataset, for tests and for the page that shows which backbones a method fits.
+
+    Of as many tasks with maps as the backbone serves where it serves several, else of classes.
+    """
+    if task is None:
+        tasks = backbone.shape.tasks
+        task = Several(tasks=Several().tasks[:tasks]) if tasks > 1 else Classification()
     size, frames = backbone.input_spec.size, backbone.shape.frames
     split = RandomSplit.draw(num_images, num_classes, size, frames).only(task.targets)
     train = TrainSpec(batch_size=16, augment="flip")

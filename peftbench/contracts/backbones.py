@@ -15,6 +15,7 @@ from torch import Tensor
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.backbones.frames import FrameFolded
+from peftbench.backbones.maps import feature_maps, of_each_task, serve, taps_of
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.text import build_text
 from peftbench.backbones.text_options import TextSpec
@@ -113,9 +114,9 @@ def _pair(image: str, width: int, depth: int, joint: int) -> Backbone:
     return pair.eval()
 
 
-# Any image network under clips: its name with this behind it.
-OF_CLIPS = "_of_clips"
-FRAMES = 3
+# Any image network under clips, or under several tasks: its name with this behind it.
+OF_CLIPS, OF_TASKS = "_of_clips", "_of_tasks"
+FRAMES, TASKS = 3, 2
 
 PAIRS: dict[str, Callable[[], Backbone]] = {
     PAIR: lambda: _pair("vit_cls", 32, 2, 64),
@@ -127,7 +128,9 @@ _template = cache(lambda name: (BUILDERS | TWELVE_BLOCKS | OF_TIME | PAIRS)[name
 
 def make(name: str) -> Backbone:
     """A fresh copy of a tiny backbone: frozen, in eval mode, the same tensors every time."""
-    backbone = copy.deepcopy(_template(name.removesuffix(OF_CLIPS))).eval()
+    backbone = copy.deepcopy(_template(name.removesuffix(OF_CLIPS).removesuffix(OF_TASKS))).eval()
+    if name.endswith(OF_TASKS):
+        return of_tasks(backbone)
     return of_clips(backbone) if name.endswith(OF_CLIPS) else backbone
 
 
@@ -137,10 +140,30 @@ def of_clips(backbone: Backbone, frames: int = FRAMES) -> Backbone:
     return FrameFolded(backbone.net, shape, backbone.all_sites, backbone.input_spec).train(backbone.training)
 
 
+class MapsOfTasks(Backbone):
+    """images [batch, 3, height, width] -> all maps of every task, flat: [tasks * batch, numbers]."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = feature_maps(self, (images,), taps_of(self, len(self.shape.tapped)).layers)
+        tasks = of_each_task(maps, self.shape.tasks, len(images))
+        return torch.cat([torch.cat([found.flatten(1) for found in own], dim=1) for own in tasks])
+
+
+def of_tasks(backbone: Backbone, tasks: int = TASKS, num_maps: int = 2) -> Backbone:
+    """The same network for several tasks that read its maps, which are its features."""
+    built = MapsOfTasks(backbone.net, backbone.shape, backbone.all_sites, backbone.input_spec)
+    serve(built, tasks, num_maps)
+    return built.train(backbone.training)
+
+
 def suited(method: type[Method], backbone: str) -> str:
-    """The backbone of that name that the method works on: of clips where it mixes time, a pair where it needs one."""
+    """The backbone of that name that the method works on: of clips where it mixes time, a pair where it needs one, of
+    tasks where it tells them apart.
+    """
     if method.of_pairs:
         return {"vit_cls": PAIR, "vit_twelve": PAIR_OF_TWELVE}.get(backbone, backbone)
+    if method.by_task:
+        return backbone + OF_TASKS
     return backbone + OF_CLIPS if method.mixes_time else backbone
 
 

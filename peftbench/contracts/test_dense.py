@@ -14,13 +14,15 @@ from peftbench.backbones.base import Backbone
 from peftbench.backbones.maps import feature_maps, taps_of
 from peftbench.cells.evidence import random_evidence
 from peftbench.contracts import backbones
-from peftbench.contracts.backbones import images, make
+from peftbench.contracts.backbones import images, make, suited
 from peftbench.contracts.test_methods import check_gradients, default_refusal, fitting, nudge
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.base import Classes
+from peftbench.tasks.dense import MapTask
 from peftbench.tasks.segmentation import Segmentation
+from peftbench.tasks.several import Several
 from peftbench.train.options import TrainSpec
 
 CLASSES = Classes(("a", "b", "c"))
@@ -34,6 +36,7 @@ on_methods = pytest.mark.parametrize(
 @cache
 def refusal(name: str, backbone: str) -> str:
     """Why there are no maps, or nothing."""
+    backbone = suited(METHODS.get(name), backbone)
     if reason := default_refusal(name, backbone):
         return reason
     try:
@@ -46,12 +49,23 @@ def refusal(name: str, backbone: str) -> str:
 def ready(name: str, backbone: str) -> Backbone:
     if reason := refusal(name, backbone):
         pytest.skip(reason)
-    return backbones.installed(fitting(name), backbone)
+    return backbones.installed(fitting(name), suited(METHODS.get(name), backbone))
+
+
+def task_of(backbone: Backbone) -> MapTask:
+    if backbone.shape.tasks == 1:
+        return Segmentation(num_maps=3)
+    return Several(tasks=["segmentation", "depth"], num_maps=len(backbone.shape.tapped))
+
+
+def truth(count: int) -> dict[str, Tensor]:
+    class_map = torch.arange(count * 32 * 32).view(count, 32, 32) % 3
+    return {"image": images(count), "class_map": class_map, "depth": class_map / 2}
 
 
 @torch.no_grad()
 def maps_of(built: Backbone, pixels: Tensor) -> list[Tensor]:
-    return feature_maps(built.eval(), (pixels,), taps_of(built, 3).layers)
+    return feature_maps(built.eval(), (pixels,), built.shape.tapped or taps_of(built, 3).layers)
 
 
 @on_both
@@ -67,23 +81,24 @@ def test_a_refusal_of_maps_says_why_in_one_line(name: str, backbone: str) -> Non
 @on_methods
 def test_every_trainable_tensor_gets_a_gradient_from_the_pixels_and_no_other(name: str, backbone: str) -> None:
     built = nudge(ready(name, backbone))
-    model = Segmentation(num_maps=3).model(built, CLASSES, 0).train()
-    truth = torch.arange(4 * 32 * 32).view(4, 32, 32) % 3
-    Segmentation().loss_fn(TrainSpec())(model, {"image": images(4), "class_map": truth}).backward()
+    task = task_of(built)
+    model = task.model(built, CLASSES, 0).train()
+    task.loss_fn(TrainSpec())(model, truth(4)).backward()
     check_gradients(built, fitting(name).inert(built))
-    assert model.eval()(images(2)).shape == (2, 3, 32, 32)
+    said = task.maps_of(model.eval()(images(2)))
+    assert said["class_map"].shape == (2, 32, 32) and all(len(found) == 2 for found in said.values())
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if METHODS.get(name).observes])
 def test_methods_that_look_first_look_at_maps_or_say_that_they_need_classes(name: str) -> None:
-    method, backbone = fitting(name), make("vit_cls")
+    method, backbone = fitting(name), make(suited(METHODS.get(name), "vit_cls"))
     if method.by_class:
         pytest.skip("a cell with maps answers for it")
-    task = Segmentation(num_maps=3)
+    task = task_of(backbone)
     with seeded(0, "observe"):
         found = method.observe(random_evidence(backbone, task=task))
     install(method, backbone, 0, found)
-    assert task.model(backbone, CLASSES, 0)(images(2)).shape == (2, 3, 32, 32)
+    assert task.maps_of(task.model(backbone, CLASSES, 0)(images(2)))["class_map"].shape == (2, 32, 32)
 
 
 @on_both
@@ -96,10 +111,13 @@ def test_maps_lie_where_the_pixels_are(name: str, backbone: str) -> None:
     other[:, :, 8:16, 16:24] += torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(5))
     before, after = maps_of(built, pixels)[0], maps_of(built, other)[0]
     change = (after - before).square().sum(dim=1)
+    assert len(change) == len(pixels) * built.shape.tasks
     size = change.shape[1]
     for image in change:
         row, column = divmod(int(image.argmax()), size)
         assert (row * 4 // size, column * 4 // size) == (1, 2), "the maps are scrambled"
     if METHODS.get(name).identity_at_init:
-        for mine, bare in zip(maps_of(built, pixels), maps_of(make(backbone), pixels), strict=True):
-            torch.testing.assert_close(mine, bare, rtol=1e-5, atol=1e-5)
+        plain = feature_maps(make(backbone), (pixels,), built.shape.tapped or taps_of(built, 3).layers)
+        for mine, bare in zip(maps_of(built, pixels), plain, strict=True):
+            expected = bare.repeat(len(mine) // len(bare), 1, 1, 1)
+            torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)

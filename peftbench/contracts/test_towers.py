@@ -13,7 +13,8 @@ from peftbench.contracts.test_methods import fitting
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, Method, install
 
-OF_ONE = [name for name in METHODS.names() if not METHODS.get(name).of_pairs and not METHODS.get(name).mixes_time]
+OTHERS = ("of_pairs", "mixes_time", "by_task")
+OF_ONE = [name for name in METHODS.names() if not any(getattr(METHODS.get(name), fact) for fact in OTHERS)]
 
 
 @pytest.mark.parametrize("name", [name for name in OF_ONE if not METHODS.get(name).observes])

@@ -39,7 +39,8 @@ class Method(Part):
     steps; a draw on the device is no such path), `mixes_time` (works across the frames of a clip, and so on clips
     only), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole, and reads
     `towers` where it `chooses_towers`), `trains_nothing` (no step is taken: all is there once it is attached),
-    `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
+    `by_task` (makes maps for each task, and so needs several that read them: `shape.tasks`), `faithfulness` (one of
+    `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
     """
 
     section: ClassVar[str] = "method"
@@ -53,6 +54,7 @@ class Method(Part):
     by_class: ClassVar[bool] = False
     steps_alike: ClassVar[bool] = True
     mixes_time: ClassVar[bool] = False
+    by_task: ClassVar[bool] = False
     frame_readout: ClassVar[str] = "norm_then_mean"
     of_pairs: ClassVar[bool] = False
     chooses_towers: ClassVar[bool] = False
@@ -145,6 +147,8 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
         raise NotApplicable(
             f"{method.name} gives time to a network of images; this one takes clips as a whole and has it by itself"
         )
+    if method.by_task and backbone.shape.tasks == 1:
+        raise NotApplicable(f"{method.name} tells several tasks with maps apart; this cell has one (task=several)")
     targets = _targets(method, backbone)
     backbone.freeze()
     widths = [target.feature_dim for target in targets]

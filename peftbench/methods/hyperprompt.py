@@ -58,9 +58,9 @@ class HyperPrompt(Method):
     """softmax(q [h_k(P); K]^T / sqrt(d)) [h_v(P); V] with h(P) = U relu(D P): one P, a small h_k and h_v per layer.
 
     With a single task the paper's Share and Sep forms, which differ in what several tasks share, are one and the same;
-    its Global form, which makes each h from embeddings of task and layer, is left out. What remains over prefix tuning
-    is that all layers read one prompt. Sizes and initialisation are chosen here. Stages of other widths (Swin) have a
-    prompt of their own. p D + 4 b D L parameters on a plain ViT.
+    its Global form, which makes each h from embeddings of task and layer, is `hyperprompt_global`. What remains over
+    prefix tuning is that all layers read one prompt. Sizes and initialisation are chosen here. Stages of other widths
+    (Swin) have a prompt of their own. p D + 4 b D L parameters on a plain ViT.
     """
 
     family: ClassVar[str] = "prompt"

@@ -29,11 +29,18 @@ class Evidence(Protocol):
     def num_classes(self) -> int: ...
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets in a batch, of several tasks in the order of the tasks."""
+
+    @property
     def epochs(self) -> int:
         """How many epochs the cell trains once its method is attached."""
 
     def images(self, batch_size: int) -> Iterator[Batch]:
         """The training images once, in the order of their split, without augmentation."""
+
+    def maps(self, batch: Batch) -> list[Tensor]:
+        """The bare backbone's maps [batch, channels, height, width] behind its tapped blocks (`shape.tapped`)."""
 
     def views(self, batch_size: int) -> Iterator[tuple[Batch, Batch]]:
         """The training images once, shuffled, each in two random views: crop, flip, and changed colours."""

@@ -95,7 +95,7 @@ class Task(Part):
         return False
 
     def prepare(self, backbone: Backbone, targets: Targets) -> None:
-        """Tell a bare backbone what it has to know of the targets, before a method attaches.
+        """Tell a bare backbone what it has to know of the task and its targets, before a method attaches.
 
         Raises `NotApplicable` if the backbone cannot serve the task.
         """

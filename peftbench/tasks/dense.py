@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.maps import Taps, feature_maps, taps_of
+from peftbench.backbones.maps import Taps, feature_maps, of_each_task, taps_of
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
 from peftbench.tasks.base import Targets, Task, mean_loss
@@ -27,7 +27,8 @@ class MapTask(Task):
 
     `decoder` reads the maps behind `num_maps` evenly spaced blocks of a plain transformer (of twelve blocks with four
     maps the 3rd, 6th, 9th and 12th), or behind the last block of every stage. `channels` is the width of its
-    convolutions, null for the usual one.
+    convolutions, null for the usual one. `behind_merging`: maps of stages are taken behind the merging step that
+    follows, half as large and twice as wide (MTLoRA's released code).
     """
 
     weight: ClassVar[float] = 1.0
@@ -36,6 +37,7 @@ class MapTask(Task):
     decoder: str = option("linear", choices=tuple(DECODERS))
     num_maps: int = option(4, ge=1)
     channels: int | None = option(None, ge=1, later=True)
+    behind_merging: bool = option(False, later=True)
 
     def num_outputs(self, targets: Targets) -> int:
         """How many channels the decoder gives."""
@@ -56,7 +58,7 @@ class MapTask(Task):
         return loss_fn
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
-        taps = taps_of(backbone, self.num_maps)
+        taps = taps_of(backbone, self.num_maps, self.behind_merging)
         with seeded(seed, "head"):
             decoder = DECODERS[self.decoder](taps, self.num_outputs(targets), self.channels)
         return MapModel(backbone, decoder, taps)
@@ -65,13 +67,13 @@ class MapTask(Task):
 class MapModel(TaskModel):
     """images [batch, 3, height, width] -> scores [batch, outputs, height, width], bilinear from the decoder's size.
 
-    With a `ModuleDict` of decoders the maps are made once and the scores come by name. Images larger than the
-    backbone's input are gone over by windows of that size (see `slide`), in evaluation alone.
+    With a `ModuleDict` of decoders, one a task, the scores come by name; the maps are made in one pass. Images
+    larger than the backbone's input are gone over by windows of that size (see `slide`), in evaluation alone.
     """
 
     def __init__(self, backbone: Backbone, decoder: nn.Module, taps: Taps) -> None:
         super().__init__(backbone, decoder)
-        self.layers, self.window = taps.layers, backbone.input_spec.size
+        self.layers, self.merged, self.window = taps.layers, taps.merged, backbone.input_spec.size
 
     def forward(self, *inputs: Tensor) -> Any:
         if inputs[0].shape[-1] > self.window and not self.training:
@@ -79,10 +81,11 @@ class MapModel(TaskModel):
         return self._at_once(*inputs)
 
     def _at_once(self, *inputs: Tensor) -> Any:
-        maps = feature_maps(self.backbone, inputs, self.layers)
+        maps = feature_maps(self.backbone, inputs, self.layers, self.merged)
         size = inputs[0].shape[-2:]
         if isinstance(self.head, nn.ModuleDict):
-            return {name: resized(head(maps), size) for name, head in self.head.items()}
+            own = of_each_task(maps, len(self.head), len(inputs[0]))
+            return {name: resized(head(read), size) for (name, head), read in zip(self.head.items(), own, strict=True)}
         return resized(self.head(maps), size)
 
 

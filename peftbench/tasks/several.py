@@ -1,4 +1,7 @@
-"""Several tasks with a value at every pixel at once: the maps are made once, each task has a decoder of its own."""
+"""Several tasks with a value at every pixel at once: each task has a decoder of its own on the maps of one pass.
+
+A method that tells tasks apart (`Method.by_task`) makes maps for each of them in that pass.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.maps import taps_of
+from peftbench.backbones.maps import serve, taps_of
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
@@ -61,7 +64,9 @@ class Several(MapTask):
     @cached_property
     def parts(self) -> dict[str, MapTask]:
         """The tasks by name, with the decoder of all."""
-        return {name: KINDS[name](self.decoder, self.num_maps, self.channels) for name in self.tasks}
+        return {
+            name: KINDS[name](self.decoder, self.num_maps, self.channels, self.behind_merging) for name in self.tasks
+        }
 
     @property
     def metric(self) -> Metric:
@@ -73,8 +78,11 @@ class Several(MapTask):
     def targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(target for name in self.tasks for target in KINDS[name].reads))
 
+    def prepare(self, backbone: Backbone, targets: Targets) -> None:
+        serve(backbone, len(self.tasks), self.num_maps)
+
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
-        taps = taps_of(backbone, self.num_maps)
+        taps = taps_of(backbone, self.num_maps, self.behind_merging)
         decoders = nn.ModuleDict()
         for name, part in self.parts.items():
             # a stream each: a decoder does not depend on what stands before it

@@ -11,7 +11,7 @@ import torch
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
-from peftbench.contracts.backbones import of_clips
+from peftbench.contracts.backbones import of_clips, of_tasks
 from peftbench.methods.base import METHODS, install
 from tests.golden.counting import Count
 
@@ -31,6 +31,8 @@ def count_on_vit_b16(vit_b16: Backbone) -> Count:
         method, backbone = METHODS.get(name)(**options), copy.deepcopy(vit_b16)
         if method.mixes_time:
             backbone = of_clips(backbone)
+        if method.by_task:
+            backbone = of_tasks(backbone, 4, 4)
         shape = backbone.shape
         install(method, backbone)
         counted = sum(parameter.numel() for parameter in backbone.parameters() if parameter.requires_grad)

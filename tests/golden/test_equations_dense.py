@@ -17,6 +17,7 @@ from peftbench.backbones.maps import feature_maps, taps_of
 from peftbench.contracts.backbones import TWELVE_BLOCKS, images, make
 from peftbench.interventions.deformable import DeformableAttention, centres, sampled
 from peftbench.methods.base import METHODS, install
+from peftbench.tasks.decoders import DECODERS
 
 
 def on_meta(model: str) -> Backbone:
@@ -149,3 +150,19 @@ def test_vit_adapters_pyramid_is_its_equation() -> None:
     x1 = F.interpolate(branch.seen[0], (8, 8), mode="bilinear", align_corners=False)
     torch.testing.assert_close(maps[0], outlet.norms[0](c1 + x1))
     torch.testing.assert_close(backbone(images(2)), torch.cat([m.mean((2, 3)) for m in maps], dim=1))
+
+
+def test_e3va_on_swin() -> None:
+    """LoRand's adapters at the published size, and the final norm."""
+    assert METHODS.get("e3va")().expected_params(on_meta("swin_base_patch4_window7_224").shape) == 1_197_312 + 2 * 1024
+
+
+def test_vpt_on_setr_pup() -> None:
+    """Ten prompts a block on ViT-B, and what 150 classes need behind them."""
+    backbone = on_meta("vit_base_patch16_224")
+    assert METHODS.get("vpt_deep")().expected_params(backbone.shape) == 12 * 10 * 768
+    taps = taps_of(backbone, 4)
+    with torch.device("meta"):
+        decoder = DECODERS["pup"](taps, 150, None)
+    inside = 9 * 768 * 256 + 2 * 256 + 3 * (9 * 256**2 + 2 * 256)
+    assert sum(tensor.numel() for tensor in decoder.parameters()) == inside + 257 * 150 == 3_579_542

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peftbench.backbones.base import Backbone
-from peftbench.contracts.backbones import of_clips
+from peftbench.contracts.backbones import of_clips, of_tasks
 from peftbench.methods.base import METHODS
 from tests.golden.counting import Count
 
@@ -52,6 +52,7 @@ COUNTED = [n for n in METHODS.names() if not (METHODS.get(n).observes or METHODS
 @pytest.mark.parametrize("name", COUNTED)
 def test_every_formula_holds_on_vit_b16(count_on_vit_b16: Count, vit_b16: Backbone, name: str) -> None:
     shape = of_clips(vit_b16).shape if METHODS.get(name).mixes_time else vit_b16.shape
+    shape = of_tasks(vit_b16, 4, 4).shape if METHODS.get(name).by_task else shape
     assert count_on_vit_b16(name, {}) == METHODS.get(name)().expected_params(shape)
 
 

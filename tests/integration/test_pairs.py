@@ -34,6 +34,14 @@ def test_coop_of_sixteen_shots_learns_and_is_reproduced(tested, run, results, ca
     assert "reads texts as well" in capsys.readouterr().err
 
 
+def test_coop_beats_zero_shot_where_pictures_look_as_the_pair_never_saw_them(tested):
+    look = ["dataset=named_shapes", "dataset.look=negative", "dataset.classes=seen"]
+    plain = tested("method=zero_shot", *look)
+    recipe = ["train.epochs=8", "train.batch_size=32", "train.augment=none", "optim.lr=0.1", "seed=1"]
+    coop = tested("method=coop", "method.class_specific=true", *recipe, *look)
+    assert coop.metrics["test"]["accuracy"] > plain.metrics["test"]["accuracy"] + 0.2
+
+
 def test_the_embedded_pair_names_pairs_of_words_that_it_never_saw_together(tested):
     held_out = tested("method=zero_shot", "dataset=named_shapes", "dataset.classes=held_out")
     assert held_out.data["classes"] == 16 and held_out.metrics["test"]["accuracy"] > 3 / 16

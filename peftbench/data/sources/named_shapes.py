@@ -51,6 +51,8 @@ SHAPES = {
 }
 GROUNDS = {"dark": (5, 90), "light": (165, 250)}
 _LEAST_CONTRAST = 60
+# what is seen of red, green and blue: by daylight, under sodium lamps, on a negative
+LOOKS = {"plain": (1.0, 1.0, 1.0), "sodium": (1.0, 0.7, 0.25), "negative": (-1.0, -1.0, -1.0)}
 # smaller, of less sure colours and noisier than what the embedded pair was pretrained on
 RADIUS, JITTER, NOISE = (5.0, 16.0), 26.0, (8.0, 32.0)
 
@@ -77,25 +79,29 @@ class NamedShapes(DatasetSpec):
     """800 / 200 / 1,000 drawn images of 32 classes, `red circle` to `pink arrow`; balanced but for a rest.
 
     `classes`: all, or the half that the embedded pair has `seen` in pretraining, or the half that was `held_out`.
+    `look`: as in pretraining, or as the pair never saw them, so that there is something to learn beside the words.
     """
 
     classes: str = option("all", choices=tuple(CLASSES))
+    look: str = option("plain", choices=tuple(LOOKS), later=True)
     seed: int = option(0, ge=0)
 
     @property
     def label(self) -> str:
-        return "named_shapes" if self.classes == "all" else f"named_shapes_{self.classes}"
+        parts = [part for part in (self.classes, self.look) if part not in ("all", "plain")]
+        return "_".join(["named_shapes", *parts])
 
     @property
     def group(self) -> str:
         return "embedded"
 
     def revision(self) -> str:
-        return f"named_shapes-v{VERSION}-{self.classes}-seed{self.seed}"
+        look = "" if self.look == "plain" else f"-{self.look}"
+        return f"named_shapes-v{VERSION}-{self.classes}{look}-seed{self.seed}"
 
     def open(self) -> Source:
         names = CLASSES[self.classes]
-        return NamedShapesSource(names, f"synthetic:v{VERSION}", "original", "synthetic:1000", (), self.seed)
+        return NamedShapesSource(names, f"synthetic:v{VERSION}", "original", "synthetic:1000", (), self.seed, self.look)
 
 
 @dataclass(frozen=True)
@@ -103,31 +109,41 @@ class NamedShapesSource(Source):
     """Draws on demand."""
 
     seed: int
+    look: str = "plain"
 
     def split(self, name: str) -> RawSplit:
-        return NamedShapesSplit(self.class_names, self.seed, *BOUNDS[name])
+        return NamedShapesSplit(self.class_names, self.seed, *BOUNDS[name], self.look)
 
 
 class NamedShapesSplit(RawSplit):
     """Images `start` to `stop` of the endless sequence of one seed, the classes in turn."""
 
-    def __init__(self, class_names: Sequence[str], seed: int, start: int, stop: int) -> None:
-        self.class_names, self.seed, self.start = class_names, seed, start
+    def __init__(self, class_names: Sequence[str], seed: int, start: int, stop: int, look: str = "plain") -> None:
+        self.class_names, self.seed, self.start, self.look = class_names, seed, start, look
         self.labels = np.arange(start, stop, dtype=np.int64) % len(class_names)
 
     def content_digest(self) -> str:
         # the recipe stands for the pixels, as in shapes
         recipe = f"named_shapes-v{VERSION}:{','.join(self.class_names)}:{self.seed}:{self.start}:{len(self)}"
+        if self.look != "plain":
+            recipe += f":{self.look}"
         return hashlib.sha256(recipe.encode()).hexdigest()
 
     def read(self, index: int) -> Image:
         from PIL import Image
 
         name = self.class_names[self.labels[index]]
-        return Image.fromarray(draw(self.seed, self.start + index, name))
+        return Image.fromarray(under(self.look, draw(self.seed, self.start + index, name)))
 
     def describe(self, index: int) -> str:
         return f"image {self.start + index}"
+
+
+def under(look: str, picture: np.ndarray) -> np.ndarray:
+    """The picture uint8 [64, 64, 3] under one of `LOOKS`; `negative` turns every channel round."""
+    shares = np.array(LOOKS[look])
+    lit: np.ndarray = np.rint(np.where(shares < 0, 255.0, 0.0) + shares * picture).astype(np.uint8)
+    return lit
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from peftbench.tasks.base import Classes
 from peftbench.tasks.classification import Classification
 from peftbench.train.options import TrainSpec
 
-FRAMEWISE = [n for n in METHODS.names() if not (METHODS.get(n).mixes_time or METHODS.get(n).of_pairs)]
+OTHERS = ("mixes_time", "of_pairs", "by_task")
+FRAMEWISE = [name for name in METHODS.names() if not any(getattr(METHODS.get(name), fact) for fact in OTHERS)]
 
 
 def clips_of(backbone: str = "vit_cls", count: int = 2) -> Tensor:

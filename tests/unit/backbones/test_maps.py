@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from peftbench.backbones.maps import feature_maps, taps_of
-from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, make
+from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed, make
 from peftbench.contracts.test_methods import nudge
 from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, install
@@ -113,3 +113,30 @@ def test_the_last_map_passes_the_final_norm_of_its_family(family: str, norm: str
         normed = backbone.net.get_submodule(norm)(seen[0])
     expected = normed.movedim(last.channel_dim, 1) if normed.ndim == 4 else normed.transpose(1, 2).unflatten(2, (4, 4))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["swin", "convnext"])
+@torch.no_grad()
+def test_maps_behind_merging_are_what_the_next_stage_reads(family: str) -> None:
+    backbone = BUILDERS[family]()
+    taps = taps_of(backbone, 4, merged=True)
+    blocks, merges = backbone.sites("block"), backbone.sites("merge")
+    assert taps.merged and taps.widths == (*(merge.shape.out_dim for merge in merges), blocks[-1].shape.out_dim)
+    seen = []
+    for layer in taps.layers[:-1]:
+        blocks[layer + 1].module.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    maps = feature_maps(backbone, (images(2),), taps.layers, merged=True)
+    for found, given in zip(maps, seen, strict=False):
+        assert torch.equal(found, given if family == "convnext" else given.permute(0, 3, 1, 2))
+    assert torch.equal(maps[-1], feature_maps(backbone, (images(2),), taps.layers)[-1])
+    with pytest.raises(NotApplicable, match="a vit has no merging steps"):
+        taps_of(make("vit_cls"), 4, merged=True)
+
+
+@torch.no_grad()
+def test_maps_behind_merging_are_those_of_each_task() -> None:
+    backbone, bare = installed(METHODS.get("mtlora")(), "swin_of_tasks").eval(), make("swin")
+    layers = taps_of(bare, 4).layers
+    maps, plain = (feature_maps(net, (images(2),), layers, merged=True) for net in (backbone, bare))
+    for found, expected in zip(maps, plain, strict=True):
+        torch.testing.assert_close(found, expected.repeat(2, 1, 1, 1))

@@ -28,3 +28,13 @@ def test_the_named_colour_is_the_colour_of_the_shape():
         image = draw(0, index, f"{colour} circle").astype(float)
         distance = np.abs(image - np.array(rgb)).max(axis=2)
         assert (distance < 75).sum() > 60
+
+
+def test_a_look_changes_the_channels_and_nothing_else():
+    plain, sodium, negative = (NamedShapes(look=look) for look in ("plain", "sodium", "negative"))
+    pictures = [np.asarray(spec.open().split("test").read(5)).astype(int) for spec in (plain, sodium, negative)]
+    assert np.array_equal(pictures[2], 255 - pictures[0])
+    assert np.array_equal(pictures[1], np.rint(pictures[0] * [1.0, 0.7, 0.25]))
+    assert len({spec.revision() for spec in (plain, sodium, negative)}) == 3
+    assert len({spec.open().split("test").content_digest() for spec in (plain, sodium, negative)}) == 3
+    assert sodium.label == "named_shapes_sodium" and plain.identity() == {"classes": "all", "seed": 0}

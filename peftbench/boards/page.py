@@ -100,6 +100,8 @@ def _row(table: Table, row: Row, headers: Sequence[str], families: Mapping[str, 
         "scores": {name: _score(score, table.metric.scale) for name, score in scores.items()},
         "costs": {axis: cost(row, axis) for axis in AXES},
         "records": {name: list(fingerprints) for name, fingerprints in row.records.items()},
+        # intersection over union by class, in percent
+        "classes": dict(row.class_ious),
     }
 
 

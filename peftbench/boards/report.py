@@ -33,18 +33,24 @@ def write_report(
     families: Mapping[str, str],
     links: Mapping[str, str] | None = None,
     strips: Mapping[str, str] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write the page to `path`, in one step.
 
     `families` says of each method by name what kind it is. `records` are embedded, compressed, and unpacked when a
     reader asks for one; `links` give a relative path for those that are not. `strips`: data set -> a picture of its
-    clips as a data URL, shown beside their records.
+    clips as a data URL, shown beside their records. `pictures` are PNG files of some records, by fingerprint, which are
+    embedded as well.
     """
+    shown = {
+        name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in (pictures or {}).items()
+    }
     parts = {
         name: f'<script type="text/plain" id="records-{name}">{base64.b64encode(packed).decode()}</script>'
         for name, packed in _parts(tables, records).items()
     }
-    replace_text(path, _page(tables, families, "\n".join(parts.values()), links or {}, False, strips or {}))
+    body = "\n".join(parts.values())
+    replace_text(path, _page(tables, families, body, links or {}, False, strips or {}, shown))
     return path
 
 
@@ -54,14 +60,19 @@ def write_site(
     records: Iterable[RunRecord],
     families: Mapping[str, str],
     strips: Mapping[str, str] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
     """Write the page as `folder`/index.html for static hosting, and return what was written.
 
     The records lie beside it, one compressed file for each data set of each table, fetched when a reader asks for one;
-    so do the tables as CSV, JSON, Markdown and LaTeX.
+    so do the tables as CSV, JSON, Markdown and LaTeX, and the `pictures` of records.
     """
     paths = [folder / "index.html", folder / ".nojekyll"]
-    replace_text(paths[0], _page(tables, families, "", {}, True, strips or {}))
+    shown = {name: f"pictures/{name}.png" for name in pictures or {}}
+    replace_text(paths[0], _page(tables, families, "", {}, True, strips or {}, shown))
+    for name, data in (pictures or {}).items():
+        paths.append(folder / shown[name])
+        replace_bytes(paths[-1], data)
     replace_text(paths[1], "")
     for name, packed in _parts(tables, records).items():
         paths.append(folder / "records" / f"{name}.jsonl.gz")
@@ -76,12 +87,14 @@ def _page(
     links: Mapping[str, str],
     files: bool,
     strips: Mapping[str, str],
+    pictures: Mapping[str, str],
 ) -> str:
     content = {
         "legend": LEGEND,
         "axes": AXES,
         "tables": page_tables(tables, families),
         "links": dict(links),
+        "pictures": dict(pictures),
         "files": files,
         "strips": dict(strips),
     }

@@ -24,22 +24,28 @@ LEGEND = (
 )
 
 SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
-DECODER = "decoder (M)"
+DECODER, CROP = "decoder (M)", "crop GFLOPs"
+# those whose head is a decoder
 MAP_TASKS = (*PRIMARY, SEVERAL)
 _AS_IT_IS = Metric("", unit="")
 
 
 def cost_headers(table: Table) -> list[str]:
     """Headers of the costs that some row knows; the device is shown where a table has more than one."""
-    names = ["lr", "params (M)", head_header(table), "memory (MB)", "train GFLOPs", "train img/s", "eval img/s"]
-    names = [*names, "order gap"]
+    names = ["lr", "params (M)", head_header(table), "memory (MB)", *([CROP] if of_maps(table) else [])]
+    names = [*names, "train GFLOPs", "train img/s", "eval img/s", "order gap"]
     known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
     return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
 
 
 def head_header(table: Table) -> str:
     """What the trained parameters behind the backbone are called: those of a head, or of a decoder of maps."""
-    return DECODER if table.task.split(" ")[0] in MAP_TASKS else "head (M)"
+    return DECODER if of_maps(table) else "head (M)"
+
+
+def of_maps(table: Table) -> bool:
+    """Whether the task predicts maps, whose costs are those of one image or window of the backbone's size."""
+    return table.task.split(" ")[0] in MAP_TASKS
 
 
 def beside_headers(table: Table) -> list[str]:
@@ -124,6 +130,7 @@ def text(table: Table, row: Row, header: str) -> str:
         "head (M)": number(row.params_head, 1e6, 3),
         DECODER: number(row.params_head, 1e6, 3),
         "memory (MB)": number(row.memory_bytes, 1e6, 0),
+        CROP: number(row.forward_flops_per_image, 1e9, 2),
         "train GFLOPs": number(row.train_flops_per_image, 1e9, 2),
         "train img/s": number(row.train_images_per_second, 1, 0),
         "eval img/s": number(row.eval_images_per_second, 1, 0),

@@ -41,7 +41,7 @@ class CellData:
         self.mean, self.std = config.protocol.pixel_statistics(inputs.mean, inputs.std)
         self._config, self._workers = config, runtime.decoders
         self._window = inputs.size
-        _check_canvas(config, inputs.size)
+        _check_windows(config, inputs.size, source.mirrors)
         folder, targets = runtime.cache_root, config.task.targets
 
         def split(name: str, view: View = WHOLE) -> Split:
@@ -115,20 +115,23 @@ def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform
     return ImageTransform(size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
 
 
-def _check_canvas(config: RunConfig, window: int) -> None:
-    """Raises `ConfigError` where pictures larger than the backbone's input would not be cut into windows."""
-    canvas = config.protocol.canvas
-    if canvas is None:
-        return
-    problems = []
-    if not config.task.slides:
-        problems.append(f"protocol.canvas is for tasks that predict maps; task={config.task.name} takes none")
-    if canvas < window:
-        problems.append(f"protocol.canvas ({canvas}) must be at least the backbone's input of {window} px")
-    if config.train.augment != "scale_crop_flip":
-        problems.append("protocol.canvas needs windows to train on; set train.augment=scale_crop_flip")
-    if config.method.looks_first:
-        problems.append(f"{config.method.name} looks at whole pictures; leave protocol.canvas=null")
+def _check_windows(config: RunConfig, window: int, mirrors: bool) -> None:
+    """Raises `ConfigError` for pictures larger than the backbone's input, or several looks at them, out of place."""
+    protocol, task, problems = config.protocol, config.task, []
+    if protocol.several_looks and not task.slides:
+        words = "protocol.test_scales and protocol.test_flip are for tasks that predict maps"
+        problems.append(f"{words}; with task={task.name} leave them out")
+    if protocol.test_flip and not mirrors:
+        problems.append("protocol.test_flip mirrors pictures that know left from right; leave it false")
+    if protocol.canvas is not None:
+        if not task.slides:
+            problems.append(f"protocol.canvas is for tasks that predict maps; task={task.name} takes none")
+        if protocol.canvas < window:
+            problems.append(f"protocol.canvas ({protocol.canvas}) must be at least the backbone's input of {window} px")
+        if config.train.augment != "scale_crop_flip":
+            problems.append("protocol.canvas needs windows to train on; set train.augment=scale_crop_flip")
+        if config.method.looks_first:
+            problems.append(f"{config.method.name} looks at whole pictures; leave protocol.canvas=null")
     if problems:
         raise ConfigError(problems)
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 
+from torch import nn
+
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.base import Split
 from peftbench.tasks.classification import averaged
+from peftbench.tasks.dense import MapModel, MapTask
+from peftbench.tasks.looks import SeveralLooks
+from peftbench.tasks.model import TaskModel
 from peftbench.train.evaluate import Evaluation, evaluate, evaluate_views
 
 
@@ -37,9 +42,10 @@ def measure_split(config: RunConfig, parts: Parts, *views: Split, shuffle_frames
     """One pass over a split with a new meter of the task, or over several views of it, which count together."""
     meter, precision = config.task.meter(parts.data.source), config.train.precision
     batches = [parts.data.evaluation(view, shuffle_frames) for view in views]
+    model = looking(config, parts.model)
     if len(batches) == 1:
-        return evaluate(parts.model, batches[0], meter, precision)
-    return evaluate_views(parts.model, batches, meter, partial(averaged, how=config.protocol.view_average), precision)
+        return evaluate(model, batches[0], meter, precision)
+    return evaluate_views(model, batches, meter, partial(averaged, how=config.protocol.view_average), precision)
 
 
 def measure_test(config: RunConfig, parts: Parts, shuffle_frames: bool = False) -> Evaluation:
@@ -56,3 +62,11 @@ def with_order_gap(config: RunConfig, parts: Parts, natural: Evaluation) -> Eval
     gap = metric.goodness(natural.metrics[metric.name]) - metric.goodness(shuffled)
     found = {f"{metric.name}_shuffled": shuffled, "order_gap": gap}
     return replace(natural, metrics={**natural.metrics, **found})
+
+
+def looking(config: RunConfig, model: TaskModel) -> nn.Module:
+    """The model as the last evaluation uses it: once, or at several scales and mirrored, as the protocol says."""
+    protocol = config.protocol
+    if not (protocol.several_looks and isinstance(config.task, MapTask) and isinstance(model, MapModel)):
+        return model
+    return SeveralLooks(model, config.task, protocol.test_scales, protocol.test_flip)

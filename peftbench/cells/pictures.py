@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from peftbench.cells.measure import looking
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.contact_sheet import picture_table, strips
@@ -36,7 +37,7 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
     batches = data.evaluation(split)
     batch = next(iter(batches.epoch(0)))
     with autocast(data.device, config.train.precision):
-        outputs = parts.model.eval()(*batches.inputs_of(batch))
+        outputs = looking(config, parts.model).eval()(*batches.inputs_of(batch))
     said = {name: values[:rows].float().cpu().numpy() for name, values in task.maps_of(outputs).items()}
     count = min(rows, len(batch["index"]))
     truth = {name: np.array(split.targets[name][:count]) for name in said}

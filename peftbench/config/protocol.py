@@ -48,7 +48,9 @@ class ProtocolSpec(Spec):
     is the order they are drawn in: nested over shots, or as CoOp does.
 
     `canvas`, for tasks that predict maps: the side in px of the pictures from which training cuts windows of the
-    backbone's size, and over which evaluation slides them; null shows the backbone whole pictures.
+    backbone's size, and over which evaluation slides them; null shows the backbone whole pictures. `test_scales` and
+    `test_flip`, for the same tasks: the last evaluation averages what the model says of pictures resized by each of
+    these, and of mirrored ones ("MS + flip"); the epoch is chosen without.
 
     `views` and `crops`, for clips: a test clip is shown as that many stretches in time, each cut at that many places
     along its longer side (3: both ends and the middle). What the model says of them is averaged as `view_average` says:
@@ -76,6 +78,8 @@ class ProtocolSpec(Spec):
     views: int = option(1, ge=1, le=30, later=True)
     crops: int = option(1, ge=1, le=3, later=True)
     view_average: str = option("probabilities", choices=("probabilities", "logits"), later=True)
+    test_scales: list[float] = option([1.0], gt=0, le=4, later=True)
+    test_flip: bool = option(False, later=True)
 
     def problems(self) -> Sequence[str]:
         problems = []
@@ -95,6 +99,8 @@ class ProtocolSpec(Spec):
             problems.append("protocol.crops must be 1 (the middle) or 3 (the middle and both ends), got 2")
         if self.crops > 1 and self.resize != "crop":
             problems.append("protocol.crops=3 cuts along a clip's longer side, which needs protocol.resize=crop")
+        if not self.test_scales or len(set(self.test_scales)) < len(self.test_scales):
+            problems.append(f"protocol.test_scales must hold each scale once and at least one, got {self.test_scales}")
         if self.val_split is None and not self.report_test:
             problems.append("protocol.report_test=false without protocol.val_split would measure nothing")
         return problems
@@ -104,6 +110,11 @@ class ProtocolSpec(Spec):
         """What of each test sample is shown, one after the other."""
         places = (0.5,) if self.crops == 1 else (0.0, 0.5, 1.0)
         return [View(number, self.views, place) for number in range(self.views) for place in places]
+
+    @property
+    def several_looks(self) -> bool:
+        """Whether the last evaluation looks at a picture in another way than the ones before."""
+        return self.test_flip or self.test_scales != [1.0]
 
     def drawn(self, seed: int) -> tuple[int, str, str]:
         """The seed of the few-shot draw in a cell with `seed`, the name of the draw in records, and its order."""

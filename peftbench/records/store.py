@@ -161,6 +161,10 @@ class Store:
         """Where a cell's test predictions belong (npy, class per image); the folder may not exist yet."""
         return self.work_folder / "predictions" / f"{_checked(fingerprint)}.npy"
 
+    def picture_path(self, fingerprint: str) -> Path:
+        """Where a picture of a cell's test images belongs (png), for the report; the folder may not exist yet."""
+        return self.work_folder / "pictures" / f"{_checked(fingerprint)}.png"
+
     def put_failure(
         self, fingerprint: str, labels: Mapping[str, str], message: str, traceback: str, state: str = "failed"
     ) -> Path:

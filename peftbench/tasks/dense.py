@@ -47,6 +47,17 @@ class MapTask(Task):
         """Outputs as the maps they stand for, by the names of targets (`data.maps`)."""
         raise NotImplementedError
 
+    def averaged(self, outputs: Tensor, zoom: float, mirrored: bool) -> Tensor:
+        """What is averaged over several looks at a picture, of outputs that are back at its size and direction.
+
+        `zoom`: how much larger than it is it was shown; `mirrored`: whether it was shown mirrored.
+        """
+        return outputs
+
+    def scores_of(self, mean: Tensor) -> Tensor:
+        """Outputs that stand for the mean of what `averaged` gives."""
+        return mean
+
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
         """The training loss of a model's outputs."""
         raise NotImplementedError

@@ -27,9 +27,20 @@ SALIENCY_THRESHOLDS = tuple(number / 20 for number in range(4, 19))
 BETA_SQUARED = 0.3
 
 
+@dataclass(frozen=True)
+class _Marks(MapTask):
+    """Base of both: a chance at every pixel."""
+
+    def averaged(self, outputs: Tensor, zoom: float, mirrored: bool) -> Tensor:
+        return outputs.sigmoid()
+
+    def scores_of(self, mean: Tensor) -> Tensor:
+        return mean.logit(eps=1e-6)
+
+
 @TASKS.add("edges")
 @dataclass(frozen=True)
-class Edges(MapTask):
+class Edges(_Marks):
     """`edges`, int64 [batch, height, width]: 1 on an edge, 0 beside it, 255 unknown. Positives weigh 0.95 (MTLoRA)."""
 
     primary: ClassVar[Metric] = Metric("edge_f")
@@ -48,7 +59,7 @@ class Edges(MapTask):
 
 @TASKS.add("saliency")
 @dataclass(frozen=True)
-class Saliency(MapTask):
+class Saliency(_Marks):
     """`saliency`, int64 [batch, height, width]: 1 on what stands out, 0 around it, 255 unknown.
 
     The weight of a positive is the share of negatives in the batch (MTI-Net's balanced loss).

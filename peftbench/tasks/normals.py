@@ -41,6 +41,10 @@ class Normals(MapTask):
         distance, valid = _distance(outputs, batch)
         return distance.sum() / (3 * valid.sum()).clamp(min=1)
 
+    def averaged(self, outputs: Tensor, zoom: float, mirrored: bool) -> Tensor:
+        found = F.normalize(outputs, dim=1)
+        return torch.cat([-found[:, :1], found[:, 1:]], dim=1) if mirrored else found
+
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {"normals": F.normalize(outputs.float(), dim=1)}
 

@@ -45,6 +45,12 @@ class Segmentation(MapTask):
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         return {self.reads[0]: outputs.argmax(dim=1)}
 
+    def averaged(self, outputs: Tensor, zoom: float, mirrored: bool) -> Tensor:
+        return outputs.softmax(dim=1)
+
+    def scores_of(self, mean: Tensor) -> Tensor:
+        return mean.clamp(min=torch.finfo(mean.dtype).tiny).log()
+
     def meter(self, targets: Targets) -> SegmentationMeter:
         return SegmentationMeter(targets.class_names)
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from peftbench.cli.commands.leaderboard import main
+from peftbench.foundation.identity import fingerprint
+from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from tests.browsing import a_browser, needs_browser, served, watched
-from tests.record_factory import make_record
+from tests.record_factory import make_record, record_values
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -270,3 +273,51 @@ def test_names_that_every_object_has_are_names_like_others(browser: Any, tmp_pat
     page.wait_for_selector("body[data-ready]")
     assert page.problems == []
     assert sorted(methods(page)) == ["lora", "toString"]
+
+
+def test_classes_have_a_heat_map_and_a_record_its_picture(browser: Any, tmp_path: Path) -> None:
+    """Two segmentation records: one class each method finds, one that occurs for one of them only, one kept picture."""
+    store = Store(tmp_path)
+    found = {"lora": {"iou/sky": 0.9, "iou/road": 0.25}, "bitfit": {"iou/sky": 0.6}}
+    for method, classes in found.items():
+        values = record_values(
+            method=method, dataset="scenes", group="dense", options={"task": {"name": "segmentation", "version": 1}}
+        )
+        values |= {
+            "metrics": {"val": None, "test": {"miou": 0.5, "n": 10_000, **classes}},
+            "primary": "miou",
+            "task": {"name": "segmentation", "better": "higher", "unit": "fraction"},
+            "curve": [],
+        }
+        values["labels"] = {**values["labels"], "task": "segmentation"}
+        values["fingerprint"] = fingerprint(values["identity"])
+        store.put(RunRecord(**values))
+        if method == "lora":
+            picture = store.picture_path(values["fingerprint"])
+            picture.parent.mkdir(parents=True)
+            Image.new("RGB", (260, 130), (10, 200, 30)).save(picture)
+    assert main(["--results", str(tmp_path), "--site", str(tmp_path / "site")]) == 0
+    assert [path.name for path in (tmp_path / "site" / "pictures").iterdir()] == [picture.name]
+    page = watched(
+        browser.new_context(offline=True, viewport={"width": 1400, "height": 900}),
+        lambda url: not url.startswith(("file:", "data:", "blob:")),
+    )
+    page.goto((tmp_path / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    page.select_option("#task", "classes")
+    cells = "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+    assert page.locator("#task-view .heat tr").evaluate_all(cells) == [
+        ["method", "sky", "road"],
+        ["lora", "90.0", "25.0"],
+        ["bitfit", "60.0", "—"],
+    ]
+    grounds = page.locator("#task-view .heat td").evaluate_all("nodes => nodes.map((node) => node.style.background)")
+    assert len(set(grounds[:3])) == 3 and grounds[3] == ""
+    page.locator('#grid tr[data-label="lora"] button[data-column="scenes"]').click()
+    shown = page.locator("#dialog-picture img")
+    playwright.expect(shown).to_be_visible()
+    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [260, 130]
+    page.keyboard.press("Escape")
+    page.locator('#grid tr[data-label="bitfit"] button[data-column="scenes"]').click()
+    assert page.locator("#dialog-picture img").count() == 0
+    assert page.problems == []

@@ -42,6 +42,8 @@ function showRecord(fingerprint, record) {
   const strip = record && page.strips[record.labels.dataset];
   byId("dialog-strip").hidden = !strip;
   if (strip) byId("dialog-strip").src = strip;
+  const picture = page.pictures[fingerprint];
+  byId("dialog-picture").replaceChildren(...(picture ? [html("img", { src: picture, alt: "test images, what is true and what this record's model predicts" })] : []));
 }
 
 async function openRecords(title, row, tasks) {

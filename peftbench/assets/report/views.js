@@ -85,6 +85,20 @@ function heatTable() {
   return html("table", { class: "heat" }, html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "method"), ...tasks.map((task) => html("th", { scope: "col", title: task.name }, task.short)))), html("tbody", {}, ...body));
 }
 
+// Every class of a segmentation set: where a method gains, and which classes nobody finds.
+function classTable() {
+  const rows = table().rows.filter((row) => Object.keys(row.classes).length);
+  const names = [...new Set(rows.flatMap((row) => Object.keys(row.classes)))];
+  const head = html("tr", {}, html("th", { scope: "col" }, "method"), ...names.map((name) => html("th", { scope: "col", title: name }, brief(name, 16))));
+  const body = rows.map((row) => html("tr", {}, html("th", { scope: "row", title: row.label }, brief(row.label, 30)), ...names.map((name) => {
+    const value = row.classes[name];
+    if (value === undefined) return html("td", {}, "—");
+    const [ground, ink] = heatColour(value / 100);
+    return html("td", { style: `background: ${ground}; color: ${ink}` }, value.toFixed(1));
+  })));
+  return html("table", { class: "heat" }, html("thead", {}, head), html("tbody", {}, ...body));
+}
+
 function rankRows() {
   const { methods, average_ranks: average, nemenyi_critical_difference: difference } = table().comparison;
   const order = methods.map((_, i) => i).sort((a, b) => average[a] - average[b]);
@@ -110,6 +124,9 @@ function drawTask() {
     })).filter((one) => one.points.length);
     hint.textContent = "Mean over seeds and data sets, by images of every class. The first rows of the table, or those that are ticked.";
     if (series.length) lineChart(node, series, `score,${table().unit}`, false, "shots");
+  } else if (chosen === "classes") {
+    hint.textContent = "Intersection over union of each class in percent, mean over seeds; blue is 0, yellow is 100. —: the class occurs neither in truth nor in prediction.";
+    node.replaceChildren(classTable());
   } else if (chosen === "ranks") {
     const { nemenyi_critical_difference: difference } = table().comparison;
     const rows = rankRows();
@@ -131,7 +148,8 @@ function drawTask() {
 function prepareViews() {
   const tasks = table().tasks.map((task) => [task.name, task.name]);
   const shots = table().over_shots ? [["shots", "score by shots"]] : [];
-  fillSelect(byId("task"), [...shots, ["heat", "all (heat map)"], ["ranks", "average ranks"], ...tasks], state.task);
+  const classes = table().rows.some((row) => Object.keys(row.classes).length) ? [["classes", "classes (heat map)"]] : [];
+  fillSelect(byId("task"), [...shots, ["heat", "all (heat map)"], ...classes, ["ranks", "average ranks"], ...tasks], state.task);
   fillSelect(byId("curve-task"), tasks, state.curve);
   byId("curve-value").value = state.value;
 }

@@ -104,8 +104,9 @@ def _run(arguments: argparse.Namespace) -> None:
     if trials and arguments.select == "test":
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
     if arguments.site:
-        records = list(Store(arguments.results).read(_used(tables)))
-        written = write_site(arguments.site, tables, records, _families(), strips_of(records))
+        store = Store(arguments.results)
+        records, pictures = list(store.read(_used(tables))), _pictures(tables, store)
+        written = write_site(arguments.site, tables, records, _families(), strips_of(records), pictures)
         print(f"wrote {written[0]} and {len(written) - 1} files beside it")
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
@@ -152,8 +153,10 @@ def _of_suites(rows: pd.DataFrame, suites: dict[str, str], wanted: list[str] | N
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
     used = _used(tables)
     if len(used) <= MOST_EMBEDDED:
-        records = list(store.read(used))
-        return write_report(folder / "leaderboard.html", tables, records, _families(), strips=strips_of(records))
+        records, pictures = list(store.read(used)), _pictures(tables, store)
+        strips = strips_of(records)
+        path = folder / "leaderboard.html"
+        return write_report(path, tables, records, _families(), strips=strips, pictures=pictures)
     labels = ("backbone", "method", "dataset")
     paths = store.packed() | {
         fingerprint: path
@@ -164,6 +167,14 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
     if tables[0].split == "val":
         links = {}  # they would lead from validation scores to test scores
     return write_report(folder / "leaderboard.html", tables, [], _families(), links)
+
+
+def _pictures(tables: list[Table], store: Store) -> dict[str, bytes]:
+    """What `show --keep` drew of the records behind the tables; nothing for tables of validation scores."""
+    if tables[0].split == "val":
+        return {}
+    paths = {name: store.picture_path(name) for name in sorted(_used(tables))}
+    return {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
 
 
 def _families() -> dict[str, str]:

@@ -15,16 +15,22 @@ def main(words: list[str]) -> int:
     """Exit code 0. Raises what restoring a record raises, `NotApplicable` for images without maps."""
     parser = record_parser("show", __doc__)
     parser.add_argument("--out", type=a_file, help="the PNG to write (default: <fingerprint>.png here)")
+    parser.add_argument("--keep", action="store_true", help="put it where the HTML report of the leaderboard finds it")
     parser.add_argument("--rows", type=count, default=8, help="how many test images (default: 8)")
     arguments = parser.parse_args(words)
+    if arguments.keep and arguments.out:
+        raise ConfigError(["--keep has a place of its own; leave out --out"])
     if arguments.rows < 1:
         raise ConfigError([f"--rows must be at least 1, got {arguments.rows}"])
     record, store = find_record(arguments.record, arguments.results)
     sheet = with_restored(
         record, store, arguments.options, lambda config, parts: predicted_sheet(config, parts, arguments.rows)
     )
-    path = arguments.out or Path(f"{record.fingerprint}.png")
+    path = arguments.out or (
+        store.picture_path(record.fingerprint) if arguments.keep else Path(f"{record.fingerprint}.png")
+    )
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(path, "PNG")
     except OSError as error:
         raise BadInput(f"{path} cannot be written ({error.strerror or error}); set --out") from error

@@ -10,6 +10,7 @@ from record_factory import record_values
 
 from peftbench.boards.dense import PRIMARY, delta_m
 from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.page import page_tables
 from peftbench.boards.render import to_markdown
 from peftbench.boards.texts import headers, texts
 from peftbench.foundation.identity import fingerprint
@@ -54,6 +55,8 @@ def test_segmentation_shows_accuracies_and_its_decoder() -> None:
     shown = dict(zip(headers(table), texts(table, headers(table))[0][1:], strict=True))
     assert shown["mAcc"] == "52.00 ± 0.00" and shown["aAcc"] == "83.00 ± 0.00" and shown["scenes"] == "41.0 ± 0.0"
     assert "decoder (M)" in shown and "head (M)" not in shown
+    [page] = page_tables([table], {})
+    assert page["rows"][0]["classes"] == {"sky": pytest.approx(90)}
     assert table.rows[0].class_ious == {"sky": pytest.approx(90)}
     written = to_markdown(table)
     assert "| method   |   sky |" in written and "| full     |  90.0 |" in written
@@ -112,3 +115,12 @@ def test_numbers_of_other_tasks_pass_through_the_index(tmp_path) -> None:
         rows, skipped = read_rows(store)
         assert not skipped and json.loads(rows["others"][0])["mean_accuracy"] == 0.5
         assert "mAcc" in headers(leaderboard(rows)[0])
+
+
+def test_tables_of_maps_say_what_one_crop_costs() -> None:
+    [table] = leaderboard(collect([record({"name": "segmentation"}, {"miou": 0.4}, Metric("miou"))]))
+    shown = dict(zip(headers(table), texts(table, headers(table))[0][1:], strict=True))
+    forward = table.rows[0].forward_flops_per_image
+    assert forward is not None and shown["crop GFLOPs"] == f"{forward / 1e9:.2f}"
+    [plain] = leaderboard(collect([RunRecord(**record_values())]))
+    assert "crop GFLOPs" not in headers(plain)

@@ -174,6 +174,7 @@ TRUTH = {
     "normals": torch.nn.functional.normalize(torch.randn(4, 3, 32, 32), dim=1),
     "edges": torch.randint(0, 2, (4, 32, 32)),
     "saliency": torch.randint(0, 2, (4, 32, 32)),
+    "human_parts": torch.randint(0, 7, (4, 32, 32)),
 }
 CLASSES = Classes(tuple("abcd"))
 

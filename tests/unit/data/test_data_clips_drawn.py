@@ -77,7 +77,7 @@ def test_frames_that_leave_no_second_speed_are_refused() -> None:
 
 
 def test_opposite_motions_of_the_camera_are_one_sequence_read_both_ways() -> None:
-    album = camera_motion._Album(tuple(camera_motion._shipped()))
+    album = camera_motion._Album(tuple(CameraMotion()._pictures()))
     for label in range(0, 8, 2):
         there, back = (camera_motion.clip(album, 0, 1, label + way) for way in (0, 1))
         assert (there == back[::-1]).all() and not (there == back).all()
@@ -117,7 +117,7 @@ CAMERA = [
 
 def test_golden_camera_motion() -> None:
     """Quarters of two frames to half a grey level: decoding and resizing a JPEG may differ in a last bit elsewhere."""
-    album = camera_motion._Album(tuple(camera_motion._shipped()))
+    album = camera_motion._Album(tuple(CameraMotion()._pictures()))
     clip = camera_motion.clip(album, 0, 5, 6)[[0, 7]].astype(float)
     quarters = clip.reshape(2, 2, 16, 2, 16, 3).mean((2, 4)).ravel()
     assert np.abs(quarters - CAMERA).max() < 0.5, "the drawing changed: raise camera_motion.VERSION and renew CAMERA"

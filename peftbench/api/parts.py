@@ -42,7 +42,8 @@ def datasets() -> pd.DataFrame:
     """
     rows = []
     for name, values in shipped("dataset").items():
-        [schema] = values.pop("defaults")
+        # behind its own schema a file may name what it prefers of other groups
+        schema, *_ = values.pop("defaults")
         kind = schema.removeprefix("/schema/dataset/").partition("@")[0]
         # a file that sets other sections too has its own under the section's name
         spec = build(DATASETS.get(kind), values.get("dataset", {}) if schema.endswith("@dataset") else values)
@@ -75,7 +76,7 @@ def method_called(name: str) -> tuple[type[Method], dict[str, Any]]:
     if name not in known:
         return METHODS.get(name), {}
     values = known[name]
-    [first] = values["defaults"]
+    first, *_ = values["defaults"]
     if first in known:
         cls, options = method_called(first)
     else:

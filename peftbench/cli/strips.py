@@ -7,8 +7,6 @@ import io
 from collections.abc import Iterable
 from typing import cast
 
-from peftbench.data.base import DATASETS, DatasetSpec
-from peftbench.data.contact_sheet import clip_sheet
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.spec import build
 from peftbench.records.record import RunRecord
@@ -26,6 +24,10 @@ def strips_of(records: Iterable[RunRecord]) -> dict[str, str]:
         label = record.labels["dataset"]
         if record.labels["group"] != GROUP or label in found:
             continue
+        # only where there are clips: a table is made again without what draws them
+        from peftbench.data.base import DATASETS, DatasetSpec
+        from peftbench.data.contact_sheet import clip_sheet
+
         options = {
             name: value for name, value in record.identity["dataset"].items() if name not in ("kind", "revision")
         }

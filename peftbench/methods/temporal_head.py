@@ -1,4 +1,4 @@
-"""A transformer over the features of frames, behind a frozen image network: the light decoder of video papers."""
+"""A transformer over the features of frames, behind a frozen image network (ActionCLIP, arXiv:2109.08472, "Transf")."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ class TemporalHead(Method):
     """
 
     family: ClassVar[str] = "side"
+    paper: ClassVar[str] = "arXiv:2109.08472"
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "One block whose last maps start at zero in place of six, on a network of images alone."
     mixes_time: ClassVar[bool] = True
     size_option: ClassVar[str] = "depth"
 

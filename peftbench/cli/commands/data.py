@@ -113,7 +113,8 @@ def _dataset_options(words: list[str]) -> dict[str, Any]:
 def _shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
     """The class and the values of one yaml of the group, without composing a whole configuration."""
     values = content("dataset", name)
-    [schema] = values.pop("defaults")
+    # behind its own schema a file may name what it prefers of other groups
+    schema, *_ = values.pop("defaults")
     kind, _, place = str(schema).removeprefix("/schema/dataset/").partition("@")
     # a file that sets other sections too has its own under the section's name
     own = values.get("dataset", {}) if place == "dataset" else values

@@ -179,5 +179,7 @@ def test_wrong_words_say_what_is_right() -> None:
         peftbench.attach("lora", net(), rnk=4)
     with pytest.raises(NotApplicable, match="looks at training images"):
         peftbench.attach("gps", net())
+    with pytest.raises(NotApplicable, match="coop needs a backbone that reads images and texts"):
+        peftbench.attach("coop", net())
     with pytest.raises(NotApplicable, match="ResNet is not a supported family"):
         peftbench.attach("lora", timm.create_model("resnet18"))

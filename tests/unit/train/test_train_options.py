@@ -8,13 +8,13 @@ from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 
 
 def test_every_bad_option_is_reported_with_its_name() -> None:
-    values = {"lr": 0, "name": "adam", "weight_decay": -1, "momentum": 1.0, "learning_rate": 3}
+    values = {"lr": 0, "name": "adamax", "weight_decay": -1, "momentum": 1.0, "learning_rate": 3}
     with pytest.raises(ConfigError) as error:
         build(OptimSpec, values)
     text = str(error.value)
     for name in (
         "optim.lr must",
-        "optim.name cannot be 'adam'",
+        "optim.name cannot be 'adamax'",
         "optim.weight_decay",
         "optim.momentum",
         "learning_rate",

@@ -43,6 +43,8 @@ FITTING: dict[str, dict[str, Any]] = {
     # its random start is as large as the paper says for a width of 768
     "fourierft": {"num_coefficients": 60, "scale": 10.0},
     "waveft": {"num_coefficients": 60},
+    # its scale is for factors that have moved by thousandths
+    "randlora": {"alpha": 32.0},
     # sizes that cut a tiny width
     "c3a": {"block_size": 16},
     "consolidator": {"num_groups": 16},

@@ -6,11 +6,12 @@ BIN := $(VENV)/bin
 TEST_WORKERS ?= 2
 DEMO := results/work/demo
 
-.PHONY: help install demo test test-quick lint types smoke docs leaderboard leaderboard-check clean
+.PHONY: help install demo test test-quick test-thorough lint types smoke docs leaderboard leaderboard-check clean
 
 help:
 	@echo "make demo               install, run a small real comparison, print and write its leaderboard"
 	@echo "make test-quick         about two minutes, for every change"
+	@echo "make test-thorough      the contracts on every network for every method as well"
 	@echo "make test               the test suite"
 	@echo "make lint types         ruff and mypy"
 	@echo "make smoke              every method for two epochs through the command line"
@@ -37,6 +38,9 @@ test-quick: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)
+
+test-thorough: install
+	PEFTBENCH_THOROUGH=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)
 
 lint: install
 	$(BIN)/ruff check .

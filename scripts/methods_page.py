@@ -55,7 +55,7 @@ read off small models to which the method was attached; methods across frames ha
 tasks apart four tasks that read four maps. A method that is not as
 in its paper is marked in every table of results; what the sources leave open stands in the method's file.
 
-From our own board ([results/README.md](../results/README.md), embedded backbone), where the method was measured with
+From our own board (`results/README.md`, embedded backbone), where the method was measured with
 its own options: the cost class is low, middle or high by the counted memory of a training step (up to 0.35 of full
 fine-tuning's, up to 0.75, above), beside memory and training FLOPs as shares of full fine-tuning's; the mean of groups
 in percent (full fine-tuning {full}, a linear probe {linear}); and the data sets on which it is among the first five

@@ -52,7 +52,7 @@ class EachFrame(nn.Module):
         object.__setattr__(self, "backbone", backbone)
 
     def forward(self, clips: Tensor) -> Tensor:
-        return Backbone.forward(self.backbone, clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+        return Backbone.forward(self.backbone, clips.flatten(0, 1)).unflatten(0, (-1, clips.shape[1]))
 
 
 class FrameFolded(Backbone):

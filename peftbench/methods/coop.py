@@ -19,7 +19,7 @@ POSITIONS = ("end", "middle", "front")
 @METHODS.add("coop")
 @dataclass(frozen=True)
 class CoOp(OfPair):
-    """t_c = [v_1] ... [v_M] [name of c] . with learned v of the width of words (section 3.2).
+    """t_c = v_1 ... v_M, the name of c and a full stop, with learned v of the width of words (section 3.2).
 
     Generic: M D parameters shared by all classes. `class_specific`: C M D, of every class its own. `position` says
     where the name stands; the full stop is always there. `words` ("a photo of a") start the vectors, one each, and say

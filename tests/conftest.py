@@ -50,13 +50,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 _KINDS = {"linear", "bitfit", "lora", "ssf", "adaptformer", "vpt_deep", "lst", "gps"}
 
 
-# Contracts on one network of each family run for every method; of the other networks a third of the methods each, the
-# same third in every run, unless PEFTBENCH_THOROUGH=1 asks for all (`make test-thorough`).
+# Contracts on one network of each family run for every method; of the other networks a sixth of the methods each, the
+# same ones in every run, unless PEFTBENCH_THOROUGH=1 asks for all (`make test-thorough`).
 _VARIANTS = {
     *("vit_avg", "vit_registers", "vit_layerscale", "vit_qknorm", "vit_distilled", "vit_prenorm"),
     *("eva_split", "beit", "convnext_conv_mlp"),
 }
-_SHARE = 3
+_SHARE = 6
 
 
 def _left_out(item: pytest.Item) -> bool:

@@ -117,7 +117,7 @@ def _heads(names: Iterable[str]) -> tuple[str, ...]:
 def _official(state: State) -> State:
     """DINO, MAE, iBOT, DINOv2 and DINOv3 releases: timm's names but for chunked blocks and pre-training parts."""
     # DINOv2's training code numbers blocks through, inside chunks
-    state = _renamed(
+    state = renamed_by(
         state,
         (
             (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
@@ -178,13 +178,14 @@ _TOWER = (
 )
 
 
-def _renamed(state: State, rules: Iterable[tuple[str, str]]) -> State:
-    renamed = {}
+def renamed_by(state: State, rules: Iterable[tuple[str, str]]) -> State:
+    """The tensors under the names that the rules, pattern -> replacement, make of theirs one after the other."""
+    found = {}
     for name, tensor in state.items():
         for pattern, new in rules:
             name = re.sub(pattern, new, name)
-        renamed[name] = tensor
-    return renamed
+        found[name] = tensor
+    return found
 
 
 def _joined(state: State) -> State:
@@ -208,8 +209,8 @@ def _joined(state: State) -> State:
 def _transformers_vit(state: State) -> State:
     state = {name: tensor for name, tensor in state.items() if not name.startswith("pooler.")}
     if "embeddings.patch_embeddings.weight" in state:
-        state = _renamed(state, ((r"^embeddings\.register_tokens", "storage_tokens"),))
-        state = _renamed(
+        state = renamed_by(state, ((r"^embeddings\.register_tokens", "storage_tokens"),))
+        state = renamed_by(
             state,
             (
                 (r"\.mlp\.gate_proj\.", ".mlp.w1."),
@@ -217,13 +218,13 @@ def _transformers_vit(state: State) -> State:
                 (r"\.mlp\.down_proj\.", ".mlp.w3." if _gated(state) else ".mlp.fc2."),
             ),
         )
-        return _official(_joined(_renamed(state, _VIT)))
+        return _official(_joined(renamed_by(state, _VIT)))
     if _gated(state):
         for name in [name for name in state if ".mlp.gate_proj." in name]:
             up = state.pop(name.replace("gate_proj", "up_proj"))
             state[name.replace("gate_proj", "weights_in")] = torch.cat([state.pop(name), up])
-        state = _renamed(state, ((r"\.mlp\.down_proj\.", ".mlp.w3."),))
-    return _official(_joined(_renamed(state, _VIT)))
+        state = renamed_by(state, ((r"\.mlp\.down_proj\.", ".mlp.w3."),))
+    return _official(_joined(renamed_by(state, _VIT)))
 
 
 def _gated(state: State) -> bool:
@@ -231,7 +232,7 @@ def _gated(state: State) -> bool:
 
 
 def _transformers_tower(state: State) -> State:
-    state = _renamed(state, _TOWER)
+    state = renamed_by(state, _TOWER)
     for kind in ("weight", "bias"):
         if (packed := state.pop(f"head.attention.in_proj_{kind}", None)) is not None:
             state[f"attn_pool.q.{kind}"], state[f"attn_pool.kv.{kind}"] = packed.tensor_split([len(packed) // 3])

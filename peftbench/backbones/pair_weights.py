@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.checkpoint import read_checkpoint
+from peftbench.backbones.layouts import renamed_by
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.weights import load_weights
 from peftbench.foundation.errors import BadInput
@@ -79,7 +80,7 @@ def _text_of(state: State, path: Path) -> State:
     prefix = next((p for p in ("", "text.") if f"{p}token_embedding.weight" in state), None)
     if prefix is not None:
         own = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-        text = {name: t for name, t in _renamed(own, _OPENAI).items() if name.startswith("net.")}
+        text = {name: t for name, t in renamed_by(own, _OPENAI).items() if name.startswith("net.")}
         projection = own.get("text_projection")
         if projection is not None:
             text["text_projection.weight"] = projection.T
@@ -87,7 +88,7 @@ def _text_of(state: State, path: Path) -> State:
             text |= {n: t for n, t in own.items() if n.startswith("text_projection.")}
     elif "text_model.embeddings.token_embedding.weight" in state:
         own = {n.removeprefix("text_model."): t for n, t in state.items() if n.startswith("text_model.")}
-        renamed = _joined(_renamed(own, _TRANSFORMERS))
+        renamed = _joined(renamed_by(own, _TRANSFORMERS))
         text = {name: t for name, t in renamed.items() if name.startswith("net.")}
         head = "text_projection" if "text_projection.weight" in state else "text_model.head"
         kinds = ("weight", "bias")
@@ -117,15 +118,6 @@ def _image_projection(pair: Pair, state: State) -> State:
         if name in state:
             return {"image_projection.weight": state[name].T if turned else state[name]}
     return {}
-
-
-def _renamed(state: State, rules: tuple[tuple[str, str], ...]) -> State:
-    renamed = {}
-    for name, tensor in state.items():
-        for pattern, new in rules:
-            name = re.sub(pattern, new, name)
-        renamed[name] = tensor
-    return renamed
 
 
 def _joined(state: State) -> State:

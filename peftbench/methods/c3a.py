@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.spec import option
+from peftbench.interventions.rotation import largest_block
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
@@ -55,8 +56,7 @@ class C3A(Rewriting):
     targets: list[str] = option(["q", "v"], choices=TARGETS)
 
     def _block(self, in_dim: int, out_dim: int) -> int:
-        both = math.gcd(in_dim, out_dim)
-        return next(size for size in range(min(self.block_size, both), 0, -1) if both % size == 0)
+        return largest_block(math.gcd(in_dim, out_dim), self.block_size)
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         return CirculantBlocks(matrix.in_dim, matrix.out_dim, self._block(matrix.in_dim, matrix.out_dim), self.init)

@@ -13,6 +13,7 @@ from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, Thinned
+from peftbench.interventions.rotation import largest_block
 from peftbench.methods.base import METHODS, Method, norms_keys
 
 ROLES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -75,8 +76,7 @@ class Consolidator(Method):
     drop_path: float = option(0.0, ge=0, lt=1)
 
     def _groups(self, in_dim: int, out_dim: int) -> int:
-        both = math.gcd(in_dim, out_dim)
-        return next(number for number in range(min(self.num_groups, both), 0, -1) if both % number == 0)
+        return largest_block(math.gcd(in_dim, out_dim), self.num_groups)
 
     def attach(self, backbone: Backbone) -> None:
         backbone.sites("attn.qkv")  # a transformer

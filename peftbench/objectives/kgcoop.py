@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.objectives.of_pair import OfClasses, compared, pair_that_reads
+from peftbench.objectives.of_pair import OfClasses, compared, pair_that_reads, texts_of_classes
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
@@ -33,9 +32,7 @@ class KgCoOp(Objective):
     weight: float = option(8.0, ge=0)
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        pair = pair_that_reads(self.name, backbone)
-        with torch.no_grad():
-            return OfClasses(pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device)))
+        return OfClasses(texts_of_classes(pair_that_reads(self.name, backbone)))
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
         model.add_module("kgcoop", own)

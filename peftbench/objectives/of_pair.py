@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,6 +30,12 @@ def compared(pair: Pair, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return f, w, pair.match(f, w)
 
 
+def texts_of_classes(pair: Pair) -> Tensor:
+    """Features of the classes as the pair reads them now [classes, joint], without a gradient."""
+    with torch.no_grad():
+        return pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device))
+
+
 class OfClasses(nn.Module):
     """`w`: features of the classes [classes, joint] at length 1, that do not train and are no part of an adapter."""
 
@@ -39,11 +47,11 @@ class OfClasses(nn.Module):
 
 
 class Untouched(OfClasses):
-    """The same with a copy of the image side as it was loaded."""
+    """The same with a copy of the pair's image side as it was loaded."""
 
-    def __init__(self, features: Tensor, image: nn.Module, projection: nn.Module) -> None:
+    def __init__(self, features: Tensor, pair: Pair) -> None:
         super().__init__(features)
-        self.image, self.projection = image.eval(), projection
+        self.image, self.projection = copy.deepcopy(pair.image).eval(), copy.deepcopy(pair.image_projection)
 
     def train(self, mode: bool = True) -> Untouched:
         # what it says never changes

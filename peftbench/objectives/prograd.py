@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads
+from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads, texts_of_classes
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
@@ -38,9 +37,7 @@ class ProGrad(Objective):
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
         pair = pair_that_reads(self.name, backbone)
-        with torch.no_grad():
-            w = pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device))
-        return Untouched(w, copy.deepcopy(pair.image), copy.deepcopy(pair.image_projection))
+        return Untouched(texts_of_classes(pair), pair)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
         model.add_module("untouched", own)

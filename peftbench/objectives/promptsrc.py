@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -45,7 +44,7 @@ class PromptSRC(Objective):
         texts = written(pair)
         with torch.no_grad():
             mean = texts.each(pair).mean(dim=0)
-        return Untouched(mean, copy.deepcopy(pair.image), copy.deepcopy(pair.image_projection))
+        return Untouched(mean, pair)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
         model.add_module("untouched", own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
 from peftbench.data.coop.lists import Listed, files_of, read_lists
@@ -70,29 +71,18 @@ class Coop(DatasetSpec):
         }
         own_lists = "coop-lists" if self._facts.lists else "official"
         test = f"{own_lists}:{len(splits['test'])}"
+        common: dict[str, Any] = {
+            "class_names": tuple(names),
+            "membership": "full",
+            "pixels": "original",
+            "test": test,
+            "notes": (),
+            "test_part": splits["test"],
+            "template": self._facts.template,
+        }
         if "train" not in splits:
-            return VariantSource(
-                class_names=tuple(names),
-                membership="full",
-                pixels="original",
-                test=test,
-                notes=(),
-                test_part=splits["test"],
-                template=self._facts.template,
-                label=self.label,
-            )
-        return CoopSource(
-            class_names=tuple(names),
-            membership="full",
-            pixels="original",
-            test=test,
-            notes=(),
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
-            seed=self.split_seed,
-            template=self._facts.template,
-        )
+            return VariantSource(**common, label=self.label)
+        return CoopSource(**common, given_train=splits["train"], given_val=splits.get("val"), seed=self.split_seed)
 
     def _read(self) -> Listed:
         facts = self._facts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftbench.data.around import SourceAround
 from peftbench.data.base import RawSplit, Source
 
 TEST = "test"
@@ -29,22 +30,8 @@ def base_classes(source: Source) -> Source:
 
 
 @dataclass(frozen=True)
-class BaseSource(Source):
+class BaseSource(SourceAround):
     """`whole`, whose splits for training and validation leave out the new classes; labels and names stay."""
-
-    whole: Source
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return self.whole.targets
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        return self.whole.templates
-
-    @property
-    def mirrors(self) -> bool:
-        return self.whole.mirrors
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
-from peftbench.data.coop.lists import Listed, files_of, read_lists
+from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.coop.lists import files_of, read_lists
 from peftbench.data.coop.tasks import ALL_SETS, CoopSet
+from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
-from peftbench.data.sources.image_lists import listed_files, lists_digest, refuse_overlap, sizes_of_all
-from peftbench.data.splits import FileSplit
+from peftbench.data.sources.image_lists import listed_files, refuse_overlap, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
@@ -21,7 +22,7 @@ _LISTS_FROM = "the links in DATASETS.md of https://github.com/KaiyangZhou/CoOp"
 
 @DATASETS.add("coop")
 @dataclass(frozen=True)
-class Coop(DatasetSpec):
+class Coop(ListedSet):
     """One set from `<root>/<folder>`, laid out as CoOp's DATASETS.md says.
 
     `protocol=fewshot_coop` draws from it as CoOp does. Class names are the lists' own; `templates` holds CoOp's prompt.
@@ -37,10 +38,6 @@ class Coop(DatasetSpec):
         return f"coop/{self.task}"
 
     @property
-    def group(self) -> str:
-        return "fewshot"
-
-    @property
     def _facts(self) -> CoopSet:
         return ALL_SETS[self.task]
 
@@ -48,27 +45,15 @@ class Coop(DatasetSpec):
     def _folder(self) -> Path:
         return user_path(self.root, "dataset.root") / self._facts.folder
 
-    def revision(self) -> str:
-        return lists_digest(self._folder, self._read()[0])
-
-    def check(self) -> None:
-        sizes_of_all(self._folder, self._read()[0])
-
     def inputs(self) -> list[Path]:
         parts, _ = self._read()
         return [*(self._folder / name for name in files_of(self._facts)), *listed_files(self._folder, parts)]
-
-    def places(self) -> list[Path]:
-        return [self._folder]
 
     def open(self) -> Source:
         parts, names = self._read()
         sizes_of_all(self._folder, parts)
         refuse_overlap(self._folder, parts)
-        splits = {
-            part: FileSplit([self._folder / path for path in listed.paths], listed.labels)
-            for part, listed in parts.items()
-        }
+        splits = self._file_splits(parts)
         own_lists = "coop-lists" if self._facts.lists else "official"
         test = f"{own_lists}:{len(splits['test'])}"
         common: dict[str, Any] = {
@@ -84,23 +69,10 @@ class Coop(DatasetSpec):
             return VariantSource(**common, label=self.label)
         return CoopSource(**common, given_train=splits["train"], given_val=splits.get("val"), seed=self.split_seed)
 
-    def _read(self) -> Listed:
-        facts = self._facts
-        if not self._folder.is_dir():
-            raise self._missing("there is no such folder")
-        try:
-            parts, names = read_lists(self._folder, facts)
-        except FileNotFoundError as error:
-            raise self._missing(f"it lacks {error.filename}") from error
-        except OSError as error:
-            raise BadInput(f"{error.filename or self._folder}: cannot be read ({error.strerror or error})") from error
-        counts = {part: len(listed.paths) for part, listed in parts.items()}
-        if (counts, len(names)) != (facts.counts, facts.num_classes):
-            raise BadInput(
-                f"{self.label}: {_in_words(counts)} and {len(names)} classes in {self._folder}, expected "
-                f"{_in_words(facts.counts)} and {facts.num_classes}; get the lists again by {_LISTS_FROM}"
-            )
-        return parts, names
+    def _read(self) -> tuple[Parts, Sequence[str]]:
+        return self._read_as(
+            self._facts, lambda folder: read_lists(folder, self._facts), f"get the lists again by {_LISTS_FROM}"
+        )
 
     def _missing(self, why: str) -> MissingInput:
         facts = self._facts
@@ -146,7 +118,3 @@ class VariantSource(Source):
             f"{self.label} is for testing alone; train on coop/imagenet, then "
             f"`python -m peftbench evaluate RECORD dataset={self.label}`"
         )
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {part} images" for part, count in counts.items())

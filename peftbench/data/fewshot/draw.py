@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from peftbench.data.around import SourceAround
 from peftbench.data.base import RawSplit, Source
 from peftbench.data.parts import ranks_within_class
 from peftbench.data.tfds_order import hash_order
@@ -40,24 +41,11 @@ def few_shot(source: Source, shots: int, seed: int, membership: str, order: str 
 
 
 @dataclass(frozen=True)
-class FewShotSource(Source):
+class FewShotSource(SourceAround):
     """`whole` and a draw of `shots` images a class from its pool."""
 
-    whole: Source
     shots: int
     seed: int
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        return self.whole.targets
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        return self.whole.templates
-
-    @property
-    def mirrors(self) -> bool:
-        return self.whole.mirrors
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.base import DATASETS, Source
+from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
-from peftbench.data.sources.image_lists import ImageList, listed_files, lists_digest, read_text, sizes_of_all
-from peftbench.data.splits import FileSplit
+from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option
-
-Parts = dict[str, ImageList]
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ FEW_SHOT_SETS: dict[str, FewShotSet] = {
 
 @DATASETS.add("fewshot")
 @dataclass(frozen=True)
-class FewShotDataset(DatasetSpec):
+class FewShotDataset(ListedSet):
     """One dataset with all its images; protocol=fewshot draws from the official training part.
 
     The literature tests Food-101, Flowers and Pets on lists of its own (CoOp's); here the test is the official one.
@@ -170,10 +168,6 @@ class FewShotDataset(DatasetSpec):
         return f"fewshot/{self.task}"
 
     @property
-    def group(self) -> str:
-        return "fewshot"
-
-    @property
     def _facts(self) -> FewShotSet:
         return FEW_SHOT_SETS[self.task]
 
@@ -182,18 +176,9 @@ class FewShotDataset(DatasetSpec):
         root = user_path(self.root, "dataset.root") if self.root else default_cache_dir() / "torchvision"
         return root / self._facts.folder
 
-    def revision(self) -> str:
-        return lists_digest(self._folder, self._read()[0])
-
-    def check(self) -> None:
-        sizes_of_all(self._folder, self._read()[0])
-
     def inputs(self) -> list[Path]:
         parts, _ = self._read()
         return [*self._annotations(), *listed_files(self._folder, parts)]
-
-    def places(self) -> list[Path]:
-        return [self._folder]
 
     def _annotations(self) -> list[Path]:
         """The files that say which images there are and of which class."""
@@ -202,10 +187,7 @@ class FewShotDataset(DatasetSpec):
     def open(self) -> Source:
         parts, names = self._read()
         sizes_of_all(self._folder, parts)
-        splits = {
-            part: FileSplit([self._folder / path for path in listed.paths], listed.labels)
-            for part, listed in parts.items()
-        }
+        splits = self._file_splits(parts)
         return PartsSource(
             class_names=tuple(names),
             membership="full",
@@ -219,27 +201,16 @@ class FewShotDataset(DatasetSpec):
         )
 
     def _read(self) -> tuple[Parts, Sequence[str]]:
+        return self._read_as(self._facts, self._annotated, f"unpack it again: {self._facts.where}")
+
+    def _annotated(self, folder: Path) -> tuple[Parts, Sequence[str]]:
         facts = self._facts
-        if not self._folder.is_dir():
-            raise self._missing("there is no such folder")
         try:
-            parts, names = facts.read(self._folder)
-        except FileNotFoundError as error:
-            raise self._missing(f"it lacks {error.filename}") from error
-        except OSError as error:
-            raise BadInput(f"{error.filename or self._folder}: cannot be read ({error.strerror or error})") from error
+            return facts.read(folder)
         except (ValueError, KeyError, IndexError, TypeError, NotImplementedError) as error:
             raise BadInput(
-                f"{self.label}: the annotations in {self._folder} are damaged ({error}); "
-                f"unpack them again: {facts.where}"
+                f"{self.label}: the annotations in {folder} are damaged ({error}); unpack them again: {facts.where}"
             ) from error
-        counts = {part: len(listed.paths) for part, listed in parts.items()}
-        if (counts, len(names)) != (facts.counts, facts.num_classes):
-            raise BadInput(
-                f"{self.label}: {_in_words(counts)} and {len(names)} classes in {self._folder}, expected "
-                f"{_in_words(facts.counts)} and {facts.num_classes}; unpack it again: {facts.where}"
-            )
-        return parts, names
 
     def _missing(self, why: str) -> MissingInput:
         facts, root = self._facts, self._folder.parent
@@ -250,10 +221,6 @@ class FewShotDataset(DatasetSpec):
             f"there; or set dataset.root=<folder that holds {facts.folder}>.",
             "dataset=digits needs no files.",
         )
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count:,} {part} images" for part, count in counts.items())
 
 
 def _listed(paths: Sequence[str], labels: Sequence[int] | np.ndarray) -> ImageList:

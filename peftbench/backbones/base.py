@@ -178,6 +178,12 @@ class Backbone(nn.Module):
         frames = (self.shape.frames,) if self.shape.frames > 1 else ()
         return (*frames, 3, self.input_spec.size, self.input_spec.size)
 
+    def require_clips(self, clips: Tensor) -> None:
+        """Raises `ValueError` unless these are clips of the length this backbone was built for."""
+        if clips.ndim != 5 or clips.shape[1] != self.shape.frames:
+            wanted = f"[batch, {self.shape.frames}, 3, height, width]"
+            raise ValueError(f"this backbone was built for clips {wanted} and was given {list(clips.shape)}")
+
     def freeze(self) -> None:
         self.requires_grad_(False)
 

@@ -16,7 +16,7 @@ _MOST_AT_ONCE = 512
 
 
 class Reader(Protocol):
-    """What reads texts: a reader."""
+    """What reads texts: a pair."""
 
     @property
     def text(self) -> TextTower: ...

@@ -72,10 +72,7 @@ class FrameFolded(Backbone):
         self._sites += (Site(self, "over_frames", SiteShape("over_frames", -1, width, width, False)),)
 
     def forward(self, clips: Tensor) -> Tensor:
-        frames = self.shape.frames
-        if clips.ndim != 5 or clips.shape[1] != frames:
-            wanted = f"[batch, {frames}, 3, height, width]"
-            raise ValueError(f"this backbone was built for clips {wanted} and was given {list(clips.shape)}")
+        self.require_clips(clips)
         features: Tensor
         if self._mean_first:
             features = super().forward(clips.flatten(0, 1))

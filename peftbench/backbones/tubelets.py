@@ -145,7 +145,5 @@ class Tubelets(Backbone):
     """clips [batch, frames, 3, height, width] -> features [batch, feature_dim], of a network of clips."""
 
     def forward(self, clips: Tensor) -> Tensor:
-        if clips.ndim != 5 or clips.shape[1] != self.shape.frames:
-            wanted = f"[batch, {self.shape.frames}, 3, height, width]"
-            raise ValueError(f"this backbone was built for clips {wanted} and was given {list(clips.shape)}")
+        self.require_clips(clips)
         return super().forward(clips.transpose(1, 2))

@@ -54,11 +54,18 @@ class Opened:
         return self.splits[key]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shared:
     backbone: Last[Backbone] = field(default_factory=Last)
     data: Last[Opened] = field(default_factory=Last)
     frozen: Last[Held] = field(default_factory=Last)
+    _asked: tuple[RunConfig, tuple[Any, Any]] | None = None
+
+    def keys(self, config: RunConfig) -> tuple[Any, Any]:
+        """What the backbone and the data of a cell are, found once for each cell: that takes a look at every file."""
+        if self._asked is None or self._asked[0] is not config:
+            self._asked = config, (_backbone_key(config), _data_key(config))
+        return self._asked[1]
 
 
 _shared: ContextVar[Shared | None] = ContextVar("shared", default=None)
@@ -85,7 +92,7 @@ def backbone_of(config: RunConfig) -> Backbone:
     shared, asked = _shared.get(), _asked_backbone(config)
     if shared is None:
         return build_backbone(*asked)
-    return copy.deepcopy(shared.backbone.of(_backbone_key(config), lambda: build_backbone(*asked)))
+    return copy.deepcopy(shared.backbone.of(shared.keys(config)[0], lambda: build_backbone(*asked)))
 
 
 def opened(config: RunConfig) -> Opened:
@@ -98,7 +105,7 @@ def opened(config: RunConfig) -> Opened:
         return Opened(_open(config))
     # what an earlier cell held for others of its kind may be large, and goes first
     held_frozen(config)
-    return shared.data.of(_data_key(config), lambda: Opened(_open(config)))
+    return shared.data.of(shared.keys(config)[1], lambda: Opened(_open(config)))
 
 
 def held_frozen(config: RunConfig) -> Held:
@@ -110,7 +117,7 @@ def held_frozen(config: RunConfig) -> Held:
     shared, train = _shared.get(), config.train
     if shared is None:
         return {}
-    key = _backbone_key(config), _data_key(config), config.method, config.task, train.precision, train.frozen_bf16
+    key = shared.keys(config), config.method, config.task, train.precision, train.frozen_bf16
     return shared.frozen.of(key, dict)
 
 

@@ -11,18 +11,18 @@ from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.spec import build
 from peftbench.records.record import RunRecord
 
+# of data sets of clips
 GROUP = "video"
 
 
 def strips_of(records: Iterable[RunRecord]) -> dict[str, str]:
-    """Data set -> a PNG as a data URL: a test clip of each class, its frames in order.
+    """Data set -> a PNG as a data URL: a test clip of each class, its frames in order. One record of each is given.
 
     Clips from files are left out, since a record does not say where they are.
     """
     found: dict[str, str] = {}
     for record in records:
-        label = record.labels["dataset"]
-        if record.labels["group"] != GROUP or label in found:
+        if record.labels["group"] != GROUP:
             continue
         # only where there are clips: a table is made again without what draws them
         from peftbench.data.base import DATASETS, DatasetSpec
@@ -39,5 +39,5 @@ def strips_of(records: Iterable[RunRecord]) -> dict[str, str]:
             continue
         file = io.BytesIO()
         sheet.save(file, "PNG", optimize=True)
-        found[label] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        found[record.labels["dataset"]] = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return found

@@ -19,7 +19,7 @@ from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
-from peftbench.cli.strips import strips_of
+from peftbench.cli.strips import GROUP, strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
 from peftbench.foundation.terminal import table_width
 from peftbench.records.index import read_reported
@@ -105,8 +105,8 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"left out {trials} record{'s' if trials > 1 else ''} without a test score (they only choose settings)")
     if arguments.site:
         store = Store(arguments.results)
-        records, pictures = list(store.read(_used(tables))), _pictures(tables, store)
-        written = write_site(arguments.site, tables, records, _families(), strips_of(records), pictures)
+        records, strips = store.read(_used(tables)), _strips(tables, rows, store)
+        written = write_site(arguments.site, tables, records, _families(), strips, _pictures(tables, store))
         print(f"wrote {written[0]} and {len(written) - 1} files beside it")
     if chosen and arguments.out is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
@@ -153,10 +153,9 @@ def _of_suites(rows: pd.DataFrame, suites: dict[str, str], wanted: list[str] | N
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:
     used = _used(tables)
     if len(used) <= MOST_EMBEDDED:
-        records, pictures = list(store.read(used)), _pictures(tables, store)
-        strips = strips_of(records)
+        strips, pictures = _strips(tables, rows, store), _pictures(tables, store)
         path = folder / "leaderboard.html"
-        return write_report(path, tables, records, _families(), strips=strips, pictures=pictures)
+        return write_report(path, tables, store.read(used), _families(), strips=strips, pictures=pictures)
     labels = ("backbone", "method", "dataset")
     paths = store.packed() | {
         fingerprint: path
@@ -167,6 +166,12 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
     if tables[0].split == "val":
         links = {}  # they would lead from validation scores to test scores
     return write_report(folder / "leaderboard.html", tables, [], _families(), links)
+
+
+def _strips(tables: list[Table], rows: pd.DataFrame, store: Store) -> dict[str, str]:
+    """Frames of the clips behind the tables, from one record of each data set."""
+    shown = rows[(rows["group"] == GROUP) & rows["fingerprint"].isin(_used(tables))]
+    return strips_of(store.read(set(shown.drop_duplicates("dataset")["fingerprint"])))
 
 
 def _pictures(tables: list[Table], store: Store) -> dict[str, bytes]:

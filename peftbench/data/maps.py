@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-UNKNOWN = 255
+from peftbench.foundation.maps import PARTS, UNKNOWN
+
 FLOATS = ("depth", "normals")
 NUMBERED = ("class_map", "human_parts")
-# of people, as the multi-task literature divides them (Pascal-Part with six parts)
-PARTS = ("background", "head", "torso", "upper_arm", "lower_arm", "upper_leg", "lower_leg")
 _SHOWN = 5
 
 

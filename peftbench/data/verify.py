@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from peftbench.data.base import RawSplit, Source
-from peftbench.data.maps import UNKNOWN, map_problem
+from peftbench.data.maps import map_problem
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import PeftbenchError
+from peftbench.foundation.maps import UNKNOWN
 
 _SHOWN = 5
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.maps import UNKNOWN
 from peftbench.foundation.spec import option
 from peftbench.interventions.paths import PathsBlock, forks
 from peftbench.methods.base import METHODS, Method
@@ -135,7 +136,7 @@ def classes_of(target: Tensor, edges: dict[str, Tensor], name: str) -> Tensor:
     `edges` keeps the borders between ranges of numbers, found at the first call.
     """
     if not target.is_floating_point():
-        return torch.where(target == 255, -1, target.long())
+        return torch.where(target == UNKNOWN, -1, target.long())
     if target.ndim == 4:
         quadrant = 2 * (target[:, 0] > 0).long() + (target[:, 1] > 0).long()
         return torch.where(target.isfinite().all(dim=1), quadrant, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peftbench.data.maps import PARTS
+from peftbench.foundation.maps import PARTS
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.segmentation import Segmentation, SegmentationMeter
 
@@ -13,7 +13,7 @@ from peftbench.tasks.segmentation import Segmentation, SegmentationMeter
 @TASKS.add("human_parts")
 @dataclass(frozen=True)
 class HumanParts(Segmentation):
-    """`human_parts`, int64 [batch, height, width]: background and six parts (`data.maps.PARTS`), 255 unknown.
+    """`human_parts`, int64 [batch, height, width]: background and six parts (`foundation.maps.PARTS`), 255 unknown.
 
     An image without people is unknown as a whole and counts in nothing, as in ASTMT.
     """

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.data.maps import UNKNOWN as IGNORED
+from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.boundaries import f_measure, matched, tolerance

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.data.maps import UNKNOWN as IGNORED
+from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.boundaries import boundaries, f_measure, matched, tolerance

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from peftbench.data.maps import UNKNOWN
+from peftbench.foundation.maps import UNKNOWN
 from peftbench.train.augment import Augment, Draws, window_points
 
 # what a map of numbers says where nothing is known

@@ -14,7 +14,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
-from peftbench.data.maps import UNKNOWN as IGNORED
+from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.maps import PARTS, UNKNOWN, numbers_from_one, plain_numbers
+from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.sources.map_files import (
     MapFile,
     Reader,
@@ -25,6 +25,7 @@ from peftbench.data.sources.map_files import (
 )
 from peftbench.data.sources.mask_forms import VOC, Found, Sample, listed_stems, needed
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.maps import PARTS, UNKNOWN
 
 _NYU_WORDS = (
     "wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds desk shelves curtain dresser "

@@ -59,3 +59,6 @@ def test_towers_that_are_not_there_are_refused() -> None:
         install(on_towers("zero_shot", "text"), make(PAIR))
     with pytest.raises(NotApplicable, match="width of features"):
         install(fitting("vqt"), make(PAIR))
+    of_images = dataclasses.replace(on_towers("lora", "text"), init="eva")
+    with pytest.raises(NotApplicable, match="looks at images and attaches to the image tower alone"):
+        install(of_images, make(PAIR), findings={})

@@ -185,7 +185,7 @@ def _targets(method: Method, backbone: Backbone) -> list[Backbone]:
         return [backbone]
     if not both and method.towers != ["image"]:
         raise NotApplicable(f"method.towers={method.towers}: this backbone reads images alone")
-    if method.observes and method.towers != ["image"]:
+    if method.looks_first and method.towers != ["image"]:
         raise NotApplicable(f"{method.name} looks at images and attaches to the image tower alone")
     return [backbone.towers[name] for name in method.towers]
 

@@ -36,12 +36,11 @@ from peftbench.backbones.text import TextNet
 from peftbench.backbones.text_options import TEXTS
 from peftbench.backbones.tokenizers import micro_words, rows_of
 from peftbench.data.drawn import random_of
+from peftbench.data.sources import captioned_shapes as captioned
 from peftbench.data.sources import named_shapes as drawn
 from peftbench.data.sources.digits import Digits
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-OPENINGS = ("a photo of", "a picture of", "a drawing of", "an image of", "this is", "there is", "")
 
 
 class Pair(nn.Module):
@@ -75,64 +74,26 @@ def starting_weights() -> dict[str, Tensor]:
 
 
 JITTER, NOISE = 18.0, (4.0, 16.0)
-Scene = dict[str, Any]
+Shown = captioned.Shown
 
 
-def scene(seed: int, index: int, digits: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, Scene]:
+def scene(seed: int, index: int, digits: list[tuple[np.ndarray, int]]) -> tuple[np.ndarray, Shown]:
     """A picture uint8 [32, 32, 3] and what it shows."""
     random = random_of("pair_micro", seed, index)
     if random.uniform() < 0.1:
         image, label = digits[random.randint(len(digits))]
-        return _small(image), {"digit": NUMBERS[label]}
-    while True:
-        colour, shape = (list(words)[random.randint(len(words))] for words in (drawn.COLOURS, drawn.SHAPES))
-        if not drawn.held_out(colour, shape):
-            break
-    ground = ("dark", "light")[random.randint(2)]
-    shown = {"colour": colour, "shape": shape, "ground": ground}
-    if random.uniform() < 0.15:
-        count = random.randint(2, 7)
-        places: list[drawn.Place] = []
-        while len(places) < count:
-            radius = random.uniform(5.0, 9.0)
-            centre = (random.uniform(radius, 64 - radius), random.uniform(radius, 64 - radius))
-            if all(math.dist(centre, other.centre) >= radius + other.radius + 1 for other in places):
-                places.append(drawn.Place(centre, radius))
-        shown["count"] = NUMBERS[count]
-    else:
-        radius = random.uniform(7.0, 24.0)
-        centre = (random.uniform(radius, 64 - radius), random.uniform(radius, 64 - radius))
-        places = [drawn.Place(centre, radius)]
-        shown |= {"size": "small" if radius < 14 else "large"}
-        shown |= {"row": NUMBERS[int(centre[1] / 16)], "column": NUMBERS[int(centre[0] / 16)]}
-    return _small(drawn.paint(random, colour, shape, ground, places, JITTER, NOISE)), shown
+        return _small(image), {"digit": captioned.NUMBERS[label]}
+    picture, shown = captioned.picture_of(random, JITTER, NOISE, lambda *pair: not drawn.held_out(*pair))
+    return _small(picture), shown
 
 
-def caption(shown: Scene, random: np.random.RandomState) -> str:
+def caption(shown: Shown, random: np.random.RandomState) -> str:
     """A caption of what is shown, which names some of it."""
-    opening = OPENINGS[random.randint(len(OPENINGS))]
-    if "digit" in shown:
-        thing = ("the digit {}", "a handwritten {}", "the number {}", "{}")[random.randint(4)]
-        words = f"{opening} {thing.format(shown['digit'])}"
-        return words + (" ." if random.uniform() < 0.7 else "")
-    named = random.uniform()
-    colour = "" if named < 0.12 else shown["colour"]
-    shape = "shape" if 0.12 <= named < 0.24 else shown["shape"]
-    if "count" in shown:
-        plural = {"shape": "shapes", "cross": "crosses"}.get(shape, shape + "s")
-        thing = f"{shown['count']} {colour} {plural}"
-    else:
-        size = shown["size"] if random.uniform() < 0.4 else ""
-        article = "" if random.uniform() < 0.15 else "an" if (size or colour or shape)[0] in "aeiou" else "a"
-        thing = f"{article} {size} {colour} {shape}"
-    clauses = []
-    if random.uniform() < 0.4:
-        clauses.append(f"on a {shown['ground']} ground")
-    if "row" in shown and random.uniform() < 0.3:
-        clauses.append(f"in row {shown['row']} column {shown['column']}")
-    ahead = [clause for clause in clauses if random.uniform() < 0.4]
-    behind = [clause for clause in clauses if clause not in ahead]
-    words = " ".join([*ahead, *([","] if ahead else []), opening, thing, *behind])
+    if "digit" not in shown:
+        return captioned.caption_of(shown, random)
+    opening = captioned.OPENINGS[random.randint(len(captioned.OPENINGS))]
+    thing = ("the digit {}", "a handwritten {}", "the number {}", "{}")[random.randint(4)]
+    words = f"{opening} {thing.format(shown['digit'])}"
     return words + (" ." if random.uniform() < 0.7 else "")
 
 

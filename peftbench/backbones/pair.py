@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.text import TextTower
-from peftbench.backbones.tokenizers import Tokenizer
+from peftbench.backbones.tokenizers import Tokenizer, rows_of
 from peftbench.foundation.errors import NotApplicable
 
 LARGEST_SCALE = 100.0
@@ -141,6 +141,22 @@ class Pair(Backbone):
             return features
         logits: Tensor = self.match(features, self.class_features(features))
         return logits
+
+    def written(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Texts of samples as ids: int32 [samples, most texts of one, length], cut behind the longest text.
+
+        A sample with fewer texts than another has empty ones behind its own. Raises `BadInput` for a text that cannot
+        be written or is too long.
+        """
+        most = max(map(len, texts))
+        pieces = {text: self.tokenizer.pieces(text) for own in texts for text in own}
+        rows = rows_of(self.text.spec, [pieces[own[i]] if i < len(own) else [] for own in texts for i in range(most)])
+        return self.text.cut(rows).int().unflatten(0, (-1, most))
+
+    def features_of_texts(self, ids: Tensor) -> Tensor:
+        """Ids [..., length] -> [..., joint], not normalised."""
+        rows = ids.flatten(0, -2)
+        return self.text_features(self.text.embed(rows), self.text.ends(rows)).unflatten(0, ids.shape[:-1])
 
     def image_features(self, images: Tensor) -> Tensor:
         """[batch, 3, height, width] -> [batch, joint], not normalised."""

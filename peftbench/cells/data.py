@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
 
 import torch
+from torch import Tensor
 
 from peftbench.backbones.base import InputSpec
 from peftbench.cells.shared import Opened
@@ -34,7 +37,9 @@ class CellData:
         inputs: InputSpec,
         device: torch.device,
         progress: Progress,
+        write: Callable[[Sequence[Sequence[str]]], Tensor] | None = None,
     ) -> None:
+        """`write`: texts of samples -> their ids, of a backbone that reads texts."""
         source = opened.source
         self.source, self.device = source, device
         self.transform = image_transform(inputs, config.protocol)
@@ -44,13 +49,18 @@ class CellData:
         _check_windows(config, inputs.size, source.mirrors)
         folder, targets = runtime.cache_root, config.task.targets
 
+        @cache
         def split(name: str, view: View = WHOLE) -> Split:
             streamed = _stream_above(config, runtime, name)
 
             def load() -> Split:
                 return load_split(source, name, self.transform, folder, progress.counted, streamed, targets, view)
 
-            return opened.split((name, self.transform.key(), folder, streamed, targets, view), load)
+            found = opened.split((name, self.transform.key(), folder, streamed, targets, view), load)
+            if not found.texts:
+                return found
+            assert write is not None, "a task with texts prepares a backbone that reads them"
+            return replace(found, inputs={**found.inputs, "text": write(found.texts).numpy()})
 
         self.split = split
 

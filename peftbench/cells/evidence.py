@@ -109,7 +109,8 @@ class CellEvidence:
         return self.task.model(backbone, self._classes, self.seed).to(self.device)
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        return self.task.loss_fn(self.train, self.backbone.inputs)(model, batch)
+        inputs = model.inputs if isinstance(model, TaskModel) else self.backbone.inputs
+        return self.task.loss_fn(self.train, inputs)(model, batch)
 
     def fit(self, model: nn.Module, loss: Loss, epochs: int, lr: float | None = None) -> None:
         lr = self.optim.lr if lr is None else lr

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
 from peftbench.cells.data import CellData
 from peftbench.cells.evidence import CellEvidence
 from peftbench.cells.shared import backbone_of, opened
@@ -65,7 +66,8 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
-    data = CellData(data_set, config, runtime, backbone.input_spec, device, progress)
+    write = backbone.written if isinstance(backbone, Pair) else None
+    data = CellData(data_set, config, runtime, backbone.input_spec, device, progress, write)
     observed = Observed(findings)
     if config.method.looks_first and findings is None:
         observed = _look(config, runtime, backbone, data, progress)
@@ -90,6 +92,11 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if config.method.by_class and "label" not in config.task.targets:
         words = f"{config.method.name} looks at the class of each image, and task={config.task.name} has none"
         raise NotApplicable(f"{words}; choose another method")
+    mixing = [f"train.{name}" for name in ("mixup", "cutmix") if getattr(config.train, name)]
+    if mixing and config.task.reads_texts:
+        raise ConfigError(
+            [f"{name} mixes images, and texts cannot be mixed with them; set {name}=0" for name in mixing]
+        )
     if config.task.base_only and config.method.bound_to_classes:
         raise NotApplicable(f"what {config.method.label} learns belongs to its classes: it knows nothing of new ones")
     if config.task.targets != ("label",) and not config.objective.plain:

@@ -77,9 +77,27 @@ class Composer:
             for layer in self._choice(group, choice):
                 _merge(result, layer)
         _merge(result, self._own)
+        self._check_brought(result, chosen, named)
         for path, value in options:
             _set(result, path, value)
         return {name: self._without_interpolation(name, value) for name, value in result.items()}
+
+    def _check_brought(self, tree: Tree, chosen: Mapping[str, str], named: Iterable[str]) -> None:
+        """Raises `ConfigError` where the words name another objective or task than the one that a choice brings along.
+
+        Laid over each other they would be the one with options of the other.
+        """
+        problems = []
+        for group in sorted({"objective", "task"} & set(named)):
+            own: Tree = {}
+            for layer in self._choice(group, chosen[group]):
+                _merge(own, layer)
+            brought = tree.get(group, {}).get("name")
+            if own.get(group, {}).get("name") != brought:
+                words = f"method={chosen['method']} brings {group}={brought} along, which is part of it"
+                problems.append(f"{words}; leave out {group}={chosen[group]} or choose another method")
+        if problems:
+            raise ConfigError(problems)
 
     def _checked_choice(self, group: str, choice: Any) -> str:
         if group not in self._choices:

@@ -315,13 +315,16 @@ class Split:
     `inputs["image"]`: uint8 [num, size, size, channels], of clips [num, frames, size, size, channels], read-only,
     memory-mapped; one channel when all are grey. For a large split it is made when read. Others may hold texts as token
     ids, and so on.
-    `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width], see `data.maps`.
-    `digest`: SHA-256 (hex) over content and labels.
+    `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width], see `data.maps`, or
+    those of texts, see `data.texted`.
+    `digest`: SHA-256 (hex) over content, labels and texts.
+    `texts`: of each sample, where it has any; a cell adds them to the inputs in the tokens of its backbone.
     """
 
     inputs: Mapping[str, np.ndarray | OnDemand]
     targets: Mapping[str, np.ndarray]
     digest: str
+    texts: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def of_images(cls, images: np.ndarray | OnDemand, labels: np.ndarray, digest: str) -> Split:

@@ -10,6 +10,7 @@ import numpy as np
 
 from peftbench.data.base import RawSplit
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.texted import TextedSplit
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput
 
@@ -103,4 +104,9 @@ def joined(first: RawSplit, second: RawSplit) -> RawSplit:
     if isinstance(first, FileSplit) and isinstance(second, FileSplit):
         # one list of files is hashed as one, and can be drawn from without hashing the rest
         return FileSplit(first.paths + second.paths, np.concatenate([first.labels, second.labels]), first.upright)
+    if isinstance(first, TextedSplit) and isinstance(second, TextedSplit):
+        answers = None
+        if first.answers is not None and second.answers is not None:
+            answers = np.concatenate([first.answers, second.answers])
+        return TextedSplit(joined(first.images, second.images), first.texts + second.texts, answers)
     return JoinedSplit(first, second)

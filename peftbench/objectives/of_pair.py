@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Pair
 from peftbench.foundation.errors import NotApplicable
+from peftbench.objectives.base import Objective
+from peftbench.tasks.model import TaskModel
 
 
 def pair_that_reads(name: str, backbone: Backbone) -> Pair:
@@ -34,6 +38,29 @@ def texts_of_classes(pair: Pair) -> Tensor:
     """Features of the classes as the pair reads them now [classes, joint], without a gradient."""
     with torch.no_grad():
         return pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device))
+
+
+@dataclass(frozen=True)
+class BesideUntouched(Objective):
+    """Base of objectives that compare a pair in training with a copy of it as it was loaded."""
+
+    of_pairs: ClassVar[bool] = True
+
+    def untouched(self, pair: Pair) -> Untouched:
+        """What of the pair is kept, with the features of the classes that it is to be compared by."""
+        raise NotImplementedError
+
+    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
+        return self.untouched(pair_that_reads(self.name, backbone))
+
+    def install(self, model: TaskModel, own: nn.Module) -> None:
+        model.add_module("untouched", own)
+
+    def both(self, model: TaskModel) -> tuple[Pair, Untouched]:
+        """The pair in training, and the untouched one."""
+        own = model.get_submodule("untouched")
+        assert isinstance(own, Untouched)
+        return pair_that_reads(self.name, model.backbone), own
 
 
 class OfClasses(nn.Module):

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
 from peftbench.foundation.spec import option
-from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads, texts_of_classes
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.objectives.of_pair import BesideUntouched, Untouched, compared, texts_of_classes
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
@@ -21,7 +21,7 @@ from peftbench.train.loss import LossFn, Model
 
 @OBJECTIVES.add("prograd")
 @dataclass(frozen=True)
-class ProGrad(Objective):
+class ProGrad(BesideUntouched):
     """Gradient of CE without its part against that of the general loss (section 3).
 
     Of every trained tensor: g_d of cross-entropy, g_g of T^2 mean_b sum_c -softmax(z0 / T) log softmax(z / T), z0 the
@@ -30,21 +30,14 @@ class ProGrad(Objective):
     """
 
     paper: ClassVar[str] = "arXiv:2205.14865"
-    of_pairs: ClassVar[bool] = True
-
     temperature: float = option(1.0, gt=0)
     share: float = option(1.0, ge=0)
 
-    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        pair = pair_that_reads(self.name, backbone)
+    def untouched(self, pair: Pair) -> Untouched:
         return Untouched(texts_of_classes(pair), pair)
 
-    def install(self, model: TaskModel, own: nn.Module) -> None:
-        model.add_module("untouched", own)
-
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
-        pair, untouched = pair_that_reads(self.name, model.backbone), model.get_submodule("untouched")
-        assert isinstance(untouched, Untouched)
+        pair, untouched = self.both(model)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             logits = compared(pair, batch["image"])[2]

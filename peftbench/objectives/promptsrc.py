@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone
 from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.pair import Pair
 from peftbench.data.templates import IMAGENET_60
 from peftbench.foundation.errors import BadInput, NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.objectives.base import OBJECTIVES, Objective
-from peftbench.objectives.of_pair import Untouched, compared, pair_that_reads
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.objectives.of_pair import BesideUntouched, Untouched, compared
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
@@ -24,7 +23,7 @@ from peftbench.train.loss import LossFn, Model
 
 @OBJECTIVES.add("promptsrc")
 @dataclass(frozen=True)
-class PromptSRC(Objective):
+class PromptSRC(BesideUntouched):
     """CE + text_weight mean|w - w0| + image_weight mean|f - f0| + KL(p0, p) / C (section 3).
 
     All features at length 1. w0 is the mean over 60 templates of the untouched pair's text features, f0 its image
@@ -34,24 +33,17 @@ class PromptSRC(Objective):
     """
 
     paper: ClassVar[str] = "arXiv:2307.06948"
-    of_pairs: ClassVar[bool] = True
-
     text_weight: float = option(25.0, ge=0)
     image_weight: float = option(10.0, ge=0)
 
-    def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        pair = pair_that_reads(self.name, backbone)
+    def untouched(self, pair: Pair) -> Untouched:
         texts = written(pair)
         with torch.no_grad():
             mean = texts.each(pair).mean(dim=0)
         return Untouched(mean, pair)
 
-    def install(self, model: TaskModel, own: nn.Module) -> None:
-        model.add_module("untouched", own)
-
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
-        pair, untouched = pair_that_reads(self.name, model.backbone), model.get_submodule("untouched")
-        assert isinstance(untouched, Untouched)
+        pair, untouched = self.both(model)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             f, w, logits = compared(pair, batch["image"])

@@ -10,8 +10,9 @@ from typing import ClassVar, Protocol
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
 from peftbench.data.templates import PLAIN
-from peftbench.foundation.errors import TrainingDiverged
+from peftbench.foundation.errors import NotApplicable, TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Part
@@ -69,7 +70,8 @@ class Task(Part):
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
     none: identities, labels and records then leave it out), `primary` (the metric that validation chooses by and tables
     show), `reads` (names of the targets in a batch that the loss reads), `slides` (its model takes larger images in
-    evaluation), `faithfulness` and `adapted` as of methods.
+    evaluation), `reads_texts` (its model takes the texts of samples beside their images), `faithfulness` and `adapted`
+    as of methods.
     Where they depend on options, a subclass overrides `metric` and `targets`.
     """
 
@@ -78,6 +80,7 @@ class Task(Part):
     primary: ClassVar[Metric] = ACCURACY
     reads: ClassVar[tuple[str, ...]] = ("label",)
     slides: ClassVar[bool] = False
+    reads_texts: ClassVar[bool] = False
 
     @property
     def metric(self) -> Metric:
@@ -118,6 +121,16 @@ class Task(Part):
     def reads_pooled(self, model: TaskModel) -> bool:
         """Whether `model.head` sees nothing but pooled features [batch, width], which can then be kept."""
         return False
+
+
+def pair_for(task: str, backbone: Backbone) -> Pair:
+    """The pair that a task with texts needs. Raises `NotApplicable` for a backbone that reads images alone."""
+    if not isinstance(backbone, Pair):
+        raise NotApplicable(
+            f"task={task} reads texts beside images, and this backbone reads images alone; choose a pair, such as "
+            "backbone=pair_micro"
+        )
+    return backbone
 
 
 TASKS = Registry("task", "peftbench.tasks")

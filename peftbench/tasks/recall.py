@@ -46,10 +46,15 @@ def _ranks(queries: Tensor, gallery: Tensor, query_group: Tensor, gallery_group:
     return torch.cat(ranks)
 
 
+def own_texts(counts: Tensor, most: int) -> Tensor:
+    """Which of `most` places hold a text where each image has `counts` [batch] of them: bool [batch, most]."""
+    return torch.arange(most, device=counts.device)[None] < counts[:, None]
+
+
 class RetrievalMeter:
     """(image features [batch, width], text features [batch, texts, width]) -> recalls over the whole split as pool.
 
-    `batch["texts"]`, int64 [batch], where given, says how many of the texts of each image are any; the rest is padding.
+    `batch["captions"]`, int64 [batch], says how many of the texts of each image are its own; the rest is padding.
     """
 
     def __init__(self) -> None:
@@ -61,8 +66,7 @@ class RetrievalMeter:
     def update(self, outputs: Any, batch: Batch) -> None:
         images, texts = outputs
         num_images, most, _ = texts.shape
-        counts = batch["texts"] if "texts" in batch else torch.full((num_images,), most, device=texts.device)
-        kept = torch.arange(most, device=texts.device)[None] < counts[:, None]
+        kept = own_texts(batch["captions"], most)
         owners = torch.arange(self._seen, self._seen + num_images, device=texts.device)[:, None].expand(-1, most)
         self._images.append(images.float())
         self._texts.append(texts[kept].float())

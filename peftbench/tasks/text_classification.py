@@ -9,13 +9,11 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.pair import Pair
 from peftbench.data.halves import num_base
 from peftbench.data.templates import IMAGENET_7, IMAGENET_80, PLAIN
-from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.spec import labelled, option
-from peftbench.tasks.base import TASKS, Targets
+from peftbench.tasks.base import TASKS, Targets, pair_for
 from peftbench.tasks.classification import Classification
 from peftbench.tasks.halves import BASE_TO_NEW, H, HalvesMeter, HalvesModel
 from peftbench.tasks.model import TaskModel
@@ -59,13 +57,9 @@ class TextClassification(Classification):
         return ()
 
     def prepare(self, backbone: Backbone, targets: Targets) -> None:
-        if not isinstance(backbone, Pair):
-            raise NotApplicable(
-                f"task={self.name} compares images with texts, and this backbone reads images alone; choose a pair, "
-                "such as backbone=pair_micro"
-            )
+        pair = pair_for(self.name, backbone)
         own = targets.templates if self.templates == OF_DATASET else LISTS[self.templates]
-        backbone.read_classes(targets.class_names, [self.template] if self.template else own)
+        pair.read_classes(targets.class_names, [self.template] if self.template else own)
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         head = nn.Identity()

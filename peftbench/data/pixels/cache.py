@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.base import RawSplit, Source, Split, View
+from peftbench.data.base import OnDemand, RawSplit, Source, Split, View
 from peftbench.data.maps import map_dtype, map_problem
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.pixels.stream import StreamedImages, sample_pixels, sample_shape
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.texted import TextedSplit
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import BadInput, PeftbenchError
 from peftbench.foundation.identity import canonical
@@ -65,14 +66,19 @@ def load_split(
     content = raw.content_digest()
     labels = raw.labels.astype(np.int64)
     labels.flags.writeable = False
-    digest = hashlib.sha256(content.encode() + labels.tobytes()).hexdigest()
+    texted = raw if isinstance(raw, TextedSplit) else None
+    words = b"" if texted is None else texted.texts_bytes()
+    digest = hashlib.sha256(content.encode() + labels.tobytes() + words).hexdigest()
     streamed = StreamedImages(raw, transform)
     if stream_above is not None and streamed.nbytes > stream_above:
         if raw.maps:
             raise PeftbenchError(f"{split} has maps and is too large to keep decoded; raise runtime.stream_above_gb")
-        return Split.of_images(streamed, labels, digest)
-    about = {"split": split, "transform": transform.key()}
-    images = _stored(cache_dir, raw, content, transform, about, progress)
+        images: np.ndarray | OnDemand = streamed
+    else:
+        about = {"split": split, "transform": transform.key()}
+        images = _stored(cache_dir, raw, content, transform, about, progress)
+    if texted is not None:
+        return Split({"image": images}, texted.targets, digest, texted.texts)
     if not raw.maps:
         return Split.of_images(images, labels, digest)
     maps = {}

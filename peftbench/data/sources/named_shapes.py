@@ -88,16 +88,14 @@ class NamedShapes(DatasetSpec):
 
     @property
     def label(self) -> str:
-        parts = [part for part in (self.classes, self.look) if part not in ("all", "plain")]
-        return "_".join(["named_shapes", *parts])
+        return looked_label("named_shapes" + ("" if self.classes == "all" else f"_{self.classes}"), self.look)
 
     @property
     def group(self) -> str:
         return "embedded"
 
     def revision(self) -> str:
-        look = "" if self.look == "plain" else f"-{self.look}"
-        return f"named_shapes-v{VERSION}-{self.classes}{look}-seed{self.seed}"
+        return looked_recipe(f"named_shapes-v{VERSION}-{self.classes}", self.look, self.seed)
 
     def open(self) -> Source:
         names = CLASSES[self.classes]
@@ -137,6 +135,16 @@ class NamedShapesSplit(RawSplit):
 
     def describe(self, index: int) -> str:
         return f"image {self.start + index}"
+
+
+def looked_label(label: str, look: str) -> str:
+    """What tables print of drawn data under one of `LOOKS`."""
+    return label if look == "plain" else f"{label}_{look}"
+
+
+def looked_recipe(recipe: str, look: str, seed: int) -> str:
+    """What says which drawn pictures these are, with how they are seen and their seed."""
+    return recipe + ("" if look == "plain" else f"-{look}") + f"-seed{seed}"
 
 
 def under(look: str, picture: np.ndarray) -> np.ndarray:

@@ -57,11 +57,32 @@ def test_a_tree_is_that_of_a_whole_composition_by_hydra(words: list[str], trees:
             trees.of(words)
         assert caught.value.problems == error.problems
         return
+    if expected["objective"]["name"] not in ("none", *(word.removeprefix("objective=") for word in words)):
+        # Hydra would lay the options of one objective over those of another
+        with pytest.raises(ConfigError, match="brings objective="):
+            trees.of(words)
+        return
     tree = trees.of(words)
     assert tree == expected and list(tree) == list(expected)
     assert [list(values) for values in tree.values() if isinstance(values, dict)] == [
         list(values) for values in expected.values() if isinstance(values, dict)
     ]
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["method=promptsrc", "objective=gist"], "objective=gist"),
+        (["method=prograd", "objective=none"], "objective=none"),
+        (["method=coop", "task=retrieval"], "task=retrieval"),
+    ],
+    ids=str,
+)
+def test_a_part_that_a_method_brings_along_is_not_replaced(words: list[str], left_out: str, trees: Trees) -> None:
+    with pytest.raises(ConfigError, match=f"leave out {left_out}"):
+        trees.of(words)
+    from_tree(trees.of([word for word in words if word != left_out]))
+    assert trees.of(["method=coop", "objective=kgcoop"])["objective"]["name"] == "kgcoop"
 
 
 @pytest.mark.parametrize(

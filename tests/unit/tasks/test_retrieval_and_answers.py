@@ -53,7 +53,7 @@ def test_the_meter_pools_all_batches_and_leaves_padding_out():
     counts = torch.tensor([3, 1, 2, 3, 3, 2, 1, 3, 2, 1])
     meter = RetrievalMeter()
     for rows in (slice(0, 6), slice(6, 10)):
-        meter.update((images[rows], texts[rows]), {"texts": counts[rows]})
+        meter.update((images[rows], texts[rows]), {"captions": counts[rows]})
     kept = [(row, text) for row in range(10) for text in range(counts[row])]
     flat = torch.stack([texts[row, text] for row, text in kept])
     measured = meter.result()

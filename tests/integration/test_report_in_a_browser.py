@@ -137,6 +137,7 @@ def test_rows_are_filtered_and_columns_chosen(page: Any) -> None:
     assert methods(page) == ["bitfit"]
     page.select_option("#family", "")
     page.click("#columns summary")
+    assert page.locator("#columns legend").all_inner_texts() == ["means", "standing", "data sets", "costs"]
     page.uncheck('#columns input[data-column="dtd"]')
     assert "dtd" not in page.locator("#grid thead").inner_text()
     page.keyboard.press("Escape")
@@ -221,6 +222,18 @@ def test_light_and_dark_differ(page: Any) -> None:
     assert ground() != light
     page.click("#theme")
     assert ground() == light
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_the_menu_of_columns_stays_within_the_page(browser: Any, root: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    page.goto((root / "leaderboard" / "leaderboard.html").as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.click("#columns summary")
+    box = page.locator("#columns > div").bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    page.close()
 
 
 def test_a_phone_scrolls_down_only(browser: Any, root: Path) -> None:

@@ -22,6 +22,8 @@ const svg = (name, attributes = {}, ...children) => build("http://www.w3.org/200
 
 // A row named by many options would take the page: the name in front of them, and as much of them as there is room for.
 const nameOf = (label) => label.split(" (")[0];
+// On a narrow screen a name breaks between its words, not within one.
+const breakable = (name) => name.split(/(?<=_)/).flatMap((word, i) => (i ? [html("wbr"), word] : [word]));
 const brief = (label, most = 26) => (label.length > most ? `${label.slice(0, most - 1)}…` : label);
 
 function si(value) {

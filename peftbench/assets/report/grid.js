@@ -60,7 +60,7 @@ function nameCell(row) {
   const name = nameOf(row.label);
   const rest = row.label.slice(name.length).trim();
   return html("th", { scope: "row", title: row.remark ? `${row.label}: ${row.remark}` : row.label },
-    html("div", { class: "name" }, box, html("span", {}, name, rest ? html("span", { class: "options" }, ` ${rest}`) : "")));
+    html("div", { class: "name" }, box, html("span", {}, ...breakable(name), rest ? html("span", { class: "options" }, ` ${rest}`) : "")));
 }
 
 function drawGrid() {
@@ -131,7 +131,7 @@ function prepareGrid() {
   byId("complete").checked = state.complete !== "";
   fillSelect(byId("family"), options(rows.map((row) => row.family)), state.family);
   fillSelect(byId("verdict"), options(rows.map((row) => row.verdict)), state.verdict);
-  byId("columns").lastElementChild.replaceChildren(...Object.entries(KINDS).map(([kind, words]) => html("fieldset", {}, html("legend", {}, words),
+  byId("columns").lastElementChild.replaceChildren(...Object.entries(KINDS).filter(([kind]) => table().columns.some((column) => column.kind === kind)).map(([kind, words]) => html("fieldset", {}, html("legend", {}, words),
     ...table().columns.filter((column) => column.kind === kind).map((column) => {
       const box = html("input", { type: "checkbox", "data-column": column.name });
       box.checked = !hidden().has(column.name);

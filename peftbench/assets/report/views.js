@@ -31,7 +31,7 @@ function drawCompare() {
   const most = Math.max(0.1, ...pairs.map(([, x, y]) => Math.abs(x.mean - y.mean)));
   const number = (score) => score.mean.toFixed(2) + (score.ci95 ? ` ± ${score.ci95.toFixed(2)}` : "");
   const together = (x, y) => (x.ci95 && y.ci95 ? Math.hypot(x.ci95, y.ci95) : 0);
-  const lines = pairs.map(([name, x, y]) => html("tr", {}, html("th", { scope: "row" }, name), html("td", {}, number(x)), html("td", {}, number(y)),
+  const lines = pairs.map(([name, x, y]) => html("tr", {}, html("th", { scope: "row" }, ...breakable(name)), html("td", {}, number(x)), html("td", {}, number(y)),
     html("td", {}, `${x.mean >= y.mean ? "+" : "−"}${Math.abs(x.mean - y.mean).toFixed(2)}`), diverging(good(x) - good(y), most, together(x, y))));
   for (const cost of Object.keys(COSTS)) {
     const [x, y] = [a.costs[cost], b.costs[cost]];
@@ -74,7 +74,7 @@ function heatTable() {
   const best = tasks.map((task) => Math.max(...rows.map((row) => (row.scores[task.name] ? good(row.scores[task.name]) : -Infinity))));
   const below = rows.flatMap((row) => tasks.map((task, i) => (row.scores[task.name] ? best[i] - good(row.scores[task.name]) : 0)));
   const worst = Math.min(30, Math.max(...below, 1));
-  const body = rows.map((row) => html("tr", {}, html("th", { scope: "row", title: row.label }, brief(row.label, 30)), ...tasks.map((task, i) => {
+  const body = rows.map((row) => html("tr", {}, html("th", { scope: "row", title: row.label }, ...breakable(brief(row.label, 30))), ...tasks.map((task, i) => {
     const score = row.scores[task.name];
     if (!score) return html("td", {}, "—");
     const [ground, ink] = heatColour(1 - (best[i] - good(score)) / worst);
@@ -90,7 +90,7 @@ function classTable() {
   const rows = table().rows.filter((row) => Object.keys(row.classes).length);
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.classes)))];
   const head = html("tr", {}, html("th", { scope: "col" }, "method"), ...names.map((name) => html("th", { scope: "col", title: name }, brief(name, 16))));
-  const body = rows.map((row) => html("tr", {}, html("th", { scope: "row", title: row.label }, brief(row.label, 30)), ...names.map((name) => {
+  const body = rows.map((row) => html("tr", {}, html("th", { scope: "row", title: row.label }, ...breakable(brief(row.label, 30))), ...names.map((name) => {
     const value = row.classes[name];
     if (value === undefined) return html("td", {}, "—");
     const [ground, ink] = heatColour(value / 100);

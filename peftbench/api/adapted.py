@@ -15,14 +15,17 @@ from peftbench.adapters.sharing import weights_digest, with_adapter
 from peftbench.api.parts import method_called
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
-from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable
+from peftbench.backbones.families import translator
+from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable, brief
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import build
-from peftbench.methods.base import Method, install
+from peftbench.methods.base import Method, has_interventions, install
 from peftbench.tasks.model import TaskModel, new_head
 
 FORMAT = "peftbench-attached-1"
+# on a network: the name of the method that was attached to it
+_MARK = "peftbench_method"
 # what `load` reads of a file's facts, and of which kind it must be
 _FACTS: dict[str, Any] = {"method": {"name": str}, "num_classes": COUNTS, "seed": SEEDS, "digest": str}
 
@@ -59,8 +62,11 @@ class Adapted(TaskModel):
     def save(self, path: Path | str) -> Path:
         """Write what was trained, and what `load` needs to put it back, as one safetensors file.
 
-        The frozen weights stay out; a digest of them is kept. Raises as the disk does.
+        The frozen weights stay out; a digest of them is kept. Raises `ConfigError` for another ending than
+        `.safetensors`, and as the disk does.
         """
+        if Path(path).suffix != ".safetensors":
+            raise ConfigError([f"save() writes a .safetensors file, got '{brief(str(path))}'"])
         facts = {
             "method": {"name": self.method.name} | self.method.identity(),
             "seed": self.seed,
@@ -96,6 +102,7 @@ class Adapted(TaskModel):
             raise NotApplicable(f"{self.method.name} does not fold exactly into the weights; keep the model as it is")
         self.method.merge(self.backbone)
         net: Any = self.backbone.net
+        net.__dict__.pop(_MARK, None)
         if isinstance(self.head, nn.Linear):
             net.reset_classifier(self.head.out_features)
             classifier = net.get_classifier()
@@ -127,7 +134,8 @@ def attach(
     asks for a new one (0: none, features instead). seed: of the method's own initialisation and of a new head. frames:
     of a clip; above 1 the model takes clips [batch, frames, 3, height, width], each frame an image to the network.
 
-    Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method.
+    Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method
+    or has one already.
     """
     return _attached(_spec(method, options), net, num_classes, train_head, seed, frames)
 
@@ -146,23 +154,56 @@ def _spec(name: str, options: dict[str, Any]) -> Method:
 def _attached(
     spec: Method, net: nn.Module, num_classes: int | None, train_head: bool, seed: int, frames: int
 ) -> Adapted:
+    _check(net, num_classes, seed, frames)
     model: Any = net
-    classifier = model.get_classifier() if getattr(model, "num_classes", 0) else None
-    wanted = model.num_classes if num_classes is None else num_classes
-    if frames < 1:
-        raise ConfigError([f"frames must be at least 1, got {frames}"])
-    if wanted < 0:
-        raise ConfigError([f"num_classes must be at least 0, got {num_classes}"])
+    classifier, had = (model.get_classifier(), model.num_classes) if model.num_classes else (None, 0)
     model.reset_classifier(0)
     digest = weights_digest(net)
+    # from here on a second method would act on what the first one left, or find no classifier
+    setattr(net, _MARK, spec.name)
     backbone = from_timm(net, frames=frames)
     frozen = tuple(backbone.buffers())
-    install(spec, backbone, seed)
+    try:
+        install(spec, backbone, seed)
+    except NotApplicable:
+        _give_back(model, classifier, had)
+        raise
+    wanted = had if num_classes is None else num_classes
     head = _head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed)
     head.requires_grad_(train_head)
     adapted = Adapted(backbone, head, spec, seed, digest)
     adapted._frozen_buffers = frozen
     return adapted.to(next(net.parameters()).device)
+
+
+def _check(net: Any, num_classes: Any, seed: Any, frames: Any) -> None:
+    """Raises `ConfigError` and `NotApplicable` for what cannot be attached to, before anything is changed."""
+    if not isinstance(net, nn.Module):
+        raise ConfigError([f"a method is attached to a model such as timm.create_model(...), got {type(net).__name__}"])
+    translator(net)
+    if attached := getattr(net, _MARK, None):
+        raise NotApplicable(
+            f"this model has {attached} attached already; make it anew (timm.create_model) or take what merge() returns"
+        )
+    least = {"num_classes": (num_classes, 0), "seed": (seed, 0), "frames": (frames, 1)}
+    problems = [
+        f"{name} must be a whole number of at least {low}, got {value!r}"
+        for name, (value, low) in least.items()
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _give_back(model: Any, classifier: Any, num_classes: int) -> None:
+    """The classifier to a model that a method has no place on, so that another one may be tried."""
+    if has_interventions(model):
+        return
+    model.__dict__.pop(_MARK, None)
+    if num_classes:
+        model.reset_classifier(num_classes)
+        model.get_classifier().load_state_dict(classifier.state_dict())
+        model.to(next(model.parameters()).device)
 
 
 def load(path: Path | str, net: nn.Module, merge: bool = False) -> nn.Module:

@@ -9,7 +9,7 @@ import pandas as pd
 from peftbench.backbones.options import BackboneSpec
 from peftbench.config.choices import shipped
 from peftbench.data.base import DATASETS, DatasetSpec
-from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
 from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS, Method
 
@@ -72,6 +72,8 @@ def method_called(name: str) -> tuple[type[Method], dict[str, Any]]:
 
     Raises `ConfigError` with the nearest names.
     """
+    if not isinstance(name, str):
+        raise ConfigError([f"a method is a name of peftbench.methods(), got {name!r}"])
     known = shipped("method")
     if name not in known:
         return METHODS.get(name), {}

@@ -9,8 +9,9 @@ from peftbench.adapters.hf_peft import attach_peft
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import build_parts
 from peftbench.config.compose import Trees
-from peftbench.config.gate import FIXED, NAMED, config_dir, from_tree
-from peftbench.config.overrides import named_options, word_problems
+from peftbench.config.gate import from_tree
+from peftbench.config.overrides import named_options
+from peftbench.config.words import problems_of
 from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.progress import Progress
@@ -25,7 +26,7 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     No record is made: how the adapter was trained is not known. Raises what a cell and `attach_peft` raise.
     """
     chosen = ["method=linear", *words]
-    if problems := word_problems(chosen, config_dir(), [*FIXED, *NAMED, "seed"]):
+    if problems := problems_of(chosen):
         raise ConfigError(problems)
     config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
     with deterministic(pick_device(runtime.device)):

@@ -16,8 +16,9 @@ from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
 from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
-from peftbench.config.gate import FIXED, NAMED, Builder, config_dir, from_tree, register_schemas
-from peftbench.config.overrides import named_options, word_problems
+from peftbench.config.gate import Builder, config_dir, from_tree, register_schemas
+from peftbench.config.overrides import named_options
+from peftbench.config.words import problems_of
 from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, did_you_mean, printable
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.terminal import print_fitted
@@ -35,7 +36,6 @@ SHOWING_FLAGS = {"--hydra-help", "-c", "--cfg", "-p", "--package", "--resolve", 
     "-sc",
     "--shell-completion",
 }
-SECTIONS = [*FIXED, *NAMED, "seed"]
 SWEEP_KEYS = ("suite", "+suite", "launcher")
 
 
@@ -49,7 +49,7 @@ def launch(words: list[str]) -> int:
         return _shown(flags, overrides)
     if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
         return sweep(overrides)
-    problems = word_problems(overrides, config_dir(), SECTIONS)
+    problems = problems_of(overrides)
     if problems:
         raise ConfigError(problems)
     run_or_skip(Trees().of(overrides), overrides)
@@ -64,7 +64,7 @@ def _shown(flags: set[str], words: list[str]) -> int:
         for flag in sorted(flags)
         if flag.partition("=")[0] not in known
     ]
-    problems += word_problems([word for word in words if "=" in word], config_dir(), SECTIONS, sweep=True)
+    problems += problems_of([word for word in words if "=" in word], sweep=True)
     if problems:
         raise ConfigError(problems)
     import hydra

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,22 @@ def readable(words: Iterable[str]) -> list[str]:
     return result
 
 
-def word_problems(words: list[str], config_dir: Path, sections: list[str], sweep: bool = False) -> list[str]:
+def word_problems(
+    words: list[str],
+    config_dir: Path,
+    sections: list[str],
+    sweep: bool = False,
+    with_section: Callable[[str], list[str]] = lambda option: [],
+) -> list[str]:
     """One message for every word that names no group, no choice of a group, or no section; [] if all is well.
 
     What stands behind a section's dot is left to the configuration gate, which knows the types. Only a `sweep` may
-    give several values to one word.
+    give several values to one word. `with_section` says how an option is written that lacks its section.
     """
     problems = []
     for word in words:
         try:
-            problems.extend(_problems(word, parsed(word), config_dir, sections, sweep))
+            problems.extend(_problems(word, parsed(word), config_dir, sections, sweep, with_section))
         except ConfigError as error:
             problems.extend(error.problems)
     return problems
@@ -141,7 +147,14 @@ def _key(override: Override) -> str:
     return (override.key_or_group or "").split("@")[0]
 
 
-def _problems(word: str, override: Override, config_dir: Path, sections: list[str], sweep: bool) -> list[str]:
+def _problems(
+    word: str,
+    override: Override,
+    config_dir: Path,
+    sections: list[str],
+    sweep: bool,
+    with_section: Callable[[str], list[str]],
+) -> list[str]:
     key = _key(override)
     first, dot, _ = key.partition(".")
     groups = sorted(path.name for path in config_dir.iterdir() if path.is_dir())
@@ -157,6 +170,8 @@ def _problems(word: str, override: Override, config_dir: Path, sections: list[st
     if dot and first in TOP:
         return [f"unknown option {key}; {first} is a single value: {first}=..."]
     if first not in sections and first not in groups:
+        if not dot and (written := with_section(key)):
+            return [f"unknown option {key}; did you mean {' or '.join(written)}?"]
         return [f"unknown option {key or brief(word)}{did_you_mean(first, [*sections, *groups])}"]
     if override.is_sweep_override() and not sweep:
         return [_several(word)]

@@ -11,10 +11,11 @@ from typing import Any
 
 from peftbench.cells.cell import Asked, plan
 from peftbench.config.compose import Trees
-from peftbench.config.gate import FIXED, NAMED, Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
+from peftbench.config.gate import Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
 from peftbench.config.launcher import Launcher
-from peftbench.config.overrides import choices_of, named_options, values_of, word_problems
+from peftbench.config.overrides import choices_of, named_options, values_of
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.config.words import problems_of
 from peftbench.data.suites import suite as datasets_of
 from peftbench.data.suites import task_of
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
@@ -32,7 +33,7 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     `glob(...)` give several values. Raises `ConfigError` for wrong words, before any cell is planned.
     """
     words = expanded(words)
-    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep=True) + _sweep_problems(words)
+    problems = problems_of(words, sweep=True) + _sweep_problems(words)
     if problems:
         raise ConfigError(problems)
     trees = Trees()

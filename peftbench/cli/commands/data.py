@@ -17,9 +17,10 @@ from peftbench.advise.look import dividing_words
 from peftbench.cli.arguments import Arguments, a_file, count, days
 from peftbench.config.choices import content
 from peftbench.config.compose import Trees
-from peftbench.config.gate import FIXED, NAMED, RunConfig, config_dir, from_tree
-from peftbench.config.overrides import choices_of, option_values, word_problems
+from peftbench.config.gate import RunConfig, config_dir, from_tree
+from peftbench.config.overrides import choices_of, option_values
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.config.words import problems_of
 from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec
 from peftbench.data.contact_sheet import contact_sheet, map_sheet
 from peftbench.data.pixels.cache import default_cache_dir, load_split
@@ -162,7 +163,7 @@ def _size(num_bytes: int) -> str:
 def _composed(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec]:
     """The configuration of `dataset=<dataset>` and the other words."""
     words = [f"dataset={arguments.dataset}", *arguments.options]
-    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"])
+    problems = problems_of(words)
     if problems:
         raise ConfigError(problems)
     return from_tree(Trees().of(words))

@@ -183,3 +183,51 @@ def test_wrong_words_say_what_is_right() -> None:
         peftbench.attach("coop", net())
     with pytest.raises(NotApplicable, match="ResNet is not a supported family"):
         peftbench.attach("lora", timm.create_model("resnet18"))
+
+
+@pytest.mark.parametrize("method", ["lora", "bitfit"])
+def test_a_model_takes_one_method_at_a_time(method: str) -> None:
+    """A cell of a notebook that runs twice. BitFit leaves no wrapper, but the model's classifier is gone as well."""
+    own = net()
+    images, _ = batch()
+    model = peftbench.attach(method, own)
+    with pytest.raises(NotApplicable, match=f"has {method} attached already; make it anew"):
+        peftbench.attach("lora", own)
+    if method == "lora":
+        again = peftbench.attach("ssf", model.merge())
+        assert again(images).shape == (12, 3)
+
+
+def test_a_method_without_a_place_leaves_the_model_for_another() -> None:
+    own = net()
+    images, _ = batch()
+    expected = own.eval()(images)
+    with pytest.raises(NotApplicable, match="works across the frames"):
+        peftbench.attach("st_adapter", own)
+    torch.testing.assert_close(peftbench.attach("lora", own).eval()(images), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "why"),
+    [
+        (("lora", "vit_tiny_patch16_224"), {}, ConfigError, "attached to a model, .*; got str"),
+        (("lora", torch.nn.Linear(2, 2)), {}, NotApplicable, "Linear is not a supported family"),
+        ((3, torch.nn.Linear(2, 2)), {}, ConfigError, r"a name of peftbench\.methods\(\), got 3"),
+        (("lora", None), {"num_classes": "ten"}, ConfigError, "num_classes must be a whole number .*'ten'"),
+        (("lora", None), {"num_classes": -1}, ConfigError, "num_classes must be .* at least 0, got -1"),
+        (("lora", None), {"seed": 0.5, "frames": 0}, ConfigError, "(?s)seed must be.*frames must be .* at least 1"),
+        (("lora", None), {"rank": "eight"}, ConfigError, r"method\.rank must be an integer"),
+    ],
+)
+def test_wrong_types_are_one_line(
+    arguments: tuple[object, object], options: dict[str, object], error: type[Exception], why: str
+) -> None:
+    method, model = arguments
+    with pytest.raises(error, match=why):
+        peftbench.attach(method, net() if model is None else model, **options)  # type: ignore[arg-type]
+
+
+def test_a_saved_method_is_called_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"save\(\) writes a .safetensors file, got .*own.pt"):
+        peftbench.attach("lora", net()).save(tmp_path / "own.pt")
+    assert not list(tmp_path.iterdir())

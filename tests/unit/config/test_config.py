@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from peftbench.cells.cell import plan
 from peftbench.config.gate import RunConfig, as_tree, config_dir, to_run_config, without_locations
 from peftbench.config.overrides import choices_of, word_problems
+from peftbench.config.words import problems_of
 from peftbench.foundation.errors import ConfigError, MissingInput
 from tests.composing import gate
 
@@ -144,3 +145,15 @@ def test_a_configuration_with_an_objective_survives_its_own_tree():
     config, runtime = gate("method=lora", "objective=gist", "objective.gist_weight=0.25")
     assert to_run_config(DictConfig(as_tree(config, runtime))) == (config, runtime)
     assert without_locations(as_tree(config, runtime), config)["objective"]["gist_weight"] == 0.25
+
+
+def test_an_option_without_its_section_is_shown_with_it():
+    for word, written in (
+        ("rank=8", "method.rank"),
+        ("epochs=3", "train.epochs"),
+        ("root=DIR", "dataset.root"),
+    ):
+        [problem] = problems_of([word])
+        assert problem == f"unknown option {word.partition('=')[0]}; did you mean {written}?"
+    [problem] = problems_of(["datset=digits"])
+    assert "did you mean 'dataset'?" in problem

@@ -1,0 +1,34 @@
+"""Whether the words of a cell name groups, choices and sections that there are, before anything is composed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from peftbench.config.gate import FIXED, NAMED, config_dir
+from peftbench.config.overrides import word_problems
+from peftbench.config.parts import LOADED, outlined
+from peftbench.foundation.spec import Spec
+
+
+def problems_of(words: list[str], sweep: bool = False) -> list[str]:
+    """One message for every wrong word; [] if all is well. What stands behind a section's dot, the gate checks."""
+    return word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep, with_section)
+
+
+def with_section(option: str) -> list[str]:
+    """An option's name as it is written: `rank` -> `method.rank`, in every section where some part has it."""
+    return [
+        f"{section}.{option}"
+        for section in [*NAMED, *FIXED]
+        if any(option == field.name for cls in _classes(section) for field in dataclasses.fields(cls))
+    ]
+
+
+def _classes(section: str) -> Iterator[type[Spec]]:
+    if section in FIXED:
+        yield FIXED[section]
+        return
+    registry = NAMED[section][1]()
+    for name in registry.names():
+        yield outlined(section, name) if section in LOADED else registry.get(name)

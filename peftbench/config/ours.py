@@ -15,6 +15,8 @@ from typing import Any
 from peftbench.foundation.errors import ConfigError
 
 PRESET = "ours"
+# the rates that each method was tried at, in those that it has under train=short
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 TABLE = Path(__file__).resolve().parents[1] / "assets" / "own_rates.csv"
 
 
@@ -46,9 +48,8 @@ class OwnRate:
 
     @property
     def factor(self) -> float:
-        """The best rate in those of the method, which is the middle one of the trials."""
-        rates = self.rates.split()
-        return float(f"{float(self.lr) / float(rates[len(rates) // 2]):.2g}")
+        """The best rate in those of the method."""
+        return FACTORS[self.rates.split().index(self.lr)]
 
     def source_for(self, backbone: str) -> str:
         """How the rate was chosen, for the terminal and the record of a run on `backbone`."""
@@ -85,7 +86,12 @@ def own_rate(values: Mapping[str, Any]) -> OwnRate:
     rows = [row for row in own_rates() if row.family == family]
     if not rows:
         known = ", ".join(sorted({row.family for row in own_rates()}))
-        raise ConfigError([f"hparams={PRESET} has no rates for the family {family}, only for {known}; leave it out"])
+        raise ConfigError(
+            [
+                f"hparams={PRESET} has rates for the family {known} alone: no weights of {family} ship with the package "
+                f"to choose them on. Leave hparams={PRESET} out for the method's own rate, or choose one by tune=random"
+            ]
+        )
     row = next((row for row in rows if row.method == method), None)
     if row is None:
         known = ", ".join(sorted(row.method for row in rows))

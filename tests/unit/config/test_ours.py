@@ -11,7 +11,7 @@ import torch
 from peftbench.backbones.families import translator
 from peftbench.cells.cell import plan
 from peftbench.config.gate import RunConfig, to_run_config
-from peftbench.config.ours import TABLE, family_of, own_rates
+from peftbench.config.ours import FACTORS, TABLE, family_of, own_rates
 from peftbench.config.overrides import named_options
 from peftbench.foundation.errors import ConfigError
 from peftbench.records.record import RunRecord
@@ -36,7 +36,8 @@ def test_every_method_had_as_many_trials_around_its_own_rate():
     for row in own_rates():
         own = gate(f"method={row.method}", "train=short").optim.lr
         rates = [float(rate) for rate in row.rates.split()]
-        assert rates == [float(f"{own * factor:.2g}") for factor in (0.1, 0.3, 1, 3, 10)], row.method
+        assert rates == [float(f"{own * factor:.2g}") for factor in FACTORS], row.method
+        assert float(row.lr) == float(f"{own * row.factor:.2g}"), row.method
         assert row.accuracy == max(row.accuracies.split(), key=float)
 
 
@@ -89,7 +90,10 @@ def test_the_rate_is_filled_and_said_and_part_of_the_identity():
         (["method=lora", "train=short", "train.epochs=6"], ["train.epochs=6"]),
         (["method=lora", "train=short", "objective=gist"], ["objective.name=gist: leave hparams=ours out"]),
         (["method=noah_supernet", "train=short"], ["no rate for noah_supernet on vit", "lora"]),
-        (["method=lora", "train=short", "backbone=swin_b_in22k"], ["family swin", "only for vit"]),
+        (
+            ["method=lora", "train=short", "backbone=swin_b_in22k"],
+            ["family vit alone", "no weights of swin ship", "tune=random"],
+        ),
     ],
 )
 def test_where_nothing_was_measured_one_line_says_so(words, parts):

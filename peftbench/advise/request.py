@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
-from peftbench.foundation.errors import ConfigError, brief
+from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.location import user_folder
 
 SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
@@ -49,6 +50,8 @@ def read_request(words: list[str]) -> Request:
             own[key] = value
         elif key in TAKEN or key.partition(".")[0] in ("protocol", "train", "method", "tune"):
             problems.append(f"{key} is what the advice is about; leave it out (run a cell to set it yourself)")
+        elif get_close_matches(key, OWN, cutoff=0.6):
+            problems.append(f"unknown option {brief(key)}{did_you_mean(key, OWN)}")
         else:
             rest.append(word)
     numbers: dict[str, float | None] = {}

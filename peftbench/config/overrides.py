@@ -65,16 +65,18 @@ def word_problems(
     sections: list[str],
     sweep: bool = False,
     with_section: Callable[[str], list[str]] = lambda option: [],
+    without_file: Callable[[str, str], str] = lambda group, choice: "",
 ) -> list[str]:
     """One message for every word that names no group, no choice of a group, or no section; [] if all is well.
 
     What stands behind a section's dot is left to the configuration gate, which knows the types. Only a `sweep` may
-    give several values to one word. `with_section` says how an option is written that lacks its section.
+    give several values to one word. `with_section` says how an option is written that lacks its
+    section, `without_file` what to do for a choice that has code but no yaml file.
     """
     problems = []
     for word in words:
         try:
-            problems.extend(_problems(word, parsed(word), config_dir, sections, sweep, with_section))
+            problems.extend(_problems(word, parsed(word), config_dir, sections, sweep, with_section, without_file))
         except ConfigError as error:
             problems.extend(error.problems)
     return problems
@@ -154,6 +156,7 @@ def _problems(
     sections: list[str],
     sweep: bool,
     with_section: Callable[[str], list[str]],
+    without_file: Callable[[str, str], str],
 ) -> list[str]:
     key = _key(override)
     first, dot, _ = key.partition(".")
@@ -186,7 +189,7 @@ def _problems(
         values = [str(value)]
     known = _known(key, config_dir) if is_group else []
     return [
-        f"{key} has no choice '{brief(choice)}'{did_you_mean(choice, known)}"
+        f"{key} has no choice '{brief(choice)}'{without_file(key, choice) or did_you_mean(choice, known)}"
         for choice in values
         if is_group and choice not in known
     ]

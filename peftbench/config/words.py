@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from peftbench.config.gate import FIXED, NAMED, config_dir
 from peftbench.config.overrides import word_problems
 from peftbench.config.parts import LOADED, outlined
+from peftbench.foundation.plugins import plugins
 from peftbench.foundation.spec import Spec
 
 
 def problems_of(words: list[str], sweep: bool = False) -> list[str]:
     """One message for every wrong word; [] if all is well. What stands behind a section's dot, the gate checks."""
-    return word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep, with_section)
+    return word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep, with_section, without_file)
 
 
 def with_section(option: str) -> list[str]:
@@ -23,6 +24,14 @@ def with_section(option: str) -> list[str]:
         for section in [*NAMED, *FIXED]
         if any(option == field.name for cls in _classes(section) for field in dataclasses.fields(cls))
     ]
+
+
+def without_file(group: str, choice: str) -> str:
+    """What a plug-in lacks whose code has a part of that name; "" where there is none."""
+    if group not in NAMED or not plugins() or choice not in NAMED[group][1]().names():
+        return ""
+    place = f"configs/{group}/{choice}.yaml"
+    return f": the plug-in lacks {place} with the line 'defaults: [\"/schema/{group}/{choice}@{group}\"]'"
 
 
 def _classes(section: str) -> Iterator[type[Spec]]:

@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import yaml
 
 from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
 from peftbench.foundation.location import default_cache_dir, shipped_configs
@@ -57,7 +60,10 @@ def _plugins(variable: str) -> tuple[Plugin, ...]:
             raise MissingInput(f"{VARIABLE}={name}: there is no such folder")
         found.append(Plugin(folder))
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.value):
-        spec = importlib.util.find_spec(entry.value)
+        try:
+            spec = importlib.util.find_spec(entry.value)
+        except (ImportError, ValueError):
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise BadInput(f"the entry point {entry.name} of {ENTRY_POINTS} names {entry.value}, which is no package")
         found.append(Plugin(Path(next(iter(spec.submodule_search_locations))), entry.value))
@@ -74,7 +80,8 @@ def load_plugins() -> None:
 
 def _modules(plugin: Plugin) -> list[tuple[str, Path]]:
     if plugin.package:
-        inner = pkgutil.walk_packages([str(plugin.folder)], f"{plugin.package}.")
+        # what cannot be imported is named by `_load`
+        inner = pkgutil.walk_packages([str(plugin.folder)], f"{plugin.package}.", onerror=lambda name: None)
         return [(plugin.package, plugin.folder), *((module.name, plugin.folder) for module in inner)]
     # the digest keeps two folders apart that hold files of one name
     mark = hashlib.sha256(str(plugin.folder).encode()).hexdigest()[:8]
@@ -107,7 +114,7 @@ def config_dir() -> Path:
 def with_plugin_configs(shipped: Path) -> Path:
     """The folder of yaml files with those of the plug-ins among them: `shipped` itself where they have none.
 
-    Raises `BadInput` when a plug-in's yaml has the place of another.
+    Raises `BadInput` when a plug-in's yaml has the place of another or cannot be read.
     """
     return _joined(shipped, plugins()) if any(plugin.configs.is_dir() for plugin in plugins()) else shipped
 
@@ -121,6 +128,8 @@ def _joined(shipped: Path, found: tuple[Plugin, ...]) -> Path:
             place = str(path.relative_to(folder))
             if place in files:
                 raise BadInput(f"{path} has the name of {files[place]}; give it another")
+            if folder is not shipped:
+                _check(path)
             files[place] = path
             digest.update(f"{place}\n".encode() + path.read_bytes())
     target = default_cache_dir() / "configs" / digest.hexdigest()[:16]
@@ -136,6 +145,21 @@ def _joined(shipped: Path, found: tuple[Plugin, ...]) -> Path:
             # another process was faster with the same content
             shutil.rmtree(draft)
     return target
+
+
+def _check(path: Path) -> None:
+    """Raises `BadInput` for a yaml file that Hydra would stumble over, or put where nobody looks."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadInput(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    defaults = values.get("defaults") if isinstance(values, dict) else None
+    if not isinstance(defaults, list) or not defaults:
+        raise BadInput(f"{path} has no list 'defaults', which names the schema of its options")
+    outside = [entry for entry in map(str, defaults) if "@" in entry and not entry.endswith("@_here_")]
+    if outside and not re.search(r"^# @package _global_\s*$", text, re.MULTILINE):
+        raise BadInput(f"{path} lacks its first line '# @package _global_', without which {outside[0]} lies elsewhere")
 
 
 def plugins_digest() -> dict[str, str]:

@@ -41,6 +41,12 @@ def test_all_wrong_words_are_named_at_once() -> None:
     assert [problem.split()[0] for problem in caught.value.problems] == ["method", "'photos'", "budget", "memory"]
 
 
+@pytest.mark.parametrize(("word", "meant"), [("bugdet=3m", "budget"), ("param=1M", "params"), ("memry=8GB", "memory")])
+def test_an_own_word_of_advise_with_a_slip_is_named(word: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown option {word.partition('=')[0]}; did you mean '{meant}'"):
+        read_request(["dataset=digits", word])
+
+
 def test_a_folder_of_any_size_is_divided_and_what_leaks_is_said(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", {"cat": 40, "dog": 6})
     (root / "dog" / "copy.png").write_bytes((root / "dog" / "0.png").read_bytes())

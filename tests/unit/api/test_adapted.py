@@ -210,7 +210,7 @@ def test_a_method_without_a_place_leaves_the_model_for_another() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "why"),
     [
-        (("lora", "vit_tiny_patch16_224"), {}, ConfigError, "attached to a model, .*; got str"),
+        (("lora", "vit_tiny_patch16_224"), {}, ConfigError, "attached to a model .*, got str"),
         (("lora", torch.nn.Linear(2, 2)), {}, NotApplicable, "Linear is not a supported family"),
         ((3, torch.nn.Linear(2, 2)), {}, ConfigError, r"a name of peftbench\.methods\(\), got 3"),
         (("lora", None), {"num_classes": "ten"}, ConfigError, "num_classes must be a whole number .*'ten'"),

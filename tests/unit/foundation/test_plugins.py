@@ -11,7 +11,7 @@ import pytest
 
 from peftbench.config.gate import config_dir
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.plugins import VARIABLE, plugins, with_plugin_configs
+from peftbench.foundation.plugins import VARIABLE, Plugin, load_plugins, plugins, with_plugin_configs
 from tests.conftest import REPOSITORY
 
 METHOD = '''
@@ -92,6 +92,23 @@ def test_a_plug_in_that_cannot_be_imported_names_its_file(folder: Path, tmp_path
     assert result.returncode == 2 and "broken.py cannot be imported: ModuleNotFoundError" in result.stderr
 
 
+def test_a_method_without_its_yaml_file_says_which_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "configs" / "method" / "mine.yaml").unlink()
+    result = run("peftbench", "method=mine", "train=smoke", cwd=tmp_path, **{VARIABLE: str(folder)})
+    assert result.returncode == 2 and "the plug-in lacks configs/method/mine.yaml" in result.stderr
+
+
+def test_a_package_with_a_broken_package_inside_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "peft_of_theirs"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "inner" / "__init__.py").write_text("def broken(:")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("peftbench.foundation.plugins.plugins", lambda: (Plugin(package, package.name),))
+    with pytest.raises(BadInput, match="peft_of_theirs cannot be imported: SyntaxError"):
+        load_plugins()
+
+
 def test_yaml_files_join_the_shipped_ones_and_never_replace_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = config_dir()
     monkeypatch.setenv(VARIABLE, str(folder))
@@ -101,6 +118,29 @@ def test_yaml_files_join_the_shipped_ones_and_never_replace_them(folder: Path, m
     (folder / "configs" / "method" / "lora.yaml").write_text("")
     with pytest.raises(BadInput, match=r"lora\.yaml has the name of"):
         with_plugin_configs(shipped)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('defaults: ["/schema/method/mine@method"]\n', "lacks its first line '# @package _global_'"),
+        ("optim:\n   lr: 0.01\n  x: [\n", r"mine\.yaml is no YAML: while parsing"),
+        ("# @package _global_\noptim:\n  lr: 0.01\n", "no list 'defaults'"),
+        ("", "no list 'defaults'"),
+    ],
+)
+def test_a_yaml_file_that_cannot_work_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    shipped = config_dir()
+    monkeypatch.setenv(VARIABLE, str(folder))
+    path = folder / "configs" / "method" / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(BadInput, match=why) as caught:
+        with_plugin_configs(shipped)
+    assert str(path) in str(caught.value)
+    path.write_text('# @package _global_\ndefaults: ["/schema/method/mine@method"]\noptim: {lr: 0.01}\n')
+    assert (with_plugin_configs(shipped) / "method" / "mine.yaml").is_file()
 
 
 def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

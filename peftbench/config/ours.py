@@ -88,8 +88,9 @@ def own_rate(values: Mapping[str, Any]) -> OwnRate:
         known = ", ".join(sorted({row.family for row in own_rates()}))
         raise ConfigError(
             [
-                f"hparams={PRESET} has rates for the family {known} alone: no weights of {family} ship with the package "
-                f"to choose them on. Leave hparams={PRESET} out for the method's own rate, or choose one by tune=random"
+                f"hparams={PRESET} has rates for the family {known} alone: no weights of {family} ship with the "
+                f"package to choose them on. Leave hparams={PRESET} out for the method's own rate, or choose one by "
+                "tune=random"
             ]
         )
     row = next((row for row in rows if row.method == method), None)

@@ -63,6 +63,7 @@ PEFT methods. Three small data sets and three seeds rank nothing finely: the boa
 """
 
 LEFT_OUT = {
+    "PRO-VPT": "Its authors' code was not at hand; rewards and moves of prompts that are guessed are another method.",
     "MixPHM's redundancy loss": "`mixphm` leaves it out: it compares hidden states of a language model's decoder.",
 }
 
@@ -74,7 +75,7 @@ These are given both towers of a pair (docs/pairs.md). Parameters: on CLIP ViT-B
 OBJECTIVES_HEAD = """## objectives
 
 Each goes with any method above that leaves it a place: `method=lora objective=gist`. Their parameters train as well and
-count as the method's.
+count as the method's. `da_vpt` and `prompt_stream` belong to `method=da_vpt` and `method=sa2vp`, and come with them.
 """
 
 

@@ -24,7 +24,8 @@ def main() -> int:
     tasks = [name for name in METHODS.names() if METHODS.get(name).by_task]
     mixing = [name for name in METHODS.names() if METHODS.get(name).mixes_time]
     alone = [name for name in METHODS.names() if name not in {*pairs, *tasks, *mixing}]
-    objectives = ",".join(name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs)
+    of_any = [part for part in map(OBJECTIVES.get, OBJECTIVES.names()) if not (part.of_pairs or part.of_method)]
+    objectives = ",".join(part.name for part in of_any)
     images = ",".join(name for name in alone if not name.startswith("noah"))
     search = ["supernet_epochs=1", "population=4", "generations=2"]
     cells = (

@@ -18,7 +18,7 @@ from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
-from peftbench.train.loop import FitResult, fit, unfitted
+from peftbench.train.loop import FitResult, Row, fit, unfitted
 from peftbench.train.optim import param_groups
 
 
@@ -78,7 +78,12 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
         assert passes is not None
         return float(passes.measure(task.meter(data.source)).metrics[task.metric.name])
 
-    with progress.epochs(title, config.train.epochs, trainee.train, task.metric) as on_epoch:
+    with progress.epochs(title, config.train.epochs, trainee.train, task.metric) as show:
+
+        def on_epoch(row: Row) -> None:
+            show(row)
+            config.objective.after_epoch(model)
+
         result = fit(
             trainee.module,
             loss_fn,

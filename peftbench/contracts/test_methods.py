@@ -40,6 +40,11 @@ FITTING: dict[str, dict[str, Any]] = {
     "spt_lora": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "spt_adapter": {"budget": 0.1, "rank": 2, "num_batches": 2, "batch_size": 8},
     "gps": {"batch_size": 16},
+    "head2toe": {"steps": 20, "batch_size": 16, "target_size": 100},
+    # fewer prompts than random images have classes
+    "da_vpt": {"num_guided": 3},
+    # windows of a tiny grid
+    "self_prompt": {"num_tokens": 6, "batch_size": 16},
     # its random start is as large as the paper says for a width of 768
     "fourierft": {"num_coefficients": 60, "scale": 10.0},
     "waveft": {"num_coefficients": 60},

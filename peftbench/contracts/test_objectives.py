@@ -13,9 +13,12 @@ from torch import Tensor
 
 from peftbench.adapters.file import adapter_bytes, adapter_tensors, load_adapter
 from peftbench.backbones.base import Backbone
+from peftbench.cells.evidence import random_evidence
 from peftbench.config.gate import config_dir
 from peftbench.contracts.backbones import images, make
+from peftbench.contracts.test_methods import FITTING
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS
 from peftbench.methods.base import install as install_method
 from peftbench.objectives import base
@@ -25,10 +28,15 @@ from peftbench.tasks.model import Classifier
 
 CLASSES = 5
 METHODS_OF_EACH_KIND = ("linear", "lora", "vpt_deep", "bitfit", "ssf")
-on_methods = pytest.mark.parametrize("method", METHODS_OF_EACH_KIND)
-on_objectives = pytest.mark.parametrize(
-    "objective", [name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs]
-)
+OF_IMAGES = [name for name in OBJECTIVES.names() if not OBJECTIVES.get(name).of_pairs]
+# an objective of one method goes with no other
+WITH_METHODS = [
+    (name, method)
+    for name in OF_IMAGES
+    for method in ([OBJECTIVES.get(name).of_method] if OBJECTIVES.get(name).of_method else METHODS_OF_EACH_KIND)
+]
+on_objectives = pytest.mark.parametrize("objective", OF_IMAGES)
+on_methods = pytest.mark.parametrize(("objective", "method"), WITH_METHODS)
 PLAIN_VITS = ("vit_cls", "vit_avg", "vit_registers", "vit_qknorm", "vit_distilled", "vit_prenorm")
 
 
@@ -39,10 +47,17 @@ def build(
     network, spec = make(backbone), OBJECTIVES.get(objective)(**options)
     own = base.prepare(spec, network, CLASSES, seed)
     frozen = [*network.buffers(), *own.buffers()]
-    install_method(METHODS.get(method)(), network, seed)
+    chosen = METHODS.get(method)(**FITTING.get(method, {}))
+    with seeded(0, "observe"):
+        found = chosen.observe(random_evidence(network, num_classes=CLASSES)) if chosen.looks_first else None
+    install_method(chosen, network, seed, found)
     model = Classifier(network, CLASSES, seed)
     base.install(spec, model, own, CLASSES)
     return model, frozen
+
+
+def its_method(objective: str, otherwise: str = "lora") -> str:
+    return OBJECTIVES.get(objective).of_method or otherwise
 
 
 def batch() -> dict[str, Tensor]:
@@ -64,12 +79,11 @@ def loss_of(model: Classifier, objective: str, **options: Any) -> Tensor:
     return loss_fn(model, batch())
 
 
-@on_objectives
 @on_methods
 def test_gradient_reaches_every_trainable_tensor_and_no_other(method: str, objective: str) -> None:
     model = nudge(build(method, objective)[0]).train()
     loss_of(model, objective).backward()
-    inert = METHODS.get(method)().inert(model.backbone)
+    inert = METHODS.get(method)(**FITTING.get(method, {})).inert(model.backbone)
     for name, tensor in model.named_parameters():
         if not tensor.requires_grad:
             assert tensor.grad is None, f"{name} is frozen and got a gradient"
@@ -82,7 +96,6 @@ def test_gradient_reaches_every_trainable_tensor_and_no_other(method: str, objec
         assert live.abs().max() > 0, f"the gradient of {name} is zero"
 
 
-@on_objectives
 @on_methods
 def test_what_trains_is_the_methods_the_objectives_and_the_heads(method: str, objective: str) -> None:
     alone = {name for name, _ in build(method, "none")[0].added}
@@ -95,7 +108,6 @@ def test_what_trains_is_the_methods_the_objectives_and_the_heads(method: str, ob
     assert {id(tensor) for tensor in [*(t for _, t in model.added), *model.head.parameters()]} == trainable
 
 
-@on_objectives
 @on_methods
 def test_the_objective_does_not_change_what_the_method_draws(method: str, objective: str) -> None:
     alone = dict(build(method, "none", seed=3)[0].named_parameters())
@@ -105,7 +117,6 @@ def test_the_objective_does_not_change_what_the_method_draws(method: str, object
     assert all(torch.equal(tensor, again[name]) for name, tensor in together.items())
 
 
-@on_objectives
 @on_methods
 def test_the_adapter_file_restores_model_and_loss(method: str, objective: str, tmp_path: Any) -> None:
     model, frozen = build(method, objective)
@@ -124,7 +135,7 @@ def test_the_adapter_file_restores_model_and_loss(method: str, objective: str, t
 
 @on_objectives
 def test_copies_gradient_checkpointing_and_bf16(objective: str) -> None:
-    model = nudge(build("lora", objective)[0])
+    model = nudge(build(its_method(objective), objective)[0])
     expected = model.eval()(images())
     assert expected.shape == (4, CLASSES)
     # the bytes are our own, written a moment ago
@@ -147,9 +158,10 @@ def test_copies_gradient_checkpointing_and_bf16(objective: str) -> None:
 @pytest.mark.parametrize("backbone", [*PLAIN_VITS, "vit_layerscale", "swin", "convnext"])
 def test_every_backbone_trains_or_says_why_not(objective: str, backbone: str) -> None:
     try:
-        model = build("lora" if backbone != "convnext" else "bitfit", objective, backbone)[0]
+        model = build(its_method(objective, "bitfit" if backbone == "convnext" else "lora"), objective, backbone)[0]
     except NotApplicable as error:
-        assert backbone in ("swin", "convnext") and len(str(error).split()) >= 4
+        expected = backbone in ("swin", "convnext") or OBJECTIVES.get(objective).of_method
+        assert expected and len(str(error).split()) >= 4
         return
     loss_of(nudge(model).train(), objective).backward()
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for _, tensor in model.added)
@@ -157,9 +169,12 @@ def test_every_backbone_trains_or_says_why_not(objective: str, backbone: str) ->
 
 @on_objectives
 def test_merging_the_method_leaves_the_prediction(objective: str) -> None:
-    model = nudge(build("lora", objective)[0]).eval()
+    method = METHODS.get(its_method(objective))()
+    if not method.mergeable:
+        pytest.skip(f"{method.name} stays beside the network")
+    model = nudge(build(its_method(objective), objective)[0]).eval()
     before = model(images())
-    METHODS.get("lora")().merge(model.backbone)
+    method.merge(model.backbone)
     torch.testing.assert_close(model(images()), before, rtol=1e-5, atol=1e-5)
 
 
@@ -172,6 +187,12 @@ def test_every_objective_states_its_facts_and_has_a_config(objective: str) -> No
     assert cls().label == objective
     config = yaml.safe_load((config_dir() / "objective" / f"{objective}.yaml").read_text())
     assert config == {"defaults": [f"/schema/objective/{objective}@objective"]}
+
+
+@pytest.mark.parametrize("objective", [name for name in OF_IMAGES if OBJECTIVES.get(name).of_method])
+def test_an_objective_of_one_method_refuses_others_and_names_it(objective: str) -> None:
+    with pytest.raises(NotApplicable, match=rf"{objective} .*method={its_method(objective)}"):
+        build("lora", objective)
 
 
 @pytest.mark.parametrize("method", ["convpass", "attnscale", "mona", "partial_k", "full", "vpt_shallow"])

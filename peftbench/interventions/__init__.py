@@ -14,6 +14,7 @@ from peftbench.interventions.attention import (
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
 from peftbench.interventions.context import ImageContext, LearnedContext
+from peftbench.interventions.headed import Headed
 from peftbench.interventions.linear import (
     AffineLowRank,
     FixedDown,
@@ -71,6 +72,7 @@ __all__ = [
     "FrameOffsets",
     "FrameTransformer",
     "FrozenEnds",
+    "Headed",
     "ImageContext",
     "InsertTokens",
     "Intervention",

@@ -18,8 +18,9 @@ class InsertTokens(Intervention):
     """Insert `num_tokens` learnable tokens between the prefix tokens and the patches, before the wrapped block.
 
     They replace the first `num_replaced` of the tokens that earlier blocks left there. With `strip`, they are cut off
-    again behind the block. Token values are drawn from U(-v, v) with v = sqrt(6 / (3 patch_size^2 + width)), the xavier
-    bound of a patch projection (VPT, arXiv:2203.12119, released code). tokens: [batch, prefix + patches, width].
+    again behind the block. Token values are `start` [num_tokens, width] or drawn from U(-v, v) with v = sqrt(6 / (3
+    patch_size^2 + width)), the xavier bound of a patch projection (VPT, arXiv:2203.12119, released code). tokens:
+    [batch, prefix + patches, width].
     """
 
     def __init__(
@@ -32,10 +33,12 @@ class InsertTokens(Intervention):
         dropout: float,
         strip: bool,
         num_replaced: int = 0,
+        start: Tensor | None = None,
     ) -> None:
         super().__init__(base)
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
-        self.tokens = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
+        drawn = torch.empty(1, num_tokens, width).uniform_(-bound, bound) if start is None else start.clone()[None]
+        self.tokens = nn.Parameter(drawn)
         self.dropout = nn.Dropout(dropout)
         self.num_prefix, self.strip, self.num_replaced = num_prefix, strip, num_replaced
 

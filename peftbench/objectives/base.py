@@ -23,14 +23,16 @@ class Objective(Part):
     """Base of all objectives. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
     Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
-    `FAITHFULNESS`), `adapted` (one sentence: what was changed), `of_pairs` (it is a loss of images and texts), `plain`
-    (the loss is the task's own and nothing is added; a cell's identity and label then do not name the objective).
+    `FAITHFULNESS`), `adapted` (one sentence: what was changed), `of_pairs` (it is a loss of images and texts),
+    `of_method` (the one method whose network it reads; "" where any will do), `plain` (the loss is the task's own and
+    nothing is added; a cell's identity and label then do not name the objective).
     """
 
     section: ClassVar[str] = "objective"
     paper: ClassVar[str] = ""
     plain: ClassVar[bool] = False
     of_pairs: ClassVar[bool] = False
+    of_method: ClassVar[str] = ""
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """What belongs to the objective, made on the frozen backbone before a method changes it.
@@ -52,6 +54,9 @@ class Objective(Part):
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
         return base
+
+    def after_epoch(self, model: TaskModel) -> None:
+        """What changes between two epochs, of what does not train."""
 
 
 OBJECTIVES = Registry("objective", "peftbench.objectives")

@@ -56,6 +56,22 @@ def test_ttc(vit_b16: Backbone) -> None:
     assert counted("ttc", vit_b16, channels | norms) == 150_144 == METHODS.get("ttc")().expected_params(vit_b16.shape)
 
 
+def test_self_prompt(vit_b16: Backbone) -> None:
+    found = {str(layer): torch.zeros(20, 768) for layer in range(12)}
+    assert (
+        counted("self_prompt", vit_b16, found) == 184_320 == METHODS.get("self_prompt")().expected_params(vit_b16.shape)
+    )
+    assert counted("self_prompt", vit_b16, {"0": torch.zeros(100, 768)}, num_tokens=100, deep=False) == 76_800
+
+
+def test_da_vpt(vit_b16: Backbone) -> None:
+    found = {"groups": torch.arange(100) % 10, "centroids": torch.zeros(10, 768)}
+    # 11 x 20 and 10 prompts, the class token, 12 norms and a third of 12 biases of qkv
+    assert counted("da_vpt", vit_b16, found) == 230 * 768 + 768 + 12 * 1536 + 12 * 768 == 205_056
+    biases = ["q_bias", "k_bias", "v_bias", "proj_bias", "fc2_bias", "norm2_bias"]
+    assert counted("da_vpt", vit_b16, found, beside=biases, guided_depth=3) == 210 * 768 + 6 * 12 * 768
+
+
 def test_spt(vit_b16: Backbone) -> None:
     qkv, fc1, norm = (number_of(vit_b16, role, 3) for role in ("attn.qkv", "mlp.fc1", "norm.2"))
     found = {

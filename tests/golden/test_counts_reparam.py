@@ -98,6 +98,10 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("vapt", {}, 55_608),
     # 100 x 768 + 11 gates + 12 temperatures
     ("gated_prompt", {}, 76_823),
+    ("sa2vp", {}, 372_912),
+    ("sa2vp", {"hidden_dim": 8}, 202_200),
+    ("sa2vp", {"hidden_dim": 32}, 714_336),
+    ("sa2vp", {"hidden_dim": 64}, 1_397_184),
     ("shira", {}, 147_456),
     ("shira", {"rank": 32}, 1_179_648),
     ("fourierft", {}, 72_000),

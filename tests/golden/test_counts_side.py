@@ -23,6 +23,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("lst", {}, 2_374_284),
     ("last", {}, 608_256),
     ("hst", {}, 764_840),
+    ("toast", {}, 14_156_544),
+    ("toast", {"lite": True}, 738_048),
     # by hand: 24 adapters of two branches 2 * 8 * (768 + 384) + 64 and biases 384 + 768, and the final norm
     ("e3va", {}, 24 * 38_144 + 1_536),
     ("e3va", {"num_branches": 1, "rank": 4}, 24 * (8 * 1152 + 16 + 1152) + 1_536),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.interventions.guided import Guidance
 from peftbench.records.store import Store
 
 
@@ -34,3 +35,21 @@ def test_an_objective_that_a_backbone_or_method_has_no_place_for_is_not_applicab
     assert "gist adds a token to one sequence" in capsys.readouterr().err
     assert run("method=dtl", "objective=gist") == 3
     assert "gist reads its token where the backbone pools" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        (["method=da_vpt", "method.num_guided=4"], "da_vpt (num_guided=4) + da_vpt"),
+        (["method=sa2vp", "method.hidden_dim=4"], "sa2vp (hidden_dim=4) + prompt_stream"),
+    ],
+)
+def test_a_method_trains_with_the_objective_that_belongs_to_it(run, results, capsys, monkeypatch, words, label):
+    renewed = []
+    monkeypatch.setattr(Guidance, "renew", lambda self: renewed.append(self.epoch))
+    assert run(*words, "train.epochs=2") == 0
+    assert len(renewed) == (2 if "da_vpt" in label else 0)
+    (record,) = Store(results).all()
+    assert record.labels["method"] == label and record.params["objective"] == 0
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out

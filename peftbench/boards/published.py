@@ -14,6 +14,7 @@ from pathlib import Path
 from peftbench.boards.comparison import compare
 from peftbench.boards.leaderboard import overall_means, row_key
 from peftbench.boards.table import Column, Row, Score, Table, ppt
+from peftbench.foundation.metric import ACCURACY, Metric
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "published"
 UNVERIFIED = (
@@ -21,7 +22,9 @@ UNVERIFIED = (
     "or the row comes from a summary written by others"
 )
 # Benchmark file -> what precedes its data sets' names in labels.
-BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/", "video": ""}
+BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/", "video": "", "dense": ""}
+# Benchmark file that is not of classification -> its task here, and that task's number.
+TASKS = {"dense": ("segmentation", Metric("miou"))}
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a printed table. `figures`: data set label -> accuracy as printed, in percent.
+    """One row of a printed table. `figures`: data set label -> accuracy, or what `task` is judged by, in percent.
 
     Rows that repeat the same figures for the same method are one, with all their `sources`; the first is leading.
     """
@@ -79,6 +82,15 @@ class Published:
     means: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
+    def task(self) -> str:
+        """Empty for classification."""
+        return TASKS.get(self.benchmark, ("", ACCURACY))[0]
+
+    def stands_beside(self, table: Table) -> bool:
+        """Whether a table is of the same backbone and task."""
+        return table.task == self.task and table.backbone.split(" (")[0] in backbones_of(self)
+
+    @property
     def label(self) -> str:
         return f"{self.method} ({self.variant})" if self.variant else self.method
 
@@ -94,12 +106,12 @@ def load_sources() -> dict[str, Source]:
 
 
 def load_published() -> list[Published]:
-    """All published rows of image classification, in the order of the files."""
+    """All published rows of classification and segmentation, in the order of the files."""
     renamed = {kind: _renamed(kind) for kind in ("method", "dataset")}
     found: dict[tuple[object, ...], Published] = {}
     for benchmark, prefix in BENCHMARKS.items():
         by_row: dict[tuple[str, ...], list[dict[str, str]]] = {}
-        for line in _lines(benchmark):
+        for line in _figures(benchmark):
             key = tuple(line[name] for name in ("source", "method", "variant", "backbone", "pretraining"))
             by_row.setdefault(key, []).append(line)
         for (source, method, variant, backbone, pretraining), lines in by_row.items():
@@ -130,7 +142,7 @@ def load_published() -> list[Published]:
 def load_means() -> list[Published]:
     """Rows of which only means are known, for reading beside whole rows: they are compared with nothing."""
     names = ("source", "method", "variant", "backbone", "pretraining")
-    whole = {tuple(line[name] for name in names) for benchmark in BENCHMARKS for line in _lines(benchmark)}
+    whole = {tuple(line[name] for name in names) for benchmark in BENCHMARKS for line in _figures(benchmark)}
     return [
         Published(
             line["method"],
@@ -165,7 +177,7 @@ def beside(tables: Sequence[Table]) -> list[Table]:
     published, sources = load_published(), load_sources()
     result = []
     for table in tables:
-        matching = [row for row in published if table.backbone.split(" (")[0] in backbones_of(row)]
+        matching = [row for row in published if row.stands_beside(table)]
         result.append(_with_published(table, matching, sources))
     return result
 
@@ -183,7 +195,10 @@ def alone() -> list[Table]:
     for (backbone, benchmark), rows in sorted(by_table.items()):
         groups = {label: group for row in rows for label, group in row.groups.items()}
         columns = tuple(Column(label, label, group, "as published", "as published") for label, group in groups.items())
-        empty = Table(backbone, benchmark, "as published", columns, (), (), compare((), columns))
+        task, metric = TASKS.get(benchmark, ("", ACCURACY))
+        empty = Table(
+            backbone, benchmark, "as published", columns, (), (), compare((), columns), task=task, metric=metric
+        )
         tables.append(_with_published(empty, rows, sources))
     return tables
 
@@ -226,6 +241,15 @@ def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Sourc
         sources=line.sources,
         unverified=line.unverified,
     )
+
+
+def _figures(benchmark: str) -> list[dict[str, str]]:
+    """The lines of a benchmark; of a file with several metrics those of its task's number, as `accuracy`."""
+    lines = _lines(benchmark)
+    if benchmark not in TASKS:
+        return lines
+    metric = TASKS[benchmark][1]
+    return [line | {"accuracy": line["value"], "group": benchmark} for line in lines if line["metric"] == metric.name]
 
 
 def _renamed(kind: str) -> dict[str, list[str]]:

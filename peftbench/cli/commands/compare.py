@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from peftbench.boards.escaping import csv_text
 from peftbench.boards.leaderboard import leaderboard
-from peftbench.boards.published import Published, backbones_of, load_published, load_sources
+from peftbench.boards.published import Published, load_published, load_sources
 from peftbench.boards.table import Score, Table
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput
@@ -64,8 +64,7 @@ def differences(tables: Iterable[Table], published: Sequence[Published]) -> Iter
     """Each measured cell beside each published figure of the same backbone, method and data set."""
     sources = load_sources()
     for table in tables:
-        title = table.backbone.split(" (")[0]
-        matching = [line for line in published if title in backbones_of(line)]
+        matching = [line for line in published if line.stands_beside(table)]
         for row in table.rows:
             for line in (line for line in matching if line.method == row.method.split(" (")[0]):
                 source = sources[line.sources[0]]

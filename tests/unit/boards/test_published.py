@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.record_factory import make_record
 
 ROOT = Path(__file__).resolve().parents[3]
 VIT = "vit_b16_in21k"
-FIGURES = ("vtab1k", "fgvc", "published_means", "fewshot_clip", "base_to_new", "video")
+FIGURES = ("vtab1k", "fgvc", "published_means", "fewshot_clip", "base_to_new", "video", "dense")
 
 
 def measured(dataset: str, accuracies: list[float], method: str = "lora", backbone: str = VIT) -> list[RunRecord]:
@@ -93,6 +94,14 @@ def test_rows_of_clips_name_their_views_and_stand_beside_the_backbones_here() ->
     assert len(table.published) == sum(
         row.backbone == "vit_b16" and row.pretraining == "openai_clip" for row in rows.values()
     )
+
+
+def test_rows_of_segmentation_stand_beside_segmentation_alone() -> None:
+    rows = {row.method: row for row in load_published() if row.benchmark == "dense"}
+    assert len(rows) == 11 and rows["linear"].figures == {"ade20k": "46.84"} and rows["mona"].task == "segmentation"
+    [table] = [t for t in alone() if t.title.startswith("segmentation (miou), swin_l imagenet22k_sup, dense")]
+    empty = dataclasses.replace(table, backbone="swin_l_in22k", published=(), notes=())
+    assert [len(t.published) for t in beside([empty, dataclasses.replace(empty, task="")])] == [11, 0]
 
 
 def test_copies_of_one_row_are_one_row() -> None:

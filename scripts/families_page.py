@@ -65,7 +65,6 @@ REFUSED = (
     "swinv2_tiny_window8_256",
     "hiera_tiny_224",
     "naflexvit_base_patch16_gap",
-    "samvit_base_patch16",
     "fastvit_mci0",
 )
 # sizes are named block by block; those that the method ships are for twelve blocks

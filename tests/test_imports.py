@@ -55,6 +55,7 @@ ALLOWED = {
     "tasks": {
         "foundation",
         "backbones.base",
+        "backbones.beside",
         "backbones.maps",
         "backbones.pair",
         "data.halves",

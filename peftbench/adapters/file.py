@@ -24,7 +24,7 @@ SEEDS, COUNTS, NUMBER = range(2**63), range(2**20), (int, float)
 def adapter_tensors(
     model: TaskModel, frozen_buffers: Iterable[Tensor], findings: Findings | None = None
 ) -> dict[str, Tensor]:
-    """What a cell adds to the pretrained weights: trained tensors, and buffers that are not the backbone's own.
+    """What a cell adds to the pretrained weights: trained tensors, frozen ones that the head `kept`, other buffers.
 
     Buffers are told apart as objects: wrapping a module changes the names below it. What follows from configuration
     and findings (buffers that are not persistent) stays out; the `findings` themselves are kept under their prefix.
@@ -32,6 +32,7 @@ def adapter_tensors(
     frozen = {id(buffer) for buffer in frozen_buffers}
     kept = model.state_dict().keys()
     tensors: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    tensors |= model.kept
     tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen and name in kept}
     tensors |= {FINDINGS + name: tensor for name, tensor in (findings or {}).items()}
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -137,6 +138,7 @@ class Backbone(nn.Module):
         self.feature_dim = shape.width
         # in words, how a file of weights was read
         self.weights_read = ""
+        self.weights_path: Path | None = None
         self._sites = tuple(sites)
 
     def forward(self, images: Tensor) -> Tensor:

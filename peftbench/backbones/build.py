@@ -10,7 +10,8 @@ import timm
 import torch
 from torch import nn
 
-import peftbench.backbones.vit_micro  # noqa: F401  registers the embedded model with timm
+import peftbench.backbones.sam_micro
+import peftbench.backbones.vit_micro  # noqa: F401  both register an embedded model with timm
 from peftbench.backbones import tubelets, video_swin
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of, translator
@@ -74,7 +75,7 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
         message = f"backbone.img_size={spec.img_size} is too small for {spec.model}, which divides it by {stride}"
         raise ConfigError([f"{message}; try {stride}"])
     if read is not None:
-        backbone.weights_read = read
+        backbone.weights_read, backbone.weights_path = read, paths[0]
     return backbone
 
 

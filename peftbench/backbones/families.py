@@ -1,10 +1,11 @@
 """Translators: where the roles that methods speak of lie in each timm family.
 
 Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.attn and norm.mlp (ahead of
-attn.proj and mlp.fc2), norm.embed, norm.pre, norm.merge, norm.final, qk_norm.q and qk_norm.k (no `norm`: they act on
-heads, not on the stream), merge (the linear of a downsampling step), conv (ConvNeXt's depthwise convolution). Where a
-model holds q, k and v or the inputs of a gated MLP apart, `fuse` has joined them before: attn.qkv is q | k | v, and
-mlp.fc1 of a gated MLP is gate | value, twice as wide as what mlp.fc2 reads.
+attn.proj and mlp.fc2), norm.embed, norm.pre, norm.merge, norm.neck, norm.final, qk_norm.q and qk_norm.k (no `norm`:
+they act on heads, not on the stream), merge (the linear of a downsampling step), conv (ConvNeXt's depthwise
+convolution), neck (the two convolutions behind SAM's blocks). Where a model holds q, k and v or the inputs of a gated
+MLP apart, `fuse` has joined them before: attn.qkv is q | k | v, and mlp.fc1 of a gated MLP is gate | value, twice as
+wide as what mlp.fc2 reads.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import timm.models.convnext as convnext
 import timm.models.eva as eva
 import timm.models.swin_transformer as swin
 import timm.models.vision_transformer as vit
+import timm.models.vision_transformer_sam as sam
 from torch import nn
 
 from peftbench.backbones.base import BackboneShape, Site, SiteShape
@@ -46,11 +48,13 @@ def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
         return "video_swin", _video_swin
     if isinstance(net, convnext.ConvNeXt):
         return "convnext", _convnext
+    if isinstance(net, sam.VisionTransformerSAM) and isinstance(net.neck, nn.Sequential):
+        return "sam", _sam
     name = type(net).__name__
     why = _REFUSED.get(name)
     raise NotApplicable(
         f"{name} is not a supported family{f', since {why}' if why else ''}; supported: VisionTransformer, Eva, Beit, "
-        "SwinTransformer, ConvNeXt"
+        "SwinTransformer, ConvNeXt, VisionTransformerSAM with its neck"
     )
 
 
@@ -81,7 +85,7 @@ def shape_of(net: Any, family: str, sites: list[Site]) -> BackboneShape:
         num_prefix_tokens=getattr(net, "num_prefix_tokens", 0),
         num_parameters=sum(parameter.numel() for parameter in net.parameters()),
         sites=tuple(site.shape for site in sites),
-        num_positions=0 if positions is None else positions.shape[1],
+        num_positions=0 if positions is None else positions.shape[1:-1].numel(),
     )
 
 
@@ -239,3 +243,15 @@ def _convnext(net: Any) -> Iterator[Site]:
             layer += 1
     yield from _site(net, "norm_pre", "norm.final", channel_dim=1)
     yield from _site(net.head, "norm", "norm.final", channel_dim=1)
+
+
+def _sam(net: Any) -> Iterator[Site]:
+    """The image encoder of Segment Anything: tokens as maps [batch, height, width, channels], a neck behind them."""
+    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    for layer, block in enumerate(net.blocks):
+        # timm builds these norms with torch's usual 1e-5, SAM was trained with this
+        block.norm1.eps = block.norm2.eps = 1e-6
+        yield from transformer_sites(net.blocks, str(layer), layer)
+    for place in (0, 2):
+        yield from _site(net.neck, str(place), "neck", channel_dim=1)
+        yield from _site(net.neck, str(place + 1), "norm.neck", channel_dim=1)

@@ -71,6 +71,11 @@ def find_state(content: Mapping[str, Any], net: nn.Module, ema: bool = True) -> 
     return Found(state, "no known layout" + (f", from '{where}'" if where else ""), ())
 
 
+def tensors_of(content: Mapping[str, Any], ema: bool = True) -> State:
+    """All tensors of what a file holds, under the names that it has for them."""
+    return _unwrapped(content, ema)[1]
+
+
 def _unwrapped(content: Mapping[str, Any], ema: bool) -> tuple[str, State]:
     """The innermost dictionary of tensors, and the keys that lead to it."""
     keys: list[str] = []
@@ -115,12 +120,15 @@ def _heads(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def _official(state: State) -> State:
-    """DINO, MAE, iBOT, DINOv2 and DINOv3 releases: timm's names but for chunked blocks and pre-training parts."""
+    """DINO, MAE, iBOT, DINOv2, DINOv3 and SAM releases: timm's names but for chunked blocks, some layers' names and
+    pre-training parts.
+    """
     # DINOv2's training code numbers blocks through, inside chunks
     state = renamed_by(
         state,
         (
             (r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),
+            (r"\.mlp\.lin(\d)\.", r".mlp.fc\1."),
             (r"\.mlp\.w12\.", ".mlp.fc1."),
             (r"\.mlp\.w3\.", ".mlp.fc2."),
         ),

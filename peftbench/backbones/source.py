@@ -12,11 +12,17 @@ from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 
 INDEX = ".index.json"
+USUAL = "vit_micro"
+# timm's name of an embedded model that is not the usual one -> the name of its file, and of its module here
+EMBEDDED = {"sam_micro_patch4_32": "sam_micro"}
 
 
-def embedded_file(name: str = "vit_micro") -> Path:
-    """The packaged weights of `vit_micro`, or of another embedded network."""
-    return Path(str(files("peftbench") / "assets" / f"{name}.safetensors"))
+def embedded_file(name: str = USUAL) -> Path:
+    """The packaged weights of `vit_micro`, or of another embedded network. Raises `MissingInput` where none are."""
+    path = Path(str(files("peftbench") / "assets" / f"{name}.safetensors"))
+    if not path.is_file():
+        raise MissingInput(f"{path.name} is not in this copy of the package; name one with backbone.checkpoint")
+    return path
 
 
 def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
@@ -25,7 +31,7 @@ def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
     Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
     """
     if spec.source == "embedded":
-        return (embedded_file("pair_micro" if spec.text else "vit_micro"),)
+        return (embedded_file("pair_micro" if spec.text else EMBEDDED.get(spec.model, USUAL)),)
     if spec.source == "timm" and spec.text:
         raise MissingInput(
             f"both towers of {spec.title} are read from one file: set backbone.checkpoint=FILE"

@@ -26,6 +26,8 @@ SHOWN: dict[str, dict[str, str]] = {
     "depth": {"abs_rel": "abs rel", "delta_1": "delta 1.25"},
     "normals": {"median_angle": "median angle", "within_11.25": "within 11.25", "within_30": "within 30"},
     "saliency": {"miou": "mIoU"},
+    "promptable": {"dice": "Dice"},
+    "region": {"miou": "mIoU", "dice": "Dice"},
 }
 SEVERAL, DELTA = "several", "delta_m"
 # what is no share of something

@@ -26,7 +26,7 @@ LEGEND = (
 SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
 DECODER, CROP = "decoder (M)", "crop GFLOPs"
 # those whose head is a decoder
-MAP_TASKS = (*PRIMARY, SEVERAL)
+MAP_TASKS = (*PRIMARY, SEVERAL, "promptable", "region")
 _AS_IT_IS = Metric("", unit="")
 
 

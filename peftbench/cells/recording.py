@@ -109,7 +109,7 @@ def _weights(cell: Cell, parts: Parts) -> dict[str, Any]:
 def _params(config: RunConfig, parts: Parts) -> dict[str, Any]:
     model, objective = parts.model, config.objective
     method = sum(parameter.numel() for _, parameter in model.added)
-    head = sum(parameter.numel() for parameter in model.head.parameters())
+    head = sum(parameter.numel() for parameter in model.head.parameters() if parameter.requires_grad)
     of_objective = objective.expected_params(model.backbone.shape, parts.data.source.num_classes)
     return {
         "backbone": parts.num_backbone_params,

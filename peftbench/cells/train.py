@@ -62,7 +62,9 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
     if config.method.trains_nothing and not any(tensor.requires_grad for tensor in model.head.parameters()):
         return Trained(unfitted(), probed, 0.0, {})
-    groups = param_groups(model.added, model.head.named_parameters(prefix="head"), config.optim, config.method.lr_scale)
+    # a head may hold frozen tensors, such as SAM's prompt encoder
+    head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
+    groups = param_groups(model.added, head, config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)
     trainee = trainee_of(config, parts, keeper, train_set, val_set)
     seconds = time.perf_counter() - start

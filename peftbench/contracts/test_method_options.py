@@ -94,7 +94,10 @@ def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
 
 def rates(method: Method) -> list[float]:
     """What an option may change beside the function: the learning rates of tensors."""
-    return [method.lr_scale(f"net.blocks.0.attn.qkv.deltas.0.{tensor}") for tensor in ("down", "up")]
+    return [
+        method.lr_scale(f"net.blocks.0.attn.qkv.deltas.0.{tensor}")
+        for tensor in ("down", "up", "orchestrated.inside.weight")
+    ]
 
 
 @every_field

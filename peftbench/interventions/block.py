@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import timm.models.vision_transformer_sam as sam
 from timm.models.beit import Block as BeitBlock
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
@@ -130,6 +131,11 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
             "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), _by(block.gamma_1), block.drop_path1),
             "mlp": Half(block.norm2, block.mlp, _by(block.gamma_2), block.drop_path2),
         }
+    if isinstance(block, sam.Block):
+        return {
+            "attn": Half(block.norm1, lambda x: _in_windows(block, x), block.ls1, block.drop_path1),
+            "mlp": Half(block.norm2, block.mlp, block.ls2, block.drop_path2),
+        }
     if kind == "Block":
         return {
             "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), block.ls1, block.drop_path1),
@@ -148,6 +154,16 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
     if kind == "ConvNeXtBlock":
         return {"mlp": _convnext(block)}
     raise NotApplicable(f"no residual halves are known for blocks of type {kind}")
+
+
+def _in_windows(block: sam.Block, x: Tensor) -> Tensor:
+    """SAM's attention of maps [batch, height, width, channels], within windows but in a few blocks."""
+    if not block.window_size:
+        whole: Tensor = block.attn(x)
+        return whole
+    windows, padded = sam.window_partition(x, block.window_size)
+    joined: Tensor = sam.window_unpartition(block.attn(windows), block.window_size, x.shape[1:3], padded)
+    return joined
 
 
 def _by(gamma: Tensor | None) -> Step:

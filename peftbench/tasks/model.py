@@ -28,6 +28,11 @@ class TaskModel(nn.Module):
         head = {id(parameter) for parameter in self.head.parameters()}
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad and id(p) not in head]
 
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """Frozen tensors of the head by name, which whoever has the backbone alone lacks."""
+        return {}
+
     def forward(self, *inputs: Tensor) -> Any:
         return self.head(self.backbone(*inputs))
 

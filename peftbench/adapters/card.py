@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from peftbench.adapters.sharing import task_of
+from peftbench.adapters.sharing import metric_of, task_of
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.source import weights_id
+from peftbench.backbones.source import EMBEDDED, USUAL, weights_id
 
 _USE = {
     "peft": """from peft import PeftModel
@@ -37,6 +37,15 @@ _PIPELINES = {
     "segmentation": "image-segmentation",
     "depth": "depth-estimation",
 }
+# what a model gives, by task; all others predict maps
+_MAPS = "scores `[batch, channels, {size}, {size}]`"
+_BOXES = "what answers boxes, `.answer(boxes)`, with masks `[batch, boxes, {size}, {size}]`"
+_OUTPUTS = {
+    "classification": "logits `[batch, {classes}]`",
+    "several": _MAPS + " by the name of each task",
+    "promptable": _BOXES,
+    "region": _BOXES + " and class scores",
+}
 _LIBRARY = {"peft": "peft", "adapter": "timm", "onnx": "onnx", "program": "pytorch"}
 
 
@@ -56,10 +65,11 @@ def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None
         *base,
         f"tags: {json.dumps(['peftbench', f'image-{task}', facts['method']['name']])}",
     ]
-    score = facts.get("accuracy")
+    metric = metric_of(facts)
+    score = facts.get(metric.name)
     shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
     values = {
-        "accuracy, test split": "see the record" if score is None else f"{score:.2%}",
+        f"{metric.name}, test split": "see the record" if score is None else metric.shown(score),
         "method": ". ".join(word for word in (labels["method"], labels.get("remark")) if word),
         "backbone": f"`{backbone['model']}`, weights `{backbone['weights']}`",
         "protocol": labels.get("protocol", ""),
@@ -76,8 +86,9 @@ def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None
         f"# {title}",
         "\n".join(["| | |", "| --- | --- |", *cell]),
         f"```python\n{_use(facts, form, task, file, repo)}\n```",
-        f"Prepared images `[batch, 3, {images['size']}, {images['size']}]` in, logits `[batch, {len(names)}]` out.",
-        "The accuracy speaks of images like those it was measured on. The licences of the backbone's weights and of "
+        f"Prepared images `[batch, 3, {images['size']}, {images['size']}]` in, "
+        f"{_OUTPUTS.get(task, _MAPS).format(size=images['size'], classes=len(names))} out.",
+        "The number speaks of images like those it was measured on. The licences of the backbone's weights and of "
         "the data hold for what was trained from them.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -103,13 +114,14 @@ def _plain_model(facts: Mapping[str, Any], num_classes: int) -> str:
     if _at_timm(facts):
         made = f'net = timm.create_model("{backbone["model"]}", pretrained=True, num_classes={num_classes}{size})'
         return f"import timm\n\n{made}\n"
-    shipped = backbone["weights"] == weights_id(BackboneSpec())
+    name = EMBEDDED.get(backbone["model"], USUAL)
+    shipped = backbone["weights"] == weights_id(BackboneSpec(model=backbone["model"]))
     imported = "from peftbench.backbones.source import embedded_file" if shipped else "from pathlib import Path"
-    file = "embedded_file()" if shipped else 'Path("BACKBONE.safetensors")'
-    # the import of vit_micro tells timm of the package's own model
+    file = f'embedded_file("{name}")' if shipped else 'Path("BACKBONE.safetensors")'
+    # the second import tells timm of the package's own model
     return f"""{imported}
 
-import peftbench.backbones.vit_micro
+import peftbench.backbones.{name}
 import timm
 from peftbench.backbones.weights import load_weights
 

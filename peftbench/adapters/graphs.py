@@ -1,42 +1,65 @@
-"""A trained classifier as one graph, for programs without this package: ONNX, and torch.export's own format."""
+"""A trained model of images as one graph, for programs without this package: ONNX, and torch.export's own format."""
 
 from __future__ import annotations
 
 import importlib.util
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable
 from peftbench.foundation.files import replace_bytes
 
 # largest difference of logits, as a part of their largest size, that another engine's arithmetic explains
 TOLERANCE = 1e-3
+# of one task, or of several in their order
+Scores = torch.Tensor | tuple[torch.Tensor, ...]
 
 
 class _OfImages(nn.Module):
-    """A model of one input by name: a graph's shapes are told by argument, and a task's model takes any number."""
+    """A model of one input by name: a graph's shapes are told by argument, and a task's model takes any number.
+
+    One tensor of scores, or those of several tasks as a tuple in their order.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model(images)
-        return logits
+    def forward(self, images: torch.Tensor) -> Scores:
+        found: Any = self.model(images)
+        scores: Scores = tuple(found.values()) if isinstance(found, dict) else found
+        return scores
+
+
+def _names(model: nn.Module, size: int) -> list[str]:
+    """What a model gives: `logits`, or the names of tasks. Raises `NotApplicable` where it asks for more."""
+    with torch.no_grad():
+        found = model(_images(2, size))
+    if isinstance(found, dict):
+        return list(found)
+    if not isinstance(found, torch.Tensor):
+        raise NotApplicable(
+            "a graph has images in and scores out; this model also asks for boxes: write a .safetensors, which "
+            "peftbench.adapters.sharing.with_adapter reads"
+        )
+    return ["logits"]
 
 
 def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
-    """Write `images` [batch, 3, size, size] -> `logits` [batch, classes] as ONNX, for any batch size.
+    """Write `images` [batch, 3, size, size] -> `logits`, or scores by the name of each task, as ONNX, for any batch.
 
-    Returns the largest difference of a logit between ONNX Runtime and the model, None where that is not installed.
+    Returns the largest difference of a score between ONNX Runtime and the model, None where that is not installed.
     Raises `MissingInput` without the package onnx, `BadInput` when the two disagree; then nothing is left at `path`.
+    `NotApplicable` for a model that asks for more than images.
     """
     if importlib.util.find_spec("onnx") is None:
         raise MissingInput("writing ONNX needs the package onnx; pip install 'peftbench[onnx]'")
-    example = _images(2, size)
+    model, example = model.cpu().eval(), _images(2, size)
+    names = _names(model, size)
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -44,13 +67,13 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
             # the tracer warns of every assertion in timm about a shape, and of its own age
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _OfImages(model.cpu()).eval(),
+                _OfImages(model).eval(),
                 (example,),
                 str(partial),
                 dynamo=False,
                 input_names=["images"],
-                output_names=["logits"],
-                dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+                output_names=names,
+                dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
             )
         difference = _onnx_difference(model, size, partial)
         replace_bytes(path, partial.read_bytes())
@@ -62,10 +85,12 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
 def write_program(model: nn.Module, size: int, path: Path) -> float:
     """Write the model as a program of torch.export (`torch.export.load(path).module()`), for any batch size.
 
-    Returns the largest difference of a logit between the file, loaded again, and the model. Raises `BadInput` when they
-    disagree; then nothing is left at `path`.
+    The program gives logits, of several tasks a tuple of scores in their order. Returns the largest difference of a
+    score between the file, loaded again, and the model. Raises `BadInput` when they disagree, and then nothing is left
+    at `path`; `NotApplicable` for a model that asks for more than images.
     """
     model = model.eval().cpu()
+    _names(model, size)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(_OfImages(model).eval(), (_images(2, size),), dynamic_shapes=({0: batch},))
@@ -75,7 +100,7 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
         torch.export.save(program, partial)
         again = torch.export.load(partial).module()
         with torch.no_grad():
-            difference = _agreed(model(_images(3, size)), again(_images(3, size)), path)
+            difference = _agreed(_OfImages(model)(_images(3, size)), again(_images(3, size)), path)
         replace_bytes(path, partial.read_bytes())
     finally:
         partial.unlink(missing_ok=True)
@@ -89,16 +114,23 @@ def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     images = _images(3, size)
-    [logits] = session.run(None, {"images": images.numpy()})
+    found = tuple(torch.from_numpy(scores) for scores in session.run(None, {"images": images.numpy()}))
     with torch.no_grad():
-        return _agreed(model(images), torch.from_numpy(logits), path)
+        return _agreed(_OfImages(model)(images), found, path)
 
 
-def _agreed(expected: torch.Tensor, found: torch.Tensor, path: Path) -> float:
-    difference = float((expected - found).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise BadInput(f"{path} was not written: its logits differ from the model's by {difference:.1e}")
-    return difference
+def _agreed(expected: Scores, found: Scores, path: Path) -> float:
+    largest = 0.0
+    for ours, theirs in zip(_as_tuple(expected), _as_tuple(found), strict=True):
+        difference = float((ours - theirs).abs().max())
+        if not difference <= TOLERANCE * max(1.0, float(ours.abs().max())):
+            raise BadInput(f"{path} was not written: its logits differ from the model's by {difference:.1e}")
+        largest = max(largest, difference)
+    return largest
+
+
+def _as_tuple(scores: Scores) -> tuple[torch.Tensor, ...]:
+    return scores if isinstance(scores, tuple) else (scores,)
 
 
 def _images(count: int, size: int) -> torch.Tensor:

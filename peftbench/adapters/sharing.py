@@ -26,13 +26,14 @@ from peftbench.config.gate import RunConfig
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import BadInput, ConfigError, brief
 from peftbench.foundation.files import replace_bytes
+from peftbench.foundation.metric import Metric
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS, install
 from peftbench.objectives import base as objectives
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.records.record import RunRecord
-from peftbench.tasks.base import TASKS, Classes
+from peftbench.tasks.base import TASKS, Classes, Task
 from peftbench.tasks.model import TaskModel
 
 FORMAT = "peftbench-adapter-1"
@@ -67,7 +68,7 @@ def restored(
     tensors = dict(tensors)
     try:
         method, objective = _named(METHODS, facts["method"]), _named(OBJECTIVES, facts["objective"])
-        task = _named(TASKS, facts.get("task", {"name": "classification"}))
+        task = _task(facts)
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         why = error.problems[0] if isinstance(error, ConfigError) else repr(error)
         raise BadInput(f"{path}: this version cannot attach its method ({why})") from error
@@ -99,6 +100,11 @@ def task_of(facts: Mapping[str, Any], path: Path | str) -> str:
             f"{path}: what it says of itself is damaged: facts.task is {brief(repr(task))}; get the file again"
         )
     return str(task["name"])
+
+
+def metric_of(facts: Mapping[str, Any]) -> Metric:
+    """The number that the task of an exported file is judged by; the facts hold its value under its name."""
+    return _task(facts).metric
 
 
 def _said(metadata: dict[str, str], path: Path | str) -> dict[str, Any]:
@@ -177,6 +183,11 @@ def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, diges
         "made_by": {"version": record.provenance["version"], "git_commit": record.provenance["git_commit"]},
         **task,
     }
+
+
+def _task(facts: Mapping[str, Any]) -> Task:
+    found: Task = _named(TASKS, facts.get("task", {"name": "classification"}))
+    return found
 
 
 def _named(registry: Registry[Any], values: dict[str, Any]) -> Any:

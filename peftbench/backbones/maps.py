@@ -70,9 +70,9 @@ def serve(backbone: Backbone, num_tasks: int, num_maps: int) -> None:
 
 def of_each_task(maps: Sequence[Tensor], num_tasks: int, batch: int) -> list[list[Tensor]]:
     """The maps [batch, ...] that each of the tasks reads: its own, or the same for all where the method has one set."""
-    if len(maps[0]) == batch:
+    if maps[0].shape[0] == batch:
         return [list(maps)] * num_tasks
-    return [[found.unflatten(0, (num_tasks, batch))[task] for found in maps] for task in range(num_tasks)]
+    return [[found.unflatten(0, (num_tasks, -1))[task] for found in maps] for task in range(num_tasks)]
 
 
 def _stages(shape: BackboneShape) -> list[list[int]]:

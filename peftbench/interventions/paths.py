@@ -47,7 +47,7 @@ class PathsBlock(Intervention):
 
     def map_of(self, output: Tensor) -> Tensor:
         """The maps of tasks, [tasks * batch, ...]."""
-        return output[len(output) // (1 + self.tasks) :]
+        return output[output.shape[0] // (1 + self.tasks) :]
 
 
 class Fork(PathsBlock):
@@ -57,7 +57,7 @@ class Fork(PathsBlock):
         paths = self.entering(x)
         for half in halves(self.base, arguments).values():
             y = half.leave(half.drop(half.scale(half.core(half.norm(paths)))))
-            if len(y) > len(paths):
+            if y.shape[0] > paths.shape[0]:
                 paths = paths.repeat(1 + self.tasks, *[1] * (paths.ndim - 1))
             paths = paths + y
         return paths
@@ -74,7 +74,7 @@ class Forked(Intervention):
 
     def paths(self, x: Tensor) -> list[Tensor]:
         """Inputs of the shared path and of each task's."""
-        return [x] * (1 + self.tasks) if self.opens else list(x.chunk(1 + self.tasks))
+        return [x] * (1 + self.tasks) if self.opens else list(apart(x, 1 + self.tasks))
 
 
 FORKED = ("attn.proj", "mlp.fc1", "mlp.fc2")
@@ -121,11 +121,16 @@ class EachTask(Intervention):
         self.base.set_grad_checkpointing(enable)  # type: ignore[operator]
 
 
+def apart(x: Tensor, paths: int) -> tuple[Tensor, ...]:
+    """[paths * batch, ...] -> [batch, ...] of each path. Not by `chunk` or len(): a graph holds for any batch."""
+    return x.unflatten(0, (paths, -1)).unbind()
+
+
 def first_of(x: Tensor, paths: int) -> Tensor:
     """[paths * batch, ...] -> [batch, ...] of the first path."""
-    return x[: len(x) // paths]
+    return x[: x.shape[0] // paths]
 
 
 def for_each(operation: Callable[[int, Tensor], Tensor], x: Tensor, tasks: int) -> Tensor:
     """`operation(task, its samples)` on [tasks * batch, ...], joined again."""
-    return torch.cat([operation(task, part) for task, part in enumerate(x.chunk(tasks))])
+    return torch.cat([operation(task, part) for task, part in enumerate(apart(x, tasks))])

@@ -110,7 +110,7 @@ class PromptedBlock(PathsBlock):
         self.gate = nn.Parameter(torch.zeros(1)) if tapped else None
 
     def forward(self, x: Carried, **arguments: Any) -> Carried:
-        stream, prompts = x if isinstance(x, tuple) else (x, self.start.expand(len(x), -1, -1))
+        stream, prompts = x if isinstance(x, tuple) else (x, self.start.expand(x.shape[0], -1, -1))
         stream = self.entering(stream)
         attn, mlp = halves(self.base, {}).values()
         looked, seen, own, skip = self._attend(attn.norm(stream), attn.norm(prompts))

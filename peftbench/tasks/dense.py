@@ -95,7 +95,7 @@ class MapModel(TaskModel):
         maps = feature_maps(self.backbone, inputs, self.layers, self.merged)
         size = inputs[0].shape[-2:]
         if isinstance(self.head, nn.ModuleDict):
-            own = of_each_task(maps, len(self.head), len(inputs[0]))
+            own = of_each_task(maps, len(self.head), inputs[0].shape[0])
             return {name: resized(head(read), size) for (name, head), read in zip(self.head.items(), own, strict=True)}
         return resized(self.head(maps), size)
 

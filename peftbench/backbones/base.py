@@ -216,6 +216,12 @@ class Backbone(nn.Module):
         return next(self.parameters()).device
 
 
+def class_token_of(backbone: Backbone) -> list[nn.Parameter]:
+    """The class token of the network in a list, which is empty where there is none."""
+    token = getattr(backbone.net, "cls_token", None)
+    return [token] if isinstance(token, nn.Parameter) else []
+
+
 def unfreeze(*modules_or_parameters: nn.Module | nn.Parameter) -> None:
     """Let existing tensors train: named as objects, never by a pattern over their names."""
     for item in modules_or_parameters:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from peftbench.foundation.exact import exact
+
 Size = tuple[int, int]
 
 
@@ -68,7 +70,7 @@ def sampled(values: Tensor, size: Size, where: Tensor) -> Tensor:
     deterministic on every device.
     """
     height, width = size
-    x, y = where[..., 0].float() * width - 0.5, where[..., 1].float() * height - 0.5
+    x, y = exact(where[..., 0]) * width - 0.5, exact(where[..., 1]) * height - 0.5
     left, top = x.floor(), y.floor()
     row = torch.arange(len(values), device=values.device)[:, None]
     found = torch.zeros((), device=values.device)
@@ -76,7 +78,7 @@ def sampled(values: Tensor, size: Size, where: Tensor) -> Tensor:
         inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)
         share = (1 - (x - column).abs()) * (1 - (y - line).abs()) * inside
         index = (line.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
-        found = found + share[..., None] * values[row, index].float()
+        found = found + share[..., None] * exact(values[row, index])
     return found
 
 

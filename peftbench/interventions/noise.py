@@ -55,7 +55,8 @@ class SharedDropPath(DropPath):
     def forward(self, x: Tensor) -> Tensor:
         if not self.drop_prob or not self.training:
             return x
-        drawn = x.new_empty((len(x) // 2, *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)
+        # drawn for all, as released, so that a seed gives the same
+        drawn = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)[: len(x) // 2]
         both = torch.cat([drawn, drawn])
         return x * (both / (both.mean() + 1e-12))
 

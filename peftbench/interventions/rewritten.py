@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.interventions.base import Intervention
 
 
@@ -38,8 +39,7 @@ class Rewritten(Intervention):
         weight: Tensor = self.base.weight  # type: ignore[assignment]
         bias: Tensor | None = self.base.bias  # type: ignore[assignment]
         # frozen weights may be held in half the bits
-        exact = weight.to(torch.promote_types(weight.dtype, torch.float32))
-        weights = list(exact.chunk(self.num_slices))
+        weights = list(exact(weight).chunk(self.num_slices))
         biases: list[Tensor | None] = [None] * self.num_slices if bias is None else [*bias.chunk(self.num_slices)]
         with torch.autocast(weight.device.type, enabled=False):
             for number, change in self.changes.items():

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention
 from peftbench.interventions.diffeomorphism import warped
@@ -30,21 +31,21 @@ class Spectrum(nn.Module):
 
     def __init__(self, weight: Tensor, num_parts: int) -> None:
         super().__init__()
-        parts = weight.detach().float().unflatten(0, (num_parts, -1))
+        parts = exact(weight.detach()).unflatten(0, (num_parts, -1))
         for name, tensor in zip(("u", "s", "vt"), torch.linalg.svd(parts, full_matrices=False), strict=True):
             self.register_buffer(name, tensor.contiguous(), persistent=False)
 
     def change(self, theta: Tensor) -> Tensor:
         """W' - W [out_dim, in_dim] for the spectra of all parts warped by one theta."""
         with torch.autocast(theta.device.type, enabled=False):
-            moved = warped(self.s, theta.to(self.s.dtype)) - self.s
+            moved = warped(self.s, theta[0].to(self.s.dtype)) - self.s
             return ((self.u * moved.unsqueeze(1)) @ self.vt).flatten(0, 1)
 
 
 def new_theta(cells: int) -> nn.Parameter:
-    """theta [cells - 1], kaiming-uniform with a = sqrt(5) as a row: within 1 / sqrt(cells - 1)."""
+    """theta, kaiming-uniform with a = sqrt(5): within 1 / sqrt(cells - 1). One row [1, cells - 1], and so decayed."""
     bound = 1 / math.sqrt(cells - 1)
-    return nn.Parameter(torch.empty(cells - 1).uniform_(-bound, bound))
+    return nn.Parameter(torch.empty(1, cells - 1).uniform_(-bound, bound))
 
 
 class WarpedLinear(Intervention):
@@ -108,6 +109,7 @@ class DiTASK(Method):
 
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2502.06029"
+    version: ClassVar[int] = 2
     by_task: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "cells"

@@ -44,7 +44,8 @@ class RLRR(Rewriting):
 
     in + 2 out parameters for each of the `targets`, and with `norms` 2 D behind patch embedding and each norm, drawn
     like SSF's. Nothing starts at zero but f, so the function changes. Folds exactly. The release takes element-wise
-    dropout where it speaks of stochastic depth; here it is stochastic depth.
+    dropout where it speaks of stochastic depth; here it is stochastic depth. Of the vectors it decays those of the
+    patch embedding alone; here none is decayed.
     """
 
     paper: ClassVar[str] = "arXiv:2403.19067"

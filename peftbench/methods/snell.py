@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from peftbench.backbones.base import Backbone, BackboneShape, class_token_of, unfreeze
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, MatrixDelta, Thinned
 from peftbench.methods.base import METHODS
@@ -72,7 +74,7 @@ class SNELL(Targeted):
     full rank. Not zero at the start. Folds exactly. `threshold: soft` is the paper's; the released code multiplies what
     it keeps by its size, `released`. As released, dropout acts on the inputs of all maps but attention's output, with
     one mask for q, k and v, and each update has a stochastic depth of its own. The share is chosen for each task there
-    (0 to 0.995), and the class token trains as well, which the paper does not say and which is left out here.
+    (0 to 0.995). The class token trains as well there, which the paper does not say: `class_token` does so here.
     """
 
     paper: ClassVar[str] = "arXiv:2411.01800"
@@ -85,10 +87,19 @@ class SNELL(Targeted):
     dropout: float = option(0.1, ge=0, lt=1)
     drop_path: float = option(0.1, ge=0, lt=1)
     targets: list[str] = option(list(TARGETS), choices=TARGETS)
+    class_token: bool = option(False, later=True)
 
     def problems(self) -> Sequence[str]:
         odd = [f"method.rank must be even, half for each kernel, got {self.rank}"] if self.rank % 2 else []
         return [*super().problems(), *odd]
+
+    def attach(self, backbone: Backbone) -> None:
+        super().attach(backbone)
+        if self.class_token:
+            token = class_token_of(backbone)
+            if not token:
+                raise NotApplicable("snell's class_token trains one, and this backbone has none; leave it out")
+            unfreeze(*token)
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         kernel = SparseKernel(matrix.in_dim, matrix.out_dim, self.rank, self.sparsity, self.threshold)
@@ -101,3 +112,6 @@ class SNELL(Targeted):
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return self.rank * (in_dim + out_dim)
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return super().expected_params(shape) + self.class_token * shape.width

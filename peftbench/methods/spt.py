@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, unfreeze
+from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, class_token_of, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import BehindSlices, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
@@ -103,7 +103,7 @@ class _SPT(Method):
         ends = torch.tensor([piece.size for piece in pieces]).cumsum(0)
         owners = torch.bucketize(marked, ends, right=True)
 
-        token_size = sum(token.numel() for token in _class_token(backbone))
+        token_size = sum(token.numel() for token in class_token_of(backbone))
         counts = {num: torch.bincount(owners[:num], minlength=len(pieces)).tolist() for num in steps}
         totals = {num: sum(map(Piece.cost, pieces, counts[num])) + token_size for num in steps}
         # of equally good ones the larger, as in the released code
@@ -158,7 +158,7 @@ class _SPT(Method):
                 site.wrap(partial(SparseDelta, entries=entries))
             if f"{number}.modules" in findings:
                 self.add_modules(site, findings[f"{number}.modules"].tolist(), _parts(site.shape)[1])
-        unfreeze(*_class_token(backbone))
+        unfreeze(*class_token_of(backbone))
 
     def expected_params(self, shape: BackboneShape) -> None:
         """It depends on the findings; close to the budget times the backbone's parameters."""
@@ -227,11 +227,6 @@ def _behind_keys(qkv: nn.Module) -> Bottleneck | None:
         if isinstance(module, BehindSlices) and "1" in module.behind:
             return next(part for part in module.behind["1"].modules() if isinstance(part, Bottleneck))
     return None
-
-
-def _class_token(backbone: Backbone) -> list[nn.Parameter]:
-    token = getattr(backbone.net, "cls_token", None)
-    return [token] if isinstance(token, nn.Parameter) else []
 
 
 def _require_linear(backbone: Backbone) -> None:

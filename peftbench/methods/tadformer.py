@@ -38,14 +38,15 @@ class DynamicFilter(nn.Module):
     def __init__(self, rank: int) -> None:
         super().__init__()
         self.make = nn.Conv2d(rank, rank * TAPS, 1)
-        self.std = nn.Parameter(torch.randn(rank, TAPS) * math.sqrt(2) / 3)
-        self.mean = nn.Parameter(torch.randn(rank, TAPS))
+        # vectors, and so not decayed
+        self.std = nn.Parameter(torch.randn(rank * TAPS) * math.sqrt(2) / 3)
+        self.mean = nn.Parameter(torch.randn(rank * TAPS))
 
     def forward(self, maps: Tensor) -> Tensor:
         batch, rank, height, width = maps.shape
         kernels = self.make(maps.mean(dim=(2, 3), keepdim=True)).view(batch, rank, TAPS)
         kernels = (kernels - kernels.mean(2, keepdim=True)) / (kernels.std(2, keepdim=True) + 1e-10)
-        kernels = (kernels * self.std + self.mean).view(batch * rank, 1, 3, 3).to(maps.dtype)
+        kernels = (kernels.flatten(1) * self.std + self.mean).view(batch * rank, 1, 3, 3).to(maps.dtype)
         filtered = F.conv2d(maps.reshape(1, -1, height, width), kernels, padding=1, groups=batch * rank)
         return filtered.view_as(maps)
 
@@ -196,6 +197,7 @@ class TADFormer(Method):
 
     family: ClassVar[str] = "reparametrisation"
     paper: ClassVar[str] = "arXiv:2501.04293"
+    version: ClassVar[int] = 2
     by_task: ClassVar[bool] = True
     identity_at_init: ClassVar[bool] = False
     size_option: ClassVar[str] = "rank"

@@ -179,7 +179,8 @@ class ViTAdapter(Method):
     `num_heads` and `value_ratio` of the deformable attention are null for the published sizes: the backbone's heads (6
     for ViT-T), half of the width from ViT-B on. Two more extractors stand behind the last block. 13,680,608 parameters
     on ViT-B, as released. Where a classifier asks for features they are the means of the four maps. Layer-wise rates
-    and stochastic depth of the paper's recipe are left out; the backbone's class token stays in the sequence.
+    and stochastic depth of the paper's recipe are left out, with which its transformer trains; the class token stays in
+    the sequence. On maps of fewer than eight cells a side the points of the deformable attention start nearer.
     """
 
     family: ClassVar[str] = "side"
@@ -188,8 +189,8 @@ class ViTAdapter(Method):
     pools_itself: ClassVar[bool] = True
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
-        "The paper trains the transformer as well, with rates that fall layer by layer; here it is frozen unless asked "
-        "and has the rate of the rest."
+        "The transformer is frozen unless asked and has the rate of the rest; the class token stays; on small maps "
+        "sampled points start nearer."
     )
 
     num_interactions: int = option(4, ge=1)

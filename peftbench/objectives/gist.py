@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Readout
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel
@@ -106,7 +107,7 @@ class GIST(Objective):
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:
-            both = model(batch["image"]).float()
+            both = exact(model(batch["image"]))
             c, g = both.chunk(2)
             log_c, log_g = (F.log_softmax(logits / self.temperature, dim=1) for logits in (c, g))
             talk = divergence(log_c, log_g) + divergence(log_g, log_c)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.objectives.of_pair import OfClasses, compared, pair_that_reads, texts_of_classes
@@ -44,7 +45,7 @@ class KgCoOp(Objective):
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             w, logits = compared(pair, batch["image"])[1:]
-            kept = F.cosine_similarity(w.float(), known.w, dim=-1).mean()
+            kept = F.cosine_similarity(exact(w), known.w, dim=-1).mean()
             return base(lambda *_: logits, batch) + self.weight * (1 - kept)
 
         return loss_fn

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Pair
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.objectives.base import Objective
 from peftbench.tasks.model import TaskModel
 
@@ -70,7 +71,7 @@ class OfClasses(nn.Module):
 
     def __init__(self, features: Tensor) -> None:
         super().__init__()
-        self.register_buffer("w", F.normalize(features.float(), dim=-1), persistent=False)
+        self.register_buffer("w", F.normalize(exact(features), dim=-1), persistent=False)
 
 
 class Untouched(OfClasses):
@@ -87,4 +88,4 @@ class Untouched(OfClasses):
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """[batch, joint], at length 1."""
-        return F.normalize(self.projection(self.image(images)).float(), dim=-1)
+        return F.normalize(exact(self.projection(self.image(images))), dim=-1)

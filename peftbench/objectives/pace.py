@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions.noise import add_noise, changes_linear, share_draws
 from peftbench.objectives.base import OBJECTIVES, Objective
@@ -30,6 +31,7 @@ class PACE(Objective):
     """
 
     paper: ClassVar[str] = "arXiv:2409.17137"
+    version: ClassVar[int] = 2
 
     weight: float = option(1.0, gt=0)
     sigma: float = option(1.2, ge=0)
@@ -53,7 +55,7 @@ class PACE(Objective):
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:
             images = batch["image"]
-            first, second = model(torch.cat([images, images])).float().chunk(2)
+            first, second = exact(model(torch.cat([images, images]))).chunk(2)
             return base(lambda _: first, batch) + self.weight * (first - second).square().sum(dim=-1).mean()
 
         return loss_fn

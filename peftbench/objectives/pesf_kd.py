@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel, new_head
@@ -84,7 +85,7 @@ class PESFKD(Objective):
         teacher = model.get_submodule("teacher")
 
         def loss_fn(model: Model, batch: Batch) -> Tensor:
-            s, t = model(batch["image"]).float(), teacher(batch["image"]).float()
+            s, t = exact(model(batch["image"])), exact(teacher(batch["image"]))
             log_s, log_t = (F.log_softmax(logits / self.temperature, dim=1) for logits in (s, t))
             gap = F.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
             both = base(lambda _: s, batch) + base(lambda _: t, batch)

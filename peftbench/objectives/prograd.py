@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.pair import Pair
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.objectives.of_pair import BesideUntouched, Untouched, compared, texts_of_classes
@@ -41,8 +42,8 @@ class ProGrad(BesideUntouched):
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             logits = compared(pair, batch["image"])[2]
-            known = pair.match(untouched.features(batch["image"]), untouched.w).float().detach()
-            log_p = F.log_softmax(logits.float() / self.temperature, dim=1)
+            known = exact(pair.match(untouched.features(batch["image"]), untouched.w)).detach()
+            log_p = F.log_softmax(exact(logits) / self.temperature, dim=1)
             general = -(F.softmax(known / self.temperature, dim=1) * log_p).sum(dim=1).mean() * self.temperature**2
             loss = base(lambda *_: logits, batch)
             tensors = [tensor for tensor in model.parameters() if tensor.requires_grad]

@@ -13,6 +13,7 @@ from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.pair import Pair
 from peftbench.data.templates import IMAGENET_60
 from peftbench.foundation.errors import BadInput, NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.objectives.of_pair import BesideUntouched, Untouched, compared
@@ -48,10 +49,10 @@ class PromptSRC(BesideUntouched):
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             f, w, logits = compared(pair, batch["image"])
             f0, w0 = untouched.features(batch["image"]), untouched.w
-            known = pair.match(f0, w0).float().detach()
-            of_texts = F.l1_loss(F.normalize(w.float(), dim=-1), w0.expand_as(w))
-            of_images = F.l1_loss(F.normalize(f.float(), dim=-1), f0)
-            log_p, log_p0 = F.log_softmax(logits.float(), dim=1), F.log_softmax(known, dim=1)
+            known = exact(pair.match(f0, w0)).detach()
+            of_texts = F.l1_loss(F.normalize(exact(w), dim=-1), w0.expand_as(w))
+            of_images = F.l1_loss(F.normalize(exact(f), dim=-1), f0)
+            log_p, log_p0 = F.log_softmax(exact(logits), dim=1), F.log_softmax(known, dim=1)
             talk = F.kl_div(log_p, log_p0, reduction="sum", log_target=True) / logits.numel()
             return base(lambda *_: logits, batch) + self.text_weight * of_texts + self.image_weight * of_images + talk
 

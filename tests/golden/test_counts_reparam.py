@@ -111,6 +111,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("apla", {"num_rows": 768}, 7_087_104),
     ("snell", {}, 1_327_104),
     ("snell", {"rank": 32}, 5_308_416),
+    ("snell", {"class_token": True}, 1_327_104 + 768),
     # all supports of the super-network
     ("glora", {}, 1_603_776),
     # one number for each output of scale and shift of weights and biases, and 768 or 3072 inputs

@@ -61,8 +61,10 @@ def test_mona_on_swin(size: str, count: int) -> None:
     assert METHODS.get("mona")().expected_params(on_meta(f"swin_{size}_patch4_window7_224").shape) == count
 
 
-def test_places_are_read_as_grid_sample_reads_them() -> None:
-    values, where = torch.randn(3, 20, 4, requires_grad=True), 1.4 * torch.rand(3, 9, 2) - 0.2
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_places_are_read_as_grid_sample_reads_them(dtype: torch.dtype) -> None:
+    values = torch.randn(3, 20, 4, dtype=dtype, requires_grad=True)
+    where = 1.4 * torch.rand(3, 9, 2, dtype=dtype) - 0.2
     found = sampled(values, (4, 5), where)
     maps = values.transpose(1, 2).unflatten(2, (4, 5))
     expected = F.grid_sample(maps, 2 * where[:, None] - 1, align_corners=False)[:, :, 0].transpose(1, 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -128,6 +129,10 @@ def test_paces_two_copies_share_the_draws_of_stochastic_depth() -> None:
     first, second = drop(torch.cat([x, x])).chunk(2)
     assert torch.equal(first, second)
     kept = first.abs().sum(dim=(1, 2)) > 0
+    # the mask that stochastic depth draws for the first copy by itself
+    torch.manual_seed(0)
+    plain = DropPath(0.5).train()(torch.cat([x, x]))[:64]
+    assert torch.equal(kept, plain.abs().sum(dim=(1, 2)) > 0)
     # divided by the share that was kept
     torch.testing.assert_close(first[kept], x[kept] / kept.double().mean().float())
     assert 10 < kept.sum() < 54 and torch.equal(drop.eval()(x), x)

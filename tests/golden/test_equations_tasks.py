@@ -22,6 +22,8 @@ from peftbench.methods.base import METHODS, install
 from peftbench.methods.tadformer import DynamicFilter
 from peftbench.methods.ve_prompt import classes_of
 from peftbench.tasks.decoders import HRNetDecoder
+from peftbench.train.optim import param_groups
+from peftbench.train.options import OptimSpec
 
 
 def on_swin(size: str, tasks: int = 4) -> Backbone:
@@ -252,7 +254,7 @@ def test_ditasks_paths_are_its_equations() -> None:
 
     def weight(frozen: Tensor, theta: Tensor) -> Tensor:
         u, s, vt = torch.linalg.svd(frozen, full_matrices=False)
-        where = flow(torch.linspace(0, 1, len(s)), velocity(theta)) * (len(s) - 1)
+        where = flow(torch.linspace(0, 1, len(s)), velocity(theta[0])) * (len(s) - 1)
         low = where.floor().clamp(max=len(s) - 2).long()
         return u @ torch.diag(s[low] + (s[low + 1] - s[low]) * (where - low)) @ vt
 
@@ -291,7 +293,8 @@ def test_a_dynamic_filters_kernels_are_made_of_the_maps_means() -> None:
     found = made(maps)
     for sample in range(2):
         raw = F.conv2d(maps[sample].mean((1, 2)).view(1, 3, 1, 1), made.make.weight, made.make.bias).view(3, 9)
-        kernels = (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True) * made.std + made.mean
+        kernels = (raw - raw.mean(1, keepdim=True)) / raw.std(1, keepdim=True)
+        kernels = kernels * made.std.view(3, 9) + made.mean.view(3, 9)
         for channel in range(3):
             one = F.conv2d(maps[sample, channel][None, None], kernels[channel].view(1, 1, 3, 3), padding=1)
             torch.testing.assert_close(found[sample, channel], one[0, 0], rtol=1e-4, atol=1e-5)
@@ -389,3 +392,17 @@ def test_numbers_and_directions_are_told_apart_as_classes() -> None:
     assert classes_of(torch.tensor([[[255, 2]]], dtype=torch.uint8), edges, "class_map").tolist() == [[[-1, 2]]]
     normals = torch.tensor([[0.5, -0.5], [0.5, 0.5], [-0.7, torch.nan]]).view(1, 3, 1, 2)
     assert classes_of(normals, edges, "normals").tolist() == [[[3, -1]]]
+
+
+def test_what_is_decayed_is_that_of_the_released_optimisers() -> None:
+    """They leave out what has one axis: DiTASK's numbers are rows [1, n], TADFormer's filter norms are vectors."""
+
+    def decayed(name: str) -> set[str]:
+        built = installed(METHODS.get(name)(), "vit_cls_of_tasks")
+        groups = param_groups(built.trainable, [], OptimSpec(weight_decay=0.1))
+        return {tensor for group in groups if group["weight_decay"] for tensor in group["names"]}
+
+    thetas = {name.split(".")[-1] for name in decayed("ditask") if "theta" in name or ".own." in name}
+    assert thetas == {"theta", "0", "1"}
+    of_filters = {name.rpartition(".filters.0.")[2] for name in decayed("tadformer") if ".filters." in name}
+    assert of_filters == {"make.weight"}

@@ -51,6 +51,11 @@ def test_a_methods_yaml_may_set_its_own_rate_and_the_command_line_wins():
     assert gate("method=full", "train=short")[0].optim.lr == 1e-3
 
 
+@pytest.mark.parametrize("name", ["cara", "cvpt", "glora", "lora_vpt"])
+def test_methods_whose_releases_decay_all_that_trains_do_so_here(name):
+    assert gate(f"method={name}")[0].optim.decay_vectors and not gate("method=lora")[0].optim.decay_vectors
+
+
 def test_the_tree_of_a_configuration_gives_the_same_configuration():
     config, runtime = gate("method=lora", "method.targets=[q,k,v,fc1]", "seed=3")
     from omegaconf import OmegaConf

@@ -19,6 +19,7 @@ PRIMARY: dict[str, Metric] = {
     "normals": Metric("mean_angle", LOWER, "degrees"),
     "edges": Metric("edge_f"),
     "saliency": Metric("max_f"),
+    "detection": Metric("ap"),
 }
 SHOWN: dict[str, dict[str, str]] = {
     "segmentation": {"mean_accuracy": "mAcc", "pixel_accuracy": "aAcc", "boundary_f": "boundary F"},
@@ -28,6 +29,7 @@ SHOWN: dict[str, dict[str, str]] = {
     "saliency": {"miou": "mIoU"},
     "promptable": {"dice": "Dice"},
     "region": {"miou": "mIoU", "dice": "Dice"},
+    "detection": {"ap50": "AP50", "ap75": "AP75", "ar100": "AR100"},
 }
 SEVERAL, DELTA = "several", "delta_m"
 # what is no share of something

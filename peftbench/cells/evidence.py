@@ -174,6 +174,7 @@ class RandomSplit:
             "normals": torch.randn((num_images, 3, size, size), generator=generator),
             "edges": torch.randint(2, shape, generator=generator),
             "saliency": torch.randint(2, shape, generator=generator),
+            "boxes": torch.tensor([[0.0, 0.0, size / 2, size / 2, 1.0, 0.0]]).repeat(num_images, 1, 1),
         }
         return cls({"image": images}, {"label": torch.arange(num_images) % num_classes} | maps)
 

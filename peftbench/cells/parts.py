@@ -86,7 +86,7 @@ def _check_task(config: RunConfig, source: Source) -> None:
         has, needs = ", ".join(source.targets), ", ".join(missing)
         words = f"{config.dataset.label} has {has} for a target and task={config.task.name} needs {needs}"
         raise ConfigError([f"{words}; choose another task or dataset"])
-    if config.train.compile and config.task.slides:
+    if config.train.compile and config.task.reads_maps:
         words = "train.compile=true: maps are taken off the blocks while they run, which a compiled block does not bear"
         raise ConfigError([f"{words}; set train.compile=false"])
     if config.method.by_class and "label" not in config.task.targets:

@@ -10,10 +10,9 @@ import torch
 from peftbench.cells.measure import looking
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
-from peftbench.data.contact_sheet import picture_table, strips
-from peftbench.data.maps import NUMBERED, coloured, depth_limits
+from peftbench.data.contact_sheet import map_picture, picture_table, strips, with_classes
+from peftbench.data.maps import NUMBERED, depth_limits
 from peftbench.foundation.errors import NotApplicable
-from peftbench.tasks.dense import MapTask
 from peftbench.train.precision import autocast
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
     Raises `NotApplicable` for a class an image.
     """
     task, data, source = config.task, parts.data, parts.data.source
-    if not isinstance(task, MapTask):
+    if not task.reads_maps:
         if parts.model.backbone.shape.frames > 1:
             return _clips(config, parts, rows, tile // 2)
         raise NotApplicable(
@@ -48,10 +47,10 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
         shown = [np.broadcast_to(images[row], (*images[row].shape[:2], 3))]
         for name in said:
             values = said[name][row].astype(np.uint8) if name in NUMBERED else said[name][row]
-            shown += [coloured(name, truth[name][row], limits), coloured(name, values, limits)]
+            shown += [map_picture(name, each, shown[0], limits, tile) for each in (truth[name][row], values)]
         pictures.append(shown)
     headers = ["image", *(header for name in said for header in (name.replace("class_map", "classes"), "predicted"))]
-    return picture_table(headers, pictures, source.class_names if "class_map" in said else (), tile)
+    return picture_table(headers, pictures, source.class_names if with_classes(said) else (), tile)
 
 
 def _clips(config: RunConfig, parts: Parts, rows: int, tile: int) -> Image:

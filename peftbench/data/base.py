@@ -91,11 +91,15 @@ class RawSplit(ABC):
         return [self.read(index)]
 
     def read_map(self, name: str, index: int) -> np.ndarray:
-        """The map `name` of one image, as large as it, as `data.maps` says of it.
+        """The map `name` of one image, as large as it, or its boxes, as `data.maps` says of it.
 
         Raises `BadInput` naming the map when it is missing, cannot be read or is not as large as its image.
         """
         raise NotImplementedError
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        """(width, height) of one image."""
+        return self.read(index).size
 
     def stretch(self, number: int, views: int) -> RawSplit:
         """The same samples in stretch `number` of `views` in time. Raises `ConfigError` where there is but one."""
@@ -142,6 +146,9 @@ class TakenSplit(RawSplit):
 
     def read_map(self, name: str, index: int) -> np.ndarray:
         return self._whole.read_map(name, int(self._rows[index]))
+
+    def size_of(self, index: int) -> tuple[int, int]:
+        return self._whole.size_of(int(self._rows[index]))
 
     def describe(self, index: int) -> str:
         return self._whole.describe(int(self._rows[index]))
@@ -315,8 +322,8 @@ class Split:
     `inputs["image"]`: uint8 [num, size, size, channels], of clips [num, frames, size, size, channels], read-only,
     memory-mapped; one channel when all are grey. For a large split it is made when read. Others may hold texts as token
     ids, and so on.
-    `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width], see `data.maps`, or
-    those of texts, see `data.texted`.
+    `targets["label"]`: int64 [num], read-only. Others may be maps [num, (channels,) height, width] or boxes
+    [num, most, 6], see `data.maps`, or those of texts, see `data.texted`.
     `digest`: SHA-256 (hex) over content, labels and texts.
     `texts`: of each sample, where it has any; a cell adds them to the inputs in the tokens of its backbone.
     """

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from peftbench.data.base import RawSplit
+from peftbench.data.boxes import has_area
 from peftbench.data.maps import class_colours, coloured, depth_limits
+from peftbench.foundation.maps import BOXES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,11 +51,36 @@ def map_sheet(split: RawSplit, class_names: tuple[str, ...], rows: int = 8, tile
     chosen = range(min(rows, len(split)))
     maps = {name: [split.read_map(name, index) for index in chosen] for name in split.maps}
     limits = depth_limits(maps["depth"]) if "depth" in maps else (0.0, 1.0)
-    pictures = [
-        [np.asarray(split.read(index).convert("RGB")), *(coloured(name, maps[name][index], limits) for name in maps)]
-        for index in chosen
-    ]
-    return picture_table(["image", *maps], pictures, class_names if "class_map" in maps else (), tile)
+    pictures = []
+    for index in chosen:
+        image = np.asarray(split.read(index).convert("RGB"))
+        pictures.append([image, *(map_picture(name, maps[name][index], image, limits, tile) for name in maps)])
+    return picture_table(["image", *maps], pictures, class_names if with_classes(maps) else (), tile)
+
+
+def with_classes(maps: Collection[str]) -> bool:
+    """Whether colours of classes are seen in pictures of these maps."""
+    return "class_map" in maps or BOXES in maps
+
+
+def map_picture(
+    name: str, values: np.ndarray, image: np.ndarray, limits: tuple[float, float] = (0.0, 1.0), tile: int = 96
+) -> np.ndarray:
+    """A map as a picture, uint8 [height, width, 3]; boxes around what `image` shows, as large as the tile.
+
+    A box has the colour of its class, or grey where it is not asked for.
+    """
+    if name != BOXES:
+        return coloured(name, values, limits)
+    from PIL import Image as images
+    from PIL import ImageDraw
+
+    picture = _fitted(images.fromarray(image), tile)
+    draw, scale = ImageDraw.Draw(picture), picture.width / image.shape[1]
+    for left, top, right, bottom, number, ignored in values[has_area(values)].tolist():
+        colour = _FAINT if ignored else tuple(class_colours(int(number) + 1)[-1].tolist())
+        draw.rectangle((scale * left, scale * top, scale * right - 1, scale * bottom - 1), outline=colour, width=2)
+    return np.asarray(picture)
 
 
 def picture_table(

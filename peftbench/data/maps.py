@@ -2,7 +2,7 @@
 
 uint8 [height, width] with 255 where nothing is known: `class_map`, `human_parts` (one of `PARTS`), `edges` and
 `saliency` (1 on an edge, 1 on what stands out). float32 with NaN there: `depth` [height, width], `normals`
-[3, height, width] (unit vectors, x to the right).
+[3, height, width] (unit vectors, x to the right). Beside them `boxes`, whose rows `foundation.maps` tells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from peftbench.foundation.maps import PARTS, UNKNOWN
+from peftbench.data.boxes import boxes_problem, has_area
+from peftbench.foundation.maps import BOXES, PARTS, UNKNOWN
 
 FLOATS = ("depth", "normals")
 NUMBERED = ("class_map", "human_parts")
@@ -20,7 +21,7 @@ _SHOWN = 5
 
 def map_dtype(name: str) -> np.dtype[np.generic]:
     """The type in which a map of this name is kept."""
-    return np.dtype(np.float32 if name in FLOATS else np.uint8)
+    return np.dtype(np.float32 if name in (*FLOATS, BOXES) else np.uint8)
 
 
 def known(name: str, values: np.ndarray) -> np.ndarray:
@@ -33,6 +34,8 @@ def known(name: str, values: np.ndarray) -> np.ndarray:
 
 def map_problem(name: str, values: np.ndarray, num_classes: int) -> str:
     """What is wrong with the numbers of a map, or nothing."""
+    if name == BOXES:
+        return boxes_problem(values, num_classes)
     if name == "normals":
         length = np.linalg.norm(values, axis=0)[known(name, values)]
         return "" if np.allclose(length, 1, atol=1e-2) else "its normals are not all of length 1"
@@ -44,6 +47,13 @@ def map_problem(name: str, values: np.ndarray, num_classes: int) -> str:
         return ""
     shown = ", ".join(map(str, wrong[:_SHOWN])) + (", ..." if len(wrong) > _SHOWN else "")
     return f"its {name} holds {shown}; it takes 0 to {most - 1}, and {UNKNOWN} where nothing is known"
+
+
+def classes_in(name: str, values: np.ndarray) -> frozenset[int]:
+    """The numbers of the classes that a map shows, where it is one of classes."""
+    if name == BOXES:
+        return frozenset(values[has_area(values), 4].astype(int).tolist())
+    return frozenset(np.unique(values).tolist()) - {UNKNOWN} if name == "class_map" else frozenset()
 
 
 def plain_numbers() -> np.ndarray:

@@ -86,6 +86,10 @@ class JoinedSplit(RawSplit):
         part, row = self._at(index)
         return part.read_map(name, row)
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        part, row = self._at(index)
+        return part.size_of(row)
+
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
         part, row = self._at(index)
         return part.read_clip(row, moments)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from peftbench.data.base import RawSplit, Source
-from peftbench.data.maps import map_problem
+from peftbench.data.boxes import boxes_problem
+from peftbench.data.maps import classes_in, map_problem
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import PeftbenchError
-from peftbench.foundation.maps import UNKNOWN
+from peftbench.foundation.maps import BOXES
 
 _SHOWN = 5
 
@@ -104,7 +105,7 @@ def _classes_of(split: RawSplit, index: int) -> frozenset[int]:
 
 
 def _maps_of(split: RawSplit, index: int, size: tuple[int, int], num_classes: int) -> tuple[frozenset[int], list[str]]:
-    """The classes in an image's class map, and what is wrong with its maps."""
+    """The classes in an image's maps, and what is wrong with them."""
     classes: frozenset[int] = frozenset()
     problems = []
     for name in split.maps:
@@ -113,15 +114,18 @@ def _maps_of(split: RawSplit, index: int, size: tuple[int, int], num_classes: in
         except PeftbenchError as error:
             problems.append(str(error))
             continue
-        problem = map_problem(name, values, num_classes)
-        if values.shape[-2:] != size:
+        if name == BOXES:
+            problem = boxes_problem(values, num_classes, size[::-1])
+        else:
+            problem = map_problem(name, values, num_classes)
+        if name != BOXES and values.shape[-2:] != size:
             problem = (
                 f"its {name} has {values.shape[-1]} x {values.shape[-2]} pixels and the image {size[1]} x {size[0]}"
             )
         if problem:
             problems.append(f"{split.describe(index)}: {problem}")
-        elif name == "class_map":
-            classes = frozenset(np.unique(values).tolist()) - {UNKNOWN}
+        else:
+            classes |= classes_in(name, values)
     return classes, problems
 
 

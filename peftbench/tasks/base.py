@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -70,8 +70,9 @@ class Task(Part):
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
     none: identities, labels and records then leave it out), `primary` (the metric that validation chooses by and tables
     show), `reads` (names of the targets in a batch that the loss reads), `slides` (its model takes larger images in
-    evaluation), `reads_texts` (its model takes the texts of samples beside their images), `faithfulness` and `adapted`
-    as of methods.
+    evaluation), `reads_texts` (its model takes the texts of samples beside their images), `reads_maps` (its head reads
+    maps that are taken off blocks, and `maps_of` gives what belongs to the image), `faithfulness` and `adapted` as of
+    methods.
     Where they depend on options, a subclass overrides `metric` and `targets`.
     """
 
@@ -81,6 +82,7 @@ class Task(Part):
     reads: ClassVar[tuple[str, ...]] = ("label",)
     slides: ClassVar[bool] = False
     reads_texts: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = False
 
     @property
     def metric(self) -> Metric:
@@ -116,6 +118,10 @@ class Task(Part):
 
     def meter(self, targets: Targets) -> Meter:
         """A new meter for one pass over a split. Its metrics hold `metric.name` and `n`, the number of samples."""
+        raise NotImplementedError
+
+    def maps_of(self, outputs: Any) -> dict[str, Tensor]:
+        """Outputs as the maps or boxes they stand for, by the names of targets (`data.maps`)."""
         raise NotImplementedError
 
     def reads_pooled(self, model: TaskModel) -> bool:

@@ -33,6 +33,7 @@ class MapTask(Task):
 
     weight: ClassVar[float] = 1.0
     slides: ClassVar[bool] = True
+    reads_maps: ClassVar[bool] = True
 
     decoder: str = option("linear", choices=tuple(DECODERS))
     num_maps: int = option(4, ge=1)
@@ -42,10 +43,6 @@ class MapTask(Task):
     def num_outputs(self, targets: Targets) -> int:
         """How many channels the decoder gives."""
         return 1
-
-    def maps_of(self, outputs: Any) -> dict[str, Tensor]:
-        """Outputs as the maps they stand for, by the names of targets (`data.maps`)."""
-        raise NotImplementedError
 
     def averaged(self, outputs: Tensor, zoom: float, mirrored: bool) -> Tensor:
         """What is averaged over several looks at a picture, of outputs that are back at its size and direction.

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.maps import BOXES
 from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
+from peftbench.train.moved_boxes import moved_boxes
 from peftbench.train.moved_maps import moved
 from peftbench.train.options import TrainSpec
 from peftbench.train.readers import FOR_READERS
@@ -153,7 +155,10 @@ class Batches:
         batch = dict(zip(self._stored, values, strict=True))
         if self._augment is not None:
             for name in self._maps:
-                batch[name] = moved(name, batch[name], draws, self._augment)
+                if name == BOXES:
+                    batch[name] = moved_boxes(batch[name], draws, self._augment, self._image_size)
+                else:
+                    batch[name] = moved(name, batch[name], draws, self._augment)
         for name in self._targets:
             batch[name] = batch[name] if batch[name].is_floating_point() else batch[name].long()
         for name in self._inputs:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from peftbench.boards.dense import delta_m
 from peftbench.data.maps import class_colours
+from peftbench.data.sources.scenes import scene
 from peftbench.records.store import Store
 
 # four patches an image: what is tested is the line
@@ -69,6 +70,29 @@ def test_several_tasks_stand_beside_single_ones(cell, run, results, capsys):
     assert "reproduced exactly" in capsys.readouterr().out
 
 
+def test_detection_from_words_to_a_picture_and_a_table(cell, run, results, capsys, tmp_path):
+    assert cell("task=detection", "method=lora", "train.augment=scale_crop_flip") == 0
+    record = by_task(results)["detection"]
+    assert f"test ap {record.metrics['test']['ap']:.2%} of 1,000" in capsys.readouterr().out
+    assert record.metrics["test"].keys() > {"ap50", "ap75", "ar100", "ap/sphere"}
+    assert record.params["method"] == 12 * 2 * 8 * 384 and record.params["head"] > 4 * 192**2
+    predictions = np.load(Store(results).predictions_path(record.fingerprint), allow_pickle=False)
+    assert predictions.shape == (1000, 100, 6)
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    sheet = tmp_path / "sheet.png"
+    words = ("--results", str(results), "--out", str(sheet), "--rows", "1")
+    assert run("show", record.fingerprint, *words, fast=False) == 0
+    # true boxes are drawn around the image, at 128 px; the scene has 16
+    truth = np.asarray(Image.open(sheet))[24 : 24 + 128, 8 + 130 : 8 + 2 * 130 - 2]
+    *_, last = [row for row in scene(0, 1000, 16).boxes if row.any()]
+    left, top, right, _ = (8 * last[:4]).astype(int)
+    assert (truth[top, left:right] == (class_colours(5)[int(last[4])] if not last[5] else 150)).all()
+    assert run("leaderboard", "--results", str(results), fast=False) == 0
+    table = (results / "leaderboard" / "leaderboard.md").read_text()
+    assert "detection (ap), " in table and " decoder (M) |" in table and " AP50 |" in table
+
+
 def test_what_does_not_go_together_is_said(cell, capsys):
     assert cell("method=lora") == 2
     assert "task=classification needs label" in capsys.readouterr().err
@@ -78,6 +102,10 @@ def test_what_does_not_go_together_is_said(cell, capsys):
     assert "gps looks at the class of each image" in capsys.readouterr().err
     assert cell("task=segmentation", "train.compile=true") == 2
     assert "set train.compile=false" in capsys.readouterr().err
+    assert cell("task=detection", "train.compile=true") == 2
+    assert "set train.compile=false" in capsys.readouterr().err
+    assert cell("task=detection", "protocol.test_flip=true") == 2
+    assert "with task=detection leave them out" in capsys.readouterr().err
     assert cell("task=segmentation", "train.mixup=0.2") == 2
     assert "set train.mixup=0" in capsys.readouterr().err
     assert cell("task=segmentation", "task.decoder=upernet", "task.num_maps=3") == 2

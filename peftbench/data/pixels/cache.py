@@ -24,6 +24,7 @@ from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import BadInput, PeftbenchError
 from peftbench.foundation.identity import canonical
 from peftbench.foundation.location import default_cache_dir
+from peftbench.foundation.maps import BOXES
 from peftbench.foundation.progress import Bar
 
 __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
@@ -97,11 +98,14 @@ class _Map:
     num_classes: int
 
     def of(self, raw: RawSplit, index: int, transform: ImageTransform) -> np.ndarray:
-        """The bytes of one map, uint8 [(channels,) size, size, bytes]. Raises `BadInput`."""
+        """The bytes of one map, uint8 [(channels,) size, size, bytes], or of boxes. Raises `BadInput`."""
         values = raw.read_map(self.name, index)
         if problem := map_problem(self.name, values, self.num_classes):
             raise BadInput(f"{raw.describe(index)}: {problem}")
-        resized = transform.apply_map(values).astype(map_dtype(self.name))
+        if self.name == BOXES:
+            resized = transform.apply_boxes(values, *raw.size_of(index))
+        else:
+            resized = transform.apply_map(values).astype(map_dtype(self.name))
         return np.ascontiguousarray(resized)[..., None].view(np.uint8)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from peftbench.data.boxes import shifted
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -73,6 +75,12 @@ class ImageTransform:
         columns = np.floor((np.arange(self.size) + left + 0.5) * (width / new_width)).astype(np.int64)
         resized: np.ndarray = values[..., rows[:, None], columns]
         return resized
+
+    def apply_boxes(self, boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+        """Boxes [num, 6] of an image of that size, of the same geometry."""
+        new_width, new_height = self._resized(width, height)
+        origin = round((new_width - self.size) / 2), round((new_height - self.size) / 2)
+        return shifted(boxes, (new_width / width, new_height / height), origin, self.size)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize == "squash":

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, GROUPS, PIXELS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, RawSplit, Source
 from peftbench.data.parts import PartsSource
 from peftbench.data.pixels.decode import image_size
 from peftbench.data.sources.image_lists import ImageList, image_sizes, listed_files, lists_digest
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.data.sources.map_files import MapFile
 from peftbench.data.sources.mask_forms import Found, Samples, ade20k, camvid, cityscapes, folders, voc
+from peftbench.data.sources.own_folder import OwnFolder
 from peftbench.data.sources.several_maps import nyud, pascal_mt
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
@@ -36,30 +36,14 @@ READING = 1
 
 @DATASETS.add("masks")
 @dataclass(frozen=True)
-class Masks(DatasetSpec):
+class Masks(OwnFolder):
     """Images with masks in `root`, laid out in one of the known forms (`data.sources.mask_forms`, with other maps
     `data.sources.several_maps`).
 
-    `root` may also be a folder that holds one called `title`, so that one word serves a suite. `title`: what tables
-    print. `split_seed` decides which tenth of the training images validates where the form has no validation images of
-    its own, and VTAB-sized draws.
+    `form`: which one.
     """
 
-    root: str | None = option(None, location=True)
     form: str = option("folders", choices=tuple(FORMS))
-    title: str | None = option(None)
-    group_name: str = option("dense", choices=GROUPS)
-    pixels: str = option("unknown", choices=PIXELS)
-    split_seed: int = option(0, ge=0)
-    follow_links: bool = option(False, location=True)
-
-    @property
-    def label(self) -> str:
-        return self.title or (self._place().name if self.root else "masks")
-
-    @property
-    def group(self) -> str:
-        return self.group_name
 
     def revision(self) -> str:
         found = self._found()
@@ -76,37 +60,17 @@ class Masks(DatasetSpec):
     def inputs(self) -> list[Path]:
         return [*listed_files(self._place(), _lists(self._found())), self._place() / "classes.txt"]
 
-    def places(self) -> list[Path]:
-        return [self._place()]
-
     def open(self) -> Source:
         found = self._pairs()
         root = self._place()
         splits = {part: MaskSplit(root, samples, found) for part, samples in found.parts.items()}
-        return MaskSource(
-            class_names=found.class_names,
-            membership="full",
-            pixels=self.pixels,
-            test=f"own:{len(splits['test'])}",
-            notes=(),
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
-            seed=self.split_seed,
-        )
-
-    def _place(self) -> Path:
-        place = user_path(self.root or "", "dataset.root").absolute()
-        return place / self.title if self.root and self.title and (place / self.title).is_dir() else place
+        return self._source(MaskSource, found.class_names, splits)
 
     def _found(self) -> Found:
         layout = " ".join((FORMS[self.form].__doc__ or "").split(";")[0].split()).rstrip(".")
-        if self.root is None:
-            raise MissingInput(f"{self.label}: set dataset.root=<folder>, which holds {layout}")
-        if not self._place().is_dir():
-            raise MissingInput(f"{self.label}: dataset.root={self.root} is no folder; set it to one with {layout}")
+        place = self._folder(layout)
         try:
-            return FORMS[self.form](self._place())
+            return FORMS[self.form](place)
         except MissingInput as error:
             raise MissingInput(f"{self.label}: {error}; dataset.form={self.form} takes {layout}") from error
 

@@ -1,4 +1,4 @@
-"""Drawn scenes with class, depth, normal and edges at every pixel: dense prediction for everywhere, made of nothing.
+"""Drawn scenes with class, depth, normal and edges at every pixel, and boxes: dense prediction for everywhere.
 
 A tilted plane with two to six solids on it, seen from above, shaded by one light. Colours say nothing about the class.
 A scene depends on (seed, index, size) only. The order of the draws is part of the recipe.
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.boxes import padded
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.foundation.maps import BOXES
 from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.spec import option
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 VERSION = 1
 CLASSES = ("ground", "sphere", "slab", "wedge", "ring")
 _SAMPLES = 4
+_MOST = 6
 # a split keeps the scenes it drew while they have fewer pixels than this, of 21 bytes each
 _KEPT_PIXELS = 10_000_000
 _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
@@ -32,7 +35,7 @@ _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
 @DATASETS.add("scenes")
 @dataclass(frozen=True)
 class Scenes(DatasetSpec):
-    """800 / 200 / 1,000 drawn scenes of `size` x `size` pixels: classes, depth, normals, edges, what stands out."""
+    """800 / 200 / 1,000 drawn scenes of `size` x `size` pixels: maps of five kinds and boxes."""
 
     size: int = option(32, ge=16, le=256)
     seed: int = option(0, ge=0)
@@ -70,7 +73,7 @@ class ScenesSource(Source):
 class ScenesSplit(RawSplit):
     """Scenes `start` to `stop` of the endless sequence of one seed."""
 
-    maps = ("class_map", "depth", "normals", "edges", "saliency")
+    maps = ("class_map", "depth", "normals", "edges", "saliency", BOXES)
 
     def __init__(self, size: int, seed: int, start: int, stop: int) -> None:
         self.size, self.seed, self.start = size, seed, start
@@ -91,6 +94,9 @@ class ScenesSplit(RawSplit):
         values: np.ndarray = getattr(self._scene(index), name)
         return values
 
+    def size_of(self, index: int) -> tuple[int, int]:
+        return self.size, self.size
+
     def _scene(self, index: int) -> Scene:
         """Drawn once for the image and all its maps, as far as memory allows."""
         found = self._drawn.get(index) or scene(self.seed, self.start + index, self.size)
@@ -105,13 +111,16 @@ class ScenesSplit(RawSplit):
 @dataclass(frozen=True)
 class Scene:
     """`image` uint8 [s, s, 3], `class_map` uint8 [s, s], `depth` float32 [s, s] (0 near, 1 far), `normals` float32
-    [3, s, s] (unit, z towards the scene), `edges` uint8 [s, s] (1 where another solid is below or to the right)."""
+    [3, s, s] (unit, z towards the scene), `edges` uint8 [s, s] (1 where another solid is below or to the right),
+    `boxes` float32 [6, 6] (around the pixels that a solid owns, not asked for under a tenth of the scene across or
+    down)."""
 
     image: np.ndarray
     class_map: np.ndarray
     depth: np.ndarray
     normals: np.ndarray
     edges: np.ndarray
+    boxes: np.ndarray
 
     @property
     def saliency(self) -> np.ndarray:
@@ -129,7 +138,7 @@ def scene(seed: int, index: int, size: int = 32) -> Scene:
     slope = np.stack([np.full_like(z, tilt[0]), np.full_like(z, tilt[1])])
     owner = np.zeros(z.shape, np.int64)
     kinds, colours = [0], [random.uniform(0.15, 0.95, 3)]
-    for item in range(1, random.randint(2, 6) + 1):
+    for item in range(1, random.randint(2, _MOST) + 1):
         kind = random.randint(1, 5)
         inside, height, gradient, colour = _solid(random, kind, x, y)
         front = inside & (height < z)
@@ -196,7 +205,19 @@ def _sampled(image: np.ndarray, kinds: np.ndarray, owner: np.ndarray, z: np.ndar
     edges = np.zeros((size, size), bool)
     edges[:, :-1] |= winner[:, :-1] != winner[:, 1:]
     edges[:-1] |= winner[:-1] != winner[1:]
-    return Scene(image, class_map, depth, facing, edges.astype(np.uint8))
+    return Scene(image, class_map, depth, facing, edges.astype(np.uint8), _boxes(winner, kinds))
+
+
+def _boxes(winner: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    """The boxes of the solids that own pixels, in the order in which they were drawn."""
+    found: list[tuple[float, ...]] = []
+    for item in range(1, len(kinds)):
+        rows, columns = np.nonzero(winner == item)
+        if len(rows):
+            left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            little = min(right - left, bottom - top) < len(winner) / 10
+            found.append((left, top, right, bottom, kinds[item], little))
+    return padded(found, _MOST)
 
 
 def _cells(fine: np.ndarray, size: int) -> np.ndarray:

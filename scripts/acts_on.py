@@ -40,6 +40,8 @@ WRAPPERS = {
     "InputScale": "ahead of ",
     "MetaTokens": "tokens into ",
     "QueryTokens": "queries to ",
+    "SynthesisedQueries": "queries to ",
+    "MergingBlock": "patches merged inside ",
     "SideBlock": "a side network along ",
     "TemporalPass": "attention over time ahead of ",
     "FrameOffsets": "offsets of frames ahead of ",
@@ -48,7 +50,7 @@ WRAPPERS = {
     "HighwayBlock": "a side network along ",
 }
 # wrappers that only clear away what another has brought in
-BOOKKEEPING = ("StripTokens", "SparesCarried", "Unused", "MeanPatch")
+BOOKKEEPING = ("StripTokens", "SparesCarried", "Unused", "MeanPatch", "WithSizes")
 EMBEDDINGS = {"cls_token": "class token", "reg_token": "registers", "pos_embed": "positions"}
 
 

@@ -65,6 +65,10 @@ PEFT methods. Three small data sets and three seeds rank nothing finely: the boa
 LEFT_OUT = {
     "PRO-VPT": "Its authors' code was not at hand; rewards and moves of prompts that are guessed are another method.",
     "MixPHM's redundancy loss": "`mixphm` leaves it out: it compares hidden states of a language model's decoder.",
+    "SNELLA (arXiv:2510.24037)": "It scores every entry of every update behind each optimiser step and shares out the "
+    "sparsity of `snell` by the scores over the run; a method is told of no steps and of no length of a run here.",
+    "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
+    "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",
 }
 
 PAIRS_HEAD = """## image and text

@@ -73,12 +73,9 @@ def maps_of(built: Backbone, pixels: Tensor) -> list[Tensor]:
 def test_a_refusal_of_maps_says_why_in_one_line(name: str, backbone: str) -> None:
     reason = refusal(name, backbone)
     assert not reason or (len(reason.split()) >= 4 and "\n" not in reason)
-    # on a plain transformer all methods attach, and two have features that belong to no pixel
-    assert (
-        bool(reason) == (name in ("vqt", "head2toe"))
-        or backbone != "vit_cls"
-        or METHODS.get(name).__module__[:10] != "peftbench."
-    )
+    # on a plain transformer all methods attach, and a few have features that belong to no pixel
+    shipped = METHODS.get(name).__module__.startswith("peftbench.")
+    assert bool(reason) == (name in ("vqt", "synqt", "fpet", "head2toe")) or backbone != "vit_cls" or not shipped
 
 
 @on_both

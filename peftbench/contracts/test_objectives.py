@@ -203,7 +203,7 @@ def test_methods_that_count_tokens_see_the_gist_token_as_a_prefix_token(method: 
     assert model.eval()(images()).shape == (4, CLASSES)
 
 
-@pytest.mark.parametrize("method", ["dtl", "vqt", "lst", "last", "hst", "e3va"])
+@pytest.mark.parametrize("method", ["dtl", "vqt", "synqt", "lst", "last", "hst", "e3va"])
 def test_gist_refuses_methods_that_make_their_features_another_way(method: str) -> None:
     with pytest.raises(NotApplicable, match=r"gist (reads its token|trains a token)"):
         build(method, "gist")

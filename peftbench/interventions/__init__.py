@@ -47,9 +47,11 @@ from peftbench.interventions.temporal import (
 from peftbench.interventions.tokens import (
     CarriedReadout,
     InsertTokens,
+    OwnAttention,
     QueryTokens,
     SparesCarried,
     StripTokens,
+    ask_block,
     strip_tokens,
 )
 
@@ -84,6 +86,7 @@ __all__ = [
     "MeanPatch",
     "MetaTokens",
     "OnlyToken",
+    "OwnAttention",
     "OwnKeysValues",
     "ParallelAndSequential",
     "Projected",
@@ -107,6 +110,7 @@ __all__ = [
     "ValueScale",
     "WithImages",
     "append_ahead",
+    "ask_block",
     "fold_all",
     "hook_attention",
     "in_front",

@@ -92,7 +92,7 @@ class QueryTokens(Intervention):
         bound = math.sqrt(6 / (3 * patch_size**2 + width))
         self.queries = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
         self.dropout = nn.Dropout(dropout)
-        self.own = _OwnAttention()
+        self.own = OwnAttention()
         self.last = last
 
     def forward(self, x: Tensor | tuple[Tensor, Any], **arguments: Any) -> Tensor | tuple[Tensor, Any]:
@@ -100,18 +100,12 @@ class QueryTokens(Intervention):
         # nothing before this block changes the tokens, so no gradient needs their path
         tokens = tokens.detach()
         queries = self.dropout(self.queries.expand(tokens.shape[0], -1, -1)).to(tokens.dtype)
-        block: Any = self.base
-        attn, mlp = halves(block, arguments).values()
-        seen = attn.norm(tokens)
-        heads = heads_of(block.attn, seen, arguments.get("rope"))
-        tokens = self.own(block, arguments, tokens, seen, heads)
-        queries = queries + attn.drop(attn.scale(ask(block.attn, attn.norm(queries), heads)))
-        tokens, queries = (x + mlp.drop(mlp.scale(mlp.core(mlp.norm(x)))) for x in (tokens, queries))
+        tokens, queries, _ = ask_block(self.base, self.own, arguments, tokens, queries)
         carried = (*carried, queries)
         return torch.cat([tokens, *carried], dim=1) if self.last else (tokens, carried)
 
 
-class _OwnAttention(nn.Module):
+class OwnAttention(nn.Module):
     """The attention half of a plain block for its own tokens, given these, the same behind the norm, and their heads.
 
     A module, so that it is one call of the frozen work (`train/frozen.py`).
@@ -120,6 +114,24 @@ class _OwnAttention(nn.Module):
     def forward(self, block: Any, arguments: dict[str, Any], tokens: Tensor, seen: Tensor, heads: Heads) -> Tensor:
         half = halves(block, arguments)["attn"]
         return tokens + half.drop(half.scale(attend_self(block.attn, seen, heads, **arguments)))
+
+
+def ask_block(
+    block: Any, own: OwnAttention, arguments: dict[str, Any], tokens: Tensor, queries: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What a plain block makes of `tokens` and of `queries` that ask them and of which the tokens see nothing.
+
+    Also what its attention and its MLP each added to the queries. All [batch, ..., width].
+    """
+    attn, mlp = halves(block, arguments).values()
+    seen = attn.norm(tokens)
+    heads = heads_of(block.attn, seen, arguments.get("rope"))
+    tokens = own(block, arguments, tokens, seen, heads)
+    asked = attn.drop(attn.scale(ask(block.attn, attn.norm(queries), heads)))
+    queries = queries + asked
+    tokens = tokens + mlp.drop(mlp.scale(mlp.core(mlp.norm(tokens))))
+    added = mlp.drop(mlp.scale(mlp.core(mlp.norm(queries))))
+    return tokens, queries + added, (asked, added)
 
 
 class SparesCarried(Intervention):

@@ -37,7 +37,8 @@ class Method(Part):
     (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
     one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
     steps; a draw on the device is no such path), `mixes_time` (works across the frames of a clip, and so on clips
-    only), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole, and reads
+    only), `shortens` (fewer tokens leave a block than enter it, so that a pass costs less than the frozen network's),
+    `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole, and reads
     `towers` where it `chooses_towers`), `trains_nothing` (no step is taken: all is there once it is attached),
     `by_task` (makes maps for each task, and so needs several that read them: `shape.tasks`), `faithfulness` (one of
     `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
@@ -55,6 +56,7 @@ class Method(Part):
     steps_alike: ClassVar[bool] = True
     mixes_time: ClassVar[bool] = False
     by_task: ClassVar[bool] = False
+    shortens: ClassVar[bool] = False
     frame_readout: ClassVar[str] = "norm_then_mean"
     of_pairs: ClassVar[bool] = False
     chooses_towers: ClassVar[bool] = False

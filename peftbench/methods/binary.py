@@ -33,12 +33,40 @@ def codebook(bits: int) -> tuple[Tensor, Tensor]:
     return values.float(), ((values[1:] + values[:-1]) / 2).float()
 
 
-class FewBitPair(nn.Module):
-    """x -> scale * B dropout(act(A x)) with A [bottleneck, in_dim] and B [out_dim, bottleneck], both quantised.
+class HiddenDropoutPair(nn.Module):
+    """x -> scale * B dropout(act(A x)) with A [bottleneck, in_dim] and B [out_dim, bottleneck].
+
+    A is kaiming-uniform with a = sqrt(5), B zero.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, bottleneck: int, scale: float, dropout: float, activation: str
+    ) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(bottleneck, in_dim))
+        self.up = nn.Parameter(torch.zeros(out_dim, bottleneck))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+        self.dropout = nn.Dropout(dropout)
+        self.scale, self.activation = scale, activation
+
+    def acting(self, weight: Tensor) -> Tensor:
+        """A or B as it is multiplied by."""
+        return weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = ACTIVATIONS[self.activation](F.linear(x, self.acting(self.down)))
+        return self.scale * F.linear(self.dropout(hidden), self.acting(self.up))
+
+    def weight(self) -> Tensor:
+        """The matrix [out_dim, in_dim] that a pair without activation adds to the frozen one."""
+        return self.scale * self.acting(self.up) @ self.acting(self.down)
+
+
+class FewBitPair(HiddenDropoutPair):
+    """The same with both quantised.
 
     A weight is standardised by its own mean and deviation, every entry snapped to the code, and brought back; the
-    gradient passes the snapping unchanged. A is kaiming-uniform with a = sqrt(5). B is a truncated normal of std 0.001,
-    since a code of one bit has no zero.
+    gradient passes the snapping unchanged. B is a truncated normal of std 0.001, since a code of one bit has no zero.
     """
 
     codes: Tensor
@@ -47,30 +75,17 @@ class FewBitPair(nn.Module):
     def __init__(
         self, in_dim: int, out_dim: int, bottleneck: int, bits: int, scale: float, dropout: float, activation: str
     ) -> None:
-        super().__init__()
-        self.down = nn.Parameter(torch.empty(bottleneck, in_dim))
-        self.up = nn.Parameter(torch.empty(out_dim, bottleneck))
-        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+        super().__init__(in_dim, out_dim, bottleneck, scale, dropout, activation)
         nn.init.trunc_normal_(self.up, std=0.001, a=-0.002, b=0.002)
         codes, boundaries = codebook(bits)
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("boundaries", boundaries, persistent=False)
-        self.dropout = nn.Dropout(dropout)
-        self.scale, self.activation = scale, activation
 
-    def _quantised(self, weight: Tensor) -> Tensor:
+    def acting(self, weight: Tensor) -> Tensor:
         mean, deviation = weight.mean(), weight.std()
         standard = (weight - mean) / (deviation + 1e-5)
         snapped = self.codes[torch.bucketize(standard.detach(), self.boundaries)]
         return (standard + (snapped - standard).detach()) * deviation + mean
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = ACTIVATIONS[self.activation](F.linear(x, self._quantised(self.down)))
-        return self.scale * F.linear(self.dropout(hidden), self._quantised(self.up))
-
-    def weight(self) -> Tensor:
-        """The matrix [out_dim, in_dim] that a pair without activation adds to the frozen one."""
-        return self.scale * self._quantised(self.up) @ self._quantised(self.down)
 
 
 @dataclass(frozen=True)

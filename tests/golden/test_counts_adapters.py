@@ -28,6 +28,11 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # by hand: 12 blocks, 2 * 768 * 32 each; q and v have two pairs
     ("bi_adaptformer", {}, 589_824),
     ("bi_lora", {}, 1_179_648),
+    # published as 0.44 M: 24 768 (8 + 16)
+    ("hyperadapter", {}, 442_368),
+    # 24 (8 768) and twice that, and a bottleneck 64 -> 32 -> 64 for the keys
+    ("fpet", {}, 151_552),
+    ("fpet", {"adapter": "lora"}, 299_008),
 ]
 
 

@@ -64,6 +64,16 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("boft", {"block_size": 4, "num_factors": 1}, 92_160),
     ("boft", {"targets": ALL}, 1_410_048),
     ("hra", {}, 147_456),
+    # 12 768, and 3 4 (224 + 224)
+    ("beft", {}, 9_216),
+    ("lor_vp", {}, 5_376),
+    # 12 (8 (4 64 + 8 (4 + 2 + 5 + 5) 96) + 6), and 12 (2 (4 4 + 4 (4 + 2 + 5 + 5) 384) + 6)
+    ("karst", {}, 1_204_296),
+    ("karst", {"factor": 2, "rank": 4, "num_kernels": 2}, 590_280),
+    # 24 times 767, 1535 with factors, and four times 767
+    ("goft", {}, 18_408),
+    ("goft", {"scale": True}, 36_840),
+    ("qgoft", {}, 73_632),
     # 72 (46 45 / 2 + 92)
     ("psoft", {}, 81_144),
     ("lora_xs", {}, 6_144),

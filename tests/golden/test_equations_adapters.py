@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
-from tests.golden.test_equations import WIDTH, agree, attention, block, installed, plain, run, tokens, weights
+from tests.golden.test_equations import WIDTH, agree, attention, block, installed, of_block, plain, run, tokens, weights
 
 PREFIXES = {"vit_layerscale": 1, "vit_avg": 0, "vit_registers": 3, "vit_distilled": 2}
 GRID = 4
@@ -265,3 +265,28 @@ def test_adapters_of_few_bits(bits: int) -> None:
     whole = torch.cat([delta[0], torch.zeros(WIDTH, WIDTH), delta[2]])
     w["attn.qkv.weight"] = w["attn.qkv.weight"] + 0.7 * whole
     agree(run(backbone, tokens()), block(tokens(), w, plain(w)))
+
+
+def test_hyperadapter_adapts_means_over_soft_groups_of_tokens() -> None:
+    backbone, w = installed("hyperadapter", bottleneck=5, num_edges=3, temperature=0.2), weights()
+    prototypes, downs, ups = (of_block(backbone, name) for name in ("prototypes", ".down", ".up"))
+
+    def edges(n: Tensor, half: int) -> Tensor:
+        out = torch.zeros_like(n)
+        for image, tokens_of_it in enumerate(n):
+            cosines = torch.stack([F.cosine_similarity(tokens_of_it, p.unsqueeze(0)) for p in prototypes[half]], dim=1)
+            shares = torch.softmax(cosines / 0.2, dim=1)
+            for k in range(3):
+                mean = (shares[:, k : k + 1] * tokens_of_it).sum(dim=0) / shares[:, k].sum()
+                update = ups[half] @ F.gelu(downs[half] @ mean)
+                out[image] += shares[:, k : k + 1] * update
+        return out
+
+    op = plain(w)
+    x = tokens()
+    n = op("norm1", x)
+    q, k, v = op("attn.qkv", n).split(WIDTH, dim=-1)
+    x = x + w["ls1.gamma"] * op("attn.proj", attention(q, k, v)) + edges(n, 0)
+    n = op("norm2", x)
+    x = x + w["ls2.gamma"] * op("mlp.fc2", F.gelu(op("mlp.fc1", n))) + edges(n, 1)
+    agree(run(backbone, tokens()), x)

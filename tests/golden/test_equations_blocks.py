@@ -12,6 +12,7 @@ from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
 from tests.golden.test_equations import tokens
 from tests.golden.test_equations_lowrank import OUT, WIDTH, agrees, frozen, moved, own
+from tests.golden.test_equations_rotations import doubles, own_tensor
 from tests.golden.test_equations_updates import blocks_with
 
 
@@ -177,3 +178,37 @@ def test_consolidators_branches_leave_out_whole_samples() -> None:
         torch.manual_seed(3)
         kept = torch.stack([(qkv(x) - qkv.get_submodule("base")(x)).abs().amax(dim=(1, 2)) > 0 for _ in range(20)])
     assert 0 < kept.double().mean() < 1
+
+
+def test_karst_sums_kronecker_products_and_rescales_by_single_numbers() -> None:
+    backbone = moved("karst", num_kernels=2, factor=4, rank=3, alpha=1.5)
+    new, w = {}, doubles()
+    for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
+        within = f"{name}.base.deltas.0." if name in ("attn.proj", "mlp.fc2") else f"{name}.deltas.0."
+        small, up, down = (own_tensor(backbone, within + tensor) for tensor in ("small", "up", "down"))
+        rows = []
+        for part in range(3 if name == "attn.qkv" else 1):
+            terms = [torch.kron(small[i], (down[i] @ up[i, part]).T.contiguous()) for i in range(2)]
+            rows.append(0.5 * (terms[0] + terms[1]))
+        new[name] = w[f"{name}.weight"] + torch.cat(rows)
+    assert up.shape == (2, 1, 3, 12) and down.shape == (2, 48, 3), "fc2: 192 = 4 x 48 inputs, 48 = 4 x 12 outputs"
+    biases = {}
+    for name in ("attn.proj", "mlp.fc2"):
+        scale, shift = (own_tensor(backbone, f"{name}.{tensor}") for tensor in ("scale", "shift"))
+        bias = w[f"{name}.bias"]
+        if name == "attn.proj":
+            first, offset = (own_tensor(backbone, f"{name}.{tensor}_ahead") for tensor in ("scale", "shift"))
+            bias = bias + new[name] @ offset.expand(WIDTH)
+            new[name] = first * new[name]
+        new[name], biases[name] = scale * new[name], scale * bias + shift
+    blocks_with(backbone, new, biases)
+
+
+def test_karsts_kernels_start_as_kaiming_draws_each() -> None:
+    backbone = make("vit_cls")
+    install(METHODS.get("karst")(factor=4, rank=30), backbone)
+    delta = backbone.get_submodule("net.blocks.0.mlp.fc1.deltas.0")
+    small, up, down = (delta.get_parameter(name) for name in ("small", "up", "down"))
+    # 48 = 4 x 12 inputs, 192 = 4 x 48 outputs
+    assert 0.9 * 4**-0.5 < small.abs().max() <= 4**-0.5 and 0.9 * 48**-0.5 < up.abs().max() <= 48**-0.5
+    assert not down.any()

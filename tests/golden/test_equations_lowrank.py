@@ -150,3 +150,12 @@ def test_options_of_lora(init: str, scaling: str, scale: float) -> None:
     with torch.no_grad():
         found = unchanged.net.blocks[LAYER](x)  # type: ignore[union-attr, index, operator]
     torch.testing.assert_close(found, block(x, weights(), plain(weights())), rtol=1e-5, atol=1e-5)
+
+
+def test_beft_moves_the_bias_of_the_values() -> None:
+    backbone, w = moved("beft"), {name: tensor.double() for name, tensor in weights().items()}
+    w["attn.qkv.bias"][2 * WIDTH :] += own(backbone, "deltas.2.values")
+    x = tokens().double()
+    with torch.no_grad():
+        found = backbone.net.blocks[LAYER](x)  # type: ignore[union-attr, index, operator]
+    torch.testing.assert_close(found, block(x, w, plain(w)), rtol=0, atol=1e-12)

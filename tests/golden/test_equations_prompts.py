@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench.contracts.backbones import make
+from peftbench.contracts.backbones import images, make
 from peftbench.interventions import InsertTokens, QueryTokens
 from peftbench.methods.base import METHODS, install
-from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, plain, tokens
+from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, installed, plain, tokens
 from tests.golden.test_equations_lowrank import moved
 from tests.golden.test_equations_rotations import doubles, own_tensor, same, same_from
 
@@ -187,3 +187,22 @@ def test_gates_start_almost_shut_and_temperatures_keep_their_limits() -> None:
             warmth.fill_(set_to)
             backbone(torch.zeros(1, *backbone.sample_shape))
         assert warmth.item() == pytest.approx(kept)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["vit_cls", "vit_prenorm", "swin"])
+def test_lor_vp_adds_a_picture_of_low_rank_to_the_pixels(name: str) -> None:
+    backbone, bare = installed("lor_vp", name, rank=2), make(name)
+    left, right = (tensor.detach() for _, tensor in backbone.trainable)
+    assert left.shape == (3, 32, 2) and right.shape == (3, 2, 32)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (bare.input_spec.mean, bare.input_spec.std))
+    pixels = images(2) * std + mean
+    changed = torch.stack([image + torch.stack([b @ a for b, a in zip(left, right, strict=True)]) for image in pixels])
+    torch.testing.assert_close(backbone(images(2)), bare((changed - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_lor_vps_picture_starts_as_released() -> None:
+    backbone = make("vit_cls")
+    install(METHODS.get("lor_vp")(rank=30), backbone)
+    left, right = (tensor.detach() for _, tensor in backbone.trainable)
+    assert not left.any() and 0.0095 < right.std() < 0.0105

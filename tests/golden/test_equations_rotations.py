@@ -136,6 +136,41 @@ def frozen_ends(backbone: Backbone, part: str, rank: int) -> tuple[Tensor, Tenso
     return up, down
 
 
+def givens_product(matrices: list[Tensor], width: int) -> Tensor:
+    """G_n ... G_1: what is left of the inputs is taken in pairs, the first of each pair stays for the next stage."""
+    r, left, number = torch.eye(width, dtype=torch.float64), list(range(width)), 0
+    while len(left) > 1:
+        waiting = [left[-1]] if len(left) % 2 else []
+        pairs = list(zip(left[0::2], left[1::2], strict=False))
+        for i, j in pairs:
+            g = torch.eye(width, dtype=torch.float64)
+            g[i, i], g[i, j], g[j, i], g[j, j] = matrices[number].flatten()
+            r, number = g @ r, number + 1
+        left = [i for i, _ in pairs] + waiting
+    assert number == len(matrices) == width - 1
+    return r
+
+
+def test_goft_turns_a_tree_of_pairs() -> None:
+    # 48 inputs leave an odd one out in the fifth stage
+    backbone, new = moved("goft", scale=True), {}
+    for part in ("q", "v"):
+        angles, lengths = (own(backbone, f"changes.{OUT[part]}.{name}") for name in ("angles", "lengths"))
+        turns = [torch.pi * torch.tanh(a) for a in angles]
+        r = givens_product([torch.stack([a.cos(), -a.sin(), a.sin(), a.cos()]) for a in turns], WIDTH)
+        torch.testing.assert_close(r @ r.T, torch.eye(WIDTH, dtype=r.dtype), rtol=0, atol=1e-12)
+        new[part] = frozen(part) @ torch.diag(lengths) @ r.T
+    agrees(backbone, new)
+
+
+def test_qgoft_mixes_the_same_pairs_freely() -> None:
+    backbone, new = moved("qgoft", targets=["k"]), {}
+    matrices = own(backbone, "changes.1.matrices")
+    assert matrices.shape == (WIDTH - 1, 2, 2)
+    new["k"] = frozen("k") @ givens_product(list(matrices), WIDTH).T
+    agrees(backbone, new)
+
+
 def test_psoft_turns_the_principal_subspace() -> None:
     backbone, new = moved("psoft", rank=5, targets=["q", "v"]), {}
     for part in ("q", "v"):

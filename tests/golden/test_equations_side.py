@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -224,3 +225,71 @@ def hst(name: str, tensors: dict[str, Tensor], prefix: int) -> Tensor:
         s = s + linear(F.gelu(linear(normed(s, b, "norm2"), b, "mlp.0")), b, "mlp.2")
         maps = normed(s, w, "norm").transpose(1, 2).reshape(2, -1, *size)
     return maps.mean(dim=(2, 3)) / (1 + 1e-6) ** 0.5
+
+
+def residual(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    return x + linear(F.gelu(linear(x, w, f"{name}.down")), w, f"{name}.up")
+
+
+def normed_as_torch_does(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["vit_cls", "vit_layerscale"])
+def test_synqt_asks_every_block_with_queries_of_its_own_and_combines_the_answers(name: str) -> None:
+    backbone, tensors = installed("synqt", name, num_tokens=2)
+    bare: Any = make(name).net
+    x, answers, by_attention, by_mlp = embedded(bare), [], [], []
+    for layer, frozen in enumerate(bare.blocks):
+        w = below(tensors, f"net.blocks.{layer}.synthesis.")
+        queries = w["queries"].expand(2, -1, -1)
+        if answers:
+            queries = queries + tensors["shared.answer_scale.value"] * answers[-1].unsqueeze(1)
+        queries = residual(queries, w, "enter")
+        seen = normed_as_torch_does(queries, w, "norm1")
+        q, kv = (normed_as_torch_does(seen, w, f"attn.norm_{part}") for part in ("q", "kv"))
+        q, k, v = residual(q, w, "attn.q"), residual(kv, w, "attn.k"), residual(kv, w, "attn.v")
+        mixed = (q @ k.transpose(1, 2) / 48**0.5).softmax(dim=-1) @ v
+        queries = queries + w["attn_scale"] * residual(mixed, w, "attn.proj")
+        queries = queries + w["mlp_scale"] * residual(normed_as_torch_does(queries, w, "norm2"), w, "mlp")
+        # masked as keys, the queries see the tokens and are seen by nobody
+        length = x.shape[1]
+        mask = torch.ones(length + 2, length + 2, dtype=torch.bool)
+        mask[:, length:] = False
+        together = torch.cat([x, queries], dim=1)
+        first = frozen.ls1(frozen.attn(frozen.norm1(together), attn_mask=mask))
+        second = frozen.ls2(frozen.mlp(frozen.norm2(together + first)))
+        found = (together + first + second, first, second)
+        for kept, part in zip((answers, by_attention, by_mlp), found, strict=True):
+            kept.append(part[:, length:].mean(dim=1))
+        x = frozen(x)
+    w = below(tensors, "readout.")
+    vectors = torch.stack([answers[-1], *answers, *by_attention, *by_mlp], dim=1)
+    vectors = vectors + residual(normed_as_torch_does(vectors, w, "norm"), w, "mlp")
+    weights = torch.tanh(F.gelu(linear(vectors[:, 0], w, "weights")))
+    mean = (vectors[:, 0] + (weights.unsqueeze(2) * vectors[:, 1:]).sum(dim=1)) / 10
+    agree(backbone(images(2)), normed_as_torch_does(mean, w, "norm_out"))
+
+
+def test_synqts_queries_and_last_norm_start_as_released() -> None:
+    backbone, bare = make("vit_cls"), make("vit_cls")
+    install(METHODS.get("synqt")(num_tokens=40), backbone)
+    queries = torch.stack([tensor for name, tensor in backbone.trainable if name.endswith("queries")])
+    assert 0.99 < queries.abs().max() <= 1
+    readout: Any = backbone.readout
+    norm: Any = bare.net.norm
+    assert torch.equal(readout.norm_out.weight, norm.weight) and torch.equal(readout.norm_out.bias, norm.bias)
+
+
+def test_synqt_drops_whole_vectors_and_never_the_first() -> None:
+    backbone, _ = installed("synqt", "vit_cls")
+    readout: Any = backbone.readout
+    seen: list[Tensor] = []
+    readout.thinned.train().register_forward_hook(lambda _, inputs, output: seen.append(output / inputs[0]))
+    with torch.no_grad():
+        readout(torch.randn(200, 10, 48))
+    (kept,) = seen
+    assert kept.shape == (200 * 9, 48)
+    torch.testing.assert_close(kept, kept.sign() / 0.7)
+    assert torch.equal(kept > 0, (kept[:, :1] > 0).expand_as(kept)) and 0.65 < (kept > 0).float().mean() < 0.75

@@ -1,0 +1,75 @@
+"""LoR-VP (Jin et al., ICLR 2025, arXiv:2502.00896): a picture of low rank is added to every image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
+from peftbench.interventions import Intervention
+from peftbench.methods.base import METHODS, Method
+
+CHANNELS = 3
+
+
+class PixelPrompt(Intervention):
+    """A patch embedding of images [batch, 3, height, width] with B A added to each channel of their pixels.
+
+    `left` B [3, height, rank] is zero, `right` A [3, rank, width] of N(0, 0.01). Pixels are those of 0..1 ahead of
+    normalisation, so that on normalised images the sum is divided by `std`. Images of another size get it resized.
+    """
+
+    std: Tensor
+
+    def __init__(self, base: nn.Module, size: tuple[int, int], rank: int, std: Tensor) -> None:
+        super().__init__(base)
+        if not isinstance(base, nn.Conv2d) or base.in_channels != CHANNELS:
+            raise NotApplicable(f"pixels of images enter no {type(base).__name__}, which is the embedding here")
+        self.left = nn.Parameter(torch.zeros(CHANNELS, size[0], rank))
+        self.right = nn.Parameter(torch.normal(0.0, 0.01, (CHANNELS, rank, size[1])))
+        self.register_buffer("std", std, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        prompt = (self.left @ self.right / self.std).unsqueeze(0)
+        if prompt.shape[2:] != x.shape[2:]:
+            prompt = F.interpolate(prompt, size=x.shape[2:], mode="bilinear", antialias=True)
+        y: Tensor = self.base(x + prompt.to(x.dtype))
+        return y
+
+
+@METHODS.add("lor_vp")
+@dataclass(frozen=True)
+class LoRVP(Method):
+    """x' = x + B A on the pixels of every image, one B [height, rank] and A [rank, width] for each colour (section 3).
+
+    3 rank (height + width) parameters, whatever the network; B is zero, so the function is unchanged at the start. The
+    whole network is in the backward pass.
+    """
+
+    family: ClassVar[str] = "prompt"
+    paper: ClassVar[str] = "arXiv:2502.00896"
+    size_option: ClassVar[str] = "rank"
+
+    rank: int = option(4, ge=1)
+
+    def attach(self, backbone: Backbone) -> None:
+        (site,) = backbone.sites("embed")
+        if not min(_size(backbone.shape)):
+            raise NotApplicable(f"{self.name} trains a picture, and {backbone.shape.family} takes images of any size")
+        std = torch.tensor(backbone.input_spec.std, device=backbone.device).view(-1, 1, 1)
+        site.wrap(partial(PixelPrompt, size=_size(backbone.shape), rank=self.rank, std=std))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return CHANNELS * self.rank * sum(_size(shape))
+
+
+def _size(shape: BackboneShape) -> tuple[int, int]:
+    """Height and width of the images that the patches cut up."""
+    return shape.grid[0] * shape.patch_size, shape.grid[1] * shape.patch_size

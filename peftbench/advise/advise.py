@@ -14,7 +14,7 @@ from peftbench.advise.look import Look, dividing_words, look
 from peftbench.advise.page import write_page
 from peftbench.advise.race import SHARE, Entry, Plan, Race, Trial, entries_of, plan_for, run_race, smallest_plan
 from peftbench.advise.request import Request
-from peftbench.advise.shortlist import Candidate, shortlist
+from peftbench.advise.shortlist import Candidate, applicable, shortlist
 from peftbench.advise.verdict import Verdict
 from peftbench.backbones.build import build_backbone
 from peftbench.cells.export import export_record
@@ -160,8 +160,7 @@ class Adviser:
     def _shortlist(self, num: int) -> list[Candidate]:
         shape = build_backbone(self.config.backbone).shape
         fits = {}
-        # photographs in folders are one task, without words
-        names = [n for n in METHODS.names() if not (METHODS.get(n).of_pairs or METHODS.get(n).by_task)]
+        names = applicable(clips=self.config.dataset.clip_length > 1)
         for name in names:
             method = build(METHODS.get(name), {})
             assert isinstance(method, Method)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from peftbench.boards.published import load_published
 from peftbench.config.choices import shipped
+from peftbench.methods.base import METHODS
 
 # never left out: the cheapest of all, by which a reader sees what tuning the backbone brings
 ALWAYS = "linear"
@@ -38,6 +39,14 @@ def board_file() -> Path:
     package = Path(__file__).resolve().parents[1]
     inside = package / "assets" / "board.csv"
     return inside if inside.is_file() else package.parent / "results" / "leaderboard" / "leaderboard.csv"
+
+
+def applicable(clips: bool) -> list[str]:
+    """Names of the methods for one task without words; those that work across frames need clips."""
+    classes = {name: METHODS.get(name) for name in METHODS.names()}
+    return [
+        name for name, cls in classes.items() if not (cls.of_pairs or cls.by_task or (cls.mixes_time and not clips))
+    ]
 
 
 def shortlist(num: int, families: Mapping[str, str], fits: Mapping[str, bool]) -> list[Candidate]:

@@ -54,7 +54,8 @@ def _parser() -> Arguments:
         added.set_defaults(run=run)
         if options != "":
             if options:
-                added.add_argument("dataset", help="a choice of the group dataset, e.g. vtab/caltech101")
+                about_it = "a choice of the group dataset, e.g. vtab/caltech101; dataset=NAME as everywhere is the same"
+                added.add_argument("dataset", type=_named, help=about_it)
             added.add_argument("options", nargs="*", help="as everywhere, e.g. dataset.root=DIR")
         return added
 
@@ -76,6 +77,10 @@ def _parser() -> Arguments:
     cache.add_argument("--prune", action="store_true", help="remove leftovers and what other versions made")
     cache.add_argument("--unused-days", type=days, help="with --prune: also what was not used for so many days")
     return parser
+
+
+def _named(word: str) -> str:
+    return word.removeprefix("dataset=")
 
 
 def _list(arguments: argparse.Namespace) -> int:

@@ -12,10 +12,11 @@ from statsmodels.stats.proportion import proportion_confint
 from peftbench.advise.look import dividing_words, look
 from peftbench.advise.page import calibration, confusion, worst
 from peftbench.advise.request import read_request
-from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, shortlist
+from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, applicable, shortlist
 from peftbench.advise.verdict import wilson
 from peftbench.data.sources.folder import Folder
 from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.methods.base import METHODS
 
 
 def photos(root: Path, counts: dict[str, int]) -> Path:
@@ -65,6 +66,15 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
     root = photos(tmp_path / "photos", {"cat": 1, "dog": 1})
     with pytest.raises(BadInput, match="2 images in 2 classes are too few"):
         dividing_words(Folder(root=str(root)), lambda option: False)
+
+
+def test_methods_of_clips_race_on_clips_alone() -> None:
+    """The board of videos puts them ahead of others, which took places of a race that they cannot run."""
+    pictures, clips = set(applicable(clips=False)), set(applicable(clips=True))
+    assert (
+        clips - pictures == {name for name in METHODS.names() if METHODS.get(name).mixes_time} >= {"st_adapter", "aim"}
+    )
+    assert {"lora", ALWAYS} <= pictures and not {"coop", "mtlora"} & clips
 
 
 def test_the_shortlist_is_ordered_varied_and_keeps_to_the_parameters() -> None:

@@ -92,10 +92,11 @@ def test_a_picture_under_two_labels_is_named_with_both():
 
 
 def test_strict_makes_doubts_about_own_photos_an_error(tmp_path, capsys):
+    root = tmp_path / "photos"  # the cache is beside it: a folder within it would be a part of the data
     for part, label, level in (("train", "a", 1), ("train", "b", 2), ("test", "a", 3), ("test", "b", 1)):
-        (tmp_path / part / label).mkdir(parents=True)
-        Image.new("RGB", (8, 8), (level, 0, 0)).save(tmp_path / part / label / "photo.png")
-    words = ["verify", "folder", f"dataset.root={tmp_path}", "runtime.progress=false"]
+        (root / part / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (level, 0, 0)).save(root / part / label / "photo.png")
+    words = ["verify", "folder", f"dataset.root={root}", "runtime.progress=false"]
     assert data_command.main(words) == 0
     said = capsys.readouterr().out
     assert "warning: 1 pictures of test are also in" in said and "0 problems" in said
@@ -182,7 +183,7 @@ def test_verify_and_show_of_a_real_dataset(tmp_path, capsys):
     assert data_command.main(["verify", "digits", "runtime.progress=false"]) == 0
     assert "0 problems, 0 warnings" in capsys.readouterr().out
     path = tmp_path / "sheet.png"
-    assert data_command.main(["show", "digits", "--out", str(path), "--per-class", "3"]) == 0
+    assert data_command.main(["show", "dataset=digits", "--out", str(path), "--per-class", "3"]) == 0
     with Image.open(path) as sheet:
         assert sheet.width > 3 * 64
 

@@ -24,7 +24,8 @@ class Blocks:
     def __init__(self, blocks: Sequence[nn.Module], train: TrainSpec) -> None:
         self._blocks, self._train = blocks, train
         # made once: what runs in one epoch is found again in the next
-        self._compiled = [_CompiledForOneSize(block) for block in blocks] if train.compile else []
+        trained = [block for block in blocks if _trains(block)]
+        self._compiled = [_CompiledForOneSize(block, len(trained) > 1) for block in blocks] if train.compile else []
 
     @contextmanager
     def in_training(self) -> Iterator[None]:
@@ -59,18 +60,25 @@ class Blocks:
 class _CompiledForOneSize:
     """A compiled block for batches of the size that comes first; the short last batch of an epoch runs as it is.
 
-    The compiler would write everything again for it, and again for any size.
+    The compiler would write everything again for it, and again for any size. So it would for the first block that
+    trains, whose input needs no gradient where those of all others do: among `several` it runs as it is.
     """
 
-    def __init__(self, block: nn.Module) -> None:
+    def __init__(self, block: nn.Module, several: bool) -> None:
         self._plain = block._call_impl
         self._compiled = torch.compile(self._plain, dynamic=False)
         self._size: int | None = None
+        self._leave_first = several and _trains(block)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        size = len(next(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)))
-        self._size = size if self._size is None else self._size
-        return (self._compiled if size == self._size else self._plain)(*args, **kwargs)
+        given = next(leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
+        self._size = len(given) if self._size is None else self._size
+        plain = len(given) != self._size or (self._leave_first and not given.requires_grad)
+        return (self._plain if plain else self._compiled)(*args, **kwargs)
+
+
+def _trains(block: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in block.parameters())
 
 
 @contextmanager

@@ -194,6 +194,11 @@ class Backbone(nn.Module):
         return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     @property
+    def first_batch_differs(self) -> bool:
+        """Whether the first batch of a pass in evaluation computes what the others use, anew in each pass."""
+        return False
+
+    @property
     def num_pooled(self) -> int | None:
         """How many leading tokens the network's own pooling reads; None where it reads the patches as well."""
         if getattr(self.net, "global_pool", "avg") != "token":

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from peftbench.backbones.base import Backbone
 from peftbench.cells.cost import probe
 from peftbench.cells.frozen import Keeper, same_inputs
 from peftbench.cells.parts import Parts
@@ -74,7 +75,8 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
 
     against, passes = against_capture(config, runtime), None
     if trainee.val is not None:
-        passes = Passes(trainee.val_module, trainee.val, config.train.precision, against)
+        of_passes = against or against_capture_of_passes(model.backbone)
+        passes = Passes(trainee.val_module, trainee.val, config.train.precision, of_passes)
 
     def validate() -> float:
         assert passes is not None
@@ -107,9 +109,12 @@ def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:
     """Why the cell's steps must not be captured, of what its options say; empty where nothing speaks against it."""
     if runtime.capture == "off":
         return "runtime.capture=off"
-    if config.backbone.text:
-        return "a pair keeps what it has read of the classes from step to step"
     return "" if config.method.steps_alike else f"{config.method.name} takes another path in each step"
+
+
+def against_capture_of_passes(backbone: Backbone) -> str:
+    """The same of the batches of validation."""
+    return "the first batch of a pass computes what the others use" if backbone.first_batch_differs else ""
 
 
 def trainee_of(config: RunConfig, parts: Parts, keeper: Keeper, train_set: Split, val_set: Split | None) -> Trainee:

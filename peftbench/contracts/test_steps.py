@@ -2,37 +2,143 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.base import Backbone
-from peftbench.contracts.backbones import installed, samples, suited
+from peftbench.cells.train import against_capture_of_passes
+from peftbench.contracts.backbones import PAIR, installed, samples, suited
+from peftbench.contracts.replaying import NotReplayable, Replayed
 from peftbench.contracts.test_methods import default_refusal, fitting
 from peftbench.foundation.seeding import deterministic
+from peftbench.interventions import diffeomorphism
 from peftbench.methods.base import METHODS, Method
-from peftbench.tasks.classification import classification_loss
-from peftbench.tasks.model import Classifier
-from peftbench.train.batches import Batches
+from peftbench.tasks.base import Classes, Task
+from peftbench.tasks.classification import Classification
+from peftbench.tasks.dense import MapTask
+from peftbench.tasks.depth import Depth
+from peftbench.tasks.human_parts import HumanParts
+from peftbench.tasks.marks import Edges, Saliency
+from peftbench.tasks.normals import Normals
+from peftbench.tasks.segmentation import Segmentation
+from peftbench.tasks.several import Several
+from peftbench.tasks.text_classification import TextClassification
+from peftbench.train import evaluate, loop, step
+from peftbench.train.batches import Batch, evaluation_batches, training_batches
 from peftbench.train.blocks import recomputed
 from peftbench.train.capture import CAPTURED
-from peftbench.train.loop import FitResult, fit
-from peftbench.train.optim import param_groups
+from peftbench.train.evaluate import Measured, Passes
+from peftbench.train.loop import fit
+from peftbench.train.optim import DeviceRates, param_groups
 from peftbench.train.options import OptimSpec, TrainSpec
 
+OPTIM = OptimSpec(lr=0.01, warmup_epochs=1, clip_norm=1.0)
+# on a CPU one step as it is, one that is recorded, one from the record
+THREE_EPOCHS = TrainSpec(epochs=3, batch_size=8)
+MOVED = TrainSpec(epochs=3, batch_size=8, augment="scale_crop_flip", photometric=True, precision="bf16")
+OF_MAPS = [Segmentation, HumanParts, Depth, Normals, Edges, Saliency]
 # the plain transformer, and the ones whose blocks are other code
 PLACES = ("vit_cls", "eva_rope", "swin", "convnext")
 
 
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, steps and passes are those of a GPU, with records in the place of graphs."""
+    monkeypatch.setattr(step, "rates", DeviceRates)
+    monkeypatch.setattr(diffeomorphism, "finished", lambda leaves: False)
+    for module, reason in ((loop, "reason_against"), (evaluate, "reason_against_passes")):
+        monkeypatch.setattr(module, "Graphs", Replayed)
+        monkeypatch.setattr(module, reason, lambda *_: "")
+
+
 def set_dropout(backbone: Backbone, rate: float) -> Backbone:
-    """Every dropout there is drops at `rate`."""
+    """Every dropout there is drops at `rate`, and every drop path."""
     for module in backbone.modules():
         if isinstance(module, nn.Dropout):
             module.p = rate
+        if type(module).__name__ == "DropPath":
+            module.drop_prob = rate
     return backbone
+
+
+def task_of(backbone: Backbone) -> Task:
+    """One that the backbone serves."""
+    if len(backbone.towers) > 1:
+        return TextClassification()
+    if backbone.shape.tasks == 1:
+        return Classification()
+    return Several(tasks=["segmentation", "depth"], num_maps=len(backbone.shape.tapped))
+
+
+def data_of(backbone: Backbone, task: Task, number: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Random images, or clips, with all that the task asks for."""
+    chance = torch.Generator().manual_seed(1)
+    *frames, _, height, width = backbone.sample_shape
+    pixels = torch.randint(256, (number, *frames, height, width, 3), dtype=torch.uint8, generator=chance)
+    classes = torch.randint(3, (number, height, width), generator=chance)
+    normals = F.normalize(torch.randn(number, 3, height, width, generator=chance), dim=1)
+    targets = {
+        "label": torch.arange(number) % 3,
+        "class_map": classes.where(classes > 0, 255),
+        "human_parts": classes,
+        "depth": torch.rand(number, height, width, generator=chance),
+        "normals": normals,
+        "edges": classes.clamp(max=1),
+        "saliency": classes.clamp(max=1),
+    }
+    return {"image": pixels}, {name: targets[name] for name in task.targets}
+
+
+class Outputs:
+    """A meter that keeps all outputs."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        self.seen += [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+    def result(self) -> Measured:
+        return Measured({"n": 0})
+
+
+def captured_as_started(
+    build: Callable[[], Backbone], task: Task | None = None, train: TrainSpec = THREE_EPOCHS, device: str = "cpu"
+) -> bool:
+    """Whether a training with validation gives the same curve, outputs and tensors, captured or not."""
+    number = train.batch_size
+    if device == "cuda":
+        # graphs come two steps later than records on a CPU; there, a short last step as well
+        train, number = dataclasses.replace(train, epochs=train.epochs + 2), number + number // 2
+
+    def run(against: str) -> tuple[Any, list[Tensor]]:
+        backbone = set_dropout(build(), 0.2)
+        own = task or task_of(backbone)
+        model = own.model(backbone, Classes(("a", "b", "c")), 0).to(device)
+        data = data_of(backbone, own, number)
+        batches = training_batches(*data, train, num_classes=3, seed=0, device=device)
+        shown = evaluation_batches(*data, train, batch_size=8, device=device)
+        passes = Passes(model, shown, train.precision, against or against_capture_of_passes(backbone))
+        meter = Outputs()
+        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), OPTIM)
+
+        def validate() -> float:
+            passes.measure(meter)
+            return 0.0
+
+        result = fit(model, own.loss_fn(train), batches, validate, OPTIM, train, groups, 0, against_capture=against)
+        assert result.capture == (against or CAPTURED)
+        return result.curve, [*meter.seen, *model.state_dict().values()]
+
+    (curve, tensors), (expected_curve, expected) = run(""), run("not here")
+    return curve == expected_curve and all(torch.equal(a, b) for a, b in zip(tensors, expected, strict=True))
 
 
 def method_on(name: str, backbone: str) -> Method:
@@ -42,21 +148,32 @@ def method_on(name: str, backbone: str) -> Method:
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_steps_are_alike_unless_the_method_says_otherwise(name: str) -> None:
+def test_steps_done_again_without_python_are_the_steps_unless_the_method_says_otherwise(
+    name: str, as_on_cuda: None
+) -> None:
     place = suited(METHODS.get(name), "vit_cls")
     method = method_on(name, place)
-    backbone = set_dropout(installed(method, place).train(), 0.2)
+    if method.trains_nothing and method.of_pairs:
+        pytest.skip("nothing trains")
+    try:
+        same = captured_as_started(lambda: installed(method, place))
+    except NotReplayable:
+        if method.steps_alike:
+            raise
+        same = False
+    assert same == method.steps_alike
 
-    def output(others: int) -> Tensor:
-        """Draws of the device, here torch's own generator, are the same; all that the host could draw differs."""
-        random.seed(others)
-        np.random.seed(others)
-        torch.manual_seed(0)
-        features: Tensor = backbone(samples(backbone))
-        return features
 
-    passes = [output(others) for others in range(3)]
-    assert all(torch.equal(passes[0], later) for later in passes[1:]) == method.steps_alike
+@pytest.mark.parametrize("kind", OF_MAPS)
+def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask], as_on_cuda: None) -> None:
+    assert captured_as_started(lambda: installed(fitting("lora"), "vit_cls"), kind(num_maps=2), MOVED)
+
+
+@pytest.mark.parametrize("towers", [["image"], ["image", "text"]])
+def test_steps_on_the_towers_of_a_pair_are_done_again_to_the_bit(towers: list[str], as_on_cuda: None) -> None:
+    """What is read of the classes is kept from step to step where no step changes it, and else read in each."""
+    method = dataclasses.replace(fitting("lora"), towers=towers)
+    assert captured_as_started(lambda: installed(method, PAIR))
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -84,30 +201,17 @@ def test_blocks_computed_again_change_no_bit(name: str) -> None:
 @pytest.mark.parametrize("backbone", PLACES)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> None:
-    method = method_on(name, backbone)
+    place = suited(METHODS.get(name), backbone)
+    method = method_on(name, place)
     if not method.steps_alike:
         pytest.skip("its steps are never captured")
-    plain, expected = trained(method, backbone, "not here")
-    captured, state = trained(method, backbone, "")
-    assert captured.capture == CAPTURED
-    assert captured.curve == plain.curve
-    assert all(torch.equal(state[key], expected[key]) for key in expected)
-
-
-def trained(method: Method, backbone: str, against_capture: str) -> tuple[FitResult, dict[str, Tensor]]:
-    """Four epochs of 3 steps on random images, with dropout and drop path, on CUDA."""
     with deterministic("cuda"):
-        built = set_dropout(installed(method, backbone), 0.2)
-        for module in built.modules():
-            if type(module).__name__ == "DropPath":
-                module.drop_prob = 0.2
-        model = Classifier(built, 3, seed=0).to("cuda")
-        pixels = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-        targets = {"label": np.arange(20) % 3}
-        batches = Batches({"image": pixels}, targets, batch_size=8, device="cuda", seed=0, shuffle=True)
-        optim, train = OptimSpec(lr=0.01, warmup_epochs=1), TrainSpec(epochs=4, batch_size=8)
-        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
-        result = fit(
-            model, classification_loss(), batches, None, optim, train, groups, 0, against_capture=against_capture
-        )
-        return result, model.state_dict()
+        assert captured_as_started(lambda: installed(method, place), device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", OF_MAPS)
+def test_captured_steps_of_tasks_with_maps_are_the_steps_to_the_bit(kind: type[MapTask]) -> None:
+    with deterministic("cuda"):
+        assert captured_as_started(lambda: installed(fitting("lora"), "vit_cls"), kind(num_maps=2), MOVED, "cuda")

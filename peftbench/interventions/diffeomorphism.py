@@ -45,7 +45,7 @@ def flow(x: Tensor, v: Tensor) -> Tensor:
         safe = torch.where(flat, torch.ones_like(slope), slope)
         moved = x + torch.where(flat, speed * left, speed * torch.expm1(safe * left) / safe)
         leaves = torch.where(ahead, moved > goal, moved < goal) & (speed != 0)
-        if x.device.type == "cpu" and not leaves.any():
+        if finished(leaves):
             return moved
         steady = ~leaves | flat
         ratio = torch.where(steady, torch.ones_like(end), end / torch.where(steady, torch.ones_like(speed), speed))
@@ -57,6 +57,11 @@ def flow(x: Tensor, v: Tensor) -> Tensor:
         step = ahead.long() * 2 - 1
         cell = torch.where(leaves, cell + step, cell).clamp(0, cells - 1)
     return x
+
+
+def finished(leaves: Tensor) -> bool:
+    """Whether no point goes on to the next cell, where that is at hand; for a GPU the host would have to wait."""
+    return leaves.device.type == "cpu" and not leaves.any()
 
 
 def warped(values: Tensor, theta: Tensor) -> Tensor:

@@ -274,7 +274,7 @@ class Mix:
             rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
             inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
             images = torch.where(inside, partners, images)
-        targets = F.one_hot(labels, self.num_classes).to(torch.float32)
+        targets = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
         return images, targets * shares[2] + targets[mixing["partner"]] * shares[3]
 
 

@@ -18,7 +18,7 @@ from peftbench.train.moved_boxes import moved_boxes
 from peftbench.train.moved_maps import moved
 from peftbench.train.options import TrainSpec
 from peftbench.train.readers import FOR_READERS
-from peftbench.train.stored import RESIDENT_BYTES, Stored, Values
+from peftbench.train.stored import Stored, Values
 
 Batch: TypeAlias = dict[str, Tensor]
 
@@ -56,7 +56,6 @@ class Batches:
     targets: by name, `label` int [num] for classes.
     mean, std: per channel, in 0..1 units; both None for plain pixels in 0..1.
     draws_seed: for the augmentation alone, where it should differ from the seed of the order.
-    resident_bytes: on CUDA, what takes at most this is copied to the device once.
     shuffle_frames: every clip with its frames in a random order, the same in every epoch and whatever the seed.
 
     Raises `BadInput` for arrays of other shapes; `ConfigError` when dropping the last batch leaves none, or when
@@ -78,7 +77,6 @@ class Batches:
         augment: Augment | None = None,
         mix: Mix | None = None,
         draws_seed: int | None = None,
-        resident_bytes: int = RESIDENT_BYTES,
         workers: int = 0,
         shuffle_frames: bool = False,
     ) -> None:
@@ -90,10 +88,8 @@ class Batches:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self._inputs = {name: Stored(values, self.device, resident_bytes, workers) for name, values in inputs.items()}
-        self._targets = {
-            name: Stored(_writable(values), self.device, workers=workers) for name, values in targets.items()
-        }
+        self._inputs = {name: Stored(values, self.device, workers) for name, values in inputs.items()}
+        self._targets = {name: Stored(_writable(values), self.device, workers) for name, values in targets.items()}
         self._stored = self._inputs | self._targets
         self._augment = augment if augment is not None and augment.active else None
         self._mix = mix

@@ -19,7 +19,6 @@ import torch
 
 from peftbench.train.batches import Batches
 from peftbench.train.options import TrainSpec
-from peftbench.train.step import scales
 
 CAPTURED = "captured"
 
@@ -29,14 +28,13 @@ Sizes: TypeAlias = tuple[int, ...]
 # Steps of each size that run as they are: libraries set themselves up in the first, the second is watched.
 _WARM_UP = 2
 _SYNCHRONISES = "called a synchronizing CUDA operation"
+_OFF = "set runtime.capture=off, which starts its kernels one by one and changes no number"
 
 
 def reason_against(train: TrainSpec, batches: Batches) -> str:
     """Why the steps of such a training cannot be captured, in words for the record; empty where they can."""
     if why := _elsewhere(batches):
         return why
-    if scales(train, batches.device):
-        return "the host scales the losses of fp16"
     if train.recompute:
         return "computing blocks again puts the random generator back"
     return batches.needs_host
@@ -99,8 +97,14 @@ class Graphs:
         graph = torch.cuda.CUDAGraph()
         # One pool for all: of two graphs that never run at once, one may use the memory of the other.
         pool = next(iter(self._graphs.values())).pool() if self._graphs else None
-        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
-            self._work(sizes)
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=self._stream):
+                self._work(sizes)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            # the driver is left within the recording, so that nothing can go on from here
+            raise RuntimeError(f"a step cannot be recorded ({error}); {_OFF}") from error
         self._graphs[sizes] = graph
 
 

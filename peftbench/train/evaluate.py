@@ -148,9 +148,16 @@ class _Captured(_Started):
 
     def __init__(self, model: nn.Module, batches: Batches, precision: str) -> None:
         super().__init__(model, batches, precision)
-        self._resident = ResidentEpoch(batches)
-        self._graphs = Graphs(self._show, batches.device)
-        self._shown: dict[Sizes, tuple[Any, Batch]] = {}
+        resident, plain = ResidentEpoch(batches), _Started(model, batches, precision)
+        shown: dict[Sizes, tuple[Any, Batch]] = {}
+
+        # no method: graphs that refer to what holds them would keep the device's memory until they are collected
+        def show(sizes: Sizes) -> None:
+            batch = resident.next(*sizes)
+            left = {name: values for name, values in batch.items() if name not in batches.input_names}
+            shown[sizes] = plain.outputs(batch), left
+
+        self._resident, self._shown, self._graphs = resident, shown, Graphs(show, batches.device)
 
     def each(self, update: Callable[[Any, Batch], None]) -> None:
         with self._graphs.running():
@@ -158,9 +165,3 @@ class _Captured(_Started):
             for size in self._batches.sizes:
                 self._graphs((size,))
                 update(*tree_map_only(Tensor, Tensor.clone, self._shown[size,]))
-
-    def _show(self, sizes: Sizes) -> None:
-        batch = self._resident.next(*sizes)
-        outputs = self.outputs(batch)
-        read = self._batches.input_names
-        self._shown[sizes] = outputs, {name: values for name, values in batch.items() if name not in read}

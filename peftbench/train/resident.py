@@ -24,7 +24,7 @@ class ResidentEpoch:
             for tables in self._tables(0)
         )
         self._done = torch.zeros((), dtype=torch.int64, device=batches.device)
-        self._step = torch.zeros((), dtype=torch.int64, device=batches.device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=batches.device)
         self._places = torch.arange(batches.batch_size, device=batches.device)
 
     def begin(self, epoch: int) -> None:
@@ -38,7 +38,8 @@ class ResidentEpoch:
     def next(self, size: int) -> Batch:
         """The next batch, of `size` samples."""
         index = self._order["order"][self._done + self._places[:size]]
-        mixing = {name: drawn[self._step] for name, drawn in self._mixing.items()}
+        # not by a number without axes, which Python would read from the device
+        mixing = {name: drawn.index_select(0, self._step)[0] for name, drawn in self._mixing.items()}
         if mixing:
             mixing["partner"] = mixing["partner"][:size]
         batch = self._batches.gathered(index, {name: draw[index] for name, draw in self._draws.items()}, mixing)

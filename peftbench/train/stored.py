@@ -14,19 +14,24 @@ from peftbench.train.readers import Drawn, Reader, read_ahead
 
 Values: TypeAlias = NDArray[np.generic] | Tensor | Reader
 
-RESIDENT_BYTES = 2**30
+# what may lie on a GPU of each input: this, or a share of its memory where that is more
+_RESIDENT_BYTES = 2**30
+_RESIDENT_SHARE = 8
+
+
+def resident_bytes(device: torch.device) -> int:
+    """How large an array may be to lie on a GPU as a whole."""
+    return max(_RESIDENT_BYTES, torch.cuda.get_device_properties(device).total_memory // _RESIDENT_SHARE)
 
 
 class Stored:
     """`values`: [num_samples, ...], possibly memory-mapped, never written to; or a `Reader` that decodes them.
 
-    A tensor is put on the device; so is, on CUDA, an array of at most `resident_bytes`. A reader works in `workers`
-    processes.
+    A tensor is put on the device; so is, on CUDA, an array of at most 1 GiB or an eighth of the GPU's memory. A reader
+    works in `workers` processes.
     """
 
-    def __init__(
-        self, values: Values, device: torch.device, resident_bytes: int = RESIDENT_BYTES, workers: int = 0
-    ) -> None:
+    def __init__(self, values: Values, device: torch.device, workers: int = 0) -> None:
         self.shape = tuple(values.shape)
         self.is_pixels = values.dtype in (np.uint8, torch.uint8) and len(self.shape) in (4, 5)
         self.read_anew = not isinstance(values, (np.ndarray, Tensor))
@@ -35,7 +40,7 @@ class Stored:
         self._values: Values = values
         if isinstance(values, Tensor):
             self._values = values.to(device)
-        elif isinstance(values, np.ndarray) and device.type == "cuda" and values.nbytes <= resident_bytes:
+        elif isinstance(values, np.ndarray) and device.type == "cuda" and values.nbytes <= resident_bytes(device):
             # np.array copies: torch warns about read-only memory.
             self._values = torch.as_tensor(np.array(values)).to(device)
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,16 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftbench.contracts.replaying import NotReplayable, Replayed
 from peftbench.tasks.classification import classification_loss
-from peftbench.train import evaluate, loop
+from peftbench.train import capture, evaluate, loop, step
 from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
-from peftbench.train.capture import CAPTURED, Graphs, Sizes, reason_against, watched
+from peftbench.train.capture import CAPTURED, Graphs, watched
 from peftbench.train.evaluate import Measured, Passes
 from peftbench.train.loop import FitResult, fit
 from peftbench.train.optim import DeviceRates, Schedule, param_groups
 from peftbench.train.options import OptimSpec, TrainSpec
 from peftbench.train.resident import ResidentEpoch
+from peftbench.train.stored import resident_bytes
 
 OPTIM = OptimSpec(lr=0.01, warmup_epochs=0.5, clip_norm=1.0)
 # the whole of what batches can have of their own, with a short last batch and a short last step
@@ -28,7 +33,8 @@ SPECS = {
     "plain": TrainSpec(epochs=3, batch_size=16),
     "everything": EVERYTHING,
     "resized": TrainSpec(epochs=2, batch_size=8, augment="rrc_flip", keep_last_batch=False, cutmix=1.0, mix_prob=0.5),
-    "bf16": TrainSpec(epochs=2, batch_size=16, precision="bf16", mixup=0.4),
+    "bf16": TrainSpec(epochs=3, batch_size=16, precision="bf16", mixup=0.4),
+    "fp16": TrainSpec(epochs=3, batch_size=16, precision="fp16"),
 }
 
 
@@ -62,40 +68,61 @@ def trained(
     return result, model.state_dict()
 
 
-class Calls:
-    """Stands in for graphs where there are none: does the work at each call."""
-
-    outcome = CAPTURED
-
-    def __init__(self, work: Callable[[Sizes], None], device: torch.device) -> None:
-        self._work = work
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        yield
-
-    def __call__(self, sizes: Sizes) -> None:
-        self._work(sizes)
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, scaled losses, steps and passes are those of a GPU, with records in the place of graphs."""
+    monkeypatch.setattr(step, "rates", DeviceRates)
+    monkeypatch.setattr(step, "scales", lambda train, device: train.precision == "fp16")
+    for module, reason in ((loop, "reason_against"), (evaluate, "reason_against_passes")):
+        monkeypatch.setattr(module, "Graphs", Replayed)
+        monkeypatch.setattr(module, reason, lambda *_: "")
 
 
-@pytest.mark.parametrize("name", SPECS)
+def moving_clips() -> Batches:
+    chance = torch.Generator().manual_seed(0)
+    clips = torch.randint(256, (42, 3, 6, 6, 3), dtype=torch.uint8, generator=chance)
+    targets = {"label": torch.arange(42) % 3}
+    return Batches({"image": clips}, targets, batch_size=16, shuffle=True, augment=Augment("crop_flip", erasing=0.3))
+
+
+def shuffled_clips() -> Batches:
+    clips = torch.randint(256, (42, 3, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return evaluation_batches(
+        {"image": clips}, {"label": torch.arange(42)}, TrainSpec(), device="cpu", shuffle_frames=True
+    )
+
+
+def maps() -> Batches:
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (42, 6, 6, 3), dtype=torch.uint8, generator=chance)
+    targets = {"class_map": images[..., 0] % 3, "depth": torch.rand(42, 6, 6, generator=chance)}
+    augment = Augment("scale_crop_flip", photometric=True)
+    return Batches({"image": images}, targets, batch_size=16, shuffle=True, augment=augment)
+
+
+STATIC = {name: partial(batches_of, train, resident=True) for name, train in SPECS.items()}
+STATIC |= {"clips": moving_clips, "shuffled clips": shuffled_clips, "maps": maps}
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_batches_made_from_static_tensors_are_those_of_the_loop(name: str) -> None:
-    batches = batches_of(SPECS[name], resident=True)
+    batches = STATIC[name]()
     resident = ResidentEpoch(batches)
     for epoch in (1, 0, 1):
         resident.begin(epoch)
         for batch in batches.epoch(epoch):
             made = resident.next(len(batch["image"]))
             assert made.keys() == batch.keys()
-            assert all(torch.equal(made[key], batch[key]) for key in batch)
+            for key in batch:
+                torch.testing.assert_close(made[key], batch[key], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("name", SPECS)
-def test_steps_on_static_tensors_train_to_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, expected = trained(SPECS[name], "not here")
-    monkeypatch.setattr(loop, "Graphs", Calls)
-    monkeypatch.setattr(loop, "reason_against", lambda train, batches: "")
-    static, state = trained(SPECS[name], "")
+def test_steps_on_static_tensors_train_to_the_same_bits(name: str, optimizer: str, as_on_cuda: None) -> None:
+    optim = dataclasses.replace(OPTIM, name=optimizer)
+    plain, expected = trained(SPECS[name], "not here", optim=optim)
+    static, state = trained(SPECS[name], "", optim=optim)
     assert static.curve == plain.curve
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert (static.num_steps, static.num_images) == (plain.num_steps, plain.num_images)
@@ -124,34 +151,10 @@ def passes_of(model: nn.Module, device: str, against_capture: str) -> Passes:
     return Passes(model, batches, against_capture=against_capture)
 
 
-class Overwriting(Calls):
-    """Gives the same memory at every call of a size, as a replayed graph does."""
-
-    def __init__(self, work: Callable[[Sizes], None], device: torch.device) -> None:
-        super().__init__(work, device)
-        self._passes = work.__self__  # type: ignore[attr-defined]
-        self._static: dict[Sizes, Any] = {}
-
-    def __call__(self, sizes: Sizes) -> None:
-        self._work(sizes)
-        outputs, batch = self._passes._shown[sizes]
-        if sizes in self._static:
-            kept, kept_batch = self._static[sizes]
-            kept.copy_(outputs)
-            for name, values in batch.items():
-                kept_batch[name].copy_(values)
-        else:
-            self._static[sizes] = outputs, batch
-        self._passes._shown[sizes] = self._static[sizes]
-
-
-def test_passes_on_static_tensors_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_on_static_tensors_give_the_same_bits(as_on_cuda: None) -> None:
     model = network()
-    plain = passes_of(model, "cpu", "not here")
-    monkeypatch.setattr(evaluate, "Graphs", Overwriting)
-    monkeypatch.setattr(evaluate, "reason_against_passes", lambda batches: "")
-    static = passes_of(model, "cpu", "")
-    for _ in range(2):
+    plain, static = passes_of(model, "cpu", "not here"), passes_of(model, "cpu", "")
+    for _ in range(3):
         expected, found = plain.measure(LogitsSeen()), static.measure(LogitsSeen())
         assert found.metrics == expected.metrics and expected.num_samples == 42
         assert np.array_equal(found.predictions, expected.predictions)
@@ -180,6 +183,14 @@ def test_what_needs_the_host_for_each_batch_is_named() -> None:
     assert Batches({"image": images}, targets, batch_size=8, augment=Augment("rrc_flip")).needs_host == ""
 
 
+@pytest.mark.parametrize(("total", "most"), [(80, 10), (4, 1)])
+def test_on_a_gpu_lies_what_takes_an_eighth_of_its_memory(
+    total: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=total * 2**30))
+    assert resident_bytes(torch.device("cuda")) == most * 2**30
+
+
 def test_the_device_sets_the_rates_of_the_schedule() -> None:
     schedule = Schedule(OPTIM, epochs=3, steps_per_epoch=4)
     model = network()
@@ -188,11 +199,29 @@ def test_the_device_sets_the_rates_of_the_schedule() -> None:
     optimizer = torch.optim.SGD(groups, lr=0.1)
     rates = DeviceRates(optimizer, schedule, torch.device("cpu"))
     kept = [group["lr"] for group in optimizer.param_groups]
-    for step in range(schedule.num_steps):
+    for number in range(schedule.num_steps):
         rates.advance()
         for group, rate in zip(optimizer.param_groups, kept, strict=True):
             assert group["lr"] is rate  # written in place
-            assert rate == torch.tensor(schedule.lr_at(step) * group["lr_scale"])
+            assert rate == torch.tensor(schedule.lr_at(number) * group["lr_scale"])
+
+
+def test_a_step_that_cannot_be_recorded_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def refusing(*_: Any, **__: Any) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", refusing)
+    monkeypatch.setattr(capture, "watched", lambda work: work() or "")
+    graphs, done = Graphs(lambda sizes: done.append(sizes), torch.device("cuda")), []
+    graphs((4,))
+    graphs((4,))
+    with pytest.raises(RuntimeError, match=r"not permitted when stream is capturing.*runtime\.capture=off"):
+        graphs((4,))
+    assert done == [(4,), (4,)]
 
 
 @pytest.mark.gpu
@@ -221,10 +250,11 @@ def test_captured_steps_train_to_the_same_bits(name: str, optimizer: str) -> Non
     assert all(torch.equal(state[key], expected[key]) for key in expected)
 
 
-@pytest.mark.gpu
-def test_scaled_losses_are_not_captured() -> None:
-    train = TrainSpec(epochs=2, batch_size=16, precision="fp16")
-    assert "fp16" in reason_against(train, batches_of(train, "cuda", resident=True))
+def record_on_a_cpu(work: Callable[[Tensor], None]) -> None:
+    x = torch.zeros(4)
+    graphs = Replayed(lambda sizes: work(x), x.device)
+    for _ in range(3):
+        graphs((4,))
 
 
 def wait(x: Tensor) -> None:
@@ -237,6 +267,28 @@ def draw_by_python(x: Tensor) -> None:
 
 def draw_by_torch(x: Tensor) -> None:
     x.add_(torch.rand(1).to(x.device, non_blocking=True))
+
+
+def read_by_mask(x: Tensor) -> None:
+    x.add_(x[x > 0].sum())
+
+
+@pytest.mark.parametrize(("work", "why"), [(wait, "waits"), (read_by_mask, "waits")])
+def test_the_stand_in_for_graphs_refuses_what_a_graph_cannot_hold(work: Callable[[Tensor], None], why: str) -> None:
+    with pytest.raises(NotReplayable, match=why):
+        record_on_a_cpu(work)
+
+
+def test_the_stand_in_for_graphs_reads_no_memory_that_was_given_back() -> None:
+    kept = {"ones": torch.ones(4)}
+    x = torch.zeros(4)
+    graphs = Replayed(lambda sizes: x.add_(kept["ones"]), x.device)
+    for _ in range(3):
+        graphs((4,))
+    assert x.tolist() == [3.0] * 4
+    kept["ones"] = torch.ones(4)
+    with pytest.raises(NotReplayable, match="given back"):
+        graphs((4,))
 
 
 @pytest.mark.gpu

@@ -72,15 +72,27 @@ class Chosen(nn.Module):
         super().__init__()
         self.readout, self.target_size = readout, target_size
         self.register_buffer("kept", kept, persistent=False)
+        self._found: tuple[tuple[list[int], int, int], list[Tensor]] | None = None
 
     def forward(self, seen: Sequence[Tensor]) -> Tensor:
         parts = [*(self._pooled(tokens) for tokens in seen), self.readout(seen[-1])]
         if self.kept is not None:
-            ends = torch.tensor([part.shape[1] for part in parts], device=self.kept.device).cumsum(dim=0)
-            owners = torch.bucketize(self.kept, ends, right=True)
-            starts = [0, *ends.tolist()]
-            parts = [part[:, self.kept[owners == number] - starts[number]] for number, part in enumerate(parts)]
+            columns = self._columns([part.shape[1] for part in parts])
+            parts = [part[:, own] for part, own in zip(parts, columns, strict=True)]
         return torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+
+    def _columns(self, widths: list[int]) -> list[Tensor]:
+        """What is kept of each layer; found once, as the host has to wait for how many there are."""
+        asked = widths, id(self.kept), self.kept._version
+        if self._found is None or self._found[0] != asked:
+            # for training as well, whoever asks first
+            with torch.inference_mode(False):
+                ends = torch.tensor(widths, device=self.kept.device).cumsum(dim=0)
+                owners = torch.bucketize(self.kept, ends, right=True)
+                starts = [0, *ends.tolist()]
+                own = [self.kept[owners == number] - starts[number] for number in range(len(widths))]
+            self._found = asked, own
+        return self._found[1]
 
     def _pooled(self, tokens: Tensor) -> Tensor:
         width = tokens.shape[2]

@@ -1,25 +1,30 @@
 """A whole cell here against the pipeline of the published code bases: JPEG files to a test accuracy.
 
-    python benchmarks/cell.py [--device cuda] [--model NAME --size PX] [--method lora] [--epochs 10]
+    python benchmarks/cell.py [--device cuda] [--model NAME --size PX] [--method lora] [--epochs 10] [--test-every 1]
 
 Both train LoRA (or a linear head) on the same JPEG files, drawn for the purpose, and measure a test split at the end.
 
-    ours    `run_cell`, from planning to the record in the store, with an empty cache of decoded images
-    field   a map-style data set with Pillow and torchvision, a DataLoader with workers, the method written by hand
+    ours    `run_cell`, from planning to the record in the store, with an empty cache of decoded images; fp32 and bf16
+    field   a map-style data set with Pillow and torchvision, a DataLoader with workers, the method written by hand, in
+            fp32; the test split is gone over in every epoch (VPT's trainer, which goes over two splits) or in every
+            tenth (the loops of PETL-ViT)
 
-Each runs in turn in this process, imports done. Medians of seconds and of the ratio in a round are written: by the
-clock, and of the processor, workers included, which other work on the machine disturbs less.
+What the field does was read in github.com/KMnP/vpt (src/engine/trainer.py) and github.com/JieShibo/PETL-ViT
+(FacT/fact_tt.py, FacT/vtab.py): neither casts to bf16, and the second decodes and resizes every image anew in every
+epoch. Of VPT one of its two splits is counted here. Each arm runs in turn in this process, imports done. Medians of
+seconds and of the ratio in a round are written: by the clock, and of the processor, workers included, which other work
+on the machine disturbs less.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,7 @@ import timm
 import torch
 from by_hand import NAMES, by_hand
 from PIL import Image
+from rows import append
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -40,7 +46,6 @@ from peftbench.config.compose import by_hydra
 from peftbench.config.gate import register_schemas, to_run_config
 from peftbench.foundation.progress import Progress
 from peftbench.records.store import Store
-from peftbench.train.precision import autocast
 
 CLASSES = 10
 Pair = tuple[float, float]
@@ -76,10 +81,10 @@ class Files(Dataset[tuple[torch.Tensor, int]]):
             return self.transform(image.convert("RGB")), int(path.parent.name.removeprefix("class_"))
 
 
-def seconds(work: Callable[[argparse.Namespace, Path], None], arguments: argparse.Namespace, root: Path) -> Pair:
+def seconds(work: Callable[[Path], None], root: Path) -> Pair:
     """Of the clock and of the processor, processes that have ended included."""
     start, before = time.perf_counter(), os.times()
-    work(arguments, root)
+    work(root)
     after = os.times()
     return time.perf_counter() - start, sum(after[:4]) - sum(before[:4])
 
@@ -95,21 +100,21 @@ def field(arguments: argparse.Namespace, root: Path) -> None:
     train = DataLoader(Files(root / "train", arguments.size), shuffle=True, **options)
     test = DataLoader(Files(root / "test", arguments.size), **options)
     optimizer = torch.optim.AdamW([tensor for tensor in model.parameters() if tensor.requires_grad], lr=1e-3)
-    for _ in range(arguments.epochs):
+    for epoch in range(1, arguments.epochs + 1):
         model.train()
         for images, labels in train:
-            with autocast(device, arguments.precision):
-                logits = model(images.to(device)).float()
-            F.cross_entropy(logits, labels.to(device)).backward()
+            F.cross_entropy(model(images.to(device)), labels.to(device)).backward()
             optimizer.step()
             optimizer.zero_grad()
-    model.eval()
-    with torch.no_grad(), autocast(device, arguments.precision):
-        hits = sum((model(images.to(device)).argmax(1).cpu() == labels).sum() for images, labels in test)
-    assert hits >= 0
+        if epoch % arguments.test_every and epoch < arguments.epochs:
+            continue
+        model.eval()
+        with torch.no_grad():
+            hits = sum((model(images.to(device)).argmax(1).cpu() == labels).sum() for images, labels in test)
+        assert hits >= 0
 
 
-def ours(arguments: argparse.Namespace, root: Path) -> None:
+def ours(arguments: argparse.Namespace, root: Path, precision: str) -> None:
     """The same cell here."""
     with tempfile.TemporaryDirectory() as results, tempfile.TemporaryDirectory() as cache:
         words = [
@@ -122,7 +127,7 @@ def ours(arguments: argparse.Namespace, root: Path) -> None:
             f"backbone.img_size={arguments.size}",
             f"train.epochs={arguments.epochs}",
             f"train.batch_size={arguments.batch}",
-            f"train.precision={arguments.precision}",
+            f"train.precision={precision}",
             "optim.warmup_epochs=0",
             f"runtime.device={arguments.device}",
             f"runtime.results={results}",
@@ -139,7 +144,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
     parser.add_argument("--side", type=int, default=300, help="side of the files in pixels (%(default)s)")
     parser.add_argument("--method", default="lora", choices=NAMES)
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], help="of the cells here")
+    parser.add_argument("--test-every", type=int, default=10, help="epochs between tests of the field (%(default)s)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--workers", type=int, default=2)
@@ -151,12 +157,11 @@ def main() -> None:
     register_schemas()
     with tempfile.TemporaryDirectory() as folder:
         draw_files(Path(folder), arguments.side, {"train": arguments.train, "test": arguments.test})
-        rounds = [
-            (seconds(ours, arguments, Path(folder)), seconds(field, arguments, Path(folder)))
-            for _ in range(arguments.rounds)
-        ]
+        root, works = Path(folder), {"field": partial(field, arguments)}
+        works |= {precision: partial(ours, arguments, precision=precision) for precision in arguments.precision}
+        rounds = [{name: seconds(work, root) for name, work in works.items()} for _ in range(arguments.rounds)]
     facts = machine(torch.device(arguments.device))
-    row = {
+    shared = {
         "device": facts.get("gpu", arguments.device),
         "cpu": facts["cpu"],
         "threads": facts["threads"],
@@ -164,24 +169,18 @@ def main() -> None:
         "train_images": arguments.train * CLASSES,
         "test_images": arguments.test * CLASSES,
     }
-    row |= {
-        name: getattr(arguments, name) for name in ("side", "model", "size", "method", "precision", "epochs", "batch")
-    }
-    for place, unit in enumerate(("s", "cpu_s")):
-        pairs = [(first[place], second[place]) for first, second in rounds]
-        row |= {
-            f"ours_{unit}": f"{statistics.median(first for first, _ in pairs):.2f}",
-            f"field_{unit}": f"{statistics.median(second for _, second in pairs):.2f}",
-            f"ours_over_field_{unit}": f"{statistics.median(first / second for first, second in pairs):.3f}",
-        }
-    new = not arguments.out.exists()
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(", ".join(f"{key} {value}" for key, value in row.items()))
+    shared |= {name: getattr(arguments, name) for name in ("side", "model", "size", "method", "epochs", "batch")}
+    shared["test_every"] = arguments.test_every
+    for precision in arguments.precision:
+        row = shared | {"precision": precision}
+        for place, unit in enumerate(("s", "cpu_s")):
+            pairs = [(found[precision][place], found["field"][place]) for found in rounds]
+            row |= {
+                f"ours_{unit}": f"{statistics.median(first for first, _ in pairs):.2f}",
+                f"field_{unit}": f"{statistics.median(second for _, second in pairs):.2f}",
+                f"ours_over_field_{unit}": f"{statistics.median(first / second for first, second in pairs):.3f}",
+            }
+        append(arguments.out, row)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ seconds of the processor (of the device, on CUDA) and of their ratio are written
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 from by_hand import NAMES
+from rows import append
 from step import NUM_CLASSES, with_method
 from torch import nn
 
@@ -137,13 +137,7 @@ def main() -> None:
                     figures = in_a_process(arguments, method, precision, cache)
                     row = shared | {"precision": precision, "method": method, "cache": state}
                     row |= {name: f"{value:.3f}" for name, value in figures.items()}
-                    new = not arguments.out.exists()
-                    with arguments.out.open("a", newline="", encoding="utf-8") as file:
-                        writer = csv.DictWriter(file, list(row))
-                        if new:
-                            writer.writeheader()
-                        writer.writerow(row)
-                    print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+                    append(arguments.out, row)
 
 
 if __name__ == "__main__":

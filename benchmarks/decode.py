@@ -15,7 +15,6 @@ Images per second of the processor, workers included: a machine with more free c
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import os
 import statistics
@@ -28,6 +27,7 @@ import PIL
 import torch
 import torchvision
 from PIL import Image
+from rows import append
 
 from peftbench.cells.provenance import machine
 from peftbench.data.pixels.decode import decode_image
@@ -99,13 +99,7 @@ def main() -> None:
         "torchvision_same_pixels": same,
     }
     row |= {f"{name}_per_s": f"{found:.0f}" for name, found in rates.items()}
-    new = not asked.out.exists()
-    with asked.out.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
-    print(", ".join(f"{key} {value}" for key, value in row.items()))
+    append(asked.out, row)
 
 
 def of_torchvision(data: torch.Tensor) -> np.ndarray:

@@ -69,6 +69,7 @@ ALLOWED = {
         "backbones.class_texts",
         "backbones.pair",
         "data.templates",
+        "interventions.class_aware",
         "interventions.guided",
         "interventions.noise",
         "interventions.streams",

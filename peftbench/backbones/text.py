@@ -51,13 +51,18 @@ class TextNet(nn.Module):
                 nn.init.normal_(linear.weight, std=std)
                 nn.init.zeros_(linear.bias)
 
-    def forward(self, embedded: Tensor) -> Tensor:
-        """Embedded tokens [texts, length, width], without positions -> tokens behind the final norm, same shape."""
+    def forward(self, embedded: Tensor, ahead: Tensor | None = None) -> Tensor:
+        """Embedded tokens [texts, length, width], without positions -> tokens behind the final norm, same shape.
+
+        ahead: tokens [texts, number, width] of another kind that stand before them and have no positions here.
+        """
         x = embedded + self.pos_embed[:, : embedded.shape[1]].to(embedded.dtype)
+        if ahead is not None:
+            x = torch.cat([ahead.to(x.dtype), x], dim=1)
         for block in self.blocks:
             x = block(x, is_causal=self.spec.causal)
         normed: Tensor = self.norm(x)
-        return normed
+        return normed if ahead is None else normed[:, ahead.shape[1] :]
 
 
 class TextTower(Backbone):
@@ -91,9 +96,12 @@ class TextTower(Backbone):
         """Without the columns behind the end of the longest text, where no feature depends on them."""
         return ids[:, : int(self.ends(ids).max()) + 1] if self.spec.causal else ids
 
-    def read(self, embedded: Tensor, ends: Tensor) -> Tensor:
-        """Features of texts given as embedded tokens [texts, length, width], read at `ends` [texts]."""
-        tokens: Tensor = self.net(embedded)
+    def read(self, embedded: Tensor, ends: Tensor, ahead: Tensor | None = None) -> Tensor:
+        """Features of texts given as embedded tokens [texts, length, width], read at `ends` [texts].
+
+        `ahead` as in `TextNet.forward`: what the texts are read behind.
+        """
+        tokens: Tensor = self.net(embedded) if ahead is None else self.net(embedded, ahead)
         return tokens[torch.arange(len(tokens), device=tokens.device), ends]
 
     @property

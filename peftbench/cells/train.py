@@ -61,7 +61,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
-    if config.method.trains_nothing and not any(tensor.requires_grad for tensor in model.head.parameters()):
+    if not any(tensor.requires_grad for tensor in model.parameters()):
         return Trained(unfitted(), probed, 0.0, {})
     # a head may hold frozen tensors, such as SAM's prompt encoder
     head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]

@@ -13,6 +13,7 @@ from peftbench.interventions.attention import (
 )
 from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, tap_block
+from peftbench.interventions.class_aware import ClassAware, ClassPrompts, PromptedBeside
 from peftbench.interventions.context import ImageContext, LearnedContext
 from peftbench.interventions.headed import Headed
 from peftbench.interventions.linear import (
@@ -67,6 +68,8 @@ __all__ = [
     "BlockTaps",
     "Bottleneck",
     "CarriedReadout",
+    "ClassAware",
+    "ClassPrompts",
     "Drawn",
     "ExtraKeysValues",
     "FixedDown",
@@ -90,6 +93,7 @@ __all__ = [
     "OwnKeysValues",
     "ParallelAndSequential",
     "Projected",
+    "PromptedBeside",
     "QueryTokens",
     "ReplaceTokens",
     "Rewritten",

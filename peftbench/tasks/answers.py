@@ -27,13 +27,21 @@ def soft_scores(counts: Tensor) -> Tensor:
     return (counts * with_own + (ANNOTATORS - counts) * without_own) / ANNOTATORS
 
 
+def scores_of(answers: Tensor, num_answers: int) -> Tensor:
+    """What annotators answered, int64 [batch, annotators] with -1 outside the vocabulary -> scores [batch, answers]."""
+    counts = torch.zeros(len(answers), num_answers + 1, dtype=torch.int64, device=answers.device)
+    # the first place gathers what is outside
+    counts.scatter_add_(1, answers + 1, torch.ones_like(answers))
+    return soft_scores(counts[:, 1:])
+
+
 def answer_loss(logits: Tensor, scores: Tensor) -> Tensor:
     """Binary cross-entropy with soft scores, summed over answers, mean over the batch (Teney et al., CVPR 2018)."""
     return F.binary_cross_entropy_with_logits(logits.float(), scores.float(), reduction="sum") / len(logits)
 
 
 class AnswerMeter:
-    """Logits [batch, answers] and `batch["scores"]` [batch, answers] -> the mean score of the likeliest answer.
+    """Logits [batch, answers] and `batch["answers"]` [batch, annotators] -> the mean score of the likeliest answer.
 
     `vqa_accuracy` is in 0..1; questions none of whose answers is in the vocabulary count as wrong, and their share is
     `unanswerable`. Predictions: the answer's number for every sample, int32.
@@ -43,8 +51,8 @@ class AnswerMeter:
         self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        chosen, scores = outputs.argmax(dim=1), batch["scores"]
-        gained = scores.gather(1, chosen[:, None])[:, 0].double()
+        chosen, scores = outputs.argmax(dim=1), scores_of(batch["answers"], outputs.shape[1])
+        gained = scores.gather(1, chosen[:, None])[:, 0]
         self._seen.append((chosen, gained, (scores <= 0).all(dim=1), batch["index"]))
 
     def result(self) -> Measured:

@@ -141,7 +141,10 @@ def fit(
 
 
 class Started:
-    """The steps of an epoch, each started by the host kernel by kernel, on batches that the host puts together."""
+    """The steps of an epoch, each started by the host kernel by kernel, on batches that the host puts together.
+
+    Each batch says its `epoch` (int64 [batch], from 0), for losses that change on the way.
+    """
 
     outcome = ""
 
@@ -150,7 +153,7 @@ class Started:
 
     def epoch(self, epoch: int) -> None:
         for micro_batches in in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate):
-            self._step(micro_batches)
+            self._step([batch | {"epoch": torch.full_like(batch["index"], epoch)} for batch in micro_batches])
 
 
 class Captured:

@@ -102,3 +102,20 @@ WORDS = {"a", "the", "{}", "photo", "of", "one", "drawing", "dark", "large", "sm
 def test_sixty_of_clips_eighty_templates_are_promptsrcs() -> None:
     assert len(IMAGENET_60) == 60 and set(IMAGENET_60) < set(IMAGENET_80)
     assert "itap of the {}." in IMAGENET_60 and "itap of a {}." not in IMAGENET_60
+
+
+@pytest.mark.parametrize("epoch", [29, 30])
+def test_dpt_trains_each_tower_against_the_other_one_as_it_was_and_then_both(epoch: int) -> None:
+    batch = {**BATCH, "epoch": torch.full((4,), epoch)}
+    _, loss, pair = model_of("dpt", "dpt", batch)
+    aware = pair.image.sites("block")[-1].module
+    f, label = pair.image_features(BATCH["image"]), BATCH["label"]
+    said, w, bare = aware.take(), pair.class_features(f), untouched()
+    f0, w0 = bare.image_features(BATCH["image"]), bare.class_features(f)
+    together = F.cross_entropy(pair.match(f, w), label)
+    apart = F.cross_entropy(pair.match(f0, w), label) + F.cross_entropy(pair.match(f, w0), label) + 0.1 * together
+    # of five classes all are chosen, each in a place of its own
+    places = (said.chosen == label[:, None]).int().argmax(1)
+    of_truth = F.cross_entropy(said.logits[torch.arange(4), places], label)
+    expected = (apart if epoch < 30 else together) + 0.3 * of_truth
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)

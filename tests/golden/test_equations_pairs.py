@@ -39,6 +39,10 @@ ORACLES = [
     ("ivlp", {}, 46_080),
     ("ivlp", {"text_tokens": 2, "image_tokens": 2}, 23_040),
     ("zero_shot", {}, 0),
+    # on ViT-B/32, whose count differs in nothing that is trained
+    ("dpt", {}, 1_213_184),
+    # of the published 1,578,752 a layer without the cross-modal exit (393,984) and its norm (1,536): on equal widths
+    ("uniadapter", {}, 12 * (1_536 + 768 * 512 + 512 + 513 * (768 + 512))),
 ]
 
 
@@ -182,3 +186,80 @@ def test_ivlp_with_random_image_tokens_keeps_the_words_at_the_start_of_the_text(
         f = pair.image_features(samples(pair))
         assert torch.equal(pair.class_features(f), plain.class_features(f)), "words and no deep tokens: zero-shot"
         assert not torch.allclose(f, plain.image_features(samples(plain)))
+
+
+def test_uniadapter_shares_its_entrance_between_towers() -> None:
+    pair = moved("uniadapter", bottleneck=6)
+    assert isinstance(pair, Pair)
+    with torch.no_grad():
+        for _, tensor in pair.trainable:
+            tensor.add_(0.2 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(tensor.numel())))
+    for tower, depth in ((pair.image, 1), (pair.text, 1)):
+        block: Any = tower.sites("block")[depth].module
+        plain, branch = block.base, dict(block.named_modules())
+        up = next(module.up for module in branch.values() if hasattr(module, "up"))
+        entrance: Any = pair.text.get_submodule(f"shared.entrance_{depth}")
+        x = torch.randn(2, 5, tower.shape.width, generator=torch.Generator().manual_seed(1))
+        behind = x + plain.attn(plain.norm1(x))
+        width = x.shape[-1]
+        seen = (behind - behind.mean(-1, keepdim=True)) / (behind.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        seen = seen * entrance.norm.weight[:width] + entrance.norm.bias[:width]
+        hidden = (seen @ entrance.down.weight[:, :width].T + entrance.down.bias).relu()
+        added = 0.1 * (hidden @ up.weight.T + up.bias)
+        torch.testing.assert_close(block(x), behind + plain.mlp(plain.norm2(behind)) + added, rtol=1e-4, atol=1e-5)
+    # what the text tower reads is known to change with the entrance
+    assert any(name.startswith("text.shared.entrance_") for name, _ in pair.trainable)
+
+
+def test_vl_adapter_stands_behind_both_halves_and_counts_as_published() -> None:
+    with torch.device("meta"):
+        shape = build_text(TEXTS["clip_768"]).shape
+    method = METHODS.get("vl_adapter")(norms=False)
+    # of 768 channels 96: 148,320 for each of two places in twelve layers
+    assert method.expected_params(shape) == 24 * 148_320
+    pair = bare()
+    install(METHODS.get("vl_adapter")(towers=["text"], reduction=4), pair)
+    wrapped: Any = pair.text.sites("mlp")[0].module
+    adapter, plain = wrapped.module, wrapped.base
+    x = torch.randn(2, 3, pair.text.shape.width, generator=torch.Generator().manual_seed(1))
+    y = plain(x)
+    hidden = torch.nn.functional.gelu(adapter.down(y), approximate="tanh")
+    torch.testing.assert_close(wrapped(x), y + adapter.up(hidden))
+    assert adapter.up.weight.std() > 0.01 and "text.net.norm.weight" in dict(pair.trainable)
+
+
+def test_dpt_asks_the_image_for_the_classes_that_the_untouched_pair_finds() -> None:
+    untouched, pair = bare().double(), bare().double()
+    install(METHODS.get("dpt")(num_tokens=2, num_classes=3, context=2), pair)
+    pair.double()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, tensor in pair.trainable:
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator, dtype=torch.float64))
+    images, net = samples(pair).double(), untouched.image.net
+    f0 = untouched.image_features(images)
+    w0 = untouched.class_features(f0)
+    chosen = untouched.match(f0, w0).topk(3, dim=1).indices
+    w = pair.classes(pair, f0)  # type: ignore[misc]
+    # patches and class token as they enter the first block
+    x = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))
+    blocks: Any = [site.module for site in pair.image.sites("block")]
+    for wrapped in blocks[:-1]:
+        entering = torch.cat([x, wrapped.tokens.tokens.expand(len(x), -1, -1)], dim=1)
+        x = wrapped.base(entering)[:, :-2]
+    prompts = blocks[-1].prompts
+    asked = w[chosen] @ prompts.to_query.weight.T + prompts.to_query.bias
+    seen = torch.cat([x, prompts.tokens.expand(len(x), -1, -1)], dim=1)
+    scores = (asked @ prompts.query.weight.T) @ (seen @ prompts.key.weight.T).transpose(1, 2) / 32**0.5
+    found = (scores.softmax(-1) @ seen) @ prompts.value.weight.T
+    placed = torch.cat([x, prompts.norm_prompt(found + asked)], dim=1)
+    features = pair.image_projection(pair.image.readout(net.norm(blocks[-1].base(placed)[:, :-3])))
+    blocks[-1].listens = True
+    with torch.no_grad():
+        torch.testing.assert_close(pair.train()(images), pair.match(features, w), rtol=1e-10, atol=1e-10)
+    said = blocks[-1].take()
+    assert torch.equal(said.chosen, chosen)
+    torch.testing.assert_close(said.logits, prompts.norm_said(found) @ prompts.says.weight.T, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(said.untouched, f0, rtol=1e-10, atol=1e-10)
+    rate = METHODS.get("dpt")().lr_scale
+    assert rate("backbone.classes.context") == 0.2 and rate("backbone.image.net.blocks.0.tokens.tokens") == 1

@@ -29,6 +29,12 @@ def test_retrieval_is_trained_measured_and_restored(run, results, capsys):
     assert "reproduced exactly" in capsys.readouterr().out
 
 
+def test_a_pair_in_which_nothing_trains_retrieves_as_it_is(run, results):
+    assert run(*CAPTIONS, "protocol.report_test=true", "method=linear", fast=False) == 0
+    (record,) = Store(results).all()
+    assert record.curve == [] and record.params["trainable"] == 0 and record.metrics["test"]["mean_recall"] > 0.1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -42,3 +48,18 @@ def test_retrieval_is_trained_measured_and_restored(run, results, capsys):
 def test_what_does_not_go_together_says_so(run, capsys, words, code, said):
     assert run(*CAPTIONS, *words, fast=False) == code
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("fusion", "least"), [("read", 0.25), ("product", 0.2)])
+def test_questions_are_answered_better_than_by_the_most_frequent_answer(run, results, capsys, fusion, least):
+    words = (*SHORT, "task=vqa", f"task.fusion={fusion}", "dataset=asked_shapes", "method=lora", "method.towers=[text]")
+    assert run(*words, "train.epochs=4", "optim.lr=0.01", "train.augment=none", fast=False) == 0
+    (record,) = Store(results).all()
+    scores = record.metrics["test"]
+    assert (record.primary, scores["n"], scores["unanswerable"]) == ("vqa_accuracy", 1000, 0)
+    assert scores["vqa_accuracy"] > least
+    # the image tower is frozen, and looks at every picture once
+    assert record.cost["kept"]["share"] > 0.2
+    capsys.readouterr()
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out

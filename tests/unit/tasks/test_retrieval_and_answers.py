@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from peftbench.tasks.answers import AnswerMeter, answer_loss, soft_scores
+from peftbench.tasks.answers import AnswerMeter, answer_loss, scores_of, soft_scores
 from peftbench.tasks.recall import RetrievalMeter, recalls
 
 
@@ -74,12 +74,14 @@ def test_soft_scores_are_the_mean_over_nine_of_ten_annotators():
 
 
 def test_vqa_accuracy_is_the_mean_score_of_the_chosen_answers():
-    scores = soft_scores(torch.tensor([[0, 2, 8], [3, 0, 0], [0, 0, 0], [1, 1, 1]]))
+    # what ten annotators gave of three answers, -1 for others
+    answers = torch.tensor([[1] * 2 + [2] * 8, [0] * 3 + [-1] * 7, [-1] * 10, [0, 1, 2] + [-1] * 7])
+    assert torch.equal(scores_of(answers, 3), soft_scores(torch.tensor([[0, 2, 8], [3, 0, 0], [0, 0, 0], [1, 1, 1]])))
     logits = torch.tensor([[0.0, 1, 0], [2, 0, 0], [0, 0, 1], [0, 0, 3]])
     meter = AnswerMeter()
     # in another order than that of the split
-    meter.update(logits[2:], {"scores": scores[2:], "index": torch.tensor([2, 3])})
-    meter.update(logits[:2], {"scores": scores[:2], "index": torch.tensor([0, 1])})
+    meter.update(logits[2:], {"answers": answers[2:], "index": torch.tensor([2, 3])})
+    meter.update(logits[:2], {"answers": answers[:2], "index": torch.tensor([0, 1])})
     measured = meter.result()
     assert measured.metrics["vqa_accuracy"] == pytest.approx((0.6 + 0.9 + 0 + 0.3) / 4)
     assert (measured.metrics["unanswerable"], measured.metrics["n"]) == (0.25, 4)

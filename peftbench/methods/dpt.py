@@ -1,0 +1,82 @@
+"""DPT (Xing et al., IEEE TMM 2023, arXiv:2208.08340): prompts in both towers, the last ones made of likely classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.pair import Pair, both_shapes
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
+from peftbench.interventions import ClassAware, ClassPrompts, Drawn, LearnedContext, PromptedBeside
+from peftbench.methods.base import METHODS
+from peftbench.methods.ivlp import require_one_sequence
+from peftbench.methods.of_pair import OfPair
+
+_KEYS, _LOOKED_AT = 32, 10
+# of the rate of the image's prompts: 0.002 beside 0.01
+TEXT_RATE = 0.2
+
+
+@METHODS.add("dpt")
+@dataclass(frozen=True)
+class DPT(OfPair):
+    """CoOp's context, VPT's tokens in all image blocks but the last, class-aware prompts in the last (section 3).
+
+    The `num_classes` classes that the untouched pair finds likeliest each become a prompt of the last block: their text
+    features, mapped to the image's width, look at its tokens (see `interventions.class_aware`). All tokens stand at
+    the end of the sequence and are cut off behind their block. The context has `TEXT_RATE` of the learning rate. With M
+    vectors, T tokens, E the joint and D_v, D_t the towers' widths, C classes: M D_t + (L - 1) T D_v + (E + 1) D_v + 64
+    D_v + D_v^2 + 4 D_v + 10 D_v + C D_v parameters; the last is read by `objective=dpt` alone.
+    """
+
+    family: ClassVar[str] = "prompt"
+    paper: ClassVar[str] = "arXiv:2208.08340"
+    identity_at_init: ClassVar[bool] = False
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = "The context of texts warms up with the rest for ten epochs, in the released code for one."
+
+    context: int = option(16, ge=1)
+    num_tokens: int = option(10, ge=1)
+    num_classes: int = option(10, ge=1)
+
+    @property
+    def bound_to_classes(self) -> bool:
+        return True
+
+    def attach_pair(self, pair: Pair) -> None:
+        image, width = pair.image, pair.image.shape.width
+        require_one_sequence(self.name, image)
+        if image.shape.depth < 2:
+            raise NotApplicable(f"{self.name} needs blocks ahead of the last one")
+        with torch.no_grad():
+            known = pair.class_features(torch.zeros(1, pair.feature_dim, device=pair.device))
+        pair.classes = LearnedContext(pair.texts, pair, pair.class_names, self.context)
+        *blocks, last = image.sites("block")
+        for site in blocks:
+            site.wrap(partial(PromptedBeside, tokens=Drawn(self.num_tokens, width)))
+        [norm] = [site.module for site in image.all_sites if site.shape.role == "norm.final"]
+        prompts = ClassPrompts(pair.feature_dim, width, len(pair.class_names))
+        number = min(self.num_classes, len(pair.class_names))
+        last.wrap(partial(ClassAware, prompts=prompts, known=known, number=number, reader=pair, norm=norm))
+
+    def lr_scale(self, tensor: str) -> float:
+        return TEXT_RATE if tensor.endswith("classes.context") else 1.0
+
+    def inert(self, backbone: Backbone) -> Mapping[str, slice | Tensor]:
+        # what the prompts say of classes is part of the objective alone
+        said = ("prompts.says.weight", "prompts.norm_said.weight", "prompts.norm_said.bias")
+        return {name: slice(None) for name, _ in backbone.trainable if name.endswith(said)}
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        image, text = both_shapes(shape)
+        width = image.width
+        looks = (image.joint + 1) * width + 2 * width * _KEYS + width**2 + 4 * width + _LOOKED_AT * width
+        tokens = (image.depth - 1) * self.num_tokens * width
+        return self.context * text.width + tokens + looks + image.num_classes * width

@@ -1,4 +1,4 @@
-"""Numbers beside the primary one for tasks that predict maps, and what several tasks at once gain over single ones."""
+"""Numbers beside the primary one of other tasks than classes, and what several tasks at once gain over single ones."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ SHOWN: dict[str, dict[str, str]] = {
     "promptable": {"dice": "Dice"},
     "region": {"miou": "mIoU", "dice": "Dice"},
     "detection": {"ap50": "AP50", "ap75": "AP75", "ar100": "AR100"},
+    "retrieval": {
+        f"{way}_r{k}": f"{words} R@{k}"
+        for way, words in (("image_to_text", "image to text"), ("text_to_image", "text to image"))
+        for k in (1, 5, 10)
+    },
 }
 SEVERAL, DELTA = "several", "delta_m"
 # what is no share of something

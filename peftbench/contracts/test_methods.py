@@ -58,6 +58,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "ttc": {"align_share": 0.02},
     # in other sizes the last rectifier turns whole rows off, whatever the image
     "clip_adapter": {"reduction": 6},
+    # of many rectifiers some are off for all of a few texts
+    "uniadapter": {"bottleneck": 12},
     # finer cells than a tiny matrix has singular values would bend nothing
     "ditask": {"cells": 8},
 }

@@ -42,29 +42,28 @@ class PromptedBeside(Intervention):
 
 
 class Said(NamedTuple):
-    """What a training pass said beside its features: logits of the prompts [batch, prompts, classes], the classes that
-    they are of, int64 [batch, prompts], and untouched image features [batch, joint].
+    """What a training pass gave beside its features: what each prompt found in the image [batch, prompts, width], the
+    classes that they are of, int64 [batch, prompts], and untouched image features [batch, joint].
     """
 
-    logits: Tensor
+    found: Tensor
     chosen: Tensor
     untouched: Tensor
 
 
 class ClassPrompts(nn.Module):
-    """Class features [batch, prompts, joint] and the image's tokens [batch, length, width] -> prompts and logits.
+    """Class features [batch, prompts, joint], an image's tokens [batch, length, width] -> prompts and what they find.
 
     q = A w; o = V softmax(Q q (K z)^T / sqrt 32) z with z the image's tokens, without a gradient, and ten learned ones;
-    prompts LN(o + q) [batch, prompts, width], logits C LN(o) [batch, prompts, classes].
+    prompts LN(o + q), and o itself: [batch, prompts, width] each.
     """
 
-    def __init__(self, joint: int, width: int, num_classes: int) -> None:
+    def __init__(self, joint: int, width: int) -> None:
         super().__init__()
         self.to_query = nn.Linear(joint, width)
         self.query, self.key = (nn.Linear(width, _KEYS, bias=False) for _ in range(2))
         self.value = nn.Linear(width, width, bias=False)
-        self.norm_said, self.norm_prompt = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.says = nn.Linear(width, num_classes, bias=False)
+        self.norm = nn.LayerNorm(width)
         self.tokens = nn.Parameter(torch.empty(_LOOKED_AT, width).normal_(std=_STD))
 
     def forward(self, classes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +71,7 @@ class ClassPrompts(nn.Module):
         seen = torch.cat([tokens.detach(), self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)
         scores = self.query(asked) @ self.key(seen).transpose(1, 2) / math.sqrt(_KEYS)
         found = self.value(scores.softmax(dim=-1) @ seen)
-        return self.norm_prompt(found + asked), self.says(self.norm_said(found))
+        return self.norm(found + asked), found
 
 
 class ClassAware(Intervention):
@@ -116,9 +115,9 @@ class ClassAware(Intervention):
             tokens = self.norm(self.base(untouched, **arguments))
             features = self.reader.image_projection(self.reader.image.readout(tokens))
             chosen = (features @ self.known.T).topk(self.number, dim=1).indices
-        prompts, logits = self.prompts(self.reader.class_features(features)[chosen], prompted)
+        prompts, found = self.prompts(self.reader.class_features(features)[chosen], prompted)
         if self.training and self.listens:
-            self._said = Said(logits, chosen, features)
+            self._said = Said(found, chosen, features)
         entering = torch.cat([prompted, prompts.to(prompted.dtype)], dim=1)
         out: Tensor = self.base(entering, **arguments)
         return out[:, : -self.number]

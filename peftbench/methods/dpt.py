@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.base import BackboneShape
 from peftbench.backbones.pair import Pair, both_shapes
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
@@ -32,8 +30,8 @@ class DPT(OfPair):
     The `num_classes` classes that the untouched pair finds likeliest each become a prompt of the last block: their text
     features, mapped to the image's width, look at its tokens (see `interventions.class_aware`). All tokens stand at
     the end of the sequence and are cut off behind their block. The context has `TEXT_RATE` of the learning rate. With M
-    vectors, T tokens, E the joint and D_v, D_t the towers' widths, C classes: M D_t + (L - 1) T D_v + (E + 1) D_v + 64
-    D_v + D_v^2 + 4 D_v + 10 D_v + C D_v parameters; the last is read by `objective=dpt` alone.
+    vectors, T tokens, E the joint and D_v, D_t the towers' widths: M D_t + (L - 1) T D_v + (E + 1) D_v + 64 D_v + D_v^2
+    + 2 D_v + 10 D_v parameters; `objective=dpt` has (C + 2) D_v of its own for C classes.
     """
 
     family: ClassVar[str] = "prompt"
@@ -48,6 +46,7 @@ class DPT(OfPair):
 
     @property
     def bound_to_classes(self) -> bool:
+        # by what its objective trains
         return True
 
     def attach_pair(self, pair: Pair) -> None:
@@ -62,21 +61,16 @@ class DPT(OfPair):
         for site in blocks:
             site.wrap(partial(PromptedBeside, tokens=Drawn(self.num_tokens, width)))
         [norm] = [site.module for site in image.all_sites if site.shape.role == "norm.final"]
-        prompts = ClassPrompts(pair.feature_dim, width, len(pair.class_names))
+        prompts = ClassPrompts(pair.feature_dim, width)
         number = min(self.num_classes, len(pair.class_names))
         last.wrap(partial(ClassAware, prompts=prompts, known=known, number=number, reader=pair, norm=norm))
 
     def lr_scale(self, tensor: str) -> float:
         return TEXT_RATE if tensor.endswith("classes.context") else 1.0
 
-    def inert(self, backbone: Backbone) -> Mapping[str, slice | Tensor]:
-        # what the prompts say of classes is part of the objective alone
-        said = ("prompts.says.weight", "prompts.norm_said.weight", "prompts.norm_said.bias")
-        return {name: slice(None) for name, _ in backbone.trainable if name.endswith(said)}
-
     def expected_params(self, shape: BackboneShape) -> int:
         image, text = both_shapes(shape)
         width = image.width
-        looks = (image.joint + 1) * width + 2 * width * _KEYS + width**2 + 4 * width + _LOOKED_AT * width
+        looks = (image.joint + 1) * width + 2 * width * _KEYS + width**2 + 2 * width + _LOOKED_AT * width
         tokens = (image.depth - 1) * self.num_tokens * width
-        return self.context * text.width + tokens + looks + image.num_classes * width
+        return self.context * text.width + tokens + looks

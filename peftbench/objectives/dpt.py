@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone
+from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions.class_aware import ClassAware
@@ -25,7 +25,8 @@ class DPT(Objective):
     """In the first `apart_epochs`: CE(f0, w) + CE(f, w0) + `both_weight` CE(f, w); then CE(f, w) (released code).
 
     f and w are features of images and classes, f0 and w0 those of the untouched pair. Always + `says_weight` times the
-    mean cross-entropy of what the prompt of the true class says of it, where that class is among the chosen ones.
+    mean cross-entropy of C LN(o), o what the prompt of the true class found, where that class is among the chosen ones;
+    C and LN are trained with it: (classes + 2) D parameters.
     """
 
     paper: ClassVar[str] = "arXiv:2208.08340"
@@ -36,20 +37,28 @@ class DPT(Objective):
     says_weight: float = option(0.3, ge=0)
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
-        return OfClasses(texts_of_classes(pair_that_reads(self.name, backbone)))
+        pair = pair_that_reads(self.name, backbone)
+        width = pair.image.shape.width
+        voice = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, num_classes, bias=False))
+        return nn.ModuleDict({"known": OfClasses(texts_of_classes(pair)), "voice": voice.to(pair.device)})
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
-        aware_of(model).listens = True
-        model.add_module("known", own)
+        aware = aware_of(model)
+        aware.listens = True
+        aware.add_module("voice", own.get_submodule("voice"))
+        model.add_module("known", own.get_submodule("known"))
+
+    def expected_params(self, shape: BackboneShape, num_classes: int) -> int:
+        return (num_classes + 2) * shape.width
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         pair, aware = pair_that_reads(self.name, model.backbone), aware_of(model)
-        known = model.get_submodule("known")
+        known, voice = model.get_submodule("known"), aware.get_submodule("voice")
         assert isinstance(known, OfClasses)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
             f, w, logits = compared(pair, batch["image"])
-            on_prompts, chosen, f0 = aware.take()
+            found, chosen, f0 = aware.take()
             loss = base(lambda *_: logits, batch)
             # all samples of a batch are of one epoch; a batch to count by is of none, and stands for the first
             if "epoch" not in batch or int(batch["epoch"][0]) < self.apart_epochs:
@@ -57,7 +66,7 @@ class DPT(Objective):
                 loss = apart + self.both_weight * loss
             of_truth = chosen == batch["label"][:, None]
             truth = batch["label"][:, None].expand_as(chosen)[of_truth]
-            said = F.cross_entropy(on_prompts.float()[of_truth], truth, reduction="sum")
+            said = F.cross_entropy(voice(found[of_truth]).float(), truth, reduction="sum")
             return loss + self.says_weight * said / of_truth.sum().clamp(min=1)
 
         return loss_fn

@@ -116,6 +116,7 @@ def test_dpt_trains_each_tower_against_the_other_one_as_it_was_and_then_both(epo
     apart = F.cross_entropy(pair.match(f0, w), label) + F.cross_entropy(pair.match(f, w0), label) + 0.1 * together
     # of five classes all are chosen, each in a place of its own
     places = (said.chosen == label[:, None]).int().argmax(1)
-    of_truth = F.cross_entropy(said.logits[torch.arange(4), places], label)
+    norm, says = aware.voice
+    of_truth = F.cross_entropy(norm(said.found[torch.arange(4), places]) @ says.weight.T, label)
     expected = (apart if epoch < 30 else together) + 0.3 * of_truth
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)

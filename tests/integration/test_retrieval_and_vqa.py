@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.boards.leaderboard import leaderboard
+from peftbench.records.collect import collect
 from peftbench.records.store import Store
 
 SHORT = (
@@ -24,6 +26,9 @@ def test_retrieval_is_trained_measured_and_restored(run, results, capsys):
     assert (record.primary, scores["n"], scores["num_texts"]) == ("mean_recall", 1000, 5000)
     assert scores["image_to_text_r1"] > 0.05 and scores["text_to_image_r10"] > scores["text_to_image_r1"] > 0.01
     assert record.params["method"] > 0 and record.params["head"] == 0
+    [table] = leaderboard(collect([record]))
+    assert table.rows[0].beside["text to image R@10"].mean == pytest.approx(100 * scores["text_to_image_r10"])
+    assert len(table.rows[0].beside) == 6
     capsys.readouterr()
     assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
     assert "reproduced exactly" in capsys.readouterr().out

@@ -204,7 +204,7 @@ class Questions(TextedFiles):
 
     def parts(self) -> dict[str, Part]:
         files = self._files()
-        train, test = (_asked(*files[i : i + 2], year) for i, year in ((0, "train2014"), (2, "val2014")))
+        train, test = _asked(files[0], files[1], "train2014"), _asked(files[2], files[3], "val2014")
         known = set(_known(Counter(Counter(given).most_common(1)[0][0] for given in train.answers), self.least))
         if len(known) < 2:
             raise BadInput(f"{files[1]}: fewer than two answers are given {self.least} times; lower dataset.least")
@@ -257,7 +257,11 @@ def _asked(questions: Path, annotations: Path, year: str) -> Part:
 
 
 def _rows(part: Part, rows: Sequence[int]) -> Part:
-    return Part(*(tuple(values[row] for row in rows) for values in (part.paths, part.texts, part.answers)))
+    return Part(
+        tuple(part.paths[row] for row in rows),
+        tuple(part.texts[row] for row in rows),
+        tuple(part.answers[row] for row in rows),
+    )
 
 
 def _read(file: Path, key: str) -> list[dict[str, Any]]:

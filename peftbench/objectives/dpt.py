@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions.class_aware import ClassAware
 from peftbench.objectives.base import OBJECTIVES, Objective
@@ -66,7 +67,7 @@ class DPT(Objective):
                 loss = apart + self.both_weight * loss
             of_truth = chosen == batch["label"][:, None]
             truth = batch["label"][:, None].expand_as(chosen)[of_truth]
-            said = F.cross_entropy(voice(found[of_truth]).float(), truth, reduction="sum")
+            said = F.cross_entropy(exact(voice(found[of_truth])), truth, reduction="sum")
             return loss + self.says_weight * said / of_truth.sum().clamp(min=1)
 
         return loss_fn

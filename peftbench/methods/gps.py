@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site, unfreeze
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
 from peftbench.methods.base import METHODS, Method, key_third
@@ -88,7 +89,7 @@ def contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:
     z are the features [num, width] scaled to length 1, p the others of i's label, j all others; each label must occur
     twice. Equation 2 of arXiv:2004.11362.
     """
-    z = F.normalize(features.float(), dim=1)
+    z = F.normalize(exact(features), dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     scores = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
     log_share = scores.log_softmax(dim=1).masked_fill(itself, 0.0)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Readout
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention
 from peftbench.methods.base import METHODS, Method
@@ -79,7 +80,7 @@ class Chosen(nn.Module):
         if self.kept is not None:
             columns = self._columns([part.shape[1] for part in parts])
             parts = [part[:, own] for part, own in zip(parts, columns, strict=True)]
-        return torch.cat([F.normalize(part.float(), dim=1) for part in parts], dim=1)
+        return torch.cat([F.normalize(exact(part), dim=1) for part in parts], dim=1)
 
     def _columns(self, widths: list[int]) -> list[Tensor]:
         """What is kept of each layer; found once, as the host has to wait for how many there are."""

@@ -11,6 +11,7 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.pair import Pair, PairShape
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.methods.observation import Batch
 
 # images that the frozen towers look at in one go
@@ -36,7 +37,7 @@ def features_of(pair: Pair, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
     training = pair.training
     pair.eval()
     with torch.no_grad():
-        found = [(pair.image_features(batch["image"]).float(), batch["label"]) for batch in batches]
+        found = [(exact(pair.image_features(batch["image"])), batch["label"]) for batch in batches]
     pair.train(training)
     features, labels = zip(*found, strict=True)
     return torch.cat(features), torch.cat(labels)

@@ -193,6 +193,8 @@ class TADFormer(Method):
 
     `filters`: `dynamic`, made of the task's own features by one generator for each linear map, as in the paper;
     `static`, a depthwise 3 x 3 convolution for each task, which the released code has in their place.
+    The released code reads the mixed-in features, which lie channels first, as though channels came last; here they
+    keep their places.
     """
 
     family: ClassVar[str] = "reparametrisation"

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Readout
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions.guided import Guidance, GuidedTokens
 from peftbench.objectives.base import OBJECTIVES, Objective
@@ -102,7 +103,7 @@ class DistributionAware(Objective):
 
     def anchored(self, x: Tensor, proxies: Tensor, groups: Tensor) -> Tensor:
         """The Proxy-Anchor loss of x [batch, width], `groups` [batch] the proxies [number, width] they belong to."""
-        s = self.scale * F.normalize(x.float(), dim=1) @ F.normalize(proxies.float(), dim=1).T
+        s = self.scale * F.normalize(exact(x), dim=1) @ F.normalize(exact(proxies), dim=1).T
         own = groups[:, None] == torch.arange(len(proxies), device=groups.device)
         near = (-self.alpha * (s - self.delta)).masked_fill(~own, float("-inf"))
         far = (self.alpha * (s + self.delta)).masked_fill(own, float("-inf"))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Readout
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions.streams import LastOfTwo
 from peftbench.objectives.base import OBJECTIVES, Objective
@@ -38,7 +39,7 @@ class PromptStream(Objective):
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:
-            of_image, of_prompts = model(batch["image"]).float().chunk(2)
+            of_image, of_prompts = exact(model(batch["image"])).chunk(2)
             z, p = base(lambda _: of_image, batch), base(lambda _: of_prompts, batch)
             return (1 - self.weight) * z + self.weight * p
 

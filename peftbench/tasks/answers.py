@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.foundation.exact import exact
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
 
@@ -37,7 +38,8 @@ def scores_of(answers: Tensor, num_answers: int) -> Tensor:
 
 def answer_loss(logits: Tensor, scores: Tensor) -> Tensor:
     """Binary cross-entropy with soft scores, summed over answers, mean over the batch (Teney et al., CVPR 2018)."""
-    return F.binary_cross_entropy_with_logits(logits.float(), scores.float(), reduction="sum") / len(logits)
+    logits = exact(logits)
+    return F.binary_cross_entropy_with_logits(logits, scores.to(logits.dtype), reduction="sum") / len(logits)
 
 
 class AnswerMeter:

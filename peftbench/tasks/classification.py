@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.exact import exact
 from peftbench.tasks.base import TASKS, Targets, Task, mean_loss
 from peftbench.tasks.model import Classifier, TaskModel
 from peftbench.train.batches import Batch
@@ -47,13 +48,13 @@ class Classification(Task):
 
 
 def classification_loss(label_smoothing: float = 0.0, inputs: Sequence[str] = ("image",)) -> LossFn:
-    """Mean cross-entropy of `model(*inputs)`, in float32 whatever the precision of the forward pass.
+    """Mean cross-entropy of `model(*inputs)`, in single precision at least, whatever that of the forward pass.
 
     Takes the soft targets of mixup and cutmix (`batch["target"]: [batch, classes]`) where there are any.
     """
 
     def loss_fn(model: Model, batch: Batch) -> Tensor:
-        logits = model(*(batch[name] for name in inputs)).float()
+        logits = exact(model(*(batch[name] for name in inputs)))
         return F.cross_entropy(logits, batch.get("target", batch["label"]), label_smoothing=label_smoothing)
 
     return loss_fn
@@ -63,7 +64,7 @@ def averaged(views: Sequence[Tensor], how: str) -> Tensor:
     """Logits [batch, classes] of several views -> one: the mean of the logits, or the logarithm of the mean of the
     probabilities (`how`).
     """
-    logits = torch.stack([view.float() for view in views])
+    logits = torch.stack([exact(view) for view in views])
     if how == "logits":
         return logits.mean(dim=0)
     return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(views))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from peftbench.foundation.exact import exact
 from peftbench.foundation.metric import LOWER, Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.dense import MapTask, Sums
@@ -89,4 +90,4 @@ def _errors(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Prediction minus truth, 0 where nothing is known, and where something is: [batch, height, width] each."""
     truth = batch["depth"]
     valid = truth.isfinite()
-    return torch.where(valid, outputs[:, 0].float() - truth.nan_to_num(0.0), 0.0), valid
+    return torch.where(valid, exact(outputs[:, 0]) - truth.nan_to_num(0.0), 0.0), valid

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.foundation.exact import exact
 from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
@@ -87,7 +88,8 @@ def balanced_loss(scores: Tensor, truth: Tensor, weight: float | None = None) ->
     valid, positive = truth != IGNORED, truth == 1
     count = valid.sum().clamp(min=1)
     share: Tensor | float = (valid & ~positive).sum() / count if weight is None else weight
-    losses = F.binary_cross_entropy_with_logits(scores.float(), positive.float(), reduction="none")
+    scores = exact(scores)
+    losses = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
     weights = torch.where(positive, share, 1 - share)
     return torch.where(valid, weights * losses, torch.zeros_like(losses)).sum() / count
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.foundation.exact import exact
 from peftbench.foundation.metric import LOWER, Metric
 from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.dense import MapTask, Sums
@@ -96,5 +97,5 @@ def _distance(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Summed |difference| of components, 0 where nothing is known, and where something is: [batch, height, width]."""
     truth = batch["normals"]
     valid = truth.isfinite().all(dim=1)
-    distance = (F.normalize(outputs.float(), dim=1) - truth.nan_to_num(0.0)).abs().sum(dim=1)
+    distance = (F.normalize(exact(outputs), dim=1) - truth.nan_to_num(0.0)).abs().sum(dim=1)
     return torch.where(valid, distance, torch.zeros_like(distance)), valid

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Match, Pair
+from peftbench.foundation.exact import exact
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets, Task, pair_for
 from peftbench.tasks.model import TaskModel
@@ -45,7 +46,7 @@ class Retrieval(Task):
     def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:
             images, texts = model(*(batch[name] for name in inputs))
-            return contrastive_loss(images.float(), texts.float(), batch["text"], batch["captions"])
+            return contrastive_loss(exact(images), exact(texts), batch["text"], batch["captions"])
 
         return loss_fn
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.foundation.exact import exact
 from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import TASKS, Targets
@@ -38,7 +39,7 @@ class Segmentation(MapTask):
 
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
         truth = batch[self.reads[0]]
-        total = summed_loss(outputs.float(), truth, train.label_smoothing)
+        total = summed_loss(exact(outputs), truth, train.label_smoothing)
         # a batch of unknown pixels alone has no mean; its loss is 0
         return total / (truth != IGNORED).sum().clamp(min=1)
 

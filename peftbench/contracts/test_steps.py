@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,23 +12,31 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.base import Backbone
+from peftbench.backbones.pair import Pair
 from peftbench.cells.train import against_capture_of_passes
-from peftbench.contracts.backbones import PAIR, installed, samples, suited
+from peftbench.contracts.backbones import PAIR, findings, installed, make, samples, suited
 from peftbench.contracts.replaying import NotReplayable, Replayed
 from peftbench.contracts.test_methods import default_refusal, fitting
 from peftbench.foundation.seeding import deterministic
 from peftbench.interventions import diffeomorphism
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS, Method, install
+from peftbench.objectives import base as objectives
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.objectives.none import NoObjective
 from peftbench.tasks.base import Classes, Task
 from peftbench.tasks.classification import Classification
 from peftbench.tasks.dense import MapTask
 from peftbench.tasks.depth import Depth
+from peftbench.tasks.detection import Detection
 from peftbench.tasks.human_parts import HumanParts
 from peftbench.tasks.marks import Edges, Saliency
 from peftbench.tasks.normals import Normals
+from peftbench.tasks.promptable import Promptable, Region
+from peftbench.tasks.retrieval import Retrieval
 from peftbench.tasks.segmentation import Segmentation
 from peftbench.tasks.several import Several
 from peftbench.tasks.text_classification import TextClassification
+from peftbench.tasks.vqa import VQA
 from peftbench.train import evaluate, loop, step
 from peftbench.train.batches import Batch, evaluation_batches, training_batches
 from peftbench.train.blocks import recomputed
@@ -43,7 +50,13 @@ OPTIM = OptimSpec(lr=0.01, warmup_epochs=1, clip_norm=1.0)
 # on a CPU one step as it is, one that is recorded, one from the record
 THREE_EPOCHS = TrainSpec(epochs=3, batch_size=8)
 MOVED = TrainSpec(epochs=3, batch_size=8, augment="scale_crop_flip", photometric=True, precision="bf16")
+# the objective's other half begins where steps are done from the record
+FOUR_EPOCHS = TrainSpec(epochs=4, batch_size=8)
+CHANGING = {"dpt": {"apart_epochs": 3}}
+IN_PAIRS = {"dpt": "dpt", "kgcoop": "coop", "prograd": "coop", "promptsrc": "ivlp"}
+CLASSES = ("a", "b", "c")
 OF_MAPS = [Segmentation, HumanParts, Depth, Normals, Edges, Saliency]
+OF_OTHER_TARGETS = [Detection(), Promptable(), Region(), Retrieval(), VQA(), VQA(fusion="product")]
 # the plain transformer, and the ones whose blocks are other code
 PLACES = ("vit_cls", "eva_rope", "swin", "convnext")
 
@@ -92,8 +105,26 @@ def data_of(backbone: Backbone, task: Task, number: int) -> tuple[dict[str, Tens
         "normals": normals,
         "edges": classes.clamp(max=1),
         "saliency": classes.clamp(max=1),
+        "boxes": boxes_of(number, height, width, chance),
+        "captions": torch.arange(number) % 3 + 1,
+        "answers": torch.randint(-1, 3, (number, 10), generator=chance),
     }
-    return {"image": pixels}, {name: targets[name] for name in task.targets}
+    inputs = {"image": pixels}
+    if isinstance(backbone, Pair) and task.reads_texts:
+        shapes = ("circle", "star", "ring", "drop")
+        read = [[f"{colour} {shapes[row % 4]}" for colour in ("red", "blue", "green")] for row in range(number)]
+        inputs["text"] = backbone.written(read)
+    return inputs, {name: targets[name] for name in task.targets}
+
+
+def boxes_of(number: int, height: int, width: int, chance: torch.Generator) -> Tensor:
+    """Two boxes an image, and a row without any: [number, 3, 6]."""
+    corners = torch.rand(number, 3, 2, generator=chance) * 0.4 * torch.tensor([width, height])
+    sides = (0.2 + 0.4 * torch.rand(number, 3, 2, generator=chance)) * torch.tensor([width, height])
+    labels = torch.randint(3, (number, 3, 1), generator=chance)
+    boxes = torch.cat([corners, corners + sides, labels, torch.zeros(number, 3, 1)], dim=2)
+    boxes[:, 2] = 0
+    return boxes
 
 
 class Outputs:
@@ -110,30 +141,47 @@ class Outputs:
 
 
 def captured_as_started(
-    build: Callable[[], Backbone], task: Task | None = None, train: TrainSpec = THREE_EPOCHS, device: str = "cpu"
+    method: Method,
+    place: str,
+    task: Task | None = None,
+    train: TrainSpec = THREE_EPOCHS,
+    device: str = "cpu",
+    objective: Objective | None = None,
 ) -> bool:
     """Whether a training with validation gives the same curve, outputs and tensors, captured or not."""
+    objective = objective or NoObjective()
     number = train.batch_size
     if device == "cuda":
         # graphs come two steps later than records on a CPU; there, a short last step as well
         train, number = dataclasses.replace(train, epochs=train.epochs + 2), number + number // 2
 
     def run(against: str) -> tuple[Any, list[Tensor]]:
-        backbone = set_dropout(build(), 0.2)
+        backbone = make(place)
+        of_objective = objectives.prepare(objective, backbone, len(CLASSES), 0)
+        install(method, backbone, 0, findings(method, place))
+        set_dropout(backbone, 0.2)
         own = task or task_of(backbone)
-        model = own.model(backbone, Classes(("a", "b", "c")), 0).to(device)
+        model = own.model(backbone, Classes(CLASSES), 0)
+        objectives.install(objective, model, of_objective, len(CLASSES))
+        model.to(device)
         data = data_of(backbone, own, number)
         batches = training_batches(*data, train, num_classes=3, seed=0, device=device)
         shown = evaluation_batches(*data, train, batch_size=8, device=device)
         passes = Passes(model, shown, train.precision, against or against_capture_of_passes(backbone))
         meter = Outputs()
-        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), OPTIM)
+        head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
+        groups = param_groups(model.added, head, OPTIM)
 
         def validate() -> float:
             passes.measure(meter)
             return 0.0
 
-        result = fit(model, own.loss_fn(train), batches, validate, OPTIM, train, groups, 0, against_capture=against)
+        loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
+        result = fit(
+            *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
+            on_epoch=lambda _: objective.after_epoch(model),
+            against_capture=against,
+        )
         assert result.capture == (against or CAPTURED)
         return result.curve, [*meter.seen, *model.state_dict().values()]
 
@@ -156,7 +204,7 @@ def test_steps_done_again_without_python_are_the_steps_unless_the_method_says_ot
     if method.trains_nothing and method.of_pairs:
         pytest.skip("nothing trains")
     try:
-        same = captured_as_started(lambda: installed(method, place))
+        same = captured_as_started(method, place)
     except NotReplayable:
         if method.steps_alike:
             raise
@@ -166,14 +214,27 @@ def test_steps_done_again_without_python_are_the_steps_unless_the_method_says_ot
 
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask], as_on_cuda: None) -> None:
-    assert captured_as_started(lambda: installed(fitting("lora"), "vit_cls"), kind(num_maps=2), MOVED)
+    assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
+
+
+@pytest.mark.parametrize("task", OF_OTHER_TARGETS, ids=lambda task: task.name + getattr(task, "fusion", ""))
+def test_steps_of_tasks_with_boxes_prompts_or_texts_are_done_again_to_the_bit(task: Task, as_on_cuda: None) -> None:
+    assert captured_as_started(fitting("lora"), PAIR if task.reads_texts else "vit_cls", task)
 
 
 @pytest.mark.parametrize("towers", [["image"], ["image", "text"]])
 def test_steps_on_the_towers_of_a_pair_are_done_again_to_the_bit(towers: list[str], as_on_cuda: None) -> None:
     """What is read of the classes is kept from step to step where no step changes it, and else read in each."""
     method = dataclasses.replace(fitting("lora"), towers=towers)
-    assert captured_as_started(lambda: installed(method, PAIR))
+    assert captured_as_started(method, PAIR)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cuda: None) -> None:
+    """Over a change between two epochs as well, of what the objective keeps or of its loss."""
+    objective = OBJECTIVES.get(name)(**CHANGING.get(name, {}))
+    method, place = objective.of_method or IN_PAIRS.get(name, "lora"), PAIR if objective.of_pairs else "vit_cls"
+    assert captured_as_started(fitting(method), place, objective=objective, train=FOUR_EPOCHS)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -206,7 +267,7 @@ def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> No
     if not method.steps_alike:
         pytest.skip("its steps are never captured")
     with deterministic("cuda"):
-        assert captured_as_started(lambda: installed(method, place), device="cuda")
+        assert captured_as_started(method, place, device="cuda")
 
 
 @pytest.mark.gpu
@@ -214,4 +275,4 @@ def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> No
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_captured_steps_of_tasks_with_maps_are_the_steps_to_the_bit(kind: type[MapTask]) -> None:
     with deterministic("cuda"):
-        assert captured_as_started(lambda: installed(fitting("lora"), "vit_cls"), kind(num_maps=2), MOVED, "cuda")
+        assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED, "cuda")

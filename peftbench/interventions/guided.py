@@ -58,7 +58,7 @@ class Guidance(nn.Module):
         super().__init__()
         width = centroids.shape[1]
         sums = {"sums": centroids.new_zeros(len(groups), width), "counts": centroids.new_zeros(len(groups))}
-        for name, tensor in {"groups": groups.long(), "centroids": centroids.clone(), **sums}.items():
+        for name, tensor in {"groups": groups.long().clone(), "centroids": centroids.clone(), **sums}.items():
             self.register_buffer(name, tensor, persistent=False)
         # the objective sets the first; k-means starts anew where all classes once fell into one group
         self.renew_from, self.begun, self.epoch = 0, True, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,13 +62,15 @@ class DPT(Objective):
             f, w, logits = compared(pair, batch["image"])
             found, chosen, f0 = aware.take()
             loss = base(lambda *_: logits, batch)
-            # all samples of a batch are of one epoch; a batch to count by is of none, and stands for the first
-            if "epoch" not in batch or int(batch["epoch"][0]) < self.apart_epochs:
-                apart = base(lambda *_: pair.match(f0, w), batch) + base(lambda *_: pair.match(f, known.w), batch)
-                loss = apart + self.both_weight * loss
+            # all samples of a batch are of one epoch, and a batch to count by, which is of none, stands for the first;
+            # both losses in every step, so that the host need not look which one it is
+            early = batch.get("epoch", torch.zeros_like(batch["label"]))[0] < self.apart_epochs
+            apart = base(lambda *_: pair.match(f0, w), batch) + base(lambda *_: pair.match(f, known.w), batch)
+            loss = torch.where(early, apart + self.both_weight * loss, loss)
             of_truth = chosen == batch["label"][:, None]
-            truth = batch["label"][:, None].expand_as(chosen)[of_truth]
-            said = F.cross_entropy(exact(voice(found[of_truth])), truth, reduction="sum")
+            truth = batch["label"][:, None].expand_as(chosen)
+            each = F.cross_entropy(exact(voice(found)).flatten(0, 1), truth.flatten(), reduction="none")
+            said = each.where(of_truth.flatten(), 0.0).sum()
             return loss + self.says_weight * said / of_truth.sum().clamp(min=1)
 
         return loss_fn

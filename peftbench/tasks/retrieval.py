@@ -84,13 +84,12 @@ def contrastive_loss(images: Tensor, texts: Tensor, ids: Tensor, counts: Tensor)
     same = (rows[:, None] == rows[None]).all(dim=-1) & kept[None]
     owner = torch.arange(size, device=ids.device).repeat_interleave(most)
     own = torch.arange(size * most, device=ids.device)
+    pairs = owner[:, None] == torch.arange(size, device=ids.device)
     # from image to text: one row a pair
-    hidden = (owner[:, None] == owner[None]) | same | ~kept[None]
-    hidden[own, own] = False
+    hidden = ((owner[:, None] == owner[None]) | same | ~kept[None]) & (own[:, None] != own[None])
     to_text = F.cross_entropy(logits[owner].masked_fill(hidden, -torch.inf), own, reduction="none")
     # from text to image
-    said = same.unflatten(1, (size, most)).any(dim=-1)
-    said[own, owner] = False
+    said = same.unflatten(1, (size, most)).any(dim=-1) & ~pairs
     to_image = F.cross_entropy(logits.T.masked_fill(said, -torch.inf), owner, reduction="none")
     both = (to_text + to_image) / 2
     # of places without a caption nothing counts, not even a gradient

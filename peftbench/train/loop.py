@@ -143,7 +143,8 @@ def fit(
 class Started:
     """The steps of an epoch, each started by the host kernel by kernel, on batches that the host puts together.
 
-    Each batch says its `epoch` (int64 [batch], from 0), for losses that change on the way.
+    Each batch says its `epoch` (int64 [batch], from 0), for losses that change on the way; so it does where steps are
+    replayed.
     """
 
     outcome = ""
@@ -162,8 +163,13 @@ class Captured:
     def __init__(self, step: Step, batches: Batches, train: TrainSpec, watch: Stopwatch) -> None:
         self._batches, self._watch = batches, watch
         resident = ResidentEpoch(batches)
-        self._resident = resident
-        self._graphs = Graphs(lambda sizes: step([resident.next(size) for size in sizes]), batches.device)
+        number = torch.zeros(batches.batch_size, dtype=torch.int64, device=batches.device)
+
+        def done(sizes: Sizes) -> None:
+            step([resident.next(size) | {"epoch": number[:size]} for size in sizes])
+
+        self._resident, self._number = resident, number
+        self._graphs = Graphs(done, batches.device)
         self._sizes: list[Sizes] = [
             tuple(batches.sizes[first : first + train.accumulate]) for first in range(0, len(batches), train.accumulate)
         ]
@@ -176,6 +182,7 @@ class Captured:
         with self._graphs.running():
             with self._watch.measure("data", synchronize=False):
                 self._resident.begin(epoch)
+                self._number.fill_(epoch)
             for sizes in self._sizes:
                 self._graphs(sizes)
                 if self._batches.on_batch is not None:

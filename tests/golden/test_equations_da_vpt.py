@@ -138,3 +138,13 @@ def test_as_many_prompts_as_classes_have_one_each_and_more_are_not_made() -> Non
     assert found["groups"].tolist() == [0, 1, 2, 3] and len(found["centroids"]) == 4
     grouped_found = METHODS.get("da_vpt")(num_guided=2).observe(random_evidence(make("vit_cls"), num_classes=4))
     assert len(grouped_found["centroids"]) == 2 and set(grouped_found["groups"].tolist()) == {0, 1}
+
+
+def test_groups_that_move_leave_what_was_found_as_it_is() -> None:
+    found, start = torch.tensor([0, 1, 1, 0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    guidance = Guidance(found, start)
+    guidance.renew_from, guidance.epoch = 1, 1
+    guidance.add(torch.tensor([[0.0, 3.0], [3.0, 0.0], [3.0, 0.0], [0.0, 3.0]]), torch.arange(4))
+    guidance.renew()
+    assert guidance.groups.tolist() != found.tolist() == [0, 1, 1, 0]
+    assert start.tolist() == [[1.0, 0.0], [0.0, 1.0]]

@@ -33,6 +33,10 @@ class NeedsHydra(Exception):
     """Words or a yaml file say something that only Hydra understands."""
 
 
+class BroughtAlong(ConfigError):
+    """Words name another part than the one that a method brings along."""
+
+
 class Composer:
     """Trees from words. Every yaml file is read once; the trees share values, so they are not to be changed.
 
@@ -83,7 +87,7 @@ class Composer:
         return {name: self._without_interpolation(name, value) for name, value in result.items()}
 
     def _check_brought(self, tree: Tree, chosen: Mapping[str, str], named: Iterable[str]) -> None:
-        """Raises `ConfigError` where the words name another objective or task than the one that a choice brings along.
+        """Raises `BroughtAlong` where the words name another objective or task than the one that a method has with it.
 
         Laid over each other they would be the one with options of the other.
         """
@@ -97,7 +101,7 @@ class Composer:
                 words = f"method={chosen['method']} brings {group}={brought} along, which is part of it"
                 problems.append(f"{words}; leave out {group}={chosen[group]} or choose another method")
         if problems:
-            raise ConfigError(problems)
+            raise BroughtAlong(problems)
 
     def _checked_choice(self, group: str, choice: Any) -> str:
         if group not in self._choices:

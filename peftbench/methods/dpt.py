@@ -38,7 +38,7 @@ class DPT(OfPair):
     paper: ClassVar[str] = "arXiv:2208.08340"
     identity_at_init: ClassVar[bool] = False
     faithfulness: ClassVar[str] = "adapted"
-    adapted: ClassVar[str] = "The context of texts warms up with the rest for ten epochs, in the released code for one."
+    adapted: ClassVar[str] = "All warms up for one epoch; in the released code texts do so and images for ten."
 
     context: int = option(16, ge=1)
     num_tokens: int = option(10, ge=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.cells.cell import Asked, plan
-from peftbench.config.compose import Trees
+from peftbench.config.compose import BroughtAlong, Trees
 from peftbench.config.gate import Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
 from peftbench.config.launcher import Launcher
 from peftbench.config.overrides import choices_of, named_options, values_of
@@ -23,22 +23,38 @@ from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
 
+ALL_METHODS = "method=all"
 _UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
 def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     """The plan of a sweep and who is to run it. Builds no model and needs no torch.
 
-    `+suite=NAME` stands for the words of that suite, `method=all` for every method; Hydra's `a,b`, `range(...)` and
-    `glob(...)` give several values. Raises `ConfigError` for wrong words, before any cell is planned.
+    `+suite=NAME` stands for the words of that suite, `method=all` for every method but those that bring along
+    another task or objective than the words name; Hydra's `a,b`, `range(...)` and `glob(...)` give several values.
+    Raises `ConfigError` for wrong words, before any cell is planned.
     """
+    of_all = ALL_METHODS in words
     words = expanded(words)
     problems = problems_of(words, sweep=True) + _sweep_problems(words)
     if problems:
         raise ConfigError(problems)
     trees = Trees()
     combinations, seeds = _combinations(words)
+    if of_all:
+        combinations = [own for own in combinations if _goes_together(trees, own)] or combinations
     return _planned(trees, combinations, seeds), launcher_of(trees.of(combinations[0]))
+
+
+def _goes_together(trees: Trees, words: list[str]) -> bool:
+    try:
+        trees.of(words)
+    except BroughtAlong:
+        return False
+    except ConfigError:
+        # said where the cell is planned
+        return True
+    return True
 
 
 def expanded(words: list[str]) -> list[str]:
@@ -51,7 +67,7 @@ def expanded(words: list[str]) -> list[str]:
             result.append("dataset=" + ",".join(name for suite in suites for name in datasets_of(suite)))
             if task := task_of(suites):
                 result.append(f"task={task}")
-        elif word == "method=all":
+        elif word == ALL_METHODS:
             result.append("method=" + ",".join(choices_of(config_dir() / "method")))
         else:
             result.append(word)

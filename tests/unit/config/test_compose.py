@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from peftbench.cells.cell import plan
-from peftbench.config.compose import Composer, NeedsHydra, Trees, by_hydra
+from peftbench.config.compose import BroughtAlong, Composer, NeedsHydra, Trees, by_hydra
 from peftbench.config.gate import Builder, config_dir, from_tree, plain_tree, schema
 from peftbench.config.overrides import choices_of, named_options
 from peftbench.foundation.errors import ConfigError
 from peftbench.sweep.grid import plan_grid
+from peftbench.train.options import schedule_problems
 
 GROUPS = ("method", "dataset", "protocol", "train", "backbone", "optim", "objective", "tune", "launcher", "runtime")
 CHOICES = {group: choices_of(config_dir() / group) for group in GROUPS}
@@ -55,7 +56,8 @@ def test_a_tree_is_that_of_a_whole_composition_by_hydra(words: list[str], trees:
     except ConfigError as error:
         with pytest.raises(ConfigError) as caught:
             trees.of(words)
-        assert caught.value.problems == error.problems
+        # what a method brings along is looked at first
+        assert isinstance(caught.value, BroughtAlong) or caught.value.problems == error.problems
         return
     if expected["objective"]["name"] not in ("none", *(word.removeprefix("objective=") for word in words)):
         # Hydra would lay the options of one objective over those of another
@@ -83,6 +85,26 @@ def test_a_part_that_a_method_brings_along_is_not_replaced(words: list[str], lef
         trees.of(words)
     from_tree(trees.of([word for word in words if word != left_out]))
     assert trees.of(["method=coop", "objective=kgcoop"])["objective"]["name"] == "kgcoop"
+
+
+@pytest.mark.parametrize("name", choices_of(config_dir() / "method"))
+def test_every_method_has_options_of_its_own_alone_and_room_in_a_short_training(name: str, trees: Trees) -> None:
+    config, _ = from_tree(trees.of([f"method={name}", "train=smoke"]))
+    assert not schedule_problems(config.optim, config.train)
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["dataset=digits", "objective=gist"], {"dpt", "sa2vp"}),
+        (["dataset=scenes", "task=segmentation"], {"coop", "uniadapter"}),
+    ],
+    ids=str,
+)
+def test_all_methods_are_those_that_bring_nothing_else_along(words: list[str], left_out: set[str]) -> None:
+    grid, _ = plan_grid(["method=all", *words])
+    planned = {cell.config["method"]["name"] for cell in grid.cells}
+    assert "lora" in planned and planned.isdisjoint(left_out)
 
 
 @pytest.mark.parametrize(

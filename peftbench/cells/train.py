@@ -17,6 +17,7 @@ from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
 from peftbench.foundation.progress import Progress
+from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
 from peftbench.train.loop import FitResult, Row, fit, unfitted
@@ -61,7 +62,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
-    if not any(tensor.requires_grad for tensor in model.parameters()):
+    if not any(tensor.requires_grad for tensor in _moved(config, model).parameters()):
         return Trained(unfitted(), probed, 0.0, {})
     # a head may hold frozen tensors, such as SAM's prompt encoder
     head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
@@ -103,6 +104,11 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             blocks if trainee.module is model else (),
         )
     return Trained(result, probed, seconds, keeper.facts)
+
+
+def _moved(config: RunConfig, model: TaskModel) -> nn.Module:
+    """What steps move: of a method whose tensors are all there once it is attached, the head alone."""
+    return model.head if config.method.trains_nothing else model
 
 
 def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:

@@ -25,7 +25,7 @@ FIELDS = [
     if field.name != "towers"  # test_towers.py
 ]
 # options that mean nothing more above a tiny width
-SIZES = {"num_coefficients", "block_size", "num_groups", "rank", "group_size"}
+SIZES = {"num_classes", "num_coefficients", "block_size", "num_groups", "rank", "group_size"}
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 
 

@@ -43,6 +43,8 @@ FITTING: dict[str, dict[str, Any]] = {
     "head2toe": {"steps": 20, "batch_size": 16, "target_size": 100},
     # fewer prompts than random images have classes
     "da_vpt": {"num_guided": 3},
+    # fewer than a tiny pair has read
+    "dpt": {"num_classes": 3},
     # windows of a tiny grid
     "self_prompt": {"num_tokens": 6, "batch_size": 16},
     # its random start is as large as the paper says for a width of 768

@@ -122,7 +122,6 @@ class Head2Toe(Method):
     pools_itself: ClassVar[bool] = True
     observes: ClassVar[bool] = True
     by_class: ClassVar[bool] = True
-    size_option: ClassVar[str] = "fraction"
 
     fraction: float = option(0.1, gt=0, le=1)
     target_size: int = option(0, ge=0)

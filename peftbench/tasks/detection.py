@@ -42,7 +42,7 @@ class Detection(Task):
     """
 
     primary: ClassVar[Metric] = Metric("ap")
-    reads: ClassVar[tuple[str, ...]] = (BOXES,)
+    reads: ClassVar[tuple[str, ...]] = ("boxes",)
     reads_maps: ClassVar[bool] = True
 
     channels: int | None = option(None, ge=1)

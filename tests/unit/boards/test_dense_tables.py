@@ -19,6 +19,7 @@ from peftbench.records.collect import collect
 from peftbench.records.index import read_rows
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+from peftbench.tasks.base import TASKS
 from peftbench.tasks.several import KINDS
 
 
@@ -45,7 +46,7 @@ def test_the_sheets_delta_m() -> None:
 
 
 def test_primary_metrics_are_those_of_the_tasks() -> None:
-    assert {name: task.primary for name, task in KINDS.items()} == PRIMARY
+    assert {name: TASKS.get(name).primary for name in PRIMARY} == PRIMARY and PRIMARY.keys() >= KINDS.keys()
 
 
 def test_segmentation_shows_accuracies_and_its_decoder() -> None:

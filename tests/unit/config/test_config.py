@@ -21,6 +21,7 @@ CHOICES = [(group, choice) for group in SECTIONS for choice in choices_of(config
 NEEDS = {
     ("backbone", "timm"): ["backbone.model=vit_tiny_patch16_224"],
     ("backbone", "vit_b16_in21k_npz"): ["backbone.checkpoint=x.npz"],
+    ("backbone", "sam_b"): ["backbone.checkpoint=x.pth"],
     ("backbone", "videomae_b16"): ["backbone.checkpoint=x.pth"],
     ("backbone", "video_swin_b"): ["backbone.checkpoint=x.pth"],
 }

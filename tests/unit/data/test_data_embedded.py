@@ -105,7 +105,7 @@ def test_registry_knows_every_kind_and_data_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    kinds = ["camera_motion", "clips", "coop", "csv", "digits", "fewshot", "fgvc", "folder", "hf", "masks"]
-    kinds += ["moving_shapes", "named_shapes", "scenes", "shapes", "torchvision"]
-    kinds += ["vtab", "vtab_folder", "vtab_hub", "vtab_original"]
+    kinds = ["asked_shapes", "camera_motion", "captioned_shapes", "captions", "clips", "coco", "coop", "csv", "digits"]
+    kinds += ["fewshot", "fgvc", "folder", "hf", "masks", "moving_shapes", "named_shapes", "questions", "scenes"]
+    kinds += ["shapes", "torchvision", "vtab", "vtab_folder", "vtab_hub", "vtab_original"]
     assert done.stdout.split() == kinds == DATASETS.names()

@@ -113,6 +113,8 @@ def test_the_size_option_changes_what_a_method_trains(name, shape):
     values = sizes(cls(), TuneSpec().size_factors)
     assert getattr(cls(), cls.size_option) in values and len(values) >= 3
     counts = [cls(**{cls.size_option: value}).expected_params(shape) for value in values]
+    if None in counts:
+        pytest.skip("how much trains depends on what the method finds")
     assert counts == sorted(set(counts)), "a larger size trains more"
 
 

@@ -24,10 +24,9 @@ from typing import Any
 import torch
 from by_hand import NAMES
 from rows import append
-from step import NUM_CLASSES, with_method
+from step import NUM_CLASSES, measured_on, parser_of_steps, with_method
 from torch import nn
 
-from peftbench.cells.provenance import machine
 from peftbench.foundation.seeding import deterministic, seed_everything
 from peftbench.tasks.classification import classification_loss
 from peftbench.train.blocks import Blocks
@@ -112,11 +111,7 @@ def in_a_process(arguments: argparse.Namespace, method: str, precision: str, cac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--model", default="vit_micro_patch4_32")
-    parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
-    parser.add_argument("--batch", type=int, default=64)
+    parser = parser_of_steps(__doc__)
     parser.add_argument("--methods", nargs="+", default=[name for name in NAMES if name != "linear"])
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=5)
@@ -127,9 +122,7 @@ def main() -> None:
         arguments.precision = arguments.precision[0]
         print(json.dumps(measured(arguments)))
         return
-    facts = machine(torch.device(arguments.device))
-    shared = {"device": facts.get("gpu", arguments.device), "cpu": facts["cpu"], "threads": facts["threads"]}
-    shared |= {"torch": torch.__version__} | {name: getattr(arguments, name) for name in ("model", "size", "batch")}
+    shared = measured_on(arguments)
     for precision in arguments.precision:
         for method in arguments.methods:
             with tempfile.TemporaryDirectory() as cache:

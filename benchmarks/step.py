@@ -166,12 +166,26 @@ COLUMNS = ("device", "cpu", "threads", "torch", "model", "size", "batch", "preci
 FIGURES = ("ours_ms", "bare_ms", "hand_ms", "ours_over_bare", "ours_over_hand", "ours_kept_mb", "hand_kept_mb")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+def parser_of_steps(about: str | None) -> argparse.ArgumentParser:
+    """What every benchmark of steps is told."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--model", default="vit_micro_patch4_32")
     parser.add_argument("--size", type=int, default=32, help="image side in pixels (%(default)s)")
     parser.add_argument("--batch", type=int, default=64)
+    return parser
+
+
+def measured_on(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the rows of one run share: the machine, and what was trained."""
+    facts = machine(torch.device(arguments.device))
+    shared = {"device": facts.get("gpu", arguments.device), "cpu": facts["cpu"], "threads": facts["threads"]}
+    shared["torch"] = torch.__version__
+    return shared | {name: getattr(arguments, name) for name in ("model", "size", "batch")}
+
+
+def main() -> None:
+    parser = parser_of_steps(__doc__)
     parser.add_argument("--methods", nargs="+", default=list(NAMES), help="or all")
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=7)
@@ -181,16 +195,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    facts = machine(torch.device(arguments.device))
-    shared = {
-        "device": facts.get("gpu", arguments.device),
-        "cpu": facts["cpu"],
-        "threads": facts["threads"],
-        "torch": torch.__version__,
-        "model": arguments.model,
-        "size": arguments.size,
-        "batch": arguments.batch,
-    }
+    shared = measured_on(arguments)
     methods = METHODS.names() if arguments.methods == ["all"] else arguments.methods
     new = not arguments.out.exists()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

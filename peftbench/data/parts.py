@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -27,6 +28,17 @@ class PartsSource(FullSource):
     given_val: RawSplit | None
     test_part: RawSplit
     seed: int
+
+    @classmethod
+    def of(
+        cls, parts: Mapping[str, RawSplit], tested: str, divided: str = "", *, membership: str = "full", **fields: Any
+    ) -> Self:
+        """Of `train`, `test`, perhaps `val`. `tested`: whose the test images are, `divided`: how, where it was here."""
+        test = ":".join(filter(None, [tested, str(len(parts["test"])), divided]))
+        given, val = parts["train"], parts.get("val")
+        return cls(
+            membership=membership, test=test, given_train=given, given_val=val, test_part=parts["test"], **fields
+        )
 
     def split(self, name: str) -> RawSplit:
         if name == "test":

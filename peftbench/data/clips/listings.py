@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from peftbench.data.sources.folder import sorted_classes
-from peftbench.data.sources.image_lists import path_problem, read_text, shortened
+from peftbench.data.sources.image_lists import path_problem, read_json, read_text, shortened
 from peftbench.data.sources.own_files import PART_NAMES
 from peftbench.foundation.errors import BadInput
 
@@ -136,7 +135,7 @@ def from_ssv2(lists: Path) -> Clips:
     """
     order = {
         str(name): int(number)
-        for name, number in _json(_first(lists, "labels.json", "something-something-v2-labels.json")).items()
+        for name, number in read_json(_first(lists, "labels.json", "something-something-v2-labels.json")).items()
     }
 
     def clips(*names: str) -> tuple[Clip, ...]:
@@ -144,7 +143,7 @@ def from_ssv2(lists: Path) -> Clips:
         try:
             return tuple(
                 Clip(_inside(f"{int(row['id'])}.webm"), None, order[re.sub(r"[\[\]]", "", row["template"])])
-                for row in _json(path)
+                for row in read_json(path)
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BadInput(
@@ -214,13 +213,6 @@ def _lines(path: Path, read: Callable[[str], T], form: str = "") -> tuple[T, ...
 
 def _first(folder: Path, *names: str) -> Path:
     return next((folder / name for name in names if (folder / name).is_file()), folder / names[0])
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise BadInput(f"{path}: not JSON ({error})") from error
 
 
 def all_paths(parts: Iterable[Iterable[Clip]]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.coop.tasks import CoopSet
-from peftbench.data.sources.image_lists import ImageList, path_problem, read_text, shortened
+from peftbench.data.sources.image_lists import ImageList, path_problem, read_json, read_text, shortened
 from peftbench.foundation.errors import BadInput
 
 # parts, class names
@@ -39,10 +38,7 @@ def _zhou(folder: Path, facts: CoopSet) -> Listed:
     """`split_zhou_<set>.json`: part -> [[path, label, class name], ...]."""
     [name] = files_of(facts)
     file = folder / name
-    try:
-        content = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file}: not JSON ({error}); get the lists again") from error
+    content = read_json(file, "get the lists again")
     if not isinstance(content, dict) or not set(PARTS) <= set(content):
         raise BadInput(f"{file}: expected one JSON object with {', '.join(PARTS)}; get the lists again")
     names: dict[int, str] = {}

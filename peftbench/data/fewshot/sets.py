@@ -188,16 +188,8 @@ class FewShotDataset(ListedSet):
         parts, names = self._read()
         sizes_of_all(self._folder, parts)
         splits = self._file_splits(parts)
-        return PartsSource(
-            class_names=tuple(names),
-            membership="full",
-            pixels="original",
-            test=f"official:{len(splits['test'])}",
-            notes=(),
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
-            seed=self.split_seed,
+        return PartsSource.of(
+            splits, "official", class_names=tuple(names), pixels="original", notes=(), seed=self.split_seed
         )
 
     def _read(self) -> tuple[Parts, Sequence[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from peftbench.data.sources.image_lists import (
     listed_files,
     lists_digest,
     path_problem,
-    read_text,
+    read_json,
     refuse_overlap,
     shortened,
     sizes_of_all,
@@ -90,18 +89,16 @@ class Fgvc(DatasetSpec):
             part: FileSplit([images / path for path in listed.paths], listed.labels) for part, listed in lists.items()
         }
         names = _class_names(ids, lists)
-        return PartsSource(
-            class_names=names,
+        return PartsSource.of(
+            splits,
+            "official",
             membership="fgvc-vpt-lists",
+            class_names=names,
             pixels="original",
-            test=f"official:{len(splits['test'])}",
             notes=(
                 *self._count_notes(lists),
                 *class_notes(self.label, names, {part: listed.labels for part, listed in lists.items()}),
             ),
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
             seed=self.split_seed,
         )
 
@@ -198,10 +195,7 @@ def read_json_list(file: Path) -> dict[str, str]:
         pairs[:] = found
         return found
 
-    try:
-        content = json.loads(read_text(file), object_pairs_hook=keep)
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file}: not JSON ({error}); get the lists again") from error
+    content = read_json(file, "get the lists again", keep)
     if not pairs or content != pairs:
         raise BadInput(f"{file}: expected one JSON object, image path -> class id, with at least one image")
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]

@@ -13,7 +13,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
-from peftbench.data.sources.captioned_shapes import NUMBERS, DrawnScenes, Shown, plural, scene
+from peftbench.data.sources.captioned_shapes import NUMBERS, DrawnScenes, Shown, plural, shown_at
 from peftbench.data.sources.named_shapes import COLOURS, SHAPES
 from peftbench.data.texted import ANNOTATORS, ANSWERS, TextedSplit, answer_numbers
 from peftbench.foundation.spec import option
@@ -67,7 +67,7 @@ class AskedShapesSource(Source):
         return TextedSplit(images, [[question] for question, _ in asked], answers)
 
     def _asked(self, index: int) -> tuple[str, str]:
-        return question_of(scene(self.seed, index)[1], random_of("asked_shapes", self.seed, index))
+        return question_of(shown_at(self.seed, index), random_of("asked_shapes", self.seed, index))
 
 
 class AskedImages(DrawnScenes):

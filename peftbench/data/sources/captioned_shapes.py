@@ -47,19 +47,15 @@ _GROUND, _PLACE = 0.8, 0.8
 Shown = dict[str, str]
 
 
-def picture_of(
-    random: np.random.RandomState,
-    jitter: float,
-    noise: tuple[float, float],
-    allowed: Callable[[str, str], bool] = lambda colour, shape: True,
-) -> tuple[np.ndarray, Shown]:
-    """A picture uint8 [64, 64, 3] of an allowed pair of a colour and a shape, and what it shows."""
+def shown_in(
+    random: np.random.RandomState, allowed: Callable[[str, str], bool] = lambda colour, shape: True
+) -> tuple[Shown, list[Place]]:
+    """What a picture of an allowed pair of a colour and a shape shows, and where its shapes lie."""
     while True:
         colour, shape = (list(words)[random.randint(len(words))] for words in (COLOURS, SHAPES))
         if allowed(colour, shape):
             break
-    ground = ("dark", "light")[random.randint(2)]
-    shown = {"colour": colour, "shape": shape, "ground": ground}
+    shown = {"colour": colour, "shape": shape, "ground": ("dark", "light")[random.randint(2)]}
     if random.uniform() < 0.15:
         count = random.randint(2, 7)
         places: list[Place] = []
@@ -75,7 +71,18 @@ def picture_of(
         places = [Place(centre, radius)]
         shown |= {"size": "small" if radius < 14 else "large"}
         shown |= {"row": NUMBERS[int(centre[1] / 16)], "column": NUMBERS[int(centre[0] / 16)]}
-    return paint(random, colour, shape, ground, places, jitter, noise), shown
+    return shown, places
+
+
+def picture_of(
+    random: np.random.RandomState,
+    jitter: float,
+    noise: tuple[float, float],
+    allowed: Callable[[str, str], bool] = lambda colour, shape: True,
+) -> tuple[np.ndarray, Shown]:
+    """A picture uint8 [64, 64, 3] of an allowed pair of a colour and a shape, and what it shows."""
+    shown, places = shown_in(random, allowed)
+    return paint(random, shown["colour"], shown["shape"], shown["ground"], places, jitter, noise), shown
 
 
 def caption_of(shown: Shown, random: np.random.RandomState, ground: float = 0.4, place: float = 0.3) -> str:
@@ -152,13 +159,18 @@ class CaptionedShapesSource(Source):
         return TextedSplit(images, [self._captions(images.start + index) for index in range(len(images))])
 
     def _captions(self, index: int) -> list[str]:
-        shown, random = scene(self.seed, index)[1], random_of("captioned_shapes captions", self.seed, index)
+        shown, random = shown_at(self.seed, index), random_of("captioned_shapes captions", self.seed, index)
         return [caption_of(shown, random, _GROUND, _PLACE) for _ in range(CAPTIONS_EACH)]
 
 
 def scene(seed: int, index: int) -> tuple[np.ndarray, Shown]:
     """The picture at `index` of the sequence, uint8 [64, 64, 3], and what it shows."""
     return picture_of(random_of("captioned_shapes", seed, index), JITTER, NOISE)
+
+
+def shown_at(seed: int, index: int) -> Shown:
+    """What that picture shows, without painting it."""
+    return shown_in(random_of("captioned_shapes", seed, index))[0]
 
 
 class DrawnScenes(RawSplit):

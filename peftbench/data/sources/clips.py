@@ -171,15 +171,12 @@ class ClipFiles(ClipSpec):
         if any(clip.num_frames is None for clips in found.parts.values() for clip in clips):
             decoder()
         splits = {part: ClipFileSplit(root, clips, self.taken) for part, clips in found.parts.items()}
-        return ClipSource(
+        return ClipSource.of(
+            splits,
+            found.test,
             class_names=found.class_names,
-            membership="full",
             pixels="original",
-            test=f"{found.test}:{len(splits['test'])}",
             notes=tuple(class_notes(self.label, found.class_names, {part: s.labels for part, s in splits.items()})),
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
             seed=self.split_seed,
             mirror=self.mirrors,
         )

@@ -5,7 +5,6 @@ https://cocodataset.org/#format-data: a box is left, top, width and height in pi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.boxes import COLUMNS
-from peftbench.data.sources.image_lists import path_problem, read_text, shortened
+from peftbench.data.sources.image_lists import path_problem, read_json, shortened
 from peftbench.foundation.errors import BadInput
 
 # how far a box may reach over the border of its image, in pixels: tools round
@@ -78,10 +77,7 @@ def read_instances(path: Path) -> Annotated:
 
 
 def _parsed(path: Path) -> dict[str, list[Any]]:
-    try:
-        read = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: not JSON ({error}); copy it again") from error
+    read = read_json(path)
     missing = [key for key in ("images", "annotations", "categories") if not isinstance(_of(read, key), list)]
     if missing:
         raise BadInput(f"{path}: there is no list of {' and of '.join(missing)} in it; it is no COCO file of instances")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +38,18 @@ def read_text(path: Path) -> str:
         raise BadInput(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_json(
+    path: Path,
+    advice: str = "copy it again",
+    object_pairs_hook: Callable[[list[tuple[str, object]]], object] | None = None,
+) -> Any:
+    """What a JSON file holds. Raises `BadInput` where it is none, with what to do then."""
+    try:
+        return json.loads(read_text(path), object_pairs_hook=object_pairs_hook)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON ({error}); {advice}") from error
 
 
 def path_problem(name: str) -> str | None:

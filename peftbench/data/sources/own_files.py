@@ -92,17 +92,15 @@ class OwnFiles(DatasetSpec):
             for name, images in parts.items()
         }
         notes += self._twin_notes(listing) + self._image_notes(splits)
-        how = f"stratified-seed{self.split_seed}"
-        num_test = len(splits["test"])
-        return PartsSource(
+        how = "" if divided else f"stratified-seed{self.split_seed}"
+        return PartsSource.of(
+            splits,
+            "own",
+            how,
+            membership=how or "full",
             class_names=listing.class_names,
-            membership="full" if divided else how,
             pixels=self.pixels,
-            test=f"own:{num_test}" if divided else f"own:{num_test}:{how}",
             notes=notes,
-            given_train=splits["train"],
-            given_val=splits.get("val"),
-            test_part=splits["test"],
             seed=self.split_seed,
         )
 

@@ -55,14 +55,4 @@ class OwnFolder(DatasetSpec, ABC):
 
     def _source(self, kind: type[PartsSource], class_names: tuple[str, ...], parts: Mapping[str, RawSplit]) -> Source:
         """All images of the parts: `train`, `test`, perhaps `val`."""
-        return kind(
-            class_names=class_names,
-            membership="full",
-            pixels=self.pixels,
-            test=f"own:{len(parts['test'])}",
-            notes=(),
-            given_train=parts["train"],
-            given_val=parts.get("val"),
-            test_part=parts["test"],
-            seed=self.split_seed,
-        )
+        return kind.of(parts, "own", class_names=class_names, pixels=self.pixels, notes=(), seed=self.split_seed)

@@ -7,8 +7,9 @@ import json
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from peftbench.data.sources.image_lists import (
     listed_files,
     lists_digest,
     path_problem,
-    read_text,
+    read_json,
     sizes_of_all,
 )
 from peftbench.data.splits import FileSplit
@@ -52,8 +53,12 @@ class TextedFiles(DatasetSpec):
     split_seed: int = option(0, ge=0)
 
     @abstractmethod
-    def parts(self) -> dict[str, Part]:
+    def read_parts(self) -> dict[str, Part]:
         """Train, test and perhaps val. Raises `MissingInput` or `BadInput`."""
+
+    def parts(self) -> dict[str, Part]:
+        """The same, read once for each state of the files: those of VQA v2 have hundreds of megabytes."""
+        return _parts_of(self, tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in self._files()))
 
     @abstractmethod
     def vocabulary(self, parts: dict[str, Part]) -> tuple[str, ...]:
@@ -97,18 +102,15 @@ class TextedFiles(DatasetSpec):
         sizes_of_all(folder, _lists(parts))
         names = self.vocabulary(parts)
         splits: dict[str, RawSplit] = {name: _split(folder, part, names) for name, part in parts.items()}
-        return TextedFilesSource(
-            class_names=names,
-            membership="full",
-            pixels="original",
-            test=f"own:{len(splits[TEST])}",
-            notes=(),
-            given_train=splits[TRAIN],
-            given_val=splits.get(VAL),
-            test_part=splits[TEST],
-            seed=self.split_seed,
-            read=CAPTIONS if names == ONE_CLASS else ANSWERS,
+        read = CAPTIONS if names == ONE_CLASS else ANSWERS
+        return TextedFilesSource.of(
+            splits, "own", class_names=names, pixels="original", notes=(), seed=self.split_seed, read=read
         )
+
+
+@lru_cache(maxsize=2)
+def _parts_of(dataset: TextedFiles, changed: tuple[int, ...]) -> dict[str, Part]:
+    return dataset.read_parts()
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class Captions(TextedFiles):
     def vocabulary(self, parts: dict[str, Part]) -> tuple[str, ...]:
         return ONE_CLASS
 
-    def parts(self) -> dict[str, Part]:
+    def read_parts(self) -> dict[str, Part]:
         (file,) = self._files()
         images = _read(file, "images")
         rows: dict[str, list[tuple[str, tuple[str, ...]]]] = {TRAIN: [], VAL: [], TEST: []}
@@ -199,13 +201,12 @@ class Questions(TextedFiles):
         return [self.folder() / name for name in names]
 
     def vocabulary(self, parts: dict[str, Part]) -> tuple[str, ...]:
-        most = Counter(Counter(given).most_common(1)[0][0] for name in (TRAIN, VAL) for given in parts[name].answers)
-        return _known(most, self.least)
+        return _known([*parts[TRAIN].answers, *parts[VAL].answers], self.least)
 
-    def parts(self) -> dict[str, Part]:
+    def read_parts(self) -> dict[str, Part]:
         files = self._files()
         train, test = _asked(files[0], files[1], "train2014"), _asked(files[2], files[3], "val2014")
-        known = set(_known(Counter(Counter(given).most_common(1)[0][0] for given in train.answers), self.least))
+        known = set(_known(train.answers, self.least))
         if len(known) < 2:
             raise BadInput(f"{files[1]}: fewer than two answers are given {self.least} times; lower dataset.least")
         pictures = list(dict.fromkeys(train.paths))
@@ -233,7 +234,9 @@ def plain_answer(answer: str) -> str:
     return " ".join(words)
 
 
-def _known(most: Counter[str], least: int) -> tuple[str, ...]:
+def _known(answers: Iterable[Sequence[str]], least: int) -> tuple[str, ...]:
+    """What is the most frequent answer to that many questions."""
+    most = Counter(Counter(given).most_common(1)[0][0] for given in answers)
     return tuple(sorted(answer for answer, times in most.items() if times >= least))
 
 
@@ -268,10 +271,7 @@ def _read(file: Path, key: str) -> list[dict[str, Any]]:
     """The list under `key` of a json file. Raises `MissingInput` or `BadInput`."""
     if not file.is_file():
         raise MissingInput(f"{file}: there is no such file")
-    try:
-        content = json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        raise BadInput(f"{file}: not JSON ({error})") from error
+    content = read_json(file)
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list) or not found or not all(isinstance(entry, dict) for entry in found):
         raise BadInput(f"{file}: it has no list of entries under '{key}'")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from peftbench.cells.export import export_record
 from peftbench.config.cautions import cautions
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.errors import NotApplicable, PeftbenchError
+from peftbench.foundation.errors import ConfigError, NotApplicable, PeftbenchError
 from peftbench.foundation.files import replace_text
+from peftbench.foundation.metric import ACCURACY
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS, Method
@@ -57,6 +59,7 @@ class Adviser:
         source = self.config.dataset.open()
         whole = "train" in source.splits
         self.race_protocol, self.last_protocol = ("full_tune", "full") if whole else ("vtab1k_tune", "vtab1k")
+        self._check_classes(source.targets)
         self.splits = ("train", "val", "test") if whole else ("train800", "val200", "test")
         self.out = request.out or Path("advice") / self.config.dataset.label.replace("/", "_")
         self.race: Race | None = None
@@ -84,6 +87,22 @@ class Adviser:
         epochs = max(self.race.of(winner.entry), key=lambda trial: (trial.accuracy, trial.epochs)).epochs
         record = run_words(self._words_of(winner.entry, epochs, self.last_protocol), silent=True)
         return self._finish(seen, Verdict(winner, runner_up, record, self.race))
+
+    def _check_classes(self, targets: Sequence[str]) -> None:
+        """Raises `ConfigError` for a task that is not judged by accuracy, and for data without a class an image."""
+        task, words = self.config.task, list(self.request.words)
+        if task.metric == ACCURACY and set(task.targets) <= set(targets):
+            return
+        if task.metric == ACCURACY:
+            words.append("task=segmentation" if "class_map" in targets else "task=detection")
+        asked = shlex.join(["python", "-m", "peftbench", "-m", *words, "method=linear,lora,ssf"])
+        raise ConfigError(
+            [
+                f"advise is for a class an image, and {self.config.dataset.label} has {', '.join(targets)} (task="
+                f"{task.name}). Compare methods on validation images: {asked} protocol={self.race_protocol} "
+                "train=short, then python -m peftbench leaderboard --select val"
+            ]
+        )
 
     def keep_best(self) -> list[str]:
         """After Ctrl-C: export the best of the race so far. Returns lines that say what there is and how to go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -37,11 +38,16 @@ SHOWN: dict[str, dict[str, str]] = {
     },
 }
 SEVERAL, DELTA = "several", "delta_m"
+_DECODER = ("decoder", "num_maps", "channels", "behind_merging")
 # what is no share of something
 _PLAIN = ("rmse", "log_rmse", "abs_rel", "mean_angle", "median_angle", "rms_angle")
 
-# key of comparable cells -> task -> mean primary number of full fine-tuning on that task alone
-Singles = Mapping[str, Mapping[str, float]]
+# key of comparable cells -> task -> mean primary number of full fine-tuning on that task alone; None where that was
+# done in several settings, and nothing says which of them is meant
+Singles = Mapping[str, Mapping[str, float | None]]
+# words of a cell of several tasks that its single ones do not share: options, and all options of a section
+_OWN_OPTIONS = ("seed", "task", "task.tasks", "task.weights")
+_OWN_SECTIONS = ("method", "optim", "objective", "hparams", "tune", "runtime", "launcher", "suite")
 
 
 def delta_m(values: Mapping[str, float], singles: Mapping[str, float]) -> float:
@@ -59,15 +65,12 @@ def delta_m(values: Mapping[str, float], singles: Mapping[str, float]) -> float:
 def comparable(record: Mapping[str, Any]) -> str:
     """What must be equal for numbers of one task and of several to be compared: all but method, rates, seed, task."""
     identity = json.loads(record["setting"])
-    decoder = {name: identity.get("task", {}).get(name) for name in ("decoder", "num_maps", "channels")}
+    decoder = {name: identity.get("task", {}).get(name) for name in _DECODER}
     return canonical({name: identity.get(name) for name in ("backbone", "dataset", "protocol", "train")} | decoder)
 
 
-def single_tasks(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of the rows of `collect` those of full fine-tuning on one task, as `Singles`.
-
-    Where it was done in several ways (other rates), none of them is taken.
-    """
+def single_tasks(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Of the rows of `collect` those of full fine-tuning on one task, as `Singles`."""
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
     for record in records:
         identity = json.loads(record["setting"])
@@ -76,7 +79,7 @@ def single_tasks(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
             settings = found.setdefault(comparable(record), {}).setdefault(task, {})
             settings.setdefault(record["setting"], []).append(float(record["score"]))
     return {
-        key: {task: statistics.fmean(*each.values()) for task, each in tasks.items() if len(each) == 1}
+        key: {task: statistics.fmean(*each.values()) if len(each) == 1 else None for task, each in tasks.items()}
         for key, tasks in found.items()
     }
 
@@ -100,7 +103,7 @@ def _of_record(record: Mapping[str, Any], singles: Singles) -> Iterable[tuple[st
         values = {part: others[f"{part}/{PRIMARY[part].name}"] for part in parts}
         for part, value in values.items():
             yield f"{part} {PRIMARY[part].name}", _read(PRIMARY[part].name, value)
-        alone = singles.get(comparable(record), {})
+        alone = _known(singles, comparable(record))
         if values.keys() <= alone.keys():
             yield DELTA, delta_m(values, alone)
         return
@@ -117,25 +120,62 @@ def notes_on_singles(records: Sequence[Mapping[str, Any]], singles: Singles) -> 
     """What delta_m of a table was computed against, or what it lacks."""
     several = [record for record in records if record["task"].split(" ")[0] == SEVERAL]
     for key in sorted({comparable(record) for record in several}):
-        parts = next(json.loads(r["setting"])["task"]["tasks"] for r in several if comparable(r) == key)
-        alone = singles.get(key, {})
-        if lacking := [part for part in parts if part not in alone]:
+        own = [record for record in several if comparable(record) == key]
+        parts = list(dict.fromkeys(part for record in own for part in json.loads(record["setting"])["task"]["tasks"]))
+        alone = _known(singles, key)
+        if twice := [part for part in parts if part in singles.get(key, {}) and part not in alone]:
             yield (
-                f"no {DELTA}: it needs method=full on {', '.join(lacking)} alone, in one setting, with the same data, "
-                "recipe and decoder"
+                f"no {DELTA}: method=full on {', '.join(twice)} alone is recorded in several settings; leave one in "
+                "the table (leaderboard --suite)"
             )
+        if lacking := [part for part in parts if part not in singles.get(key, {})]:
+            yield (
+                f"no {DELTA}: it needs method=full on {', '.join(lacking)} alone, with the same data, recipe and "
+                f"decoder{_command(own, lacking)}"
+            )
+        if twice or lacking:
             continue
         shown = ", ".join(f"{part} {_read(PRIMARY[part].name, alone[part]):.2f}" for part in parts)
         yield f"{DELTA} in percent against full fine-tuning on each task alone, of the same recipe and decoder: {shown}"
 
 
-def class_ious(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
-    """Class -> mean intersection over union in percent over the seeds of a row's only column; else nothing."""
+def _known(singles: Singles, key: str) -> dict[str, float]:
+    return {task: value for task, value in singles.get(key, {}).items() if value is not None}
+
+
+def _command(records: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
+    """The words that run full fine-tuning on each of `tasks` as these cells were run; "" where none are known.
+
+    Words that hold a place are in no record, and so not here.
+    """
+    for record in records:
+        words = [word for word in json.loads(record["command"] or "[]") if "=" in word]
+        if f"task={SEVERAL}" not in words:
+            continue
+        seeds = ",".join(str(seed) for seed in sorted({int(record["seed"]) for record in records}))
+        kept = [word for word in words if not _own(word.partition("=")[0].lstrip("+"))]
+        said = [*kept, "method=full", f"task={','.join(tasks)}", f"seed={seeds}"]
+        return f": {shlex.join(['python', '-m', 'peftbench', '-m', *said])}"
+    return ""
+
+
+def _own(option: str) -> bool:
+    return option in _OWN_OPTIONS or option.partition(".")[0] in _OWN_SECTIONS
+
+
+def of_classes(task: str) -> tuple[str, str]:
+    """What a task says of each class: its short name, which leads the class in a record, and in words."""
+    return ("ap", "average precision") if task.split(" ")[0] == "detection" else ("iou", "intersection over union")
+
+
+def by_class(cells: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """Class -> mean score in percent (`of_classes`) over the seeds of a row's only column; else nothing."""
     if len(cells) != 1:
         return {}
     values: dict[str, list[float]] = {}
     for record in next(iter(cells.values())):
+        prefix = f"{of_classes(record['task'])[0]}/"
         for name, value in json.loads(record["others"] or "{}").items():
-            if name.startswith("iou/"):
-                values.setdefault(name.removeprefix("iou/"), []).append(100 * value)
+            if name.startswith(prefix):
+                values.setdefault(name.removeprefix(prefix), []).append(100 * value)
     return {name: statistics.fmean(numbers) for name, numbers in values.items()}

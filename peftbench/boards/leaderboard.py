@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from peftbench.boards.comparison import compare
-from peftbench.boards.dense import Singles, beside, class_ious, notes_on_singles, single_tasks
+from peftbench.boards.dense import Singles, beside, by_class, notes_on_singles, single_tasks
 from peftbench.boards.halves import H, halves
 from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
 from peftbench.boards.shots import by_shots
@@ -55,6 +55,7 @@ _USED = (
     "eval_images_per_second",
     "device",
     "order_gap",
+    "command",
 )
 
 
@@ -221,7 +222,7 @@ def _row(
         rate=rates(map(setting, records)),
         changed="; ".join(sorted({changed(record, shipped) for record in records} - {""})),
         reference=method.split(" ")[0] == REFERENCE,
-        class_ious=class_ious(cells),
+        by_class=by_class(cells),
         beside=both.shown
         if both
         else beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from peftbench.boards.costs import AXES, cost
+from peftbench.boards.dense import of_classes
 from peftbench.boards.shots import GROUP as SHOTS
 from peftbench.boards.table import Row, Score, Table
 from peftbench.boards.texts import (
@@ -47,6 +48,8 @@ def _table(table: Table, families: Mapping[str, str]) -> dict[str, Any]:
         "columns": columns,
         "tasks": [{"name": column["name"], "short": column["short"]} for column in columns if column["kind"] == "task"],
         "over_shots": table.groups == (SHOTS,),
+        # of each class, in percent: what the rows' `classes` are
+        "of_classes": of_classes(table.task)[1],
         "rows": [_row(table, row, [column["name"] for column in columns], families) for row in all_rows(table)],
         "comparison": {
             "methods": list(comparison.methods),
@@ -100,8 +103,7 @@ def _row(table: Table, row: Row, headers: Sequence[str], families: Mapping[str, 
         "scores": {name: _score(score, table.metric.scale) for name, score in scores.items()},
         "costs": {axis: cost(row, axis) for axis in AXES},
         "records": {name: list(fingerprints) for name, fingerprints in row.records.items()},
-        # intersection over union by class, in percent
-        "classes": dict(row.class_ious),
+        "classes": dict(row.by_class),
     }
 
 

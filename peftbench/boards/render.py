@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from peftbench.boards.dense import of_classes
 from peftbench.boards.escaping import csv_text, markdown
 from peftbench.boards.latex import to_latex
 from peftbench.boards.table import Row, Score, Table
@@ -65,14 +66,14 @@ def to_markdown(table: Table) -> str:
 
 
 def _classes(table: Table) -> str:
-    """Intersection over union of every class, where the rows know it and it can be read: up to 30 classes."""
-    names = list(dict.fromkeys(name for row in table.rows for name in row.class_ious))
+    """What the task says of every class, where the rows know it and it can be read: up to 30 classes."""
+    names = list(dict.fromkeys(name for row in table.rows for name in row.by_class))
     if not names or len(names) > _MOST_CLASSES:
         return ""
     rows = [
-        [markdown(label(row)), *(number(row.class_ious.get(name), 1, 1) for name in names)]
+        [markdown(label(row)), *(number(row.by_class.get(name), 1, 1) for name in names)]
         for row in table.rows
-        if row.class_ious
+        if row.by_class
     ]
     body = pd.DataFrame(rows).to_markdown(
         index=False,
@@ -81,7 +82,8 @@ def _classes(table: Table) -> str:
         disable_numparse=True,
         colalign=["left", *["right"] * len(names)],
     )
-    return f"\nIntersection over union of each class, percent, mean over seeds:\n\n{body}\n"
+    words = of_classes(table.task)[1].capitalize()
+    return f"\n{words} of each class, percent, mean over seeds:\n\n{body}\n"
 
 
 def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMATS) -> list[Path]:
@@ -191,7 +193,7 @@ def document(table: Table) -> dict[str, Any]:
                 "flat_mean": _score(row.flat_mean, table.metric.scale),
                 # tables of classification have none
                 **({"beside": {name: _score(s, 1) for name, s in row.beside.items()}} if row.beside else {}),
-                **({"class_iou": dict(row.class_ious)} if row.class_ious else {}),
+                **({f"class_{of_classes(table.task)[0]}": dict(row.by_class)} if row.by_class else {}),
             }
             for row in all_rows(table)
         ],

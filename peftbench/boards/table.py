@@ -51,7 +51,7 @@ class Row:
     published ones of which something that decides their place is not known. `rate` is the learning rate, or their
     range over data sets; `changed` says which options of the optimiser are not as shipped; `reference` marks full
     fine-tuning, which is no PEFT method and takes no part in ranks and verdicts. `beside` are further numbers under
-    their headers, in the unit in which they are read (`boards.dense`), `class_ious` those of classes.
+    their headers, in the unit in which they are read (`boards.dense`), `by_class` those of classes.
     """
 
     method: str
@@ -76,7 +76,7 @@ class Row:
     changed: str = ""
     reference: bool = False
     beside: Mapping[str, Score] = field(default_factory=dict)
-    class_ious: Mapping[str, float] = field(default_factory=dict)
+    by_class: Mapping[str, float] = field(default_factory=dict)
     # of clips: by how much the score is better in the frames' natural order, mean over data sets
     order_gap: float | None = None
 

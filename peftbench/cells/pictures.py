@@ -13,6 +13,7 @@ from peftbench.config.gate import RunConfig
 from peftbench.data.contact_sheet import map_picture, picture_table, strips, with_classes
 from peftbench.data.maps import NUMBERED, depth_limits
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.maps import BOXES
 from peftbench.train.precision import autocast
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128) -> Image:
-    """The first `rows` test images with their maps, or test clips as strips under their class and the predicted one.
+    """The first `rows` test images with what was asked of them and their maps, or test clips as strips under their
+    class and the predicted one.
 
     Raises `NotApplicable` for a class an image.
     """
@@ -37,19 +39,22 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
     batch = next(iter(batches.epoch(0)))
     with autocast(data.device, config.train.precision):
         outputs = looking(config, parts.model).eval()(*batches.inputs_of(batch))
-    said = {name: values[:rows].float().cpu().numpy() for name, values in task.maps_of(outputs).items()}
-    count = min(rows, len(batch["index"]))
+    said = {name: values[:rows].float().cpu().numpy() for name, values in task.said_of(outputs, batch).items()}
+    prompts, count = task.prompts_of(outputs, batch), min(rows, len(batch["index"]))
     truth = {name: np.array(split.targets[name][:count]) for name in said}
     limits = depth_limits([*truth["depth"]]) if "depth" in truth else (0.0, 1.0)
     images = split.images.read(np.arange(count)) if hasattr(split.images, "read") else np.array(split.images[:count])
     pictures = []
     for row in range(count):
         shown = [np.broadcast_to(images[row], (*images[row].shape[:2], 3))]
+        if prompts is not None:
+            shown.append(map_picture(BOXES, prompts[row].cpu().numpy(), shown[0], tile=tile))
         for name in said:
             values = said[name][row].astype(np.uint8) if name in NUMBERED else said[name][row]
             shown += [map_picture(name, each, shown[0], limits, tile) for each in (truth[name][row], values)]
         pictures.append(shown)
-    headers = ["image", *(header for name in said for header in (name.replace("class_map", "classes"), "predicted"))]
+    headers = ["image", *(["prompts"] if prompts is not None else [])]
+    headers += [header for name in said for header in (name.replace("class_map", "classes"), "predicted")]
     return picture_table(headers, pictures, source.class_names if with_classes(said) else (), tile)
 
 

@@ -75,8 +75,15 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def command_words(words: Iterable[str]) -> list[str]:
-    """The words of a command without those that hold a place on this machine."""
-    return [word for word in words if not _is_place(word.rpartition("=")[2])]
+    """The words of a command without those that hold a place on this machine; choices of parts hold none."""
+    return [word for word in words if not _holds_place(word)]
+
+
+def _holds_place(word: str) -> bool:
+    name, equals, value = word.partition("=")
+    if not equals:
+        return _is_place(word)
+    return "." in name and _is_place(value.strip("'\"[]"))
 
 
 def _is_place(value: str) -> bool:

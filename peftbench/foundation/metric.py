@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 HIGHER, LOWER = "higher", "lower"
@@ -28,6 +29,11 @@ class Metric:
     def goodness(self, value: float) -> float:
         """`value`, or its negative where lower is better: the larger the better."""
         return value if self.better == HIGHER else -value
+
+    @property
+    def worst(self) -> float:
+        """No `goodness` is lower: scores of which more is better are not negative."""
+        return 0.0 if self.better == HIGHER else -sys.float_info.max
 
     def shown(self, value: float, decimals: int = 2) -> str:
         """`83.21%` for a fraction, else `11.24 degrees`."""

@@ -66,6 +66,7 @@ COLUMNS = (
     "version",
     "git_commit",
     "setting",
+    "command",
 )
 
 
@@ -80,8 +81,9 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     say what it is (accuracy, a fraction, for classification); what a record does not know
     is None. `others` are all test metrics of another task than classification (canonical JSON). `hyperparameters` says
     how they were chosen, `replaced` (canonical JSON) what a preset set aside. `repetition_group` is equal for cells
-    that differ in the seed alone. `setting` and `data` are canonical JSON: all but the seed that can change the number,
-    and of that what concerns the images.
+    that differ in the seed alone. `command` (canonical JSON) are the words that asked for a cell of such a task,
+    without those that hold places. `setting` and `data` are canonical JSON: all but the seed that can change the
+    number, and of that what concerns the images.
     """
     rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
@@ -154,7 +156,14 @@ def row(record: RunRecord) -> dict[str, Any]:
         "version": record.provenance["version"],
         "git_commit": record.provenance["git_commit"],
         "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
+        "command": None if record.task is None else canonical(_words(record)),
     }
+
+
+def _words(record: RunRecord) -> list[str]:
+    """The words that asked for a cell, as far as what stands there are words."""
+    command = record.provenance["command"]
+    return [_shown(word) for word in command if isinstance(word, str)] if isinstance(command, list) else []
 
 
 def _shown(label: str) -> str:

@@ -17,6 +17,7 @@ from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Part
 from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Meter
 from peftbench.train.loss import LossFn
 from peftbench.train.options import TrainSpec
@@ -71,7 +72,7 @@ class Task(Part):
     none: identities, labels and records then leave it out), `primary` (the metric that validation chooses by and tables
     show), `reads` (names of the targets in a batch that the loss reads), `slides` (its model takes larger images in
     evaluation), `reads_texts` (its model takes the texts of samples beside their images), `reads_maps` (its head reads
-    maps that are taken off blocks, and `maps_of` gives what belongs to the image), `faithfulness` and `adapted` as of
+    maps that are taken off blocks, and `said_of` gives what belongs to the image), `faithfulness` and `adapted` as of
     methods.
     Where they depend on options, a subclass overrides `metric` and `targets`.
     """
@@ -123,6 +124,14 @@ class Task(Part):
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         """Outputs as the maps or boxes they stand for, by the names of targets (`data.maps`)."""
         raise NotImplementedError
+
+    def said_of(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The same of outputs that answer to prompts, which follow from the targets of the batch."""
+        return self.maps_of(outputs)
+
+    def prompts_of(self, outputs: Any, batch: Batch) -> Tensor | None:
+        """The boxes that outputs answer to, rows as `foundation.maps` has them; None where nothing is asked."""
+        return None
 
     def reads_pooled(self, model: TaskModel) -> bool:
         """Whether `model.head` sees nothing but pooled features [batch, width], which can then be kept."""

@@ -47,6 +47,7 @@ class Promptable(Task):
 
     primary: ClassVar[Metric] = Metric("miou")
     reads: ClassVar[tuple[str, ...]] = ("class_map",)
+    reads_maps: ClassVar[bool] = True
 
     first_class: int = option(1, ge=0)
     width: int = option(256, ge=64)
@@ -75,6 +76,22 @@ class Promptable(Task):
 
     def loss(self, image: EncodedImages, prompts: Prompts) -> Tensor:
         return mean_over(prompts.there, mask_losses(image.answer(prompts.boxes)[0], prompts))
+
+    def prompts_of(self, outputs: Any, batch: Batch) -> Tensor:
+        return Prompts.of(batch["class_map"], self.first_class, outputs.num_asked).rows(self.first_class)
+
+    def said_of(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """`class_map`: of each pixel the class whose mask is surest of it; where no mask is, the background.
+
+        Where boxes are told apart, a mask has the class that its box is said to hold.
+        """
+        prompts = Prompts.of(batch["class_map"], self.first_class, outputs.num_asked)
+        masks, scores = outputs.answer(prompts.boxes)
+        surest, place = masks.masked_fill(~prompts.there[..., None, None], -torch.inf).max(dim=1)
+        if scores is not None:
+            place = scores.argmax(dim=2).gather(1, place.flatten(1)).view_as(place)
+        background = 0 if self.first_class else UNKNOWN
+        return {"class_map": torch.where(surest > 0, place + self.first_class, background)}
 
     def meter(self, targets: Targets) -> PromptableMeter:
         return PromptableMeter(self.asked(targets), self.first_class)
@@ -123,6 +140,13 @@ class Prompts:
         boxes = torch.stack([left, top, right, bottom], dim=-1)
         known = (class_map != UNKNOWN)[:, None]
         return cls(boxes, masks.any(dim=3).any(dim=2), masks.float(), known.float())
+
+    def rows(self, first: int) -> Tensor:
+        """float32 [batch, classes, 6]: the boxes with their classes as `foundation.maps` has them."""
+        numbers = torch.arange(first, first + self.there.shape[1], device=self.boxes.device)
+        edges = torch.cat([self.boxes[..., :2], self.boxes[..., 2:] + 1], dim=-1)
+        columns = [edges, numbers.expand(self.there.shape)[..., None], torch.zeros_like(edges[..., :1])]
+        return torch.where(self.there[..., None], torch.cat(columns, dim=-1), 0).float()
 
 
 def _span(marked: Tensor) -> tuple[Tensor, Tensor]:

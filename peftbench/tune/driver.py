@@ -56,7 +56,7 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
     metric = config.task.metric
     trials: list[Trial] = []
     seconds: list[float] = []
-    sampler = settings(config.tune, axes)
+    sampler = settings(config.tune, axes, metric.worst)
     setting: Setting | None = next(sampler)
     with sharing():
         while setting is not None:

@@ -1,7 +1,8 @@
 """Which settings are tried: grid, random search, or optuna's TPE. Deterministic in the seed and in earlier scores.
 
-A sampler is a generator: it yields settings (option -> value) and is sent each one's validation accuracy, or None when
-the training diverged. Nothing else is kept, so that a tuning that was interrupted takes the same path again.
+A sampler is a generator: it yields settings (option -> value) and is sent how good each one's validation score is (the
+larger the better), or None when the training diverged. Nothing else is kept, so that a tuning that was interrupted
+takes the same path again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ Sampler = Generator[Setting, float | None, None]
 REFINED_FIRST = ("optim.lr", "method", "optim.weight_decay")
 
 
-def settings(tune: TuneSpec, axes: Sequence[Axis]) -> Sampler:
-    """At most `num_trials` settings. The first is the cell as it stands, so tuning never does worse on validation."""
+def settings(tune: TuneSpec, axes: Sequence[Axis], worst: float = 0.0) -> Sampler:
+    """At most `num_trials` settings. The first is the cell as it stands, so tuning never does worse on validation.
+
+    `worst`: no score is lower, so that it stands for trainings that diverged.
+    """
     default = {axis.option: axis.default for axis in axes}
     score = yield default
     num = tune.num_trials - 1
@@ -35,7 +39,7 @@ def settings(tune: TuneSpec, axes: Sequence[Axis]) -> Sampler:
     elif tune.strategy == "random":
         yield from random_search(axes, num, tune.seed)
     else:
-        yield from optuna_search(axes, num, tune.seed, default, score)
+        yield from optuna_search(axes, num, tune.seed, default, worst if score is None else score, worst)
 
 
 def grid(axes: Sequence[Axis], num: int) -> Sampler:
@@ -86,7 +90,9 @@ def _kind(axis: Axis) -> int:
     return REFINED_FIRST.index(axis.option if isinstance(axis, LogAxis) else "method")
 
 
-def optuna_search(axes: Sequence[Axis], num: int, seed: int, default: Setting, default_score: float | None) -> Sampler:
+def optuna_search(
+    axes: Sequence[Axis], num: int, seed: int, default: Setting, default_score: float, worst: float = 0.0
+) -> Sampler:
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011) of optuna, which knows the default's score."""
     try:
         import optuna
@@ -98,14 +104,14 @@ def optuna_search(axes: Sequence[Axis], num: int, seed: int, default: Setting, d
     study = optuna.create_study(direction="maximize", sampler=sampler)
     known = _in_space(axes, default)
     if known is not None:
-        study.add_trial(optuna.trial.create_trial(params=known, distributions=spaces, value=default_score or 0.0))
+        study.add_trial(optuna.trial.create_trial(params=known, distributions=spaces, value=default_score))
     for _ in range(num):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=optuna.exceptions.ExperimentalWarning)
             trial = study.ask(spaces)
         score = yield {axis.option: _value(axis, trial.params[axis.option]) for axis in axes}
-        # no accuracy is lower than 0, which leads away from where training diverges
-        study.tell(trial, score or 0.0)
+        # which leads away from where training diverges
+        study.tell(trial, worst if score is None else score)
 
 
 def _distribution(axis: Axis) -> BaseDistribution:

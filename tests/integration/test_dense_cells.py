@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
@@ -54,9 +56,14 @@ def test_segmentation_from_words_to_a_picture_and_a_table(cell, run, results, ca
 
 
 def test_several_tasks_stand_beside_single_ones(cell, run, results, capsys):
-    for words in (["task=depth"], ["task=normals"], ["task=several", "task.tasks=[depth,normals]"]):
-        assert cell(*words, "method=full") == 0
+    assert cell("task=several", "task.tasks=[depth,normals]", "method=full", "train.augment=flip") == 0
+    assert run("leaderboard", "--results", str(results), fast=False) == 0
+    written = (results / "leaderboard" / "leaderboard.json").read_text()
+    [advice] = re.findall(r"alone, with the same data, recipe and decoder: python -m peftbench (-m .*?)\"", written)
+    # what stands there is done
+    assert run(*shlex.split(advice), "runtime.progress=false", fast=False) == 0
     records = by_task(results)
+    assert records.keys() == {"several", "depth", "normals"}
     several = records["several"]
     assert several.primary == "depth/rmse" and several.metric.better == "lower" and several.predictions is None
     singles = {task: records[task].score("test") for task in ("depth", "normals")}
@@ -103,6 +110,8 @@ def test_what_does_not_go_together_is_said(cell, capsys):
     assert cell("task=segmentation", "train.compile=true") == 2
     assert "set train.compile=false" in capsys.readouterr().err
     assert cell("task=detection", "train.compile=true") == 2
+    assert "set train.compile=false" in capsys.readouterr().err
+    assert cell("task=promptable", "task.width=64", "train.compile=true") == 2
     assert "set train.compile=false" in capsys.readouterr().err
     assert cell("task=detection", "protocol.test_flip=true") == 2
     assert "with task=detection leave them out" in capsys.readouterr().err

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from peftbench.adapters.sharing import with_adapter
 from peftbench.backbones.sam_micro import NAME
 from peftbench.backbones.source import embedded_file
 from peftbench.backbones.weights import load_weights
+from peftbench.data.maps import class_colours
 from peftbench.data.sources.scenes import CLASSES, scene
 from peftbench.records.store import Store
 from peftbench.tasks.promptable import PromptableMeter
@@ -29,6 +31,20 @@ def test_regions_on_a_plain_backbone(run, results):
     # twenty steps of a fresh decoder
     first, last = (epoch["loss"] for epoch in record.curve)
     assert last < first - 0.2 and {"miou", "dice", "iou/ring"} < set(record.metrics["test"])
+    sheet = results / "sheet.png"
+    where = ("--results", str(results), "--out", str(sheet), "--rows", "1")
+    assert run("show", record.fingerprint, *where, fast=False) == 0
+    shown = np.asarray(Image.open(sheet))[24 : 24 + 128, 8 : 8 + 4 * 130].reshape(128, 4, 130, 3)[:, :, :128]
+    drawn = scene(0, 1000)
+    # image, prompts, truth and prediction, each pixel four times as large
+    assert (shown[::4, 0, ::4] == drawn.image).all()
+    assert (shown[2::4, 2, 2::4] == class_colours(5)[drawn.class_map]).all()
+    for number in np.unique(drawn.class_map[(drawn.class_map > 0) & (drawn.class_map < 255)]):
+        rows, columns = np.nonzero(drawn.class_map == number)
+        corner = shown[4 * rows.max() + 3, 1, 4 * columns.max() + 3]
+        # a box that was drawn later may lie over it
+        assert (corner == class_colours(5)[1:]).all(axis=1).any()
+    assert {tuple(colour) for colour in shown[2::4, 3, 2::4].reshape(-1, 3)} <= {*map(tuple, class_colours(5))}
 
 
 @pytest.mark.slow

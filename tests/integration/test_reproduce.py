@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from peftbench.backbones.source import embedded_file
 from peftbench.cells.cell import method_label
 from peftbench.cells.restore import record_config
-from peftbench.cli.commands.reproduce import number_differences, setting_differences, verdict
+from peftbench.cli.commands.reproduce import counted_differences, number_differences, setting_differences, verdict
 from peftbench.config.gate import from_tree
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.digits import Digits
@@ -54,6 +54,16 @@ def test_what_differs_is_named_and_measured(run, results, capsys):
     assert shown.startswith("not the same numbers:")
     assert "test loss: " in shown and "equal before epoch 1" in shown and "losses by 2.5e-01" in shown
     assert "torch: 1.0 -> " in shown and "cpu: an abacus -> " in shown
+
+
+def test_maps_that_differ_are_counted_as_samples_and_as_pixels():
+    old = np.zeros((3, 4, 5), np.uint8)
+    new = old.copy()
+    new[1, :2] = 1
+    assert counted_differences(old, new) == "predictions: 1 of 3 differ, in 10 of 60 pixels"
+    boxes = np.zeros((3, 100, 6), np.float32)
+    assert counted_differences(boxes, boxes + np.array([1, 0, 1])[:, None, None]) == "predictions: 2 of 3 differ"
+    assert counted_differences(np.arange(4), np.array([0, 1, 3, 2])) == "predictions: 2 of 4 differ"
 
 
 def test_equal_settings_and_unequal_numbers_are_called_wrong():

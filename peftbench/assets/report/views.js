@@ -85,7 +85,7 @@ function heatTable() {
   return html("table", { class: "heat" }, html("thead", {}, html("tr", {}, html("th", { scope: "col" }, "method"), ...tasks.map((task) => html("th", { scope: "col", title: task.name }, task.short)))), html("tbody", {}, ...body));
 }
 
-// Every class of a segmentation set: where a method gains, and which classes nobody finds.
+// Every class of a set with maps or boxes: where a method gains, and which classes nobody finds.
 function classTable() {
   const rows = table().rows.filter((row) => Object.keys(row.classes).length);
   const names = [...new Set(rows.flatMap((row) => Object.keys(row.classes)))];
@@ -125,7 +125,8 @@ function drawTask() {
     hint.textContent = "Mean over seeds and data sets, by images of every class. The first rows of the table, or those that are ticked.";
     if (series.length) lineChart(node, series, `score,${table().unit}`, false, "shots");
   } else if (chosen === "classes") {
-    hint.textContent = "Intersection over union of each class in percent, mean over seeds; blue is 0, yellow is 100. —: the class occurs neither in truth nor in prediction.";
+    const words = table().of_classes;
+    hint.textContent = `${words[0].toUpperCase()}${words.slice(1)} of each class in percent, mean over seeds; blue is 0, yellow is 100. —: the class does not occur.`;
     node.replaceChildren(classTable());
   } else if (chosen === "ranks") {
     const { nemenyi_critical_difference: difference } = table().comparison;

@@ -6,6 +6,8 @@ import dataclasses
 import tempfile
 from typing import Any
 
+import numpy as np
+
 from peftbench.cells.cell import plan
 from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
@@ -105,7 +107,17 @@ def _prediction_differences(record: RunRecord, store: Store, again: RunRecord, a
     old, new = own_predictions(store, record), own_predictions(again_store, again)
     if old is None or new is None:
         return ["predictions: they differ (the old ones are not here to be counted)"]
-    return [f"predictions: {int((old != new).sum()):,} of {len(old):,} differ"]
+    return [counted_differences(old, new)]
+
+
+def counted_differences(old: np.ndarray, new: np.ndarray) -> str:
+    """How many samples of two arrays of predictions [num, ...] differ, and in how many pixels where they are maps."""
+    differ = old != new
+    several = differ.reshape(len(differ), -1).any(axis=1)
+    line = f"predictions: {int(several.sum()):,} of {len(old):,} differ"
+    if old.ndim != 3 or old.dtype.kind == "f":
+        return line
+    return f"{line}, in {int(differ.sum()):,} of {old.size:,} pixels"
 
 
 def _numbers(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`python -m peftbench show RECORD`: test images beside their true and predicted maps, or clips with their classes."""
+"""`python -m peftbench show RECORD`: test images, prompts, true and predicted maps; or clips with their classes."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
+from peftbench.advise.advise import Adviser
 from peftbench.advise.look import dividing_words, look
 from peftbench.advise.page import calibration, confusion, worst
 from peftbench.advise.request import read_request
@@ -17,6 +19,7 @@ from peftbench.advise.verdict import wilson
 from peftbench.data.sources.folder import Folder
 from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.methods.base import METHODS
+from peftbench.sweep.grid import plan_grid
 
 
 def photos(root: Path, counts: dict[str, int]) -> Path:
@@ -40,6 +43,15 @@ def test_all_wrong_words_are_named_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         read_request(["budget=soon", "memory=8", "method=lora", "photos"])
     assert [problem.split()[0] for problem in caught.value.problems] == ["method", "'photos'", "budget", "memory"]
+
+
+@pytest.mark.parametrize(("words", "task"), [([], "segmentation"), (["task=depth"], "depth")])
+def test_maps_are_answered_with_a_sweep_that_compares(words: list[str], task: str) -> None:
+    words = ["dataset=scenes", *words]
+    with pytest.raises(ConfigError, match="advise is for a class an image, and scenes has class_map, depth") as caught:
+        Adviser(read_request(words), print)
+    asked = shlex.split(str(caught.value).partition("python -m peftbench -m ")[2].partition(", then")[0])
+    assert {cell.config["task"]["name"] for cell in plan_grid(asked)[0].cells} == {task}
 
 
 @pytest.mark.parametrize(("word", "meant"), [("bugdet=3m", "budget"), ("param=1M", "params"), ("memry=8GB", "memory")])

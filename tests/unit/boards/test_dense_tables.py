@@ -58,12 +58,21 @@ def test_segmentation_shows_accuracies_and_its_decoder() -> None:
     assert "decoder (M)" in shown and "head (M)" not in shown
     [page] = page_tables([table], {})
     assert page["rows"][0]["classes"] == {"sky": pytest.approx(90)}
-    assert table.rows[0].class_ious == {"sky": pytest.approx(90)}
+    assert table.rows[0].by_class == {"sky": pytest.approx(90)}
     written = to_markdown(table)
     assert "| method   |   sky |" in written and "| full     |  90.0 |" in written
     classification = collect([RunRecord(**record_values())])
     [plain] = leaderboard(classification)
     assert "head (M)" in headers(plain) and not plain.rows[0].beside and classification["others"][0] is None
+
+
+def test_detection_shows_the_average_precision_of_each_class() -> None:
+    scores = {"ap": 0.2, "ap50": 0.4, "ap75": 0.1, "ar100": 0.3, "ap/ring": 0.25, "ap/wedge": 0.15}
+    [table] = leaderboard(collect([record({"name": "detection"}, scores, Metric("ap"))]))
+    assert table.rows[0].by_class == {"ring": pytest.approx(25), "wedge": pytest.approx(15)}
+    assert page_tables([table], {})[0]["of_classes"] == "average precision"
+    written = to_markdown(table)
+    assert "Average precision of each class, percent" in written and "| full     |   25.0 |    15.0 |" in written
 
 
 def singles() -> list[RunRecord]:
@@ -96,9 +105,30 @@ def test_without_singles_of_the_same_recipe_and_decoder_there_is_no_delta_m() ->
     table = table_of([singles()[0], other, several("lora", 0.70, 18.0)])
     assert "delta_m" not in table.rows[0].beside
     assert any("it needs method=full on normals alone" in note for note in table.notes)
+    merged = record({"name": "normals", "behind_merging": True}, {"mean_angle": 17.97}, PRIMARY["normals"])
+    assert "delta_m" not in table_of([singles()[0], merged, several("lora", 0.70, 18.0)]).rows[0].beside
     twice = record({"name": "normals"}, {"mean_angle": 16.0}, PRIMARY["normals"], optim={"lr": 0.1})
     table = table_of([*singles(), twice, several("lora", 0.70, 18.0)])
     assert "delta_m" not in table.rows[0].beside, "two settings of full, and nothing says which"
+    assert any("method=full on normals alone is recorded in several settings" in note for note in table.notes)
+    assert not any("it needs" in note for note in table.notes)
+
+
+def test_what_delta_m_lacks_is_said_as_words_to_run() -> None:
+    rows = []
+    for seed in (2, 0):
+        own = several("lora", 0.70, 18.0, seed=seed)
+        words = f"task=several task.tasks=[segmentation,normals] dataset=scenes method=lora method.rank=4 seed={seed}"
+        own.provenance["command"] = [*words.split(), "train=short", "train.zoom=[0.5,2.0]", "runtime.threads=1"]
+        rows.append(own)
+    [note] = [note for note in table_of([singles()[0], *rows]).notes if "delta_m" in note]
+    assert note.endswith(
+        ": python -m peftbench -m dataset=scenes train=short 'train.zoom=[0.5,2.0]' method=full task=normals seed=0,2"
+    )
+    rows[1].provenance["command"] = "anything that stands in a file"
+    rows[0].provenance["command"] = [1, "\x1b[2J"]
+    [note] = [note for note in table_of([singles()[0], *rows]).notes if "delta_m" in note]
+    assert note.endswith("recipe and decoder")
 
 
 def test_a_table_of_validation_scores_shows_no_test_score() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peftbench.cells.provenance import git_state, versions
+from peftbench.cells.provenance import command_words, git_state, versions
 from peftbench.foundation.plugins import VARIABLE
 from tests.conftest import REPOSITORY
 
@@ -17,6 +17,19 @@ def test_a_checkout_names_its_commit() -> None:
         pytest.skip("not a checkout")
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert git_state()[0] == head.stdout.strip()
+
+
+def test_a_command_is_kept_without_what_holds_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes").mkdir()
+    places = [
+        f"dataset.root={tmp_path}",
+        f"dataset.root='{tmp_path}/my photos'",
+        "dataset.path=/a=b",
+        "dataset.root=scenes",
+    ]
+    kept = ["-m", "dataset=scenes", "method.rank=4", "task.tasks=[depth,normals]"]
+    assert command_words([*places, *kept, f"{tmp_path}/kernel.json"]) == kept
 
 
 def test_a_plug_in_is_named_with_the_digest_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

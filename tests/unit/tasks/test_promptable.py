@@ -120,6 +120,26 @@ def test_region_accuracy_counts_boxes_that_are_there() -> None:
     assert Region().loss_fn(TrainSpec())(Given(scores), batch).item() == pytest.approx((masks + entropy).item())
 
 
+def test_pictures_show_the_surest_mask_of_each_pixel_and_what_was_asked() -> None:
+    logits = torch.full((1, 3, 4, 4), -1.0)
+    logits[0, 0, :2], logits[0, 1, 1:3, 1:], logits[0, 2] = 1.0, 2.0, 9.0
+    truth = torch.zeros(1, 4, 4, dtype=torch.long)
+    truth[0, 0, 1:3], truth[0, 2, 3] = 1, 2
+    batch, image = {"class_map": truth}, Given()(logits)
+    # the third class is in no picture: nobody asked for its mask
+    expected = [[1, 1, 1, 1], [1, 2, 2, 2], [0, 2, 2, 2], [0, 0, 0, 0]]
+    assert Promptable().said_of(image, batch)["class_map"][0].tolist() == expected
+    prompts = Promptable().prompts_of(image, batch)
+    assert prompts.tolist() == [[[1, 0, 3, 1, 1, 0], [3, 2, 4, 3, 2, 0], [0] * 6]]
+    scores = torch.zeros(1, 3, 3)
+    scores[0, 0, 2] = scores[0, 1, 0] = 1
+    region = Region().said_of(Given(scores)(logits), batch)["class_map"][0]
+    assert region.tolist() == [[{0: 0, 1: 3, 2: 1}[value] for value in row] for row in expected]
+    # without a background what no mask has is unknown
+    none = Promptable(first_class=0).said_of(Given()(logits - 10), batch)["class_map"]
+    assert none.unique().tolist() == [255]
+
+
 def reference(state: dict[str, Tensor], image: Tensor, boxes: Tensor, size: int) -> Tensor:
     """One image [width, h, w] and one box: the mask by the equations of SAM's appendix A, written out."""
 

@@ -21,6 +21,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec
 from peftbench.contracts.backbones import installed
 from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.metric import LOWER, Metric
 from peftbench.methods.base import METHODS
 from peftbench.records.claims import claims_of
 from peftbench.records.record import RunRecord
@@ -60,9 +61,9 @@ def gate(*words: str) -> RunConfig:
     return to_run_config(composed(*words), named_options(list(words)))[0]
 
 
-def drawn(tune: TuneSpec, axes: list, score=lambda setting: 0.5) -> list[Setting]:
+def drawn(tune: TuneSpec, axes: list, score=lambda setting: 0.5, worst: float = 0.0) -> list[Setting]:
     """All settings of a sampler that is told `score` of each."""
-    sampler = proposals(tune, axes)
+    sampler = proposals(tune, axes, worst)
     found = [next(sampler)]
     while True:
         try:
@@ -183,6 +184,10 @@ def test_optuna_follows_the_scores_and_lives_with_diverged_trials():
     late = [s["optim.lr"] for s in drawn(tune, [LR, DECAY], score)[12:]]
     blind = [s["optim.lr"] for s in drawn(TuneSpec(strategy="random", num_trials=24), [LR, DECAY])[12:]]
     assert np.mean([abs(np.log10(lr / 5e-4)) for lr in late]) < np.mean([abs(np.log10(lr / 5e-4)) for lr in blind])
+    # of errors, which are told as negative numbers, none is as bad as a training that diverged
+    worst = Metric("rmse", LOWER).worst
+    errors = drawn(tune, [LR, DECAY], lambda setting: None if (found := score(setting)) is None else found - 3, worst)
+    assert [s["optim.lr"] for s in errors[12:]] == pytest.approx(late)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ class DiTASK(Method):
 
     The singular values of a frozen matrix, in falling order, are a function over [0, 1]; f moves the places where it is
     read along a continuous piecewise affine velocity, so that their order stays (sections 3 and 4). `cells` for the
-    shared warp and `task_cells` for those of tasks give cells - 1 numbers each. What else trains is as in `mtlora`. Not
-    the identity at the start, as in the released code.
+    shared warp and `task_cells` for those of tasks give cells - 1 numbers each. What else trains, and the norm ahead of
+    the last map, are as in `mtlora`. Not the identity at the start, as in the released code.
     """
 
     family: ClassVar[str] = "reparametrisation"

@@ -110,7 +110,7 @@ class Head2Toe(Method):
 
     The first head sees the features of every layer, each layer scaled to length 1: cross-entropy and `lasso` times the
     sum over features of the length of their weights, `steps` steps of Adam from `rate` down a cosine, in batches of
-    `batch_size`. A feature's score is the sum of its squared weights. Layers are pooled to one mean, or to
+    `batch_size`, drawn once. A feature's score is the sum of its squared weights. Layers are pooled to one mean, or to
     `target_size` numbers. Trains nothing but the head, which the cell's recipe trains on what was chosen. The paper
     takes fraction, target size, lasso, rate and steps for each task by five folds of its 1,000 images. It names the
     layers of its own ImageNet model alone; which tensors are meant is read from these names.
@@ -118,6 +118,7 @@ class Head2Toe(Method):
 
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2201.03529"
+    version: ClassVar[int] = 2
     faithfulness: ClassVar[str] = "details not published"
     pools_itself: ClassVar[bool] = True
     observes: ClassVar[bool] = True
@@ -150,15 +151,15 @@ class Head2Toe(Method):
         weight = drawn.to(features).requires_grad_()
         bias = torch.zeros_like(weight[0], requires_grad=True)
         adam = torch.optim.Adam([weight, bias], lr=self.rate, eps=_EPS)
-        places: list[Tensor] = []
+        # as released: the same batches in every epoch, and a smaller one weighs as much less
+        batches = torch.randperm(len(features)).to(features.device).split(self.batch_size)
         for step in range(self.steps):
-            if not places:
-                places = list(torch.randperm(len(features)).split(self.batch_size))
-            batch = places.pop(0).to(features.device)
+            batch = batches[step % len(batches)]
             adam.param_groups[0]["lr"] = self.rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
             adam.zero_grad()
             loss = F.cross_entropy(features[batch] @ weight + bias, labels[batch])
-            (loss + self.lasso * weight.norm(dim=1).sum()).backward()
+            loss = loss + self.lasso * weight.norm(dim=1).sum()
+            (loss * (len(batch) / self.batch_size)).backward()
             adam.step()
         return weight.detach().square().sum(dim=1)
 

@@ -37,6 +37,10 @@ class Place:
     def weight(self) -> Tensor:
         return self.matrix.weight.detach().double()
 
+    def fitted(self, factor: Tensor) -> Tensor:
+        """A factor in the precision of the matrix, single at least."""
+        return factor.to(torch.promote_types(self.linear.weight.dtype, torch.float32)).contiguous()
+
 
 @contextmanager
 def _inputs(places: Sequence[Place], note: Callable[[nn.Linear, Tensor], None]) -> Iterator[None]:
@@ -85,7 +89,7 @@ def eva(evidence: Evidence, backbone: Backbone, places: Sequence[Place], rank: i
     order = torch.cat(shares).sort(descending=True, stable=True).indices.cpu()
     ranks = torch.bincount(owners[order[: rank * len(places)]], minlength=len(places)).tolist()
     return {
-        f"{place.matrix.name}.down": parts[place.linear][1][:own].float().contiguous()
+        f"{place.matrix.name}.down": place.fitted(parts[place.linear][1][:own])
         for place, own in zip(places, ranks, strict=True)
     }
 
@@ -121,8 +125,8 @@ def corda(
         u, s, vt = torch.linalg.svd(place.weight @ covariance, full_matrices=False)
         chosen = slice(-rank, None) if keep else slice(rank)
         root = (s[chosen] / scale).sqrt()
-        found[f"{place.matrix.name}.down"] = (root.unsqueeze(1) * (vt @ inverse)[chosen]).float().contiguous()
-        found[f"{place.matrix.name}.up"] = (u[:, chosen] * root).float().contiguous()
+        found[f"{place.matrix.name}.down"] = place.fitted(root.unsqueeze(1) * (vt @ inverse)[chosen])
+        found[f"{place.matrix.name}.up"] = place.fitted(u[:, chosen] * root)
     return found
 
 
@@ -161,8 +165,8 @@ def lora_ga(evidence: Evidence, backbone: Backbone, places: Sequence[Place], ran
         assert gradient is not None
         u, _, vt = torch.linalg.svd(gradient[place.rows].double() / batches, full_matrices=False)
         size = len(gradient[place.rows]) ** 0.25 / GAMMA**0.5
-        found[f"{place.matrix.name}.down"] = (size * vt[:rank]).float().contiguous()
-        found[f"{place.matrix.name}.up"] = (size * u[:, rank : 2 * rank]).float().contiguous()
+        found[f"{place.matrix.name}.down"] = place.fitted(size * vt[:rank])
+        found[f"{place.matrix.name}.up"] = place.fitted(size * u[:, rank : 2 * rank])
     return found
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, refer, share
+from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.compacter import KroneckerLinear, Rules, kronecker_sum, require_divisible
 
@@ -46,14 +47,14 @@ class ExpertLinear(nn.Module):
 class MixedBottleneck(nn.Module):
     """x -> scale * up(dropout(gelu(down(x)))), each projection with an expert of its own draw."""
 
-    def __init__(self, down: ExpertLinear, up: ExpertLinear, dropout: float, scale: float) -> None:
+    def __init__(self, down: ExpertLinear, up: ExpertLinear, dropout: float, scale: float, activation: str) -> None:
         super().__init__()
-        self.down, self.up = down, up
+        self.down, self.up, self.activation = down, up, ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.up(self.dropout(F.gelu(self.down(x))))
+        added: Tensor = self.up(self.dropout(self.activation(self.down(x))))
         return self.scale * added
 
 
@@ -64,7 +65,8 @@ class MixPHM(Method):
 
     Projections are sum_i A_i kron (u_i v_i) with `num_blocks` rules A_i shared by all layers, as in Compacter, and u_i
     v_i of the given rank. One projection is common to the experts (`shared`: in the released VQA v2 script the
-    down-projection). Sizes are that script's; the dropout of 0.5 is the code's. With d and u experts down and up,
+    down-projection). Sizes are that script's; the dropout of 0.5 is the code's, which has GELU in its tanh form
+    (`activation: gelu_tanh`). With d and u experts down and up,
     L (d ((D + h) r + h) + u ((D + h) r + D)) + t^3 parameters on a plain ViT, all of them counted, though only the mean
     remains after training.
     """
@@ -86,6 +88,7 @@ class MixPHM(Method):
     shared: str = option("down", choices=("down", "up", "none"))
     dropout: float = option(0.5, ge=0, lt=1)
     scale: float = option(1.0, gt=0)
+    activation: str = option("gelu", choices=("gelu", "gelu_tanh"), later=True)
 
     def problems(self) -> Sequence[str]:
         if self.bottleneck % self.num_blocks:
@@ -103,7 +106,7 @@ class MixPHM(Method):
             width, h = site.shape.out_dim, self.bottleneck
             down = ExpertLinear(width, h, rules, self.rank, self._experts("down"))
             up = ExpertLinear(h, width, rules, self.rank, self._experts("up"))
-            adapter = MixedBottleneck(down, up, self.dropout, self.scale)
+            adapter = MixedBottleneck(down, up, self.dropout, self.scale, self.activation)
             site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))
 
     def expected_params(self, shape: BackboneShape) -> int:

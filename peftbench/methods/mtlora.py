@@ -50,7 +50,8 @@ class MTLoRA(Method):
     There proj, fc1 and fc2 give, beside the shared output y = W x + s B A x, y_t = W x + s_t B_t A_t x_t for task t, on
     residual paths of their own that leave as the task's map and enter no later block (section 3.2; `shared_mode`
     "matrix" of the released code, whose s is no alpha / rank). Patch embedding, norms, tables of relative positions and
-    merging steps train as well. On Swin every stage gives a map, on a plain transformer every tapped block.
+    merging steps train as well. On Swin every stage gives a map, on a plain transformer every tapped block; the last
+    one lies behind the backbone's final norm, which the released Swin does not have.
 
     With Swin-T, four tasks and the paper's decoders 4,954,682 (rank 16), 6,085,178 (32) and 8,346,170 (64) parameters
     train, the decoders' 1,946,624 among them.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import InsertTokens, StripTokens
 from peftbench.methods.base import METHODS, Method
@@ -75,7 +76,7 @@ class SelfPrompt(Method):
         lots: dict[int, Lot] = {}
         for batch in evidence.images(self.batch_size):
             for layer, tokens in enumerate(inputs_of_blocks(backbone, batch, blocks)):
-                rows = self.candidates(tokens).flatten(0, 1).float()
+                rows = exact(self.candidates(tokens)).flatten(0, 1)
                 lots.setdefault(layer, Lot(self.num_tokens, rows)).offer(rows)
         if not lots or len(lots[0].rows) < self.num_tokens:
             raise NotApplicable(f"method.num_tokens = {self.num_tokens} is more than the training images have patches")

@@ -188,8 +188,8 @@ class TADFormer(Method):
 
     Prompts, one a task, run beside the tokens through all blocks. In the last block ahead of a map (on Swin of a stage)
     every task has a residual path of its own, filtered on the rank's channels; a gate mixes in what its prompt attends
-    to. Patch embedding, norms and tables of relative positions train as well, merging steps do not. Not the
-    identity at the start, since the gate begins at one half.
+    to. Patch embedding, norms and tables of relative positions train as well, merging steps do not. The last map lies
+    behind the final norm, as in `mtlora`. Not the identity at the start, since the gate begins at one half.
 
     `filters`: `dynamic`, made of the task's own features by one generator for each linear map, as in the paper;
     `static`, a depthwise 3 x 3 convolution for each task, which the released code has in their place.

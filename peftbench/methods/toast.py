@@ -58,14 +58,15 @@ class Feedback(nn.Module):
 
     def __init__(self, width: int, depth: int, lite: bool) -> None:
         super().__init__()
-        self.xi = nn.Parameter(torch.randn(width))
+        # a row, and so decayed
+        self.xi = nn.Parameter(torch.randn(1, width))
         self.transform = nn.Parameter(torch.eye(width)) if lite else None
         self.back = nn.ModuleList(Square(width, lite, 2 * layer) for layer in range(depth))
         self.out = nn.ModuleList(Square(width, lite, 2 * layer + 1) for layer in range(depth))
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        alike = F.normalize(z, dim=-1) @ F.normalize(self.xi, dim=0).to(z.dtype)
-        z = z * alike.clamp(0, 1).unsqueeze(-1)
+        alike = F.linear(F.normalize(z, dim=-1), F.normalize(self.xi, dim=1).to(z.dtype))
+        z = z * alike.clamp(0, 1)
         if self.transform is not None:
             z = z @ self.transform
         signals = []
@@ -121,6 +122,7 @@ class TOAST(Method):
 
     family: ClassVar[str] = "side"
     paper: ClassVar[str] = "arXiv:2305.15542"
+    version: ClassVar[int] = 2
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "The decoders start as they are drawn, where the release starts from decoders tuned on ImageNet for its own "

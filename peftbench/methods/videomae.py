@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention
+from peftbench.interventions.side import init_linears
 from peftbench.methods.adaptformer import AdaptFormer
 from peftbench.methods.base import METHODS, require_two_images
 from peftbench.methods.vpt import VPTDeep, token_sequence
@@ -46,9 +47,12 @@ def _norm_params(shape: BackboneShape) -> int:
 class AdaptFormerVideo(AdaptFormer):
     """x = x + mlp_half(x) + 0.1 up(relu(down(x))) of width 64 and without dropout; final norm and batch norm on top.
 
-    L (2 D h + h + D) + 2 D parameters.
+    Both maps start from a truncated normal of std 0.02 and are not silent: in the released network of clips, unlike
+    that of images, the transformer's own start comes behind the adapters'. L (2 D h + h + D) + 2 D parameters.
     """
 
+    version: ClassVar[int] = 2
+    identity_at_init: ClassVar[bool] = False
     pools_itself: ClassVar[bool] = True
 
     bottleneck: int = option(64, ge=1)
@@ -56,6 +60,9 @@ class AdaptFormerVideo(AdaptFormer):
 
     def attach(self, backbone: Backbone) -> None:
         super().attach(backbone)
+        for site in backbone.sites("block"):
+            for branch in site.module.taps:  # type: ignore[union-attr]
+                init_linears(branch)
         _finish(backbone)
 
     def expected_params(self, shape: BackboneShape) -> int:

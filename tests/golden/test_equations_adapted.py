@@ -101,9 +101,9 @@ def kronecker_linear(y: Tensor, rules: Tensor, left: Tensor, right: Tensor, bias
     return y @ weight + bias
 
 
-@pytest.mark.parametrize("projection", ["down", "up", "none"])
-def test_mixphm_evaluates_the_mean_of_its_experts(projection: str) -> None:
-    options = {"bottleneck": 6, "num_blocks": 3, "rank": 2, "num_experts": 5, "scale": 0.7}
+@pytest.mark.parametrize(("projection", "form"), [("down", "gelu"), ("up", "gelu_tanh"), ("none", "gelu")])
+def test_mixphm_evaluates_the_mean_of_its_experts(projection: str, form: str) -> None:
+    options = {"bottleneck": 6, "num_blocks": 3, "rank": 2, "num_experts": 5, "scale": 0.7, "activation": form}
     backbone = installed("mixphm", shared=projection, **options)
     t, rules = tensors(backbone, 1), shared(backbone)["matrices"]
     assert (len(t["down.bias"]), len(t["up.bias"])) == (
@@ -114,12 +114,14 @@ def test_mixphm_evaluates_the_mean_of_its_experts(projection: str) -> None:
     def linear(y: Tensor, name: str) -> Tensor:
         return kronecker_linear(y, rules, *(t[f"{name}.{part}"].mean(0) for part in ("left", "right", "bias")))
 
-    agree(run(backbone, tokens()), reference(tokens(), behind=(same, lambda y: y + 0.7 * up_of(y, linear))))
+    approximate = "tanh" if form == "gelu_tanh" else "none"
+    branch = (same, lambda y: y + 0.7 * up_of(y, linear, approximate))
+    agree(run(backbone, tokens()), reference(tokens(), behind=branch))
 
 
-def up_of(y: Tensor, linear: object) -> Tensor:
+def up_of(y: Tensor, linear: object, approximate: str = "none") -> Tensor:
     assert callable(linear)
-    result: Tensor = linear(F.gelu(linear(y, "down")), "up")
+    result: Tensor = linear(F.gelu(linear(y, "down"), approximate=approximate), "up")
     return result
 
 

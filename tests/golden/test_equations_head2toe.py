@@ -82,13 +82,14 @@ def test_scores_are_squared_weights_of_a_head_under_group_lasso() -> None:
     torch.manual_seed(3)
     weight = torch.empty(6, 3).uniform_(-((6 / 9) ** 0.5), (6 / 9) ** 0.5).double()
     tensors, moments = [weight, torch.zeros(3).double()], [[0.0, 0.0], [0.0, 0.0]]
-    batches = [batch for _ in range(2) for batch in torch.randperm(10).split(4)]
+    batches = torch.randperm(10).split(4) * 2
     for step in range(5):
         rate = 0.3 * (1 + torch.cos(torch.tensor(torch.pi * step / 5, dtype=torch.float64))) / 2
         x, y = features[batches[step]], labels[batches[step]]
-        wrong = ((x @ tensors[0] + tensors[1]).softmax(dim=1) - F.one_hot(y, 3)) / len(x)
-        lengths = tensors[0].norm(dim=1, keepdim=True)
-        for number, gradient in enumerate((x.T @ wrong + 0.02 * tensors[0] / lengths, wrong.sum(dim=0))):
+        # mean over a whole batch, of which the third lacks two
+        wrong = ((x @ tensors[0] + tensors[1]).softmax(dim=1) - F.one_hot(y, 3)) / 4
+        short = 0.02 * (len(x) / 4) * tensors[0] / tensors[0].norm(dim=1, keepdim=True)
+        for number, gradient in enumerate((x.T @ wrong + short, wrong.sum(dim=0))):
             first, second = moments[number]
             first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
             moments[number] = [first, second]

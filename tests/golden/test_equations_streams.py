@@ -157,3 +157,4 @@ def test_toasts_decoders_start_as_released_and_the_lighter_form_from_silent_fact
     weights = torch.stack([square.weight for square in feedback.back])
     assert float(weights.std()) == pytest.approx(0.02, rel=0.05)
     assert 0.7 < float(feedback.xi.detach().std()) < 1.3
+    assert feedback.xi.shape == (1, WIDTH), "the release decays it, as whatever has two axes is here"

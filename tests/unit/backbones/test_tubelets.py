@@ -209,6 +209,10 @@ def test_the_video_forms_put_a_batch_norm_between_features_and_head() -> None:
     features = backbone(samples(backbone, 6))
     torch.testing.assert_close(features.mean(dim=0), torch.zeros(48), rtol=0, atol=1e-5)
     torch.testing.assert_close(features.var(dim=0, unbiased=False), torch.ones(48), rtol=1e-3, atol=1e-3)
+    # the transformer's own start comes behind the adapters' in the released network of clips
+    branch: Any = backbone.sites("block")[0].module.taps[0]
+    for linear in (branch.down, branch.up):
+        assert 0.018 < float(linear.weight.detach().std()) < 0.022 and not linear.bias.any()
     prompts: Any = installed(METHODS.get("vpt_video")(num_tokens=3), "vit_tubelets").sites("block")[0].module
     assert prompts.tokens.shape == (1, 3, 48)
     # xavier on [1, p, D] sees p D and D connections

@@ -18,7 +18,7 @@ from tests.conftest import REPOSITORY
 
 CASES = [*(case for name in TABLES for case in read(name)), *generated()]
 # those that a process of their own answers as well
-ALONE = CASES[::80]
+ALONE = CASES[::160]
 
 
 @pytest.fixture(scope="module")

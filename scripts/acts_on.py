@@ -42,6 +42,8 @@ WRAPPERS = {
     "QueryTokens": "queries to ",
     "SynthesisedQueries": "queries to ",
     "MergingBlock": "patches merged inside ",
+    "SparsifyingBlock": "beside the MLP, and patches merged inside ",
+    "DispatchedBlock": "patches sent past the MLP of ",
     "SideBlock": "a side network along ",
     "TemporalPass": "attention over time ahead of ",
     "FrameOffsets": "offsets of frames ahead of ",

@@ -15,7 +15,7 @@ from typing import Any
 
 import timm
 import torch
-from methods_page import MAPS, TASKS, Glance
+from methods_page import MAPS, QUICK, TASKS, Glance
 from pages import DOCS, markdown, write_or_check
 
 from peftbench.backbones.base import Backbone
@@ -100,6 +100,7 @@ def answer(name: str, family: str) -> tuple[str, str]:
         serve(backbone, TASKS, MAPS)
     sizes = BLOCK_BY_BLOCK.get(name, {})
     options: dict[str, Any] = {key: value[:1] * backbone.shape.depth for key, value in sizes.items()}
+    options |= QUICK.get(name, {})
     method = METHODS.get(name)(**options)
     try:
         evidence = Glance(**vars(random_evidence(backbone, num_images=4))) if method.looks_first else None

@@ -87,7 +87,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
 
         def on_epoch(row: Row) -> None:
             show(row)
-            config.objective.after_epoch(model)
+            config.objective.after_epoch(model, row["epoch"] / config.train.epochs)
 
         result = fit(
             trainee.module,

@@ -47,6 +47,10 @@ FITTING: dict[str, dict[str, Any]] = {
     "dpt": {"num_classes": 3},
     # windows of a tiny grid
     "self_prompt": {"num_tokens": 6, "batch_size": 16},
+    "vipamin": {"num_tokens": 6, "num_matched": 4},
+    "pae": {"num_tokens": 4, "stride": 8, "num_images": 16},
+    # an adapter that is narrow beside a tiny network
+    "sparse_tuning": {"bottleneck": 2, "keep": 0.2},
     # its random start is as large as the paper says for a width of 768
     "fourierft": {"num_coefficients": 60, "scale": 10.0},
     "waveft": {"num_coefficients": 60},

@@ -93,7 +93,9 @@ def test_gradient_reaches_every_trainable_tensor_and_no_other(method: str, objec
         short = name.removeprefix("backbone.")
         if short in inert:
             live[inert[short]] = 0
-        assert live.abs().max() > 0, f"the gradient of {name} is zero"
+        # what an objective alone may reach
+        as_a_whole = short in inert and tensor.grad[inert[short]].numel() == tensor.numel()
+        assert as_a_whole or live.abs().max() > 0, f"the gradient of {name} is zero"
 
 
 @on_methods
@@ -122,9 +124,8 @@ def test_the_adapter_file_restores_model_and_loss(method: str, objective: str, t
     model, frozen = build(method, objective)
     nudge(model)
     tensors = adapter_tensors(model, frozen)
-    assert sum(tensor.numel() for tensor in tensors.values()) == sum(
-        tensor.numel() for tensor in model.parameters() if tensor.requires_grad
-    )
+    trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+    assert trained == tensors.keys() - dict(model.named_buffers()).keys()
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(adapter_bytes(tensors, {}, "0" * 16))
     other, _ = build(method, objective, seed=1)

@@ -179,7 +179,7 @@ def captured_as_started(
         loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
         result = fit(
             *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
-            on_epoch=lambda _: objective.after_epoch(model),
+            on_epoch=lambda row: objective.after_epoch(model, row["epoch"] / train.epochs),
             against_capture=against,
         )
         assert result.capture == (against or CAPTURED)

@@ -14,13 +14,17 @@ from peftbench.interventions.base import Intervention
 from peftbench.interventions.block import halves
 
 
+def prompt_bound(patch_size: int, width: int) -> float:
+    """The xavier bound of a patch projection, by which random prompts start (VPT, arXiv:2203.12119, released code)."""
+    return math.sqrt(6 / (3 * patch_size**2 + width))
+
+
 class InsertTokens(Intervention):
     """Insert `num_tokens` learnable tokens between the prefix tokens and the patches, before the wrapped block.
 
     They replace the first `num_replaced` of the tokens that earlier blocks left there. With `strip`, they are cut off
-    again behind the block. Token values are `start` [num_tokens, width] or drawn from U(-v, v) with v = sqrt(6 / (3
-    patch_size^2 + width)), the xavier bound of a patch projection (VPT, arXiv:2203.12119, released code). tokens:
-    [batch, prefix + patches, width].
+    again behind the block. Token values are `start` [num_tokens, width] or drawn from U(-v, v), v the `prompt_bound`.
+    tokens: [batch, prefix + patches, width].
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class InsertTokens(Intervention):
         start: Tensor | None = None,
     ) -> None:
         super().__init__(base)
-        bound = math.sqrt(6 / (3 * patch_size**2 + width))
+        bound = prompt_bound(patch_size, width)
         drawn = torch.empty(1, num_tokens, width).uniform_(-bound, bound) if start is None else start.clone()[None]
         self.tokens = nn.Parameter(drawn)
         self.dropout = nn.Dropout(dropout)
@@ -89,7 +93,7 @@ class QueryTokens(Intervention):
     ) -> None:
         super().__init__(base)
         require_plain(base.get_submodule("attn"))
-        bound = math.sqrt(6 / (3 * patch_size**2 + width))
+        bound = prompt_bound(patch_size, width)
         self.queries = nn.Parameter(torch.empty(1, num_tokens, width).uniform_(-bound, bound))
         self.dropout = nn.Dropout(dropout)
         self.own = OwnAttention()

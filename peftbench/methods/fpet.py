@@ -106,7 +106,19 @@ class WithSizes(Intervention):
 class MergedReadout(Readout):
     """The network's own pooling of its class token."""
 
-    no_maps = "it merges half of the patches, so that what is left lies on no grid: there are no maps to train"
+    no_maps = "it merges patches, so that what is left lies on no grid: there are no maps to train"
+
+
+def require_mergeable(name: str, backbone: Backbone) -> None:
+    """Raises `NotApplicable` where patches cannot be merged into others."""
+    if backbone.shape.family != "vit":
+        raise NotApplicable(f"{name} merges tokens of one sequence; {backbone.shape.family} has windows or maps")
+    if backbone.turns_keys:
+        raise NotApplicable(f"{name} merges patches, which then have no place for rotary embeddings")
+    if backbone.pairs_places:
+        raise NotApplicable(f"{name} merges patches, which then have no place for relative positions")
+    if backbone.num_pooled is None:
+        raise NotApplicable(f"{name} merges patches, which this network averages; it needs a class token")
 
 
 @METHODS.add("fpet")
@@ -174,16 +186,8 @@ class FPET(Method):
         return layer
 
     def _grid(self, backbone: Backbone) -> TokenGrid:
-        shape = backbone.shape
-        if shape.family != "vit":
-            raise NotApplicable(f"{self.name} merges tokens of one sequence; {shape.family} has windows or maps")
-        if backbone.turns_keys:
-            raise NotApplicable(f"{self.name} merges patches, which then have no place for rotary embeddings")
-        if backbone.pairs_places:
-            raise NotApplicable(f"{self.name} merges patches, which then have no place for relative positions")
-        if backbone.num_pooled is None:
-            raise NotApplicable(f"{self.name} merges patches, which this network averages; it needs a class token")
-        grid = TokenGrid.of(shape)
+        require_mergeable(self.name, backbone)
+        grid = TokenGrid.of(backbone.shape)
         if min(grid.size) < 2:
             raise NotApplicable(f"{self.name} merges patches of a checkerboard; a grid of {grid.size} has none")
         return grid

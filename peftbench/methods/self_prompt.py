@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.backbones.base import Backbone
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
-from peftbench.interventions import InsertTokens, StripTokens
-from peftbench.methods.base import METHODS, Method
+from peftbench.methods.base import METHODS
 from peftbench.methods.observation import Batch, Evidence, Findings
-from peftbench.methods.vpt import token_sequence
+from peftbench.methods.vpt import Started, token_sequence
 
 POOLINGS = ("none", "mean", "max")
 
@@ -39,7 +38,7 @@ class Lot:
 
 @METHODS.add("self_prompt")
 @dataclass(frozen=True)
-class SelfPrompt(Method):
+class SelfPrompt(Started):
     """VPT whose prompts start as tokens that the frozen network makes of training images, drawn at random.
 
     Deep: those of block l are drawn from what the block is given, all but the prefix, block by block; shallow (`deep`
@@ -48,16 +47,12 @@ class SelfPrompt(Method):
     parameters, p D of the shallow form. The paper's k-means starts from files that were not released.
     """
 
-    family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2402.02382"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "Every training image is looked at once as it is, where the release draws images with replacement and augments "
         "them."
     )
-    identity_at_init: ClassVar[bool] = False
-    observes: ClassVar[bool] = True
-    size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(20, ge=1)
     deep: bool = option(True)
@@ -93,23 +88,6 @@ class SelfPrompt(Method):
         parts.append(tokens[:, length - length % size :] if length % size else tokens)
         pooled = [part.mean(dim=1) if self.pooling == "mean" else part.amax(dim=1) for part in parts]
         return torch.stack(pooled, dim=1)
-
-    def attach_with(self, backbone: Backbone, findings: Findings) -> None:
-        shape, blocks = backbone.shape, token_sequence(self.name, backbone)
-        for layer, site in enumerate(blocks[: len(findings)]):
-            strip = self.deep or len(blocks) == 1
-            start = findings[str(layer)].to(backbone.device)
-
-            def insert(block: nn.Module, start: Tensor = start, strip: bool = strip) -> nn.Module:
-                sizes = self.num_tokens, shape.width, shape.patch_size, shape.num_prefix_tokens
-                return InsertTokens(block, *sizes, self.dropout, strip, start=start)
-
-            site.wrap(insert)
-        if not self.deep and len(blocks) > 1:
-            blocks[-1].wrap(lambda block: StripTokens(block, self.num_tokens, shape.num_prefix_tokens))
-
-    def expected_params(self, shape: BackboneShape) -> int:
-        return (shape.depth if self.deep else 1) * self.num_tokens * shape.width
 
 
 @torch.no_grad()

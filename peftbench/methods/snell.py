@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, class_token_of, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import LinearDelta, MatrixDelta, Thinned
+from peftbench.interventions import LinearDelta, Thinned
+from peftbench.interventions.kernels import SparseKernel
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted
-
-# of the distances, in the released code
-SCALE = 0.1
-
-
-class SparseKernel(MatrixDelta):
-    """x -> T x with T_oi what a threshold leaves of 0.1 (||p_i - q_o|| - ||p'_i - q'_o||).
-
-    `inner` [2, in_dim, rank / 2] holds p and p', `outer` [2, out_dim, rank / 2] q and q', both kaiming-uniform with
-    a = sqrt(5) as tensors of three axes. The threshold is the quantile `sparsity` of the absolute entries, a constant
-    to the gradient: `soft` moves what is above it towards zero by it, `released` multiplies each entry by its own
-    absolute value, a constant as well. Sparsity 0 leaves all entries as they are. The matrix is made again in the
-    backward pass.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int, rank: int, sparsity: float, threshold: str) -> None:
-        super().__init__()
-        self.inner, self.outer = (nn.Parameter(torch.empty(2, width, rank // 2)) for width in (in_dim, out_dim))
-        for factor in (self.inner, self.outer):
-            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
-        self.sparsity, self.threshold = sparsity, threshold
-        self.reads_dropped = True
-
-    def weight(self) -> Tensor:
-        first, second = torch.cdist(self.inner, self.outer).unbind()
-        dense = (SCALE * first - SCALE * second).T
-        if not self.sparsity:
-            return dense
-        size = dense.detach().abs()
-        limit = quantile(size.flatten(), self.sparsity)
-        if self.threshold == "soft":
-            return dense.sign() * F.relu(dense.abs() - limit)
-        return dense * torch.where(size > limit, size, 0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        y: Tensor = checkpoint(super().forward, x, use_reentrant=False, preserve_rng_state=False)
-        return y
-
-
-def quantile(values: Tensor, share: float) -> Tensor:
-    """The quantile of a vector of any length, between neighbours linearly; torch's own takes 16 million values."""
-    at, ordered = share * (len(values) - 1), values.sort().values
-    return torch.lerp(ordered[math.floor(at)], ordered[math.ceil(at)], at - math.floor(at))
 
 
 @METHODS.add("snell")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor, nn
+
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import InsertTokens, StripTokens
 from peftbench.methods.base import METHODS, Method
+from peftbench.methods.observation import Findings
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,39 @@ class _Prompts(Method):
                 block, self.num_tokens, shape.width, shape.patch_size, shape.num_prefix_tokens, self.dropout, strip
             )
         )
+
+
+class Started(Method):
+    """Base of VPT whose tokens start from what is found: those of a block, [num_tokens, width], under its number.
+
+    Deep as `vpt_deep`; shallow (`deep` false) as `vpt_shallow`, one finding.
+    """
+
+    family: ClassVar[str] = "prompt"
+    identity_at_init: ClassVar[bool] = False
+    observes: ClassVar[bool] = True
+    size_option: ClassVar[str] = "num_tokens"
+
+    num_tokens: int
+    deep: bool
+    dropout: float
+
+    def attach_with(self, backbone: Backbone, findings: Findings) -> None:
+        shape, blocks = backbone.shape, token_sequence(self.name, backbone)
+        for layer, site in enumerate(blocks[: len(findings)]):
+            strip = self.deep or len(blocks) == 1
+            start = findings[str(layer)].to(backbone.device)
+
+            def insert(block: nn.Module, start: Tensor = start, strip: bool = strip) -> nn.Module:
+                sizes = self.num_tokens, shape.width, shape.patch_size, shape.num_prefix_tokens
+                return InsertTokens(block, *sizes, self.dropout, strip, start=start)
+
+            site.wrap(insert)
+        if not self.deep and len(blocks) > 1:
+            blocks[-1].wrap(lambda block: StripTokens(block, self.num_tokens, shape.num_prefix_tokens))
+
+    def expected_params(self, shape: BackboneShape) -> int:
+        return (shape.depth if self.deep else 1) * self.num_tokens * shape.width
 
 
 def token_sequence(name: str, backbone: Backbone) -> list[Site]:

@@ -55,8 +55,8 @@ class Objective(Part):
         """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
         return base
 
-    def after_epoch(self, model: TaskModel) -> None:
-        """What changes between two epochs, of what does not train."""
+    def after_epoch(self, model: TaskModel, done: float) -> None:
+        """What changes behind an epoch, of what does not train; `done` is the part of all epochs that is, up to 1."""
 
 
 OBJECTIVES = Registry("objective", "peftbench.objectives")

@@ -14,38 +14,11 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions.guided import Guidance, GuidedTokens
+from peftbench.interventions.kept import keep_last
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
-
-
-class SparesKept(nn.Module):
-    """A norm that in training leaves the last `number` tokens of a sequence as they are."""
-
-    def __init__(self, base: nn.Module, number: int) -> None:
-        super().__init__()
-        self.base, self.number = base, number
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.ndim < 3:
-            normed: Tensor = self.base(x)
-            return normed
-        return torch.cat([self.base(x[:, : -self.number]), x[:, -self.number :]], dim=1)
-
-
-class KeptReadout(Readout):
-    """Pools as the network does; in training the last `number` tokens follow, [batch, width + number * width]."""
-
-    def __init__(self, net: nn.Module, number: int) -> None:
-        super().__init__(net)
-        self.number = number
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(tokens)
-        pooled = super().forward(tokens[:, : -self.number])
-        return torch.cat([pooled, tokens[:, -self.number :].flatten(1)], dim=1)
 
 
 @OBJECTIVES.add("da_vpt")
@@ -78,9 +51,7 @@ class DistributionAware(Objective):
         for block in guided:
             block.watched = True
         guidance_of(model).renew_from = self.renew_from
-        for site in backbone.sites("norm.final"):
-            site.wrap(lambda norm: SparesKept(norm, 2 * len(guided)))
-        backbone.readout = KeptReadout(backbone.net, 2 * len(guided))
+        keep_last(backbone, 2 * len(guided))
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         backbone, head, guided = model.backbone, model.head, guided_blocks(model)
@@ -109,7 +80,7 @@ class DistributionAware(Objective):
         far = (self.alpha * (s + self.delta)).masked_fill(own, float("-inf"))
         return sum(F.pad(part, (0, 0, 0, 1)).logsumexp(dim=0).mean() for part in (near, far))  # type: ignore[return-value]
 
-    def after_epoch(self, model: TaskModel) -> None:
+    def after_epoch(self, model: TaskModel, done: float) -> None:
         guidance_of(model).renew()
 
 

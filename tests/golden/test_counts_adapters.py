@@ -33,6 +33,11 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # 24 (8 768) and twice that, and a bottleneck 64 -> 32 -> 64 for the keys
     ("fpet", {}, 151_552),
     ("fpet", {"adapter": "lora"}, 299_008),
+    # 12 (2 768 16 + 16 + 768 + 769)
+    ("dyt", {}, 313_548),
+    # 12 (2 768 64 + 64 + 768 + 2 (64 32) + 32 + 64 + 96 64 + 64)
+    ("sparse_tuning", {}, 1_314_432),
+    ("dyt", {"bottleneck": 64}, 1_198_860),
 ]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.methods.base import METHODS, MethodContractError, install
+from peftbench.objectives.base import OBJECTIVES
 
 WIDTHS = {"embed": 768, "attn.qkv": 2304, "attn.proj": 768, "mlp.fc1": 3072, "mlp.fc2": 768}
 
@@ -62,6 +63,19 @@ def test_self_prompt(vit_b16: Backbone) -> None:
         counted("self_prompt", vit_b16, found) == 184_320 == METHODS.get("self_prompt")().expected_params(vit_b16.shape)
     )
     assert counted("self_prompt", vit_b16, {"0": torch.zeros(100, 768)}, num_tokens=100, deep=False) == 76_800
+
+
+def test_vipamin(vit_b16: Backbone) -> None:
+    assert counted("vipamin", vit_b16, {"0": torch.zeros(100, 768)}) == 76_800
+    found = {str(layer): torch.zeros(20, 768) for layer in range(12)}
+    assert counted("vipamin", vit_b16, found, num_tokens=20, deep=True) == 184_320
+
+
+def test_pae(vit_b16: Backbone) -> None:
+    found = {str(layer): torch.zeros(20, 768) for layer in range(12)}
+    assert counted("pae", vit_b16, found) == 184_320 == METHODS.get("pae")().expected_params(vit_b16.shape)
+    # K and L, and 256 x 768 that lift a prompt
+    assert OBJECTIVES.get("pae")().expected_params(vit_b16.shape, 100) == 2 * 65_536 + 196_608
 
 
 def test_da_vpt(vit_b16: Backbone) -> None:

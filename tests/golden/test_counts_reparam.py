@@ -76,6 +76,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("qgoft", {}, 73_632),
     # 72 (46 45 / 2 + 92)
     ("psoft", {}, 81_144),
+    # as snell, and three numbers for each of 72 matrices
+    ("snella", {}, 1_327_320),
     ("lora_xs", {}, 6_144),
     ("lora_xs", {"rank": 136, "targets": ALL}, 1_331_712),
     ("ia3", {}, 55_296),

@@ -50,7 +50,7 @@ class LearnedContext(Intervention):
     """`base`, but by texts whose context is learned (CoOp, arXiv:2109.01134): -> features [classes, joint].
 
     context: [tokens, width], or of every class its own [classes, tokens, width]; N(0, 0.02), or the embeddings of
-    `words`. `words_behind` stay words.
+    `words` behind `zeros` vectors of zeros. `words_behind` stay words.
     """
 
     ids: Tensor
@@ -67,6 +67,7 @@ class LearnedContext(Intervention):
         class_specific: bool = False,
         words: str = "",
         words_behind: str = "",
+        zeros: int = 0,
     ) -> None:
         super().__init__(base)
         ids, slots = learned_rows(reader, names, num_tokens, position, words_behind)
@@ -77,11 +78,13 @@ class LearnedContext(Intervention):
         start = torch.empty(*shape, reader.text.shape.width).normal_(std=_STD)
         if words:
             pieces = reader.tokenizer.pieces(words)
-            if len(pieces) != num_tokens:
+            if zeros + len(pieces) != num_tokens:
+                count = len(words.split())
                 raise NotApplicable(
-                    f"'{words}' are {len(pieces)} tokens of this pair in {num_tokens} words; take words of a token each"
+                    f"'{words}' are {len(pieces)} tokens of this pair in {count} words; take words of a token each"
                 )
-            start = reader.text.embed(torch.tensor(pieces, device=device)).detach().clone()
+            known = reader.text.embed(torch.tensor(pieces, device=device)).detach()
+            start = torch.cat([known.new_zeros(zeros, known.shape[1]), known])
         self.context = nn.Parameter(start.to(device))
 
     def forward(self, reader: Reader, features: Tensor) -> Tensor:

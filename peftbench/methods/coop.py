@@ -36,10 +36,13 @@ class CoOp(OfPair):
     words: str = option("")
     class_specific: bool = option(False)
     position: str = option("end", choices=POSITIONS)
+    zeros: int = option(0, ge=0, later=True)
 
     def problems(self) -> Sequence[str]:
         if self.words and self.class_specific:
             return ["method.words start a context that all classes share; set method.class_specific=false"]
+        if self.zeros and not self.words:
+            return ["method.zeros stand ahead of method.words; name some, or set method.zeros=0"]
         return ()
 
     @property
@@ -48,7 +51,14 @@ class CoOp(OfPair):
 
     def attach_pair(self, pair: Pair) -> None:
         pair.classes = LearnedContext(
-            pair.texts, pair, pair.class_names, self.length, self.position, self.class_specific, self.words
+            pair.texts,
+            pair,
+            pair.class_names,
+            self.length,
+            self.position,
+            self.class_specific,
+            self.words,
+            zeros=self.zeros,
         )
 
     def expected_params(self, shape: BackboneShape) -> int:
@@ -59,4 +69,4 @@ class CoOp(OfPair):
     @property
     def length(self) -> int:
         """How many vectors a context has."""
-        return len(self.words.split()) or self.num_tokens
+        return self.zeros + len(self.words.split()) or self.num_tokens

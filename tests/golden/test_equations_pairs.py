@@ -17,6 +17,7 @@ from peftbench.backbones.text import build_text
 from peftbench.backbones.text_options import TEXTS
 from peftbench.backbones.tokenizers import Words, micro_words, rows_of
 from peftbench.contracts.backbones import PAIR, make, samples
+from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS, install
 from peftbench.train.average import EpochAverage, epoch_weights
 from peftbench.train.optim import Schedule
@@ -131,6 +132,17 @@ def test_coops_gradient_goes_through_the_text_tower_and_no_image_tensor_has_a_gr
     assert [name for name, _ in pair.trainable] == ["classes.context"]
     assert not seen[0].requires_grad and seen[1].requires_grad
     assert pair.trainable[0][1].grad.abs().max() > 0
+
+
+def test_zeros_stand_ahead_of_the_words_that_start_a_context() -> None:
+    """As ProGrad's release starts its sixteen vectors."""
+    pair = moved("coop", words="a photo of a", zeros=3)
+    context = pair.trainable[0][1].detach()
+    words = pair.tokenizer.pieces("a photo of a")
+    assert not context[:3].any() and torch.equal(context[3:], pair.text.net.token_embed.weight[words].detach())
+    assert METHODS.get("coop")(words="a photo of a", zeros=3).expected_params(pair.shape) == 7 * 32
+    with pytest.raises(ConfigError, match=r"method\.zeros stand ahead of method\.words; name some"):
+        METHODS.get("coop")(zeros=3)
 
 
 def test_cocoop_moves_the_context_by_the_image() -> None:

@@ -98,14 +98,12 @@ FORBIDDEN = {
 }
 # the modules through which a configuration enters; everything behind them sees typed objects
 CONFIGURATION = {
-    "config/choices",
     "config/gate",
     "config/compose",
     "config/overrides",
     "config/shipped",
     "cells/restore",
     "cli/launch",
-    "cli/commands/data",
 }
 LIGHT = ("records", "boards", "data")
 

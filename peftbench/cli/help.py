@@ -6,6 +6,7 @@ import ast
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from peftbench.config.choices import choices_of
 from peftbench.foundation.plugins import config_dir
 
 FIRST = """\
@@ -58,11 +59,7 @@ def commands_text(commands: dict[str, str]) -> str:
 def groups_text() -> str:
     """Every group and its choices."""
     groups = sorted(path for path in config_dir().iterdir() if path.is_dir())
-    return "".join(f"{group.name}:\n  {' '.join(choices(group))}\n" for group in groups)
-
-
-def choices(group: Path) -> list[str]:
-    return sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
+    return "".join(f"{group.name}:\n  {' '.join(choices_of(group))}\n" for group in groups)
 
 
 def options_text(words: list[str]) -> str:

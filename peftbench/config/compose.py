@@ -17,8 +17,9 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from peftbench.config.choices import choices_of, read_yaml
 from peftbench.config.gate import config_dir, explained, plain_tree, register_schemas, schema
-from peftbench.config.overrides import choices_of, parsed, readable
+from peftbench.config.overrides import parsed, readable
 from peftbench.foundation.errors import ConfigError
 
 Tree = dict[str, Any]
@@ -50,7 +51,7 @@ class Composer:
         self._preferred: dict[tuple[str, str], dict[str, str]] = {}
         self._choices: dict[str, list[str]] = {}
         self._resolved: dict[str, Tree] = {}
-        main = _yaml(folder / "config.yaml")
+        main = read_yaml(folder / "config.yaml")
         self._defaults, own_place = _groups(main.pop("defaults"))
         main.pop("hydra", None)
         if own_place != len(self._defaults):
@@ -127,7 +128,7 @@ class Composer:
         package = header.group(1) if header else "?"
         if package not in ("_global_", group):
             raise NeedsHydra(f"{path}: package {package}")
-        values = _yaml(path)
+        values = read_yaml(path)
         layers: list[Tree] = []
         for entry in values.pop("defaults", []):
             schema = _SCHEMA.fullmatch(entry) if isinstance(entry, str) else None
@@ -202,12 +203,6 @@ def by_hydra(words: Iterable[str]) -> DictConfig:
             return compose("config", readable(words))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([explained(error)]) from error
-
-
-def _yaml(path: Path) -> Tree:
-    values = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
 
 
 def _groups(defaults: list[Any]) -> tuple[dict[str, str], int]:

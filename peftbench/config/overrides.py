@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override, RangeSweep
 from hydra.errors import HydraException
 
+from peftbench.config.choices import choices_of
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 
 FORM = "is not of the form group=choice or section.option=value"
@@ -138,11 +139,6 @@ def _values(word: str, override: Override, config_dir: Path) -> list[str]:
     if not values:
         raise ConfigError([f"'{word}' gives no value"])
     return values
-
-
-def choices_of(group: Path) -> list[str]:
-    """Names of the yaml files of a group, those in subfolders as `folder/name`."""
-    return sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
 
 
 def _key(override: Override) -> str:

@@ -9,15 +9,13 @@ on one, has no outline (`NoOutline`): then it is imported.
 from __future__ import annotations
 
 import builtins
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NoReturn, TypeVar
 
 from peftbench.foundation import registry
-from peftbench.foundation.registry import Registry
+from peftbench.foundation.registry import Registry, folder_of
 
 T = TypeVar("T")
 
@@ -73,8 +71,6 @@ class StandIn:
 class OutlineRegistry(Registry[T]):
     """The registry of a package in outline; runs only the files that speak of the name asked for."""
 
-    _texts: Mapping[str, str] | None = None
-
     def add(self, name: str) -> Callable[[type[T]], type[T]]:
         register = super().add(name)
         return lambda cls: register(cls) if _known(cls) else cls
@@ -82,18 +78,11 @@ class OutlineRegistry(Registry[T]):
     def find(self, name: str) -> type[T]:
         """The class called `name`. Raises `NoOutline` when there is none, or none that can be had in outline."""
         if name not in self._entries:
-            for module, source in self._sources().items():
-                if f'.add("{name}")' in source:
-                    outline(module)
+            for module in self._speaking_of(name):
+                outline(module)
         if name not in self._entries:
             raise NoOutline(f"no {self.kind} '{name}' in outline")
         return self._entries[name]
-
-    def _sources(self) -> Mapping[str, str]:
-        if self._texts is None:
-            files = {f"{name}.{path.stem}": path for name in self._packages for path in _folder(name).glob("*.py")}
-            self._texts = {module: path.read_text(encoding="utf-8") for module, path in sorted(files.items())}
-        return self._texts
 
 
 def outline(module: str) -> ModuleType:
@@ -102,7 +91,10 @@ def outline(module: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     package, _, stem = module.rpartition(".")
-    path = _folder(package) / f"{stem}.py"
+    try:
+        path = folder_of(package) / f"{stem}.py"
+    except ImportError as error:
+        raise NoOutline(str(error)) from error
     made = ModuleType(name)
     made.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importer(package)}
     # dataclasses and typing look a class's module up by its name
@@ -144,10 +136,3 @@ def _known(cls: type) -> bool:
     fields = getattr(cls, "__dataclass_fields__", {})
     held = [value for field in fields.values() for value in (field.default, *field.metadata.values())]
     return not any(isinstance(value, StandIn) for value in (*facts, *held))
-
-
-def _folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise NoOutline(f"{package} is no package of files")
-    return Path(spec.submodule_search_locations[0])

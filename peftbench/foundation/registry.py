@@ -1,14 +1,16 @@
-"""One name, one class: registries that import their own package on first use."""
+"""One name, one class: registries that import of their own package what is asked for."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from peftbench.foundation.errors import ConfigError, did_you_mean
-from peftbench.foundation.plugins import load_plugins
+from peftbench.foundation.plugins import load_plugins, plugins
 
 T = TypeVar("T")
 
@@ -16,8 +18,11 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps the names users write to classes of one kind. Adding a file to one of `packages` edits no list.
 
-    Plug-ins (see `foundation.plugins`) are imported behind the packages.
+    A name imports the files that speak of it; with plug-ins (see `foundation.plugins`), which may speak of any, the
+    packages are imported whole and the plug-ins behind them.
     """
+
+    _texts: Mapping[str, str] | None = None
 
     def __init__(self, kind: str, *packages: str) -> None:
         self.kind = kind
@@ -40,7 +45,8 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> type[T]:
         """The class called `name`; raises `ConfigError` with the nearest names."""
-        self._load()
+        if plugins() or not self._found(name):
+            self._load()
         if name not in self._entries:
             raise ConfigError([f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries)}"])
         return self._entries[name]
@@ -48,6 +54,18 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         self._load()
         return sorted(self._entries)
+
+    def _found(self, name: str) -> bool:
+        for module in self._speaking_of(name) if name not in self._entries else ():
+            importlib.import_module(module)
+        return name in self._entries
+
+    def _speaking_of(self, name: str) -> list[str]:
+        """Modules of the packages whose source adds the name to a registry."""
+        if self._texts is None:
+            files = {f"{name}.{path.stem}": path for name in self._packages for path in folder_of(name).glob("*.py")}
+            self._texts = {module: path.read_text(encoding="utf-8") for module, path in sorted(files.items())}
+        return [module for module, source in self._texts.items() if f'.add("{name}")' in source]
 
     def _load(self) -> None:
         if self._loaded:
@@ -62,3 +80,11 @@ class Registry(Generic[T]):
             # else the next question would be answered from half a list, hiding why
             self._loaded = False
             raise
+
+
+def folder_of(package: str) -> Path:
+    """The folder of a package's files, which is not imported. Raises `ImportError` where it has none."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(f"{package} is no package of files")
+    return Path(spec.submodule_search_locations[0])

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.cells.cell import Asked, plan
+from peftbench.config.choices import choices_of
 from peftbench.config.compose import BroughtAlong, Trees
 from peftbench.config.gate import Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
 from peftbench.config.launcher import Launcher
-from peftbench.config.overrides import choices_of, named_options, values_of
+from peftbench.config.overrides import named_options, values_of
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.words import problems_of
 from peftbench.data.suites import suite as datasets_of

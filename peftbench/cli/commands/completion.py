@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 
 from peftbench.cli.arguments import Arguments
-from peftbench.cli.help import TOPICS, choices
+from peftbench.cli.help import TOPICS
+from peftbench.config.choices import choices_of
 from peftbench.config.parts import OUTLINED, outlined
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.plugins import config_dir
@@ -87,7 +88,7 @@ def _of_command(command: str, words: list[str]) -> list[str]:
         return [*flags, *_keys()]
     if command == "data":
         actions = [f"{name} " for name in re.findall(r'action\("(\w+)"', source)]
-        return [*flags, *([f"{name} " for name in choices(config_dir() / "dataset")] if words else actions)]
+        return [*flags, *([f"{name} " for name in choices_of(config_dir() / "dataset")] if words else actions)]
     return flags
 
 
@@ -108,7 +109,7 @@ def _values(key: str, words: list[str]) -> list[str]:
 
         return [DEFAULT, *presets()]
     if "." not in key:
-        return [*(["all"] if key == "method" else []), *choices(config_dir() / key)]
+        return [*(["all"] if key == "method" else []), *choices_of(config_dir() / key)]
     section, _, name = key.partition(".")
     for field in _fields(section, words):
         if field.name == name:

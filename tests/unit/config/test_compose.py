@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from peftbench.cells.cell import plan
+from peftbench.config.choices import choices_of
 from peftbench.config.compose import BroughtAlong, Composer, NeedsHydra, Trees, by_hydra
 from peftbench.config.gate import Builder, config_dir, from_tree, plain_tree, schema
-from peftbench.config.overrides import choices_of, named_options
+from peftbench.config.overrides import named_options
 from peftbench.foundation.errors import ConfigError
 from peftbench.sweep.grid import plan_grid
 from peftbench.train.options import schedule_problems

@@ -9,8 +9,9 @@ import pytest
 from omegaconf import DictConfig
 
 from peftbench.cells.cell import plan
+from peftbench.config.choices import choices_of
 from peftbench.config.gate import RunConfig, as_tree, config_dir, to_run_config, without_locations
-from peftbench.config.overrides import choices_of, word_problems
+from peftbench.config.overrides import word_problems
 from peftbench.config.words import problems_of
 from peftbench.foundation.errors import ConfigError, MissingInput
 from tests.composing import gate

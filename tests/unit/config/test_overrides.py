@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from peftbench.config.choices import choices_of
 from peftbench.config.gate import config_dir
-from peftbench.config.overrides import choices_of, option_values, parsed, quoted, readable, values_of, word_problems
+from peftbench.config.overrides import option_values, parsed, quoted, readable, values_of, word_problems
 from peftbench.foundation.errors import ConfigError
 
 AWKWARD = [

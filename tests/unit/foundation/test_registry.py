@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.plugins import VARIABLE
 from peftbench.foundation.registry import Registry
 
 
@@ -25,7 +26,7 @@ def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
     )
     for name in ("whisk", "ladle"):
         (package / f"{name}.py").write_text(
-            f"from kitchen_for_tests.base import TOOLS\n\n@TOOLS.add('{name}')\nclass Tool:\n    pass\n"
+            f'from kitchen_for_tests.base import TOOLS\n\n@TOOLS.add("{name}")\nclass Tool:\n    pass\n'
         )
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("kitchen_for_tests.base").TOOLS
@@ -36,6 +37,25 @@ def kitchen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registr
 def test_adding_a_file_is_enough(kitchen: Registry[Any]) -> None:
     assert kitchen.names() == ["ladle", "whisk"]
     assert kitchen.get("whisk").__module__ == "kitchen_for_tests.whisk"
+
+
+def test_a_name_imports_the_files_that_speak_of_it_and_no_others(kitchen: Registry[Any]) -> None:
+    assert kitchen.get("whisk").__module__ == "kitchen_for_tests.whisk"
+    assert "kitchen_for_tests.ladle" not in sys.modules
+    assert kitchen.names() == ["ladle", "whisk"], "which a question for all names mends"
+
+
+def test_plug_ins_come_behind_the_whole_package(
+    kitchen: Registry[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a plug-in's class could stand where the package's own of that name was not imported yet."""
+    (tmp_path / "extras").mkdir()
+    (tmp_path / "extras" / "own.py").write_text(
+        "from kitchen_for_tests.base import TOOLS\n\n@TOOLS.add('ladle')\nclass Own:\n    pass\n"
+    )
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "extras"))
+    with pytest.raises(BadInput, match=r"own\.py cannot be imported.*'ladle' is already defined by kitchen"):
+        kitchen.get("whisk")
 
 
 def test_a_class_knows_the_name_it_is_registered_under(kitchen: Registry[Any]) -> None:

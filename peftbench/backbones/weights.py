@@ -53,6 +53,10 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
     return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "") + anew
 
 
+# what the shapes of a network follow from
+_SIZES = "backbone.model and backbone.img_size"
+
+
 def _check(net: nn.Module, state: Mapping[str, Tensor], path: Path, words: str) -> None:
     """Raises `BadInput` for tensors that are missing, too many, of another shape, or no real finite numbers."""
     own = net.state_dict()
@@ -67,7 +71,7 @@ def _check(net: nn.Module, state: Mapping[str, Tensor], path: Path, words: str) 
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             there, here = list(tensor.shape), list(own[name].shape)
-            raise BadInput(f"{path} ({words}): {name} is {there}, this backbone's {here}; check backbone.model")
+            raise BadInput(f"{path} ({words}): {name} is {there}, this backbone's {here}; check {_SIZES}")
         if own[name].is_floating_point() and not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise BadInput(f"{path}: {name} holds {kind} numbers, no weights; unpack a quantised file first")

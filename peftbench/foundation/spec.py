@@ -197,12 +197,13 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def describe(hint: Any) -> str:
-    """A type in words: `int | None` -> 'an integer or null'."""
+    """A type in words: `int | None` -> 'an integer or null', `list[float]` -> 'a list of numbers'."""
     names = {int: "an integer", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
     if hint in names:
         return names[hint]
     if typing.get_origin(hint) in (list, tuple):
-        return "a list"
+        kinds = [{int: "integers", float: "numbers", str: "words"}.get(kind) for kind in typing.get_args(hint)]
+        return f"a list of {kinds[0]}" if kinds and kinds[0] else "a list"
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(describe(part) for part in typing.get_args(hint))
     return str(hint)

@@ -78,12 +78,12 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     """One row per record with the columns `COLUMNS`, ordered by fingerprint so that the order of files never matters.
 
     `score` is the primary number on the test split, `val_score` on the validation split; `metric`, `better` and `unit`
-    say what it is (accuracy, a fraction, for classification); what a record does not know
-    is None. `others` are all test metrics of another task than classification (canonical JSON). `hyperparameters` says
-    how they were chosen, `replaced` (canonical JSON) what a preset set aside. `repetition_group` is equal for cells
-    that differ in the seed alone. `command` (canonical JSON) are the words that asked for a cell of such a task,
-    without those that hold places. `setting` and `data` are canonical JSON: all but the seed that can change the
-    number, and of that what concerns the images.
+    say what it is (accuracy, a fraction, for classification); what a record does not know is None. `others` are all
+    test metrics of another task than classification (canonical JSON). `hyperparameters` says how they were chosen,
+    `replaced` (canonical JSON) what a preset or tuning set aside. `repetition_group` is equal for cells that differ in
+    the seed alone. `command` (canonical JSON) are the words that asked for a cell of such a task, without those that
+    hold places. `setting` and `data` are canonical JSON: all but the seed that can change the number, and of that what
+    concerns the images.
     """
     rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
@@ -105,6 +105,7 @@ def _data_identity(record: RunRecord) -> dict[str, Any]:
 def row(record: RunRecord) -> dict[str, Any]:
     """One record as a row of `collect`."""
     test = record.metrics["test"] or {}
+    setting, replaced = _setting(record)
     memory, cost, data = record.cost["memory"] or {}, record.cost, record.data
     return {
         "fingerprint": record.fingerprint,
@@ -123,7 +124,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "protocol": _shown(record.labels["protocol"]),
         "seed": record.seed,
         "hyperparameters": _hyperparameters(record),
-        "replaced": canonical((record.hparams or {}).get("replaced", {})),
+        "replaced": canonical((record.hparams or {}).get("replaced", {}) | replaced),
         "score": record.score("test"),
         "others": None if record.task is None else canonical(test),
         "mean_class_accuracy": test.get("mean_class_accuracy"),
@@ -155,9 +156,25 @@ def row(record: RunRecord) -> dict[str, Any]:
         "data": canonical(_data_identity(record)),
         "version": record.provenance["version"],
         "git_commit": record.provenance["git_commit"],
-        "setting": canonical({key: value for key, value in record.identity.items() if key != "seed"}),
+        "setting": canonical(setting),
         "command": None if record.task is None else canonical(_words(record)),
     }
+
+
+def _setting(record: RunRecord) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All but the seed that can change the number, and what tuning set aside: an identity has options ahead of it."""
+    setting = {key: value for key, value in record.identity.items() if key != "seed"}
+    trials = (record.tuning or {}).get("trials")
+    first = trials[0] if isinstance(trials, list) and trials else None
+    chosen = first.get("setting") if isinstance(first, dict) else None
+    replaced = {}
+    for name in chosen if isinstance(chosen, dict) else ():
+        section, _, option = name.partition(".")
+        before, used = setting.get(section), record.config.get(section)
+        if isinstance(before, dict) and isinstance(used, dict) and option in before and option in used:
+            replaced[name] = before[option]
+            setting[section] = {**before, option: used[option]}
+    return setting, replaced
 
 
 def _words(record: RunRecord) -> list[str]:

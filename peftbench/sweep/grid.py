@@ -17,6 +17,7 @@ from peftbench.config.launcher import Launcher
 from peftbench.config.overrides import named_options, values_of
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.words import problems_of
+from peftbench.data.base import DATASETS
 from peftbench.data.suites import suite as datasets_of
 from peftbench.data.suites import task_of
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
@@ -25,23 +26,28 @@ from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
 
 ALL_METHODS = "method=all"
+ROOT = "dataset.root"
 _UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
 def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     """The plan of a sweep and who is to run it. Builds no model and needs no torch.
 
-    `+suite=NAME` stands for the words of that suite, `method=all` for every method but those that bring along
-    another task or objective than the words name; Hydra's `a,b`, `range(...)` and `glob(...)` give several values.
+    `+suite=NAME` stands for the words of that suite, whose sets without files go without `dataset.root`; `method=all`
+    for every method but those that bring along another task or objective than the words name; Hydra's `a,b`,
+    `range(...)` and `glob(...)` give several values.
     Raises `ConfigError` for wrong words, before any cell is planned.
     """
-    of_all = ALL_METHODS in words
+    keys = {_key(word) for word in words}
+    of_all, for_suite = ALL_METHODS in words, {"suite", ROOT} <= keys and "dataset" not in keys
     words = expanded(words)
     problems = problems_of(words, sweep=True) + _sweep_problems(words)
     if problems:
         raise ConfigError(problems)
     trees = Trees()
     combinations, seeds = _combinations(words)
+    if for_suite:
+        combinations = _with_own_root(trees, combinations)
     if of_all:
         combinations = [own for own in combinations if _goes_together(trees, own)] or combinations
     return _planned(trees, combinations, seeds), launcher_of(trees.of(combinations[0]))
@@ -56,6 +62,19 @@ def _goes_together(trees: Trees, words: list[str]) -> bool:
         # said where the cell is planned
         return True
     return True
+
+
+def _with_own_root(trees: Trees, combinations: list[list[str]]) -> list[list[str]]:
+    """A folder that is named for a suite is for its sets with files; those that are drawn go without."""
+    choices = {_choice_of("dataset", words) for words in combinations}
+    kinds = {choice: DATASETS.get(trees.of([f"dataset={choice}"])["dataset"]["kind"]) for choice in choices}
+    taking = {choice for choice, spec in kinds.items() if "root" in {field.name for field in dataclasses.fields(spec)}}
+    if not taking:
+        return combinations
+    return [
+        words if _choice_of("dataset", words) in taking else [word for word in words if _key(word) != ROOT]
+        for words in combinations
+    ]
 
 
 def expanded(words: list[str]) -> list[str]:

@@ -68,6 +68,7 @@ def test_maps_that_differ_are_counted_as_samples_and_as_pixels():
 
 def test_equal_settings_and_unequal_numbers_are_called_wrong():
     assert verdict(["test loss: 1 -> 2"], [])[-1].endswith("this should not be")
+    assert verdict([], [], ("metrics", "curve")) == ["reproduced bit for bit: metrics and curve"]
 
 
 def test_a_record_of_other_code_is_not_run(run, results, capsys):

@@ -60,6 +60,8 @@ def test_tuning_reports_the_best_trial_and_reads_the_test_split_once_at_the_end(
         "## vit_micro, vtab1k, tuned (budget 3, random)",
     ]
     assert all("; short recipe: " in title for title in titles)
+    # with the rate that was chosen
+    assert titles[1].endswith(f"adamw, lr {final.config['optim']['lr']:g}")
 
 
 def test_an_interrupted_tuning_goes_on_where_it_stopped_and_other_seeds_share_the_trials(run, results, monkeypatch):

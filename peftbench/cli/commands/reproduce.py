@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,15 @@ from peftbench.records.store import Store
 
 
 def main(words: list[str]) -> int:
-    """Exit code 0 when curve, metrics and predictions equal the record's bit for bit, 1 when they differ."""
+    """Exit code 0 when curve, metrics and predictions, if kept, equal the record's bit for bit, 1 when they differ."""
     arguments = record_parser("reproduce", __doc__).parse_args(words)
     record, store = find_record(arguments.record, arguments.results)
     with tempfile.TemporaryDirectory(prefix="peftbench-reproduce-") as folder:
         again = rerun(record, arguments.options, Store(folder))
         differences = number_differences(record, again)
         differences += _prediction_differences(record, store, again, Store(folder))
-    print_fitted("\n".join(verdict(differences, setting_differences(record, again))))
+    compared = ("metrics", "curve", *(["predictions"] if record.predictions else []))
+    print_fitted("\n".join(verdict(differences, setting_differences(record, again), compared)))
     return 1 if differences else 0
 
 
@@ -88,9 +90,11 @@ def setting_differences(record: RunRecord, again: RunRecord) -> list[str]:
     return lines + ([f"code: {old_code} -> {new_code}"] if old_code != new_code else [])
 
 
-def verdict(numbers: list[str], settings: list[str]) -> list[str]:
-    """The lines that are shown."""
-    lines = ["reproduced bit for bit: metrics, curve and predictions" if not numbers else "not the same numbers:"]
+def verdict(numbers: list[str], settings: list[str], compared: Sequence[str] = ()) -> list[str]:
+    """The lines that are shown. `compared`: what was, in words."""
+    *first, last = compared or ("numbers",)
+    words = f"{', '.join(first)} and {last}" if first else last
+    lines = [f"reproduced bit for bit: {words}" if not numbers else "not the same numbers:"]
     lines += [f"  {line}" for line in numbers]
     if settings:
         lines += ["what else differs:", *(f"  {line}" for line in settings)]

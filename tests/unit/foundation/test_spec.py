@@ -54,7 +54,7 @@ def problems_of(**values: Any) -> list[str]:
         ({"degrees": True}, "oven.degrees must be an integer, got True"),
         ({"degrees": None}, "oven.degrees must be an integer, got None"),
         ({"light": 1}, "oven.light must be true or false, got 1"),
-        ({"racks": 3}, "oven.racks must be a list, got 3"),
+        ({"racks": 3}, "oven.racks must be a list of integers, got 3"),
         ({"timer": "soon"}, "oven.timer must be a number or null, got 'soon'"),
         ({"degress": 100}, "unknown option oven.degress; did you mean 'degrees'?"),
         ({"mode": "grill"}, "oven.mode=grill needs oven.degrees of 200 or more"),
@@ -143,7 +143,7 @@ def test_numbers_that_are_not_finite_are_refused(field: str, value: float) -> No
 
 def test_describe_words_types() -> None:
     assert describe(int | None) == "an integer or null"
-    assert describe(list[str]) == "a list"
+    assert describe(list[str]) == "a list of words"
 
 
 def test_suggestions_name_near_words_or_list_what_is_known() -> None:

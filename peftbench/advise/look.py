@@ -12,6 +12,7 @@ from peftbench.data.base import DatasetSpec, Source
 from peftbench.data.sources.own_files import OwnFiles
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.terminal import number_of
 from peftbench.tune.doubt import smallest_difference
 
 # of an undivided folder: validation chooses, test is read once, the rest trains
@@ -55,8 +56,10 @@ def look(dataset: DatasetSpec, splits: tuple[str, str, str], step: Callable[[int
     source = dataset.open()
     found = verify(source, step)
     if found.problems:
-        more = f" (and {len(found.problems) - 3} more problems)" if len(found.problems) > 3 else ""
-        raise BadInput(f"{dataset.label}: {'; '.join(found.problems[:3])}{more}; 'data verify' lists all")
+        more = f" (and {number_of(len(found.problems) - 3, 'more problem')})" if len(found.problems) > 3 else ""
+        raise BadInput(
+            f"{dataset.label}: {'; '.join(found.problems[:3])}{more}; mend or remove them ('data verify' lists all)"
+        )
     train, val, test = (source.split(name) for name in splits)
     labels = np.concatenate([part.labels for part in (train, val, test)])
     counts = np.bincount(labels, minlength=source.num_classes)

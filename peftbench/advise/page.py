@@ -143,15 +143,16 @@ def _thumbnail(test: RawSplit, row: int) -> str:
 
 def _calibration(labels: np.ndarray, probabilities: np.ndarray) -> str:
     rows, error = calibration(labels, probabilities)
-    lines = "".join(
-        f"<tr><td>{sure:.0%}</td>"
-        f'<td>{hit:.0%} <span class="bar" style="width:{6 * hit:.1f}rem"></span></td><td>{n}</td></tr>'
-        for sure, hit, n in rows
-    )
+    lines = "".join(f"<tr><td>{sure:.0%}</td>{_share(hit, f'{hit:.0%}')}<td>{n}</td></tr>" for sure, hit, n in rows)
     return (
         f"<p>How often it is right where it is so sure; expected calibration error {100 * error:.1f} points.</p>"
         + _wide(f"<tr><th>says</th><th>is right</th><th>images</th></tr>{lines}")
     )
+
+
+def _share(share: float, shown: str) -> str:
+    """A cell with a number and its bar; the bars of a column begin under each other."""
+    return f'<td class="share"><span>{shown}</span><span class="bar" style="width:{7 * share:.1f}rem"></span></td>'
 
 
 def _race(race: Race) -> str:
@@ -160,7 +161,7 @@ def _race(race: Race) -> str:
         trials = race.rung(number)
         lines = "".join(
             f"<tr><td>{escape(trial.entry.method)}</td><td>{trial.rate:g}</td>"
-            f'<td>{trial.accuracy:.1%} <span class="bar" style="width:{8 * trial.accuracy:.1f}rem"></span></td>'
+            f"{_share(trial.accuracy, f'{trial.accuracy:.1%}')}"
             f"<td>{trial.record.params['method']:,}</td><td>{trial.record.fingerprint}</td></tr>"
             for trial in trials
         )

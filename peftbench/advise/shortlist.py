@@ -25,7 +25,8 @@ PRICE = 0.1
 class Candidate:
     """A method, and in words why it stands on the list.
 
-    standing: in 0..1, the share of other methods it is ahead of. cost: counted training FLOPs, in those of LoRA.
+    standing: in 0..1, the share of other methods it is ahead of. cost: counted training FLOPs, in those of LoRA; taken
+    to be LoRA's where no board has counted them.
     """
 
     method: str
@@ -64,7 +65,8 @@ def shortlist(num: int, families: Mapping[str, str], fits: Mapping[str, bool]) -
             continue
         said = [f"{name} {table[method]:.0%}" for name, table in _named(measured, published) if method in table]
         cost = costs.get(method, 1.0)
-        why = f"ahead of other methods in {', '.join(said)}; a step costs {cost:.1f} times LoRA's"
+        counted = f"a step costs {cost:.1f} times LoRA's" if method in costs else "no board has counted a step's cost"
+        why = f"ahead of other methods in {', '.join(said)}; {counted}"
         candidates.append(Candidate(method, statistics.fmean(places), cost, why))
     candidates.sort(key=lambda candidate: (PRICE * candidate.cost - candidate.standing, candidate.method))
     chosen: list[Candidate] = []

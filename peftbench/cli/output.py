@@ -7,30 +7,35 @@ import io
 import os
 import sys
 
+from peftbench.foundation.stopping import end_by_signals
 
-class Guarded(io.RawIOBase):
-    """The bytes of one file descriptor. What it refuses is dropped and remembered in `problem`."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        self.problem: OSError | None = None
+class Guarded(io.TextIOWrapper):
+    """The text of one file descriptor. What it refuses is dropped, with all that follows, and remembered in `problem`.
 
-    def writable(self) -> bool:
-        return True
+    The bytes go out below Python: an interrupt behind a write in Python would have it made again.
+    """
 
-    def fileno(self) -> int:
-        return self._descriptor
+    problem: OSError | None = None
 
-    def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._drop(error)
+            return len(text)
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        if self.problem is None:
-            try:
-                return os.write(self._descriptor, data)
-            except OSError as error:
-                self.problem = error
-        return len(data)
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._drop(error)
+
+    def _drop(self, error: OSError) -> None:
+        self.problem = self.problem or error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
 
 
 def guard() -> Guarded | None:
@@ -43,15 +48,20 @@ def guard() -> Guarded | None:
     stdout = sys.__stdout__
     if stdout is None or sys.stdout is not stdout:
         return None
-    raw = Guarded(stdout.fileno())
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw), stdout.encoding, errors="replace", line_buffering=stdout.line_buffering
+    guarded = Guarded(
+        io.BufferedWriter(io.FileIO(stdout.fileno(), "w", closefd=False)),
+        stdout.encoding,
+        errors="replace",
+        line_buffering=stdout.line_buffering,
     )
-    return raw
+    sys.stdout = guarded
+    return guarded
 
 
 def finish(guarded: Guarded | None, code: int) -> int:
     """The exit code, after what was left to say is said. A reader that went away (`| head`) is no failure."""
+    if guarded is not None:
+        end_by_signals()
     sys.stdout.flush()
     problem = guarded.problem if guarded else None
     if problem is None or problem.errno == errno.EPIPE:

@@ -16,6 +16,7 @@ from peftbench.data.maps import classes_in, map_problem
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.maps import BOXES
+from peftbench.foundation.terminal import number_of
 
 _SHOWN = 5
 
@@ -54,11 +55,13 @@ def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> F
             _check_labels(name, split, source.num_classes, found)
         elif len(split) == 0:
             found.problems.append(f"{name}: no images")
-        looks[name] = _look(name, split, source.num_classes, found, step)
+        # what the union of train and val holds was named there
+        told = {line.partition(": ")[2] for line in found.problems} if name == source.whole_splits[2] else set()
+        looks[name] = _look(name, split, source.num_classes, found, step, told)
         num_classes = len(frozenset().union(*(look.classes for look in looks[name])))
         # every image of a split can only be hashed once all are readable
         whole = all(look.digest for look in looks[name])
-        digest = split.content_digest()[:16] if whole else "not computed, images are missing"
+        digest = split.content_digest()[:16] if whole else "not computed, not every image can be read"
         with_maps = f" with {', '.join(split.maps)}" if split.maps else ""
         found.facts.append(
             f"{name}: {len(split):,} images{with_maps}, {num_classes} of {source.num_classes} classes, sha256 {digest}"
@@ -78,7 +81,9 @@ def _check_labels(name: str, split: RawSplit, num_classes: int, found: Findings)
         found.problems.append(f"{name}: {len(wrong)} labels outside 0 to {num_classes - 1}: {first}")
 
 
-def _look(name: str, split: RawSplit, num_classes: int, found: Findings, step: Callable[[int], None]) -> list[Look]:
+def _look(
+    name: str, split: RawSplit, num_classes: int, found: Findings, step: Callable[[int], None], told: set[str]
+) -> list[Look]:
     """Every image with its maps; a problem that names it for one that cannot be decoded or has a wrong map."""
 
     def look(index: int) -> tuple[Look, list[str]]:
@@ -96,7 +101,9 @@ def _look(name: str, split: RawSplit, num_classes: int, found: Findings, step: C
 
     with ThreadPoolExecutor(max_workers=available_cores()) as pool:
         results = list(pool.map(look, range(len(split))))
-    found.problems.extend(f"{name}: {problem}" for _, problems in results for problem in problems)
+    found.problems.extend(
+        f"{name}: {problem}" for _, problems in results for problem in problems if problem not in told
+    )
     return [seen for seen, _ in results]
 
 
@@ -163,11 +170,16 @@ def _check_copies(source: Source, splits: dict[str, RawSplit], looks: Looks, fou
                 contrary.append(f"{pair} ({' and '.join(_class_name(source, label) for label in labels)})")
             (within.setdefault(name, []) if name == other else across.setdefault((name, other), [])).append(pair)
     for (name, other), pairs in across.items():
-        found.doubts.append(f"{len(pairs)} pictures of {other} are also in {name}: {_some(pairs)}")
+        are = "is" if len(pairs) == 1 else "are"
+        found.doubts.append(f"{number_of(len(pairs), 'picture')} of {other} {are} also in {name}: {_some(pairs)}")
     if contrary:
-        found.doubts.append(f"{len(contrary)} pictures stand under two labels: {_some(contrary)}")
+        found.doubts.append(f"{_standing(contrary)} under two labels: {_some(contrary)}")
     for name, pairs in within.items():
-        found.warnings.append(f"{len(pairs)} pictures stand twice in {name}: {_some(pairs)}")
+        found.warnings.append(f"{_standing(pairs)} twice in {name}: {_some(pairs)}")
+
+
+def _standing(pairs: list[str]) -> str:
+    return f"{number_of(len(pairs), 'picture')} {'stands' if len(pairs) == 1 else 'stand'}"
 
 
 def _class_name(source: Source, label: int) -> str:

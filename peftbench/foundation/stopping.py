@@ -31,6 +31,11 @@ def leave_by_signals() -> None:
     _answer_with(_leave)
 
 
+def end_by_signals() -> None:
+    """From here on the same signals end the process without a word: all is done, or was said."""
+    _answer_with(signal.SIG_DFL)
+
+
 def stop_if_told() -> None:
     """Raise `KeyboardInterrupt` where one of the signals came and what it raised was swallowed.
 
@@ -52,7 +57,7 @@ def stop_with(parent: int, every_seconds: float = 1.0) -> None:
     threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
-def _answer_with(handler: Callable[[int, FrameType | None], None]) -> None:
+def _answer_with(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     _told.clear()
     ours = (signal.SIG_DFL, signal.default_int_handler, _raise, _leave)
     for number in _SIGNALS:

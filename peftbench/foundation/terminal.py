@@ -49,6 +49,11 @@ def fitted(text: str, width: int | None) -> str:
     return "\n".join(piece for pieces in broken for piece in pieces)
 
 
+def number_of(count: int, noun: str) -> str:
+    """`1 picture`, `2,000 pictures`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def print_fitted(text: str) -> None:
     """Print lines that a person reads, broken between words where standard output is a narrow terminal.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from peftbench.foundation.errors import said_once
+from peftbench.foundation.terminal import number_of
 from peftbench.sweep.state import STATES, UNPLANNED, CellState
 
 MANY_CAUSES = 3
@@ -43,18 +44,14 @@ def unplanned_lines(problems: Iterable[tuple[str, str]]) -> list[str]:
     if not causes:
         return []
     many = len(causes) > MANY_CAUSES
-    lines = [f"{_in_cells(len(messages))} cannot be planned:"]
+    lines = [f"{number_of(len(messages), 'cell')} cannot be planned:"]
     for line in said_once(messages):
-        count = f" ({_in_cells(causes[line])})" if causes[line] > 1 else ""
+        count = f" ({number_of(causes[line], 'cell')})" if causes[line] > 1 else ""
         lines.append(f"  {_first_statement(line) if many and line in causes else line}{count}")
     if many:
         first = next(iter(causes)).partition(": ")[0]
         lines.append(f"  In full for one of them: `python -m peftbench data verify {first}`.")
     return lines
-
-
-def _in_cells(count: int) -> str:
-    return f"{count:,} cell" if count == 1 else f"{count:,} cells"
 
 
 def _first_statement(line: str) -> str:

@@ -12,6 +12,6 @@ def smallest_difference(num_val: int, accuracy: float = 0.8) -> str:
     """In words, by how much two methods must differ on `num_val` images to be told apart (95 %)."""
     points = 100 * 1.96 * math.sqrt(2 * accuracy * (1 - accuracy) / num_val)
     return (
-        f"{num_val} validation images tell two settings apart when they differ by about {points:.0f} points or more; "
-        "closer ones are chosen between by chance"
+        f"{num_val} validation images tell two settings apart when they differ by about {points:.0f} points or more, "
+        f"at an accuracy near {accuracy:.0%}; closer ones are chosen between by chance"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,41 @@ def test_a_cache_that_cannot_be_is_named(tmp_path, cache):
     answer = shell(f"{PROGRAM} data verify digits", tmp_path, PEFTBENCH_CACHE=cache)
     assert answer.returncode in (0, 2) and "Traceback" not in answer.stderr
     assert answer.returncode == 0 or cache in answer.stderr
+
+
+INTERRUPTED = """
+import os, signal, sys, time
+from peftbench.cli.output import finish, guard
+from peftbench.foundation.stopping import stop_by_signals
+guarded = guard()
+stop_by_signals()
+for number in range(20_000):
+    try:
+        print(number)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+sys.exit(finish(guarded, 0))
+"""
+
+
+def test_an_interrupt_while_something_is_said_has_nothing_said_twice() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        # a shell's background jobs have it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if 0 < len(lines) < 19_000 and len(lines) % 50 == 0:
+                process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert "Traceback" not in errors
+    numbers = [line for line in lines if line]
+    assert len(numbers) > 19_000 and len(set(numbers)) == len(numbers)

@@ -8,7 +8,7 @@ from peftbench.cli.data.composed import divided
 from peftbench.data.verify import verify
 from peftbench.foundation.digests import read_anew
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.terminal import print_fitted
+from peftbench.foundation.terminal import number_of, print_fitted
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -29,7 +29,7 @@ def main(arguments: argparse.Namespace) -> int:
     for kind, lines in (("", found.facts), ("warning: ", warnings), ("problem: ", problems)):
         for line in lines:
             print_fitted(f"  {kind}{line}")
-    print(f"{len(problems)} problems, {len(warnings)} warnings")
+    print(f"{number_of(len(problems), 'problem')}, {number_of(len(warnings), 'warning')}")
     if doubts and not arguments.strict:
         print_fitted("data verify --strict ends with exit code 1 for pictures of test in train, or under two labels")
     return 1 if problems else 0

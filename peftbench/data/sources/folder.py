@@ -15,6 +15,7 @@ from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 from peftbench.foundation.system import system_problem
+from peftbench.foundation.terminal import number_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 # what systems leave behind unasked, besides hidden files
@@ -107,7 +108,10 @@ class Folder(OwnFiles):
         if not left_out:
             return ()
         shown = ", ".join(sorted(left_out)[:3])
-        return (f"{self.label}: {len(left_out)} files left out, their names do not end like an image's: {shown}",)
+        return (
+            f"{self.label}: {number_of(len(left_out), 'file')} left out for the name, which does not end like an "
+            f"image's: {shown}",
+        )
 
 
 def sorted_classes(names: set[str]) -> list[str]:

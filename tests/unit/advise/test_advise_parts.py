@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from statsmodels.stats.proportion import proportion_confint
 
+from peftbench.advise import shortlist as shortlist_module
 from peftbench.advise.advise import Adviser
 from peftbench.advise.look import dividing_words, look
 from peftbench.advise.page import calibration, confusion, worst
@@ -71,7 +72,7 @@ def test_a_folder_of_any_size_is_divided_and_what_leaks_is_said(tmp_path: Path) 
     assert "fewest: dog (7); most: cat (40)" in seen.lines[1] and "60 x 40" in seen.lines[2]
     said = " / ".join(seen.warnings)
     assert "cat has 6 times as many" in said and "8 validation images tell two settings apart" in said
-    assert ("also in" in said) or ("stand twice" in said)
+    assert ("also in" in said) or ("stands twice" in said)
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
@@ -100,6 +101,14 @@ def test_the_shortlist_is_ordered_varied_and_keeps_to_the_parameters() -> None:
     assert (
         sum(candidate.method in ("convpass", "mona", "adaptformer", "repadapter") for candidate in everyone)
         == PER_FAMILY
+    )
+
+
+def test_a_step_that_no_board_has_counted_is_not_said_to_cost_as_much_as_loras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shortlist_module, "_costs", lambda: {"convpass": 1.25})
+    first, second = sorted(shortlist(3, {"mona": "a", "convpass": "b"}, {})[:2], key=lambda candidate: candidate.method)
+    assert first.why.endswith("a step costs 1.2 times LoRA's") and second.why.endswith(
+        "no board has counted a step's cost"
     )
 
 

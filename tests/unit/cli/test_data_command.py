@@ -79,8 +79,8 @@ def test_labels_unions_and_empty_splits_are_checked():
 def test_copies_between_and_within_splits_are_told_apart():
     splits = good() | {"test": flat([10, 1, 10], [0, 1, 0])}
     found = verify(Made(splits))
-    assert found.doubts == ["1 pictures of test are also in train800: image 1 = image 1"]
-    assert found.warnings == ["1 pictures stand twice in test: image 0 = image 2"]
+    assert found.doubts == ["1 picture of test is also in train800: image 1 = image 1"]
+    assert found.warnings == ["1 picture stands twice in test: image 0 = image 2"]
 
 
 def test_a_picture_under_two_labels_is_named_with_both():
@@ -99,10 +99,10 @@ def test_strict_makes_doubts_about_own_photos_an_error(tmp_path, capsys):
     words = ["verify", "folder", f"dataset.root={root}", "runtime.progress=false"]
     assert data_command.main(words) == 0
     said = capsys.readouterr().out
-    assert "warning: 1 pictures of test are also in" in said and "0 problems" in said
+    assert "warning: 1 picture of test is also in" in said and "0 problems" in said
     assert data_command.main([*words, "--strict"]) == 1
     said = capsys.readouterr().out
-    assert "problem: 1 pictures of test are also in" in said and "(a and b)" in said and "2 problems" in said
+    assert "problem: 1 picture of test is also in" in said and "(a and b)" in said and "2 problems" in said
 
 
 def test_classes_that_only_test_knows_are_warned_about():
@@ -138,7 +138,7 @@ def test_a_small_folder_is_looked_at_whatever_its_division(tmp_path, capsys):
     words = ["folder", f"dataset.root={photos}", "runtime.progress=false"]
     assert data_command.main(["verify", *words, "--strict"]) == 1
     said = capsys.readouterr().out
-    assert "1 pictures stand under two labels" in said
+    assert "1 picture stands under two labels" in said
     assert "a run needs dataset.num_train=12 dataset.num_val=4 protocol=full" in said
     assert data_command.main(["show", *words, "--out", str(tmp_path / "sheet.png")]) == 0
     with pytest.raises(BadInput, match="cannot be divided into 19"):
@@ -201,7 +201,7 @@ def test_verify_of_a_broken_folder_exits_with_1(tmp_path, capsys):
     assert "train800: " in out
     assert "images/5.png" in out
     assert "images/1001.png" in out
-    assert "3 problems" in out, "train800val200 is made of the lists and names its copy of the broken image too"
+    assert "2 problems" in out, "train800val200 holds the broken image too, which is named once"
 
 
 def _png(level: int) -> bytes:

@@ -140,7 +140,7 @@ def test_hidden_files_and_litter_are_ignored_and_other_files_are_noted(tmp_path)
     assert folder(root).open().notes == ()
     (root / "train/cat/notes.txt").write_text("x")
     [note] = folder(root).open().notes
-    assert "1 files left out" in note
+    assert "1 file left out" in note
     assert "train/cat/notes.txt" in note
 
 

@@ -32,7 +32,7 @@ def predicted_sheet(config: RunConfig, parts: Parts, rows: int, tile: int = 128)
         if parts.model.backbone.shape.frames > 1:
             return _clips(config, parts, rows, tile // 2)
         raise NotApplicable(
-            f"pictures are drawn of clips and of tasks that predict maps, and this record is of {task.name} of images"
+            f"pictures are drawn of clips, maps, boxes and masks, and this record is of {task.name} of images"
         )
     split = data.split("test")
     batches = data.evaluation(split)

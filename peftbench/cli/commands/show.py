@@ -16,7 +16,7 @@ def main(words: list[str]) -> int:
     parser = record_parser("show", __doc__)
     parser.add_argument("--out", type=a_file, help="the PNG to write (default: <fingerprint>.png here)")
     parser.add_argument("--keep", action="store_true", help="put it where the HTML report of the leaderboard finds it")
-    parser.add_argument("--rows", type=count, default=8, help="how many test images (default: 8)")
+    parser.add_argument("--rows", type=count, default=8, help="how many test images, up to a batch (default: 8)")
     arguments = parser.parse_args(words)
     if arguments.keep and arguments.out:
         raise ConfigError(["--keep has a place of its own; leave out --out"])

@@ -19,8 +19,8 @@ from peftbench.methods.observation import Batch, Evidence, Findings
 from peftbench.methods.vpt import Started, token_sequence
 
 _AT_ONCE = 64
-# the paper's windows have 16 x 16 frequencies and lie 8 apart, on images of 224 pixels
-WINDOWS, STRIDES = 14, 28
+# the paper's windows have 16 x 16 frequencies on images of 224 pixels; smaller ones than 4 x 4 would be too many
+WINDOWS, LEAST = 14, 4
 
 
 @METHODS.add("pae")
@@ -32,7 +32,7 @@ class PAE(Started):
     prompts of zeros, is smallest on `num_images` random images are taken, one for each prompt: the mean of the patches,
     with their positions, of these images under the window, weighed by their squared length (equations 2 to 4). Prompts
     of block l + 1 are what block l makes of its own, alone. L p D parameters. The objective `pae` ties the prompts of
-    neighbouring blocks together. `window` and `stride` are by default a fourteenth and a twenty-eighth of the image.
+    neighbouring blocks together. `window` is by default a fourteenth of the image, no less than 4, `stride` half of it.
     """
 
     paper: ClassVar[str] = "arXiv:2601.20232"
@@ -103,11 +103,11 @@ class PAE(Started):
         return torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=axes)).real
 
     def _window(self, size: int) -> int:
-        return min(self.window or max(round(size / WINDOWS), 1), size)
+        return min(self.window or max(round(size / WINDOWS), LEAST), size)
 
     def _along(self, size: int) -> Sequence[int]:
         """Where windows begin along one side of the spectrum."""
-        return range(0, size - self._window(size) + 1, self.stride or max(round(size / STRIDES), 1))
+        return range(0, size - self._window(size) + 1, self.stride or max(self._window(size) // 2, 1))
 
 
 def drawn(evidence: Evidence, number: int) -> Batch:

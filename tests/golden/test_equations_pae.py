@@ -76,8 +76,8 @@ def test_too_few_windows_are_refused_and_windows_follow_the_size_of_the_image() 
     kept = METHODS.get("pae")().under(torch.ones(1, 1, 224, 224).double(), (112 - 15, 112 - 15))
     torch.testing.assert_close(kept, torch.ones(1, 1, 224, 224).double())
     assert METHODS.get("pae")().under(torch.ones(1, 1, 224, 224).double(), (112 - 16, 112 - 15)).abs().max() < 1e-12
-    # 27 x 27 windows of 16 x 16 frequencies on 224 x 224
-    assert len(METHODS.get("pae")()._along(224)) == 27
+    # 27 x 27 windows of 16 x 16 frequencies on 224 x 224, 15 x 15 of 4 x 4 on 32 x 32
+    assert [len(METHODS.get("pae")()._along(size)) for size in (224, 32)] == [27, 15]
 
 
 def test_the_loss_ties_the_prompts_of_neighbouring_blocks_from_the_second_on() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from peftbench.adapters.file import adapter_tensors, load_adapter
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import images, make
 from peftbench.interventions.kernels import CompetingKernel, allotted
@@ -116,3 +118,13 @@ def test_what_was_measured_behind_the_last_epoch_stays() -> None:
     objective.after_epoch(model, 0.5)
     # nothing was felt yet: each matrix as much of the budget as any other
     assert not all(torch.equal(a, kernel.left_out) for a, kernel in zip(before, kernels(model.backbone), strict=True))
+
+
+def test_how_many_entries_are_kept_is_part_of_the_adapter() -> None:
+    model, objective, _ = trained()
+    objective.after_epoch(model, 0.5)
+    other = trained()[0]
+    load_adapter(other, adapter_tensors(model, []), Path("adapter.safetensors"))
+    kept = zip(kernels(model.backbone), kernels(other.backbone), strict=True)
+    assert all(torch.equal(mine.left_out, its.left_out) for mine, its in kept)
+    assert torch.equal(model.eval()(images(2).double()), other.eval()(images(2).double()))

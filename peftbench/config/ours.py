@@ -22,9 +22,10 @@ TABLE = Path(__file__).resolve().parents[1] / "assets" / "own_rates.csv"
 
 @dataclass(frozen=True)
 class OwnRate:
-    """One row: of `rates`, which had `accuracies` (percent of `num_val` validation images), `lr` was the best.
+    """One row: of `rates`, `lr` had the highest of `accuracies`: means over `datasets`, in percent.
 
-    Of equally good rates it is the lowest. `recipe` holds the options that all trials shared, `NAME=VALUE` each.
+    Each data set gave `num_val` validation images. Of equally good rates it is the lowest. `recipe` holds the options
+    that all trials shared, `NAME=VALUE` each.
     """
 
     family: str
@@ -32,8 +33,8 @@ class OwnRate:
     lr: str
     rates: str
     accuracies: str
+    datasets: str
     backbone: str
-    dataset: str
     num_val: str
     recipe: str
 
@@ -56,8 +57,9 @@ class OwnRate:
         edge = ", the end of the range" if self.at_the_edge else ""
         elsewhere = f"; {backbone} was not measured and may want a lower one, which tune=random finds"
         return (
-            f"best of {self.rates.replace(' ', ', ')}{edge}, by {self.num_val} validation images of {self.dataset} "
-            f"on {self.backbone} ({self.accuracy} %){'' if backbone == self.backbone else elsewhere}"
+            f"best of {self.rates.replace(' ', ', ')}{edge}, by {self.num_val} validation images of each of "
+            f"{self.datasets.replace(' ', ', ')} on {self.backbone} "
+            f"(mean {self.accuracy} %){'' if backbone == self.backbone else elsewhere}"
         )
 
 

@@ -44,11 +44,11 @@ def test_every_method_had_as_many_trials_around_its_own_rate():
 def test_trials_choose_the_best_rate_and_of_equals_the_lowest():
     from own_rates import table
 
-    def trials(**scores):
-        return [trial(method, *score) for method, of_method in scores.items() for score in of_method]
+    def trials(dataset="digits", **scores):
+        return [trial(dataset, method, *score) for method, of_method in scores.items() for score in of_method]
 
-    def trial(method, rate, score):
-        values = record_values(method=method, backbone="vit_micro", accuracy=None)
+    def trial(dataset, method, rate, score):
+        values = record_values(method=method, backbone="vit_micro", dataset=dataset, accuracy=None)
         values["config"] |= {
             "backbone": {"model": "vit_micro_patch4_32"},
             "method": {"name": method},
@@ -66,6 +66,10 @@ def test_trials_choose_the_best_rate_and_of_equals_the_lowest():
         ["lora", "0.001", "0.001 0.01 0.1", "70.0 70.0 50.0"],
         ["ssf", "1", "1 2 3", "90.0 20.0 10.0"],
     ]
+    both = trials(lora=[(0.1, 0.5), (0.01, 0.7)]) + trials("shapes_count", lora=[(0.1, 0.6), (0.01, 0.3)])
+    assert table(both).splitlines()[1].split(",")[2:6] == ["0.1", "0.01 0.1", "50.0 55.0", "digits shapes_count"]
+    with pytest.raises(SystemExit, match="lack or repeat"):
+        table(both[:3])
     with pytest.raises(SystemExit, match="unequal budgets"):
         table(trials(lora=[(0.1, 0.5)], ssf=[(1.0, 0.9), (2.0, 0.2)]))
 
@@ -75,7 +79,8 @@ def test_the_rate_is_filled_and_said_and_part_of_the_identity():
     config = gate("method=lora", "train=short", "hparams=ours")
     assert config.optim.lr == float(row.lr) == config.hparams.filled["optim.lr"]
     said = config.hparams.lines()[0]
-    assert all(words in said for words in ("hparams=ours sets optim.lr=", row.accuracy, "digits on vit_micro"))
+    parts = ("hparams=ours sets optim.lr=", row.accuracy, "digits, shapes_count on vit_micro")
+    assert all(words in said for words in parts)
     assert "not measured" not in said
     other = gate("method=lora", "train=short", "hparams=ours", "backbone=vit_small_dinov2")
     assert "vit_small_dinov2 was not measured" in other.hparams.lines()[0]

@@ -1,4 +1,4 @@
-"""Put the head of the first table of results/leaderboard/leaderboard.md between the markers of README.md.
+"""Put the head of the longest table of results/leaderboard/leaderboard.md between the markers of README.md.
 
     python scripts/readme_table.py [--check]
 
@@ -20,9 +20,8 @@ MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboar
 
 
 def with_table(readme: str, leaderboard: str) -> str:
-    """The README with the first rows of the leaderboard's first table between its markers."""
-    heading, _, rest = leaderboard.partition("\n## ")[2].partition("\n")
-    lines = [line for line in rest.split("\n## ")[0].splitlines() if line.startswith("|")]
+    """The README with the first rows of the leaderboard's longest table between its markers."""
+    heading, *lines = max(map(_of_table, leaderboard.split("\n## ")[1:]), key=len)
     rows = lines[2:]
     shown = [row for index, row in enumerate(rows) if index < NUM_BEST or row.split("|")[1].strip() in REFERENCES]
     table = "\n".join([*lines[:2], *shown])
@@ -36,6 +35,12 @@ def with_table(readme: str, leaderboard: str) -> str:
     if found != 1:
         raise SystemExit("README.md must hold the leaderboard markers once")
     return result
+
+
+def _of_table(section: str) -> list[str]:
+    """The heading of a section, then the lines of its table."""
+    heading, *rest = section.splitlines()
+    return [heading, *(line for line in rest if line.startswith("|"))]
 
 
 def main() -> int:

@@ -40,8 +40,13 @@ const COSTS = {
   flops: { words: "training FLOPs", unit: si },
 };
 
+// Opens with the table that has most measured rows: a newcomer's question is which of many methods to take.
+const measuredOf = (one) => one.rows.filter((row) => row.kind !== "published");
+const counts = page.tables.map((one) => measuredOf(one).length);
+const WIDEST = String(Math.max(0, counts.indexOf(Math.max(...counts))));
+
 const DEFAULTS = {
-  table: "0", sort: "", search: "", family: "", verdict: "", complete: "", hide: null, picked: [],
+  table: WIDEST, sort: "", search: "", family: "", verdict: "", complete: "", hide: null, picked: [],
   axis: "trainable", limits: {}, give: "3", a: "", b: "", task: "", curve: "", value: "loss",
 };
 const state = structuredClone(DEFAULTS);
@@ -55,7 +60,7 @@ function readAddress() {
     else if (key === "picked") state.picked = value ? value.split("|") : [];
     else if (Object.hasOwn(DEFAULTS, key)) state[key] = value;
   }
-  if (!page.tables[state.table]) state.table = "0";
+  if (!page.tables[state.table]) state.table = WIDEST;
 }
 
 function writeAddress() {
@@ -80,4 +85,4 @@ const overall = (row) => row.scores[table().overall];
 // A score on a scale where more is better, and with its unit.
 const good = (score) => table().sign * score.mean;
 const shownScore = (value, digits = 2) => `${value.toFixed(digits)}${table().unit}`;
-const measured = () => table().rows.filter((row) => row.kind !== "published");
+const measured = () => measuredOf(table());

@@ -27,11 +27,13 @@ LARGEST_SCALE = 100.0
 
 @dataclass(frozen=True)
 class PairShape(BackboneShape):
-    """Numbers of the image tower, and beside them: of the text tower, the joint width, how many classes are read."""
+    """Numbers of the image tower, and beside them: of the text tower, the joint width, how many classes are read
+    and of how many tasks they are."""
 
     text: BackboneShape | None = None
     joint: int = 0
     num_classes: int = 0
+    num_tasks: int = 1
 
 
 def both_shapes(shape: BackboneShape) -> tuple[PairShape, BackboneShape]:
@@ -79,6 +81,8 @@ class Pair(Backbone):
         self.match: nn.Module = Match(spec.logit_bias)
         self.classes: nn.Module | None = None
         self.class_names: tuple[str, ...] = ()
+        # of every class the number of its task
+        self.class_tasks: tuple[int, ...] = ()
         self.templates: tuple[str, ...] = ()
         self.weights_read = ""
         self.input_spec = image.input_spec
@@ -94,7 +98,8 @@ class Pair(Backbone):
         facts = {field.name: getattr(self.image.shape, field.name) for field in dataclasses.fields(BackboneShape)}
         facts["num_parameters"] = sum(parameter.numel() for parameter in self.parameters())
         joint, classes = self.text.spec.joint, len(self.class_names)
-        self.shape = PairShape(**facts, text=self.text.shape, joint=joint, num_classes=classes)
+        tasks = len({*self.class_tasks}) or 1
+        self.shape = PairShape(**facts, text=self.text.shape, joint=joint, num_classes=classes, num_tasks=tasks)
 
     # what a pair is without a tower's name: its image tower
     @property
@@ -120,12 +125,14 @@ class Pair(Backbone):
     def read_frames(self, wanted: str) -> None:
         self.image.read_frames(wanted)
 
-    def read_classes(self, names: Sequence[str], templates: Sequence[str]) -> None:
+    def read_classes(self, names: Sequence[str], templates: Sequence[str], tasks: Sequence[int] = ()) -> None:
         """From here on `forward` compares images with these classes, each written into every template.
 
+        `tasks`: of every class the number of its task; none where all are of one.
         Called once, ahead of a method's `attach`. Raises `BadInput` for a text that the tokenizer cannot write.
         """
         self.class_names, self.templates = tuple(names), tuple(templates)
+        self.class_tasks = tuple(tasks) or (0,) * len(self.class_names)
         self.classes = ClassTexts.of(self, self.class_names, self.templates)
         self.classes.to(self.device)
         self._reshape()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from peftbench.data.pixels.cache import WHOLE, load_split
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
+from peftbench.tasks.apart import numbers_of
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
 from peftbench.train.stored import Values
 
@@ -57,6 +59,9 @@ class CellData:
                 return load_split(source, name, self.transform, folder, progress.counted, streamed, targets, view)
 
             found = opened.split((name, self.transform.key(), folder, streamed, targets, view), load)
+            if config.task.tells_tasks:
+                tasks = np.array(numbers_of(source.class_tasks))[found.labels]
+                found = replace(found, inputs={**found.inputs, "task": tasks})
             if not found.texts:
                 return found
             assert write is not None, "a task with texts prepares a backbone that reads them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import install
 from peftbench.methods.observation import Findings
 from peftbench.objectives import base as objectives
+from peftbench.tasks.base import TASKS
 from peftbench.tasks.model import TaskModel
 from peftbench.train.precision import round_frozen
 
@@ -85,7 +87,7 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if missing:
         has, needs = ", ".join(source.targets), ", ".join(missing)
         words = f"{config.dataset.label} has {has} for a target and task={config.task.name} needs {needs}"
-        raise ConfigError([f"{words}; choose another task or dataset"])
+        raise ConfigError([f"{words}; {_tasks_for(source.targets)}"])
     if config.train.compile and config.task.reads_maps:
         words = "train.compile=true: maps are taken off the blocks while they run, which a compiled block does not bear"
         raise ConfigError([f"{words}; set train.compile=false"])
@@ -97,10 +99,19 @@ def _check_task(config: RunConfig, source: Source) -> None:
         raise ConfigError(
             [f"{name} mixes images, and texts cannot be mixed with them; set {name}=0" for name in mixing]
         )
+    if config.task.tells_tasks and (mixing or config.train.label_smoothing):
+        given = [*mixing, *(["train.label_smoothing"] if config.train.label_smoothing else [])]
+        raise ConfigError([f"{name} gives images a share in classes of other tasks; set {name}=0" for name in given])
     if config.task.base_only and config.method.bound_to_classes:
         raise NotApplicable(f"what {config.method.label} learns belongs to its classes: it knows nothing of new ones")
     if config.task.targets != ("label",) and not config.objective.plain:
         raise NotApplicable(f"objective {config.objective.name} is a loss of classes, not of {config.task.name}")
+
+
+def _tasks_for(targets: Sequence[str]) -> str:
+    """Advice for data with these targets: the tasks that, as they come, read no others."""
+    reading = [f"task={name}" for name in TASKS.names() if set(TASKS.get(name)().targets) <= set(targets)]
+    return f"choose {' or '.join(reading)}, or another dataset" if reading else "choose another dataset"
 
 
 def _look(config: RunConfig, runtime: RuntimeSpec, backbone: Backbone, data: CellData, progress: Progress) -> Observed:

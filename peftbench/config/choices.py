@@ -19,6 +19,8 @@ else:
 _FLOAT, _DATE = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
 # numbers that YAML 1.1 takes for texts
 _EXPONENT = re.compile(r"^[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$")
+# an entry of `defaults` that lays a choice of another group ahead of the file's own values: /optim/coop@optim
+OF_GROUP = re.compile(r"/(\w+)/(\w+)@\1")
 
 
 class _Loader(Safe):

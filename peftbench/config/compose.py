@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from peftbench.config.choices import choices_of, read_yaml
+from peftbench.config.choices import OF_GROUP, choices_of, read_yaml
 from peftbench.config.gate import config_dir, explained, plain_tree, register_schemas, schema
 from peftbench.config.overrides import parsed, readable
 from peftbench.foundation.errors import ConfigError
@@ -135,6 +135,8 @@ class Composer:
             if schema is not None:
                 place = package if schema[2] == "_here_" else schema[2]
                 layers.append(_at(place, self._schema(schema[1])))
+            elif package == "_global_" and isinstance(entry, str) and (other := OF_GROUP.fullmatch(entry)):
+                layers += self._read(other[1], other[2])
             elif package == "_global_" and _prefers(entry, list(self._defaults)[: list(self._defaults).index(group)]):
                 [(key, preferred)] = entry.items()
                 self._preferred.setdefault((group, choice), {})[key.removeprefix(_PREFERENCE)] = preferred

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from peftbench.config.choices import shipped
+from peftbench.config.choices import OF_GROUP, content, shipped
 from peftbench.train.options import OptimSpec
 
 _GROUPS = ("method", "protocol", "train")
@@ -16,6 +17,16 @@ def shipped_options() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {"optim": OptimSpec().identity()}
     for group in _GROUPS:
         for name, values in shipped(group).items():
-            set_there = {section: values.get(section) for section in _SECTIONS}
-            found[f"{group}/{name}"] = {key: value for key, value in set_there.items() if isinstance(value, dict)}
+            found[f"{group}/{name}"] = _set_there(values)
+    return found
+
+
+def _set_there(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Section -> options that a file sets, in itself or by a choice of that section which it names."""
+    found = {section: values[section] for section in _SECTIONS if isinstance(values.get(section), dict)}
+    for entry in values.get("defaults", []):
+        named = OF_GROUP.fullmatch(str(entry))
+        if named and named[1] in _SECTIONS:
+            below = {key: value for key, value in content(named[1], named[2]).items() if key != "defaults"}
+            found[named[1]] = below | found.get(named[1], {})
     return found

@@ -22,5 +22,9 @@ class SourceAround(Source):
         return self.whole.templates
 
     @property
+    def class_tasks(self) -> tuple[str, ...]:
+        return self.whole.class_tasks
+
+    @property
     def mirrors(self) -> bool:
         return self.whole.mirrors

@@ -186,6 +186,11 @@ class Source(ABC):
         return PLAIN
 
     @property
+    def class_tasks(self) -> tuple[str, ...]:
+        """Of every class the task it belongs to, where the data is of several; none where it is of one."""
+        return ()
+
+    @property
     def mirrors(self) -> bool:
         """Whether a mirrored sample keeps its label, so that augmentation may mirror it."""
         return True

@@ -29,6 +29,7 @@ from peftbench.interventions.linear import (
     ShiftedLowRank,
     Thinned,
 )
+from peftbench.interventions.path_context import PathContext
 from peftbench.interventions.placed import AppendTokens, Drawn, Projected, ReplaceTokens, append_ahead
 from peftbench.interventions.rewritten import Rewritten
 from peftbench.interventions.scale_shift import ScaleShift
@@ -92,6 +93,7 @@ __all__ = [
     "OwnAttention",
     "OwnKeysValues",
     "ParallelAndSequential",
+    "PathContext",
     "Projected",
     "PromptedBeside",
     "QueryTokens",

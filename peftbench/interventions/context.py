@@ -14,7 +14,7 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
 _LEARNED = -1
-_STD = 0.02
+STD = 0.02
 _MOST_AT_ONCE = 1024
 
 
@@ -75,7 +75,7 @@ class LearnedContext(Intervention):
         self.register_buffer("ids", ids.to(device), persistent=False)
         self.register_buffer("slots", slots.to(device), persistent=False)
         shape = (len(names), num_tokens) if class_specific else (num_tokens,)
-        start = torch.empty(*shape, reader.text.shape.width).normal_(std=_STD)
+        start = torch.empty(*shape, reader.text.shape.width).normal_(std=STD)
         if words:
             pieces = reader.tokenizer.pieces(words)
             if zeros + len(pieces) != num_tokens:

@@ -39,6 +39,11 @@ class Targets(Protocol):
         """Prompts around a class name, `{}` standing for it."""
         ...
 
+    @property
+    def class_tasks(self) -> Sequence[str]:
+        """Of every class the task it belongs to; none where all are of one."""
+        ...
+
 
 def mean_loss(total: Tensor, count: float) -> float:
     """A split's mean evaluation loss from its sum. Raises `TrainingDiverged` where it is not a finite number."""
@@ -54,6 +59,7 @@ class Classes:
 
     class_names: tuple[str, ...]
     templates: tuple[str, ...] = PLAIN
+    class_tasks: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -98,6 +104,11 @@ class Task(Part):
     @property
     def base_only(self) -> bool:
         """Whether it trains on the first half of the classes alone; see `data.halves`."""
+        return False
+
+    @property
+    def tells_tasks(self) -> bool:
+        """Whether its model is told which of the data's tasks each sample is of: `task` among its inputs."""
         return False
 
     def prepare(self, backbone: Backbone, targets: Targets) -> None:

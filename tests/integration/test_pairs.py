@@ -52,3 +52,19 @@ def test_images_alone_and_unknown_words_are_refused_in_one_line(run, capsys):
     assert "choose a pair" in capsys.readouterr().err
     assert run("method=zero_shot", "backbone=pair_micro", "dataset=shapes_orientation", fast=False) == 2
     assert "does not know 'degrees'" in capsys.readouterr().err
+
+
+def test_tasks_are_trained_together_and_measured_apart(run, results, capsys):
+    few = ["backbone=pair_micro", "protocol=fewshot_coop", "protocol.shots=2", "train.epochs=2", "train.batch_size=32"]
+    words = ["runtime.progress=false", *few, "dataset=domain_shapes", "method=hipro", "method.num_tokens=2"]
+    assert run(*words, "task.apart=true", fast=False) == 0
+    (record,) = Store(results).all()
+    scores = record.metrics["test"]
+    each = [scores[f"accuracy/{task}"] for task in ("plain", "sodium", "negative")]
+    assert record.primary == "mean_accuracy" and scores["mean_accuracy"] == pytest.approx(sum(each) / 3)
+    # what the pair was pretrained on it knows among 16 classes, whatever the other tasks are
+    assert each[0] > 0.7 and record.params["method"] == 5 * 2 * 96
+    assert run(*words, fast=False) == 2
+    assert "this data has several tasks; set task.apart=true" in capsys.readouterr().err
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out

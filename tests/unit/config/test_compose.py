@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from peftbench.cells.cell import plan
-from peftbench.config.choices import choices_of
+from peftbench.config.choices import choices_of, content
 from peftbench.config.compose import BroughtAlong, Composer, NeedsHydra, Trees, by_hydra
 from peftbench.config.gate import Builder, config_dir, from_tree, plain_tree, schema
 from peftbench.config.overrides import named_options
+from peftbench.config.shipped import shipped_options
 from peftbench.foundation.errors import ConfigError
 from peftbench.sweep.grid import plan_grid
 from peftbench.train.options import schedule_problems
@@ -47,6 +48,14 @@ def trees() -> Trees:
 def test_every_file_of_every_group_is_in_the_sample() -> None:
     words = {word for words in COMBINATIONS for word in words}
     assert words >= {f"{group}={choice}" for group in GROUPS for choice in CHOICES[group]}
+
+
+def test_methods_of_coops_line_have_its_optimiser_from_one_file(trees: Trees) -> None:
+    own = {name: value for name, value in content("optim", "coop").items() if name != "defaults"}
+    assert own["schedule"] == "epochs" and trees.of(["method=coop"])["optim"].items() >= own.items()
+    assert trees.of(["method=maple", "optim=sgd"])["optim"].items() >= (own | {"lr": 0.0035}).items()
+    # tables, which read the files, know it as well
+    assert shipped_options()["method/maple"]["optim"] == own | {"lr": 0.0035}
 
 
 @pytest.mark.slow

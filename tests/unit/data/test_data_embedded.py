@@ -106,6 +106,17 @@ def test_registry_knows_every_kind_and_data_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     kinds = ["asked_shapes", "camera_motion", "captioned_shapes", "captions", "clips", "coco", "coop", "csv", "digits"]
-    kinds += ["fewshot", "fgvc", "folder", "hf", "masks", "moving_shapes", "named_shapes", "questions", "scenes"]
+    kinds += [
+        "domain_shapes",
+        "fewshot",
+        "fgvc",
+        "folder",
+        "hf",
+        "masks",
+        "moving_shapes",
+        "named_shapes",
+        "questions",
+        "scenes",
+    ]
     kinds += ["shapes", "torchvision", "vtab", "vtab_folder", "vtab_hub", "vtab_original"]
     assert done.stdout.split() == kinds == DATASETS.names()

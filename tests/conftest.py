@@ -53,6 +53,7 @@ _KINDS = {"linear", "bitfit", "lora", "ssf", "adaptformer", "vpt_deep", "lst", "
 # The usual run takes contracts by lot, always the same ones; PEFTBENCH_THOROUGH=1 asks for all (`make test-thorough`).
 # On a plain transformer every method has every contract but the dear ones of _SHARES, of which one method in so many;
 # of Swin and ConvNeXt a method gets one; of each variant of a network one method in _VARIANT_SHARE.
+_BY_LOT = {"test_methods.py", "test_steps.py", "test_frozen_work.py", "test_dense.py"}
 _EITHER = ("swin", "convnext")
 _VARIANTS = {
     *("vit_avg", "vit_registers", "vit_layerscale", "vit_qknorm", "vit_distilled", "vit_prenorm"),
@@ -67,7 +68,7 @@ _SHARES = {
 
 
 def _left_out(item: pytest.Item) -> bool:
-    if item.path.name not in ("test_methods.py", "test_steps.py") or not hasattr(item, "callspec"):
+    if item.path.name not in _BY_LOT or not hasattr(item, "callspec"):
         return False
     values = sorted(map(str, item.callspec.params.values()))
     network = item.callspec.params.get("backbone")

@@ -70,10 +70,19 @@ from peftbench.cli.output import finish, guard
 from peftbench.foundation.stopping import stop_by_signals
 guarded = guard()
 stop_by_signals()
+raising, speaking = signal.getsignal(signal.SIGINT), False
+def only_while_speaking(number, frame):
+    global speaking
+    if speaking:
+        speaking = False
+        raising(number, frame)
+signal.signal(signal.SIGINT, only_while_speaking)
 for number in range(20_000):
     try:
+        speaking = True
         print(number)
         sys.stdout.flush()
+        speaking = False
     except KeyboardInterrupt:
         pass
 sys.exit(finish(guarded, 0))

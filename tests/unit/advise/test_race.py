@@ -123,8 +123,8 @@ def test_what_does_not_fit_has_no_plan_and_the_smallest_race_is_two_methods() ->
 
 
 def test_a_method_races_at_the_rate_that_trials_on_its_backbone_chose():
-    """AdaptFormer's best is ten times its own, LoRA's is its own, and of the last no trials are known."""
+    """AdaptFormer's best is three times its own, LoRA's is its own, and of the last no trials are known."""
     methods = ["adaptformer", "lora", "noah_subnet"]
-    assert [entry.factor for entry in entries_of(methods, "vit_micro")] == [1.0, 1.0, 1.0, 10.0, 0.3, 0.3]
+    assert [entry.factor for entry in entries_of(methods, "vit_micro")] == [1.0, 1.0, 1.0, 3.0, 0.3, 0.3]
     assert [entry.factor for entry in entries_of(methods, "vit_b16")] == [1.0, 1.0, 1.0, 0.3, 0.3, 0.3]
     assert [entry.method for entry in entries_of(methods, "vit_micro")] == methods * 2

@@ -19,7 +19,7 @@ from peftbench.records.store import Store
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.worker import work
 
-NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 12, 4, 6, 300
+NUM_SEEDS, NUM_WORKERS, NUM_KILLS, DEADLINE_SECONDS = 20, 4, 6, 300
 NUM_CELLS = 2 * NUM_SEEDS
 WORDS = [
     "method=linear,bitfit",

@@ -3,8 +3,7 @@
     python scripts/own_rates.py [--check]
 
 Every method of the table had the same number of trials, each rate one on every data set; the mean of their accuracies
-chooses. With --check nothing is written; exit code 1 says that the
-table is not what the trials give.
+chooses. With --check nothing is written; exit code 1 says that the table is not what the trials give.
 """
 
 from __future__ import annotations

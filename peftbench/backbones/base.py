@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import NotApplicable
+
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,10 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.readout(self.net.forward_features(images))  # type: ignore[operator]
         return features
+
+    def all_of(self, kind: type[Kind]) -> list[Kind]:
+        """The modules of one kind in it, wrappers of a method among them, in order."""
+        return [module for module in self.modules() if isinstance(module, kind)]
 
     def sites(self, role: str, layers: Iterable[int] | None = None) -> list[Site]:
         """The sites of a role in order, optionally only those of some blocks.

@@ -31,15 +31,16 @@ BESIDE = {("coop", "zeros"): {"words": "a photo of a"}}
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 
 
-def start_options(name: str) -> dict[str, Any]:
-    """Options to depart from: small ones where a method looks at images first or takes whole tiny matrices, or none."""
+def start_options(name: str, option: str) -> dict[str, Any]:
+    """Options that `option` departs from: small ones where a method looks at images first or takes whole tiny
+    matrices, and what it needs beside it."""
     fitting = FITTING.get(name, {})
-    return fitting if METHODS.get(name).observes or not SIZES.isdisjoint(fitting) else {}
+    small = fitting if METHODS.get(name).observes or not SIZES.isdisjoint(fitting) else {}
+    return small | BESIDE.get((name, option), {})
 
 
 def start(name: str, option: str) -> Method:
-    """The method from which one option departs."""
-    return METHODS.get(name)(**start_options(name), **BESIDE.get((name, option), {}))
+    return METHODS.get(name)(**start_options(name, option))
 
 
 def candidates(field: dataclasses.Field[Any], value: Any) -> list[Any]:
@@ -69,12 +70,11 @@ def candidates(field: dataclasses.Field[Any], value: Any) -> list[Any]:
 def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
     """The starting method with this one option changed, for each candidate value that is allowed."""
     methods, default = [], getattr(start(name, field.name), field.name)
-    beside = start_options(name) | BESIDE.get((name, field.name), {})
     for value in candidates(field, default):
         if value == default:
             continue
         try:
-            methods.append(METHODS.get(name)(**(beside | {field.name: value})))
+            methods.append(METHODS.get(name)(**(start_options(name, field.name) | {field.name: value})))
         except (ConfigError, TypeError):
             continue
     assert methods, f"no allowed value other than the default is known for {name}.{field.name}"

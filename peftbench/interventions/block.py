@@ -41,6 +41,11 @@ class Half:
     enter: Step = _same
     leave: Step = _same
 
+    def added(self, x: Tensor) -> Tensor:
+        """drop(scale(core(norm(x)))): what the half adds to a stream x, channels last."""
+        y: Tensor = self.drop(self.scale(self.core(self.norm(x))))
+        return y
+
 
 @dataclass(frozen=True)
 class Tap:

@@ -55,12 +55,12 @@ class DispatchedBlock(Intervention):
     def forward(self, x: Dispatched, **arguments: Any) -> Dispatched:
         tokens, share = x if isinstance(x, tuple) else (x, torch.zeros((), device=x.device))
         attn, mlp = halves(self.base, arguments).values()
-        tokens = tokens + attn.drop(attn.scale(attn.core(attn.norm(tokens))))
+        tokens = tokens + attn.added(tokens)
         gates, watched = self.dispatcher(tokens), self.watched and self.training
         if watched:
             share = share + gates[: len(gates) // 2, self.dispatcher.num_prefix :].mean()
             gates = torch.cat([gates[: len(gates) // 2], torch.ones_like(gates[len(gates) // 2 :])])
-        taken = mlp.drop(mlp.scale(mlp.core(mlp.norm(tokens))))
+        taken = mlp.added(tokens)
         tokens = tokens + gates.to(taken.dtype) * taken + self.branch(tokens)
         if not watched:
             return tokens

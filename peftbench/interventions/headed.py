@@ -38,4 +38,4 @@ class Headed:
         """The block's output of x, where attention goes on with `heads`."""
         attn, mlp = halves(self.block, self.arguments).values()
         x = x + attn.drop(attn.scale(attend_self(self.block.attn, seen, heads, **self.arguments)))
-        return x + mlp.drop(mlp.scale(mlp.core(mlp.norm(x))))
+        return x + mlp.added(x)

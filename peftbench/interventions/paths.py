@@ -56,7 +56,7 @@ class Fork(PathsBlock):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         paths = self.entering(x)
         for half in halves(self.base, arguments).values():
-            y = half.leave(half.drop(half.scale(half.core(half.norm(paths)))))
+            y = half.leave(half.added(paths))
             if y.shape[0] > paths.shape[0]:
                 paths = paths.repeat(1 + self.tasks, *[1] * (paths.ndim - 1))
             paths = paths + y

@@ -133,8 +133,8 @@ def ask_block(
     tokens = own(block, arguments, tokens, seen, heads)
     asked = attn.drop(attn.scale(ask(block.attn, attn.norm(queries), heads)))
     queries = queries + asked
-    tokens = tokens + mlp.drop(mlp.scale(mlp.core(mlp.norm(tokens))))
-    added = mlp.drop(mlp.scale(mlp.core(mlp.norm(queries))))
+    tokens = tokens + mlp.added(tokens)
+    added = mlp.added(queries)
     return tokens, queries + added, (asked, added)
 
 

@@ -81,7 +81,7 @@ class MergingBlock(Intervention):
         matching = match(self.grid, keys + self.refinement(keys))
         sizes = matching.merged(torch.ones_like(x[..., :1]))
         x = matching.merged(x) / sizes
-        y = x + mlp.drop(mlp.scale(mlp.core(mlp.norm(x))))
+        y = x + mlp.added(x)
         return y if self.branch is None else y + self.branch(x), sizes.squeeze(-1)
 
 

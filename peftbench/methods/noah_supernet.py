@@ -145,7 +145,7 @@ def by_block(subnet: Sequence[Sequence[int]]) -> list[Sizes]:
 def shrink(backbone: Backbone, subnet: Subnet) -> None:
     """Let a super-net act as one of its sub-nets."""
     for kind, sizes in zip(ELASTIC, subnet, strict=True):
-        modules: list[Any] = [module for module in backbone.modules() if isinstance(module, kind)]
+        modules: list[Any] = backbone.all_of(kind)
         for module, size, before in zip(modules, sizes, [0, *sizes[:-1]], strict=True):
             module.size = size
             if kind is ElasticTokens:

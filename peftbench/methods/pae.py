@@ -16,6 +16,7 @@ from peftbench.foundation.spec import option
 from peftbench.interventions import InsertTokens
 from peftbench.methods.base import METHODS
 from peftbench.methods.observation import Batch, Evidence, Findings
+from peftbench.methods.self_prompt import Lot
 from peftbench.methods.vpt import Started, token_sequence
 
 _AT_ONCE = 64
@@ -53,7 +54,10 @@ class PAE(Started):
         blocks = token_sequence(self.name, backbone)
         if backbone.turns_keys or backbone.pairs_places:
             raise NotApplicable(f"{self.name} sends prompts alone through the blocks, which here need places on a grid")
-        batch = drawn(evidence, self.num_images)
+        lot = Lot(self.num_images)
+        for offered in evidence.images(_AT_ONCE):
+            lot.offer(offered)
+        batch = lot.rows
         height, width = batch["image"].shape[-2:]
         corners = [(top, left) for top in self._along(height) for left in self._along(width)]
         if len(corners) < self.num_tokens:
@@ -108,15 +112,3 @@ class PAE(Started):
     def _along(self, size: int) -> Sequence[int]:
         """Where windows begin along one side of the spectrum."""
         return range(0, size - self._window(size) + 1, self.stride or max(self._window(size) // 2, 1))
-
-
-def drawn(evidence: Evidence, number: int) -> Batch:
-    """`number` random training images with their targets, or all where there are fewer."""
-    kept: Batch = {}
-    for batch in evidence.images(_AT_ONCE):
-        keys = torch.rand(len(batch["image"]), device="cpu")
-        offered = {**batch, "key": keys}
-        joined = {name: torch.cat([kept[name], rows]) if kept else rows for name, rows in offered.items()}
-        order = joined["key"].argsort(stable=True)[:number]
-        kept = {name: rows[order.to(rows.device)] for name, rows in joined.items()}
-    return {name: rows for name, rows in kept.items() if name != "key"}

@@ -26,14 +26,16 @@ class Lot:
     drawn from U(0, 1).
     """
 
-    def __init__(self, number: int, rows: Tensor) -> None:
-        self._number, self._keys, self.rows = number, torch.empty(0), rows[:0]
+    def __init__(self, number: int) -> None:
+        self._number, self._keys = number, torch.empty(0, device="cpu")
+        self.rows: Batch = {}
 
-    def offer(self, rows: Tensor) -> None:
-        """rows: [any, width]."""
-        keys, rows = torch.cat([self._keys, torch.rand(len(rows))]), torch.cat([self.rows, rows])
+    def offer(self, rows: Batch) -> None:
+        """Tensors under the same names each time, of as many rows each."""
+        keys = torch.cat([self._keys, torch.rand(len(next(iter(rows.values()))), device="cpu")])
         order = keys.argsort(stable=True)[: self._number]
-        self._keys, self.rows = keys[order], rows[order.to(rows.device)]
+        joined = {name: torch.cat([self.rows[name], more]) if self.rows else more for name, more in rows.items()}
+        self._keys, self.rows = keys[order], {name: own[order.to(own.device)] for name, own in joined.items()}
 
 
 @METHODS.add("self_prompt")
@@ -72,10 +74,10 @@ class SelfPrompt(Started):
         for batch in evidence.images(self.batch_size):
             for layer, tokens in enumerate(inputs_of_blocks(backbone, batch, blocks)):
                 rows = exact(self.candidates(tokens)).flatten(0, 1)
-                lots.setdefault(layer, Lot(self.num_tokens, rows)).offer(rows)
-        if not lots or len(lots[0].rows) < self.num_tokens:
+                lots.setdefault(layer, Lot(self.num_tokens)).offer({"tokens": rows})
+        if not lots or len(lots[0].rows["tokens"]) < self.num_tokens:
             raise NotApplicable(f"method.num_tokens = {self.num_tokens} is more than the training images have patches")
-        return {str(layer): lot.rows.cpu() for layer, lot in lots.items()}
+        return {str(layer): lot.rows["tokens"].cpu() for layer, lot in lots.items()}
 
     def candidates(self, tokens: Tensor) -> Tensor:
         """What is drawn from, [batch, number, width], of an image's patches [batch, length, width]."""

@@ -53,8 +53,12 @@ class SNELL(Targeted):
                 raise NotApplicable("snell's class_token trains one, and this backbone has none; leave it out")
             unfreeze(*token)
 
+    def kind(self) -> type[SparseKernel]:
+        """Of the update."""
+        return SparseKernel
+
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        kernel = SparseKernel(matrix.in_dim, matrix.out_dim, self.rank, self.sparsity, self.threshold)
+        kernel = self.kind()(matrix.in_dim, matrix.out_dim, self.rank, self.sparsity, self.threshold)
         kernel.reads_dropped = matrix.target != "proj"
         return Thinned(kernel, self.drop_path)
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import ClassVar
 
 from peftbench.foundation.spec import option
-from peftbench.interventions import Thinned
-from peftbench.interventions.kernels import CompetingKernel
+from peftbench.interventions.kernels import CompetingKernel, SparseKernel
 from peftbench.methods.base import METHODS
 from peftbench.methods.snell import SNELL
-from peftbench.methods.targets import Matrix
 
 
 @METHODS.add("snella")
@@ -29,10 +25,8 @@ class SNELLA(SNELL):
 
     sparsity: float = option(0.01, ge=0, lt=1)
 
-    def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        kernel = CompetingKernel(matrix.in_dim, matrix.out_dim, self.rank, self.sparsity, self.threshold)
-        kernel.reads_dropped = matrix.target != "proj"
-        return Thinned(kernel, self.drop_path)
+    def kind(self) -> type[SparseKernel]:
+        return CompetingKernel
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return super().size(in_dim, out_dim) + 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -71,12 +72,12 @@ class SparsifyingBlock(Intervention):
         tokens = tokens + attn.drop(attn.scale(attend_self(block.attn, seen, heads, **arguments)))
         tokens = self.merged(tokens, heads, block.attn.scale)
         added = self.branch(tokens)
-        tokens = tokens + mlp.drop(mlp.scale(mlp.core(mlp.norm(tokens)))) + added
+        tokens = tokens + mlp.added(tokens) + added
         if self.joins:
             dense = added if dense is None else dense + added
-        if not self.closes:
-            return tokens if dense is None else (tokens, dense)
-        return tokens if dense is None else tokens + dense
+        if dense is None:
+            return tokens
+        return tokens + dense if self.closes else (tokens, dense)
 
     def merged(self, tokens: Tensor, heads: Heads, scale: float) -> Tensor:
         prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
@@ -132,16 +133,16 @@ class SparseTuning(Method):
         shape, merging = backbone.shape, self._merging(backbone.shape)
         for number, site in enumerate(backbone.sites("block")):
             last = number == shape.depth - 1
-            made = SparsifyingBlock(
-                site.module,
-                shape.num_prefix_tokens,
-                DenseAdapter(shape.width, self.bottleneck),
+            made = partial(
+                SparsifyingBlock,
+                num_prefix=shape.num_prefix_tokens,
+                branch=DenseAdapter(shape.width, self.bottleneck),
                 keep=self.keep if number in merging else 1.0,
                 first=number == 0,
                 joins=not last,
                 closes=last or number + 1 in merging,
             )
-            site.wrap(lambda _, made=made: made)  # type: ignore[misc]
+            site.wrap(made)
         backbone.readout = MergedReadout(backbone.net)
 
     def _merging(self, shape: BackboneShape) -> set[int]:

@@ -125,7 +125,7 @@ class PromptedBlock(PathsBlock):
             stream = torch.cat([stream, *(share * s + (1 - share) * path for s, path in zip(skip, own, strict=True))])
         if self.last:
             return stream
-        return stream, prompts + mlp.drop(mlp.scale(mlp.core(mlp.norm(seen))))
+        return stream, prompts + mlp.added(seen)
 
     def _attend(self, x: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """What attention gives to the stream, to the prompts and to each task, and the weighed features of each."""

@@ -60,7 +60,7 @@ class Extracting(PathsBlock):
         x = self.entering(x)
         for half in halves(self.base, arguments).values():
             before, after = half.enter(x), half.leave
-            x = x + half.leave(half.drop(half.scale(half.core(half.norm(x)))))
+            x = x + half.leave(half.added(x))
         hidden = self.adapter.hidden(before)
         paths = [hidden, *(s * hidden + b for s, b in zip(self.factor, self.shift, strict=True))]
         return torch.cat([x + after(self.adapter.back(path)) for path in paths])

@@ -91,4 +91,4 @@ def guidance_of(model: TaskModel) -> Guidance:
 
 
 def guided_blocks(model: TaskModel) -> list[GuidedTokens]:
-    return [module for module in model.backbone.modules() if isinstance(module, GuidedTokens)]
+    return model.backbone.all_of(GuidedTokens)

@@ -62,4 +62,4 @@ class DynamicTuning(Objective):
 
 
 def dispatched_blocks(model: TaskModel) -> list[DispatchedBlock]:
-    return [module for module in model.backbone.modules() if isinstance(module, DispatchedBlock)]
+    return model.backbone.all_of(DispatchedBlock)

@@ -103,4 +103,4 @@ class KoopmanLyapunov(Objective):
 
 
 def prompts_of(model: TaskModel) -> list[InsertTokens]:
-    return [module for module in model.backbone.modules() if isinstance(module, InsertTokens)]
+    return model.backbone.all_of(InsertTokens)

@@ -32,7 +32,7 @@ class PromptStream(Objective):
     weight: float = option(0.2, ge=0, le=1)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
-        paired = [module for module in model.backbone.modules() if isinstance(module, LastOfTwo)]
+        paired = model.backbone.all_of(LastOfTwo)
         if not paired or type(model.backbone.readout) is not Readout:
             raise NotApplicable(f"{self.name} classes prompts that run beside the image; it goes with method=sa2vp")
         paired[-1].both = True

@@ -54,4 +54,4 @@ class BiLevelCompetition(Objective):
 
 
 def kernels_of(model: TaskModel) -> list[CompetingKernel]:
-    return [module for module in model.backbone.modules() if isinstance(module, CompetingKernel)]
+    return model.backbone.all_of(CompetingKernel)

@@ -77,10 +77,10 @@ def test_all_tokens_are_as_likely_whatever_the_batches() -> None:
     torch.manual_seed(0)
     keys = torch.cat([torch.rand(20), torch.rand(10)])
     torch.manual_seed(0)
-    lot = Lot(4, rows)
-    lot.offer(rows[:20])
-    lot.offer(rows[20:])
-    assert torch.equal(lot.rows, rows[keys.argsort()[:4]])
+    lot = Lot(4)
+    lot.offer({"rows": rows[:20]})
+    lot.offer({"rows": rows[20:]})
+    assert torch.equal(lot.rows["rows"], rows[keys.argsort()[:4]])
 
 
 @pytest.mark.parametrize("deep", [True, False])

@@ -50,11 +50,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 _KINDS = {"linear", "bitfit", "lora", "ssf", "adaptformer", "vpt_deep", "lst", "gps"}
 
 
-# The usual run takes contracts by lot, always the same ones; PEFTBENCH_THOROUGH=1 asks for all (`make test-thorough`).
+# The usual run takes contracts by lot, always the same ones; PEFTBENCH_THOROUGH=1 asks for all (`make test-thorough`),
+# and so does whoever chooses by -k: a method's author sees all of its contracts.
 # On a plain transformer every method has every contract but the dear ones of _SHARES, of which one method in so many;
-# of Swin and ConvNeXt a method gets one; of each variant of a network one method in _VARIANT_SHARE.
-_BY_LOT = {"test_methods.py", "test_steps.py", "test_frozen_work.py", "test_dense.py"}
-_EITHER = ("swin", "convnext")
+# of Swin, ConvNeXt and neither a method gets one for each contract; of each variant of a network one method in
+# _VARIANT_SHARE.
+_BY_LOT = {
+    "test_methods.py",
+    "test_steps.py",
+    "test_frozen_work.py",
+    "test_dense.py",
+    "test_answers.py",
+    "test_compose.py",
+}
+_ONE_OF = ("swin", "convnext", "neither")
 _VARIANTS = {
     *("vit_avg", "vit_registers", "vit_layerscale", "vit_qknorm", "vit_distilled", "vit_prenorm"),
     *("eva_split", "beit", "convnext_conv_mlp"),
@@ -62,8 +71,14 @@ _VARIANTS = {
 _VARIANT_SHARE = 12
 _SHARES = {
     "test_blocks_computed_again_change_no_bit": 6,
-    "test_steps_done_again_without_python_are_the_steps_unless_the_method_says_otherwise": 2,
-    "test_work_can_be_counted_and_is_no_less_than_the_backbones": 2,
+    "test_work_can_be_counted_and_is_no_less_than_the_backbones": 4,
+    "test_steps_done_again_without_python_are_the_steps_unless_the_method_says_otherwise": 3,
+    "test_gradient_checkpointing_gives_the_same_gradients": 3,
+    "test_trainable_tensors_alone_restore_the_model": 2,
+    "test_train_and_eval_copies_and_bf16": 2,
+    "test_frozen_work_is_frozen": 2,
+    "test_a_bad_input_is_answered": 2,
+    "test_a_tree_is_that_of_a_whole_composition_by_hydra": 2,
 }
 
 
@@ -72,8 +87,9 @@ def _left_out(item: pytest.Item) -> bool:
         return False
     values = sorted(map(str, item.callspec.params.values()))
     network = item.callspec.params.get("backbone")
-    if network in _EITHER:
-        return network != _EITHER[_lot([value for value in values if value != network], len(_EITHER))]
+    if network in _ONE_OF:
+        others = [item.originalname, *(value for value in values if value != network)]
+        return network != _ONE_OF[_lot(others, len(_ONE_OF))]
     share = _VARIANT_SHARE if network in _VARIANTS else _SHARES.get(getattr(item, "originalname", ""), 1)
     return _lot(values, share) > 0
 
@@ -91,7 +107,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         ):
             # the order of a set of words differs from process to process, and parallel runs compare names
             raise pytest.UsageError(f"{item.nodeid} is named after a set: give a list, or an id of its own")
-    if not os.environ.get("PEFTBENCH_THOROUGH"):
+    if not os.environ.get("PEFTBENCH_THOROUGH") and not config.option.keyword:
         left_out = [item for item in items if _left_out(item)]
         items[:] = [item for item in items if not _left_out(item)]
         config.hook.pytest_deselected(items=left_out)

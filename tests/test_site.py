@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from peftbench.methods.base import METHODS
 from tests.browsing import a_browser, needs_browser, served, watched
@@ -24,11 +26,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def refused(*_: object) -> None:
         raise OSError("no network here")
 
-    folder = tmp_path_factory.mktemp("site")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(socket.socket, "connect", refused)
-        # raises Abort for a warning: a link to nowhere, a name that the code does not have
-        build(load_config(str(REPOSITORY / "mkdocs.yml"), site_dir=str(folder)))
+    # processes of one run share what one of them built
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if os.environ.get("PYTEST_XDIST_WORKER") else shared
+    folder, done = shared / "site", shared / "site.done"
+    with FileLock(shared / "site.lock"):
+        if not done.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(socket.socket, "connect", refused)
+                # raises Abort for a warning: a link to nowhere, a name that the code does not have
+                build(load_config(str(REPOSITORY / "mkdocs.yml"), site_dir=str(folder)))
+            done.touch()
     return folder
 
 

@@ -1,6 +1,6 @@
-"""Pretrain the embedded backbone `vit_micro` on CIFAR-10 and write it as a safetensors file.
+"""Pretrain an embedded backbone on CIFAR-10 and write it as a safetensors file.
 
-    python scripts/pretrain_vit_micro.py --data DIR --out peftbench/assets/vit_micro.safetensors
+    python scripts/pretrain_micro.py --model vit_micro --data DIR --out peftbench/assets/vit_micro.safetensors
 
 DIR holds `train.parquet` and `test.parquet` (columns image, label), or is a torchvision root to which
 CIFAR-10 is downloaded. The run can be stopped at any time: it goes on from `--checkpoint` at the last
@@ -8,9 +8,10 @@ whole epoch. Nothing is chosen on the test set; it is read once, after the last 
 training images are held out to watch progress.
 
 Recipe: crop with 4 px padding, flip, cutout, cutmix on half of the batches, label smoothing 0.1;
-Muon on the matrices of the blocks, AdamW on everything else, linear warm-up and linear decay to zero;
-patch dropout (token dropping) that ends before the last quarter of training; attention starts from the
-mimetic initialisation of Trockman and Kolter (arXiv:2305.09828) with sine-cosine positions.
+Muon on the matrices of the blocks, AdamW on everything else, linear warm-up and linear decay to zero.
+`vit_micro` besides: patch dropout (token dropping) that ends before the last quarter of training; attention
+starts from the mimetic initialisation of Trockman and Kolter (arXiv:2305.09828) with sine-cosine positions.
+`convnext_micro` besides: LayerScale starts at 0.1, since 1e-6 is made for longer training.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import peftbench.backbones.vit_micro as vit_micro
+from peftbench.backbones.convnext_micro import NAME as CONVNEXT
+from peftbench.backbones.swin_micro import NAME as SWIN
+from peftbench.backbones.vit_micro import NAME as VIT
+
+NAMES = {"vit_micro": VIT, "swin_micro": SWIN, "convnext_micro": CONVNEXT}
 
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
@@ -123,20 +129,46 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return correct / len(images)
 
 
+def built(name: str, patch_drop: float) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """The network, and what a step calls: on a CPU compiling pays for the ViT alone."""
+    if name == "convnext_micro":
+        model = timm.create_model(CONVNEXT, ls_init_value=0.1).to(memory_format=torch.channels_last)
+        for block in model.modules():
+            if isinstance(block, nn.Conv2d) and block.groups > 1:
+                # on CPUs the gradient of a depthwise convolution is several times as slow in bf16
+                block.forward = _in_fp32(block.forward)
+        return model, model
+    if name == "swin_micro":
+        model = timm.create_model(SWIN, drop_path_rate=0.0)
+        return model, model
+    model = timm.create_model(VIT, patch_drop_rate=patch_drop)
+    mimetic_init(model)
+    return model, torch.compile(model)
+
+
+def _in_fp32(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def apply(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return forward(x.float())
+
+    return apply
+
+
 def optimizers(model: nn.Module, muon_lr: float, lr: float) -> list[torch.optim.Optimizer]:
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (matrices if name.startswith("blocks") and parameter.ndim == 2 else others).append(parameter)
+    linears = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "head" not in name]
+    matrices = [linear.weight for linear in linears]
+    chosen = {id(matrix) for matrix in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
     muon = torch.optim.Muon(matrices, lr=muon_lr, weight_decay=0.05, momentum=0.95)
     return [muon, torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=(0.9, 0.98))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=NAMES, default="vit_micro")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--checkpoint", type=Path, default=Path("results/work/pretrain_vit_micro.pt"))
+    parser.add_argument("--checkpoint", type=Path, help="default: results/work/pretrain_MODEL.pt")
     parser.add_argument("--epochs", type=int, default=36)
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--muon-lr", type=float, default=0.02)
@@ -145,14 +177,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit-steps", type=int, default=0, help="stop each epoch early, to measure speed")
     args = parser.parse_args()
+    args.checkpoint = args.checkpoint or Path(f"results/work/pretrain_{args.model}.pt")
 
     torch.manual_seed(args.seed)
     train_images, train_labels = load_split(args.data, "train")
     held_images, held_labels = train_images[-1000:], train_labels[-1000:]
     train_images, train_labels = train_images[:-1000], train_labels[:-1000]
-    model = timm.create_model(vit_micro.NAME, patch_drop_rate=args.patch_drop)
-    mimetic_init(model)
-    step_model = torch.compile(model)
+    model, step_model = built(args.model, args.patch_drop)
     optims = optimizers(model, args.muon_lr, args.lr)
     steps_per_epoch = args.limit_steps or len(train_images) // args.batch_size
     total, warmup = args.epochs * steps_per_epoch, steps_per_epoch
@@ -176,7 +207,8 @@ def main() -> None:
         generator = torch.Generator().manual_seed(args.seed * 100_003 + epoch)
         torch.manual_seed(args.seed * 100_003 + epoch)
         model.train()
-        model.patch_drop.prob = args.patch_drop if epoch < 0.75 * args.epochs else 0.0
+        if args.model == "vit_micro":
+            model.patch_drop.prob = args.patch_drop if epoch < 0.75 * args.epochs else 0.0
         order = torch.randperm(len(train_images), generator=generator)
         running = torch.zeros(())
         for step in range(steps_per_epoch):
@@ -206,7 +238,7 @@ def main() -> None:
 
     test = accuracy(model, *load_split(args.data, "test"))
     card = {
-        "model": vit_micro.NAME,
+        "model": NAMES[args.model],
         "data": "CIFAR-10, 49,000 training images",
         "cifar10_test_accuracy": test,
         "train_seconds": round(seconds),
@@ -216,7 +248,8 @@ def main() -> None:
         "curve": curve,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.out, metadata={"card": json.dumps(card)})
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, args.out, metadata={"card": json.dumps(card)})
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"CIFAR-10 test accuracy {test:.4f} after {seconds:.0f} s; wrote {args.out}")
 

@@ -10,8 +10,10 @@ import timm
 import torch
 from torch import nn
 
+import peftbench.backbones.convnext_micro
 import peftbench.backbones.sam_micro
-import peftbench.backbones.vit_micro  # noqa: F401  both register an embedded model with timm
+import peftbench.backbones.swin_micro
+import peftbench.backbones.vit_micro  # noqa: F401  they register the embedded models with timm
 from peftbench.backbones import tubelets, video_swin
 from peftbench.backbones.base import Backbone, InputSpec
 from peftbench.backbones.families import shape_of, sites_of, translator

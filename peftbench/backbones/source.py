@@ -14,7 +14,11 @@ from peftbench.foundation.location import user_path
 INDEX = ".index.json"
 USUAL = "vit_micro"
 # timm's name of an embedded model that is not the usual one -> the name of its file, and of its module here
-EMBEDDED = {"sam_micro_patch4_32": "sam_micro"}
+EMBEDDED = {
+    "swin_micro_patch4_window4_32": "swin_micro",
+    "convnext_micro_32": "convnext_micro",
+    "sam_micro_patch4_32": "sam_micro",
+}
 
 
 def embedded_file(name: str = USUAL) -> Path:

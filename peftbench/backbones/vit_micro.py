@@ -11,7 +11,7 @@ NAME = "vit_micro_patch4_32"
 PAIR_NAME = "vit_micro_d4_patch8_32"
 
 # CIFAR-10 statistics: what the packaged weights were trained with.
-_CONFIG = {
+CIFAR10: dict[str, Any] = {
     "url": "",
     "num_classes": 10,
     "input_size": (3, 32, 32),
@@ -19,9 +19,8 @@ _CONFIG = {
     "std": (0.2470, 0.2435, 0.2616),
     "interpolation": "bicubic",
     "crop_pct": 1.0,
-    "first_conv": "patch_embed.proj",
-    "classifier": "head",
 }
+_CONFIG = CIFAR10 | {"first_conv": "patch_embed.proj", "classifier": "head"}
 default_cfgs = generate_default_cfgs(
     {f"{NAME}.peftbench_cifar10": _CONFIG, f"{PAIR_NAME}.peftbench_pair": _CONFIG | {"num_classes": 0}}
 )

@@ -15,8 +15,8 @@ def cautions(config: RunConfig) -> list[str]:
     lines = []
     if isinstance(config.dataset, OwnFiles) and config.backbone.source == EMBEDDED:
         lines.append(
-            f"backbone={config.backbone.title} is the small one that ships with the package (1.2 M parameters, trained "
-            "on CIFAR-10 at 32 px): it shows that all works, and recognises little in photos. For real use take "
+            f"backbone={config.backbone.title} is a small one that ships with the package (about a million parameters, "
+            "trained at 32 px): it shows that all works, and recognises little in photos. For real use take "
             "backbone=vit_small_dinov2 (22 M, fetched once) or backbone=vit_b16_augreg_in21k (86 M, better on a GPU)"
         )
     low, high = USUAL_RATES

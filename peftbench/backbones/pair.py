@@ -83,6 +83,8 @@ class Pair(Backbone):
         self.class_names: tuple[str, ...] = ()
         # of every class the number of its task
         self.class_tasks: tuple[int, ...] = ()
+        # of the images of the last pass, where it was told; kept behind it, since blocks may be computed again
+        self.image_tasks: Tensor | None = None
         self.templates: tuple[str, ...] = ()
         self.weights_read = ""
         self.input_spec = image.input_spec
@@ -144,8 +146,8 @@ class Pair(Backbone):
             raise NotApplicable("this pair has read no classes; choose task=text_classification")
         return self.classes
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.image_features(images)
+    def forward(self, images: Tensor, tasks: Tensor | None = None) -> Tensor:
+        features = self.image_features(images, tasks)
         if self.classes is None:
             return features
         logits: Tensor = self.match(features, self.class_features(features))
@@ -167,8 +169,12 @@ class Pair(Backbone):
         rows = ids.flatten(0, -2)
         return self.text_features(self.text.embed(rows), self.text.ends(rows)).unflatten(0, ids.shape[:-1])
 
-    def image_features(self, images: Tensor) -> Tensor:
-        """[batch, 3, height, width] -> [batch, joint], not normalised."""
+    def image_features(self, images: Tensor, tasks: Tensor | None = None) -> Tensor:
+        """[batch, 3, height, width] -> [batch, joint], not normalised.
+
+        `tasks`: int64 [batch], of every image the number of its task, for a method whose image tower has to know.
+        """
+        self.image_tasks = tasks
         features: Tensor = self.image_projection(self.image(images))
         return features
 

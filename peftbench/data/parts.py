@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,11 @@ class PartsSource(FullSource):
     given_val: RawSplit | None
     test_part: RawSplit
     seed: int
+    tasks: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def class_tasks(self) -> tuple[str, ...]:
+        return self.tasks
 
     @classmethod
     def of(

@@ -1,6 +1,7 @@
 """Tokens at fixed places of a sequence: at its end, or in place of those that stand there.
 
-What they are comes from a module without inputs, which may make them of what other layers learn.
+What they are comes from a module without inputs, which may make them of what other layers learn: [number, width], or
+of each sample its own [batch, number, width].
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class AppendTokens(Intervention):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         tokens: Tensor = self.tokens().to(x.dtype)
-        kept = x[:, : -len(tokens)] if self.replace else x
+        kept = x[:, : -tokens.shape[-2]] if self.replace else x
         out: Tensor = self.base(torch.cat([kept, tokens.expand(len(x), -1, -1)], dim=1), **arguments)
         return out
 
@@ -66,7 +67,7 @@ class ReplaceTokens(Intervention):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         tokens: Tensor = self.tokens().to(x.dtype)
-        placed = [x[:, : self.start], tokens.expand(len(x), -1, -1), x[:, self.start + len(tokens) :]]
+        placed = [x[:, : self.start], tokens.expand(len(x), -1, -1), x[:, self.start + tokens.shape[-2] :]]
         out: Tensor = self.base(torch.cat(placed, dim=1), **arguments)
         return out
 

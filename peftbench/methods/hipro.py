@@ -64,8 +64,7 @@ class HiPro(OfPair):
 
         def losses() -> Tensor:
             logits = exact(pair.match(features, shared(pair, features)))
-            apart = logits.masked_fill(tasks != tasks[labels][:, None], -torch.inf)
-            each = F.cross_entropy(apart, labels, reduction="none")
+            each = losses_apart(logits, labels, tasks)
             return torch.stack([each[tasks[labels] == task].mean() for task in range(len(set(pair.class_tasks)))])
 
         with torch.enable_grad():
@@ -96,6 +95,12 @@ class HiPro(OfPair):
     def summary(self, findings: Findings) -> dict[str, Any]:
         groups: Sequence[Tensor] = [row for row in findings["nodes"] if row.sum() > 1]
         return {"groups": [torch.nonzero(row).flatten().tolist() for row in groups]}
+
+
+def losses_apart(logits: Tensor, labels: Tensor, tasks: Tensor) -> Tensor:
+    """Cross-entropy of every image among the classes of its own task, [images]; `tasks`: int64 [classes]."""
+    apart = logits.masked_fill(tasks != tasks[labels][:, None], -torch.inf)
+    return F.cross_entropy(apart, labels, reduction="none")
 
 
 def tree_of(affinity: Tensor) -> Tensor:

@@ -40,11 +40,12 @@ class TasksModel(TaskModel):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return (*self.backbone.inputs, "task")
+        return tuple(dict.fromkeys((*self.backbone.inputs, "task")))
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        *own, task = inputs
-        logits: Tensor = super().forward(*own)
+        task = inputs[-1]
+        # a method may tell the backbone as well
+        logits: Tensor = super().forward(*inputs[: len(self.backbone.inputs)])
         return logits.masked_fill(self.task_of != task[:, None], -torch.inf)
 
 

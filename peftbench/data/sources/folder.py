@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,9 +34,11 @@ class Folder(OwnFiles):
 
     root: str | None = option(None, location=True)
 
+    layout: ClassVar[str] = _LAYOUT
+
     @property
     def label(self) -> str:
-        return self.title or (self._place().name if self.root else "folder")
+        return self.title or (self._place().name if self.root else self.name)
 
     def _place(self) -> Path:
         return user_path(self.root or "", "dataset.root").absolute()
@@ -47,15 +50,20 @@ class Folder(OwnFiles):
     def places(self) -> list[Path]:
         return [self._place()]
 
-    def listing(self) -> Listing:
+    def _root(self) -> Path:
+        """The folder. Raises `MissingInput` where there is none."""
         root = self._place()
         if self.root is None:
             raise MissingInput(
-                f"set dataset.root=<folder of class folders> ({_LAYOUT}). dataset=digits needs no files."
+                f"set dataset.root=<folder of class folders> ({self.layout}). dataset=digits needs no files."
             )
         if not root.is_dir():
             what = "it is a file" if root.is_file() else "there is no such folder"
-            raise MissingInput(f"dataset.root={self.root}: {what}; set it to a folder of class folders ({_LAYOUT})")
+            raise MissingInput(f"dataset.root={self.root}: {what}; set it to a folder of class folders ({self.layout})")
+        return root
+
+    def listing(self) -> Listing:
+        root = self._root()
         top = self._subfolders(root)
         parts = self._parts(root, top)
         classes = {part: self._subfolders(root / folder) if folder else top for part, folder in parts.items()}
@@ -68,7 +76,7 @@ class Folder(OwnFiles):
         left_out = [name for folder in {"", *parts.values()} for name in _loose_images(root / folder)]
         lists = {}
         for part, folder in parts.items():
-            lists[part], others = _class_images(root, folder, names, classes[part], self.follow_links)
+            lists[part], others = class_images(root, folder, names, classes[part], self.follow_links)
             left_out += others
         return Listing(root, tuple(names), lists, self._notes(left_out))
 
@@ -121,8 +129,8 @@ def sorted_classes(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-def _class_images(
-    root: Path, folder: str, names: list[str], present: list[str], follow_links: bool
+def class_images(
+    root: Path, folder: str, names: list[str], present: list[str], follow_links: bool, layout: str = _LAYOUT
 ) -> tuple[ImageList, list[str]]:
     """The images of a part, class after class, each in order of name; and what else lies there."""
     paths: list[str] = []
@@ -137,7 +145,7 @@ def _class_images(
         labels += [names.index(name)] * len(found)
         left_out += others
     if not present:
-        raise BadInput(f"{root / folder}: no class folders; dataset.root takes {_LAYOUT}")
+        raise BadInput(f"{root / folder}: no class folders; dataset.root takes {layout}")
     return ImageList(tuple(paths), np.array(labels, dtype=np.int64)), left_out
 
 

@@ -36,12 +36,16 @@ _PECULIARITIES = {
 
 @dataclass(frozen=True)
 class Listing:
-    """Which images there are. `parts`: `train`, `test` and perhaps `val`; or `all` where nothing is said of parts."""
+    """Which images there are. `parts`: `train`, `test` and perhaps `val`; or `all` where nothing is said of parts.
+
+    `class_tasks`: of every class its task, where there are several.
+    """
 
     folder: Path
     class_names: tuple[str, ...]
     parts: dict[str, ImageList]
     notes: tuple[str, ...] = ()
+    class_tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class OwnFiles(DatasetSpec):
             pixels=self.pixels,
             notes=notes,
             seed=self.split_seed,
+            tasks=listing.class_tasks,
         )
 
     def _twin_notes(self, listing: Listing) -> tuple[str, ...]:

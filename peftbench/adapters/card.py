@@ -46,21 +46,23 @@ _OUTPUTS = {
     "promptable": _BOXES,
     "region": _BOXES + " and class scores",
 }
+# where a card is of several forms, the first of these names it
 _LIBRARY = {"peft": "peft", "adapter": "timm", "onnx": "onnx", "program": "pytorch"}
 
 
-def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None) -> str:
+def card(facts: Mapping[str, Any], files: Mapping[str, str], repo: str | None = None) -> str:
     """Markdown with the front matter that model hubs read. `facts`: as an exported adapter says them of itself.
 
-    `form` is one of peft, adapter, onnx, program; `file` is the name of the file or folder beside the card; `repo` is
-    the hub's repository that both are in, None for files on a disk.
+    `files`: name of a file or folder beside the card -> its form, one of peft, adapter, onnx, program; each gets its
+    lines of Python. `repo` is the hub's repository that all are in, None for files on a disk.
     """
     backbone, images, labels, names = (facts[key] for key in ("backbone", "images", "labels", "class_names"))
-    task = task_of(facts, file)
+    task = task_of(facts, next(iter(files)))
+    forms = set(files.values())
     # weights that are at no hub have no address there
     base = [f"base_model: {json.dumps('timm/' + backbone['model'])}"] if _at_timm(facts) else []
     front = [
-        f"library_name: {_LIBRARY[form]}",
+        f"library_name: {next(library for form, library in _LIBRARY.items() if form in forms)}",
         *([f"pipeline_tag: {_PIPELINES[task]}"] if task in _PIPELINES else []),
         *base,
         f"tags: {json.dumps(['peftbench', f'image-{task}', facts['method']['name']])}",
@@ -85,7 +87,7 @@ def card(facts: Mapping[str, Any], form: str, file: str, repo: str | None = None
         "\n".join(["---", *front, "---"]),
         f"# {title}",
         "\n".join(["| | |", "| --- | --- |", *cell]),
-        f"```python\n{_use(facts, form, task, file, repo)}\n```",
+        *(f"```python\n{_use(facts, form, task, file, repo)}\n```" for file, form in files.items()),
         f"Prepared images `[batch, 3, {images['size']}, {images['size']}]` in, "
         f"{_OUTPUTS.get(task, _MAPS).format(size=images['size'], classes=len(names))} out.",
         "The number speaks of images like those it was measured on. The licences of the backbone's weights and of "

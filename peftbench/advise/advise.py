@@ -30,8 +30,8 @@ from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS, Method
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+from peftbench.sweep.single import found_or_run
 from peftbench.sweep.single import planned as planned_cell
-from peftbench.sweep.single import run_words
 
 MOST_METHODS = 9
 PACED_BY, PACE_EPOCHS = "lora", 2
@@ -52,7 +52,6 @@ class Adviser:
 
     def __init__(self, request: Request, say: Callable[[str], None]) -> None:
         self.request, self.say = request, say
-        self.started = time.monotonic()
         self.config, self.runtime = self._planned(request.words)
         self.words = (*request.words, *dividing_words(self.config.dataset, request.names))
         self.config, self.runtime = self._planned(self.words)
@@ -63,6 +62,9 @@ class Adviser:
         self.splits = ("train", "val", "test") if whole else ("train800", "val200", "test")
         self.out = request.out or Path("advice") / self.config.dataset.label.replace("/", "_")
         self.race: Race | None = None
+        # seconds of every trial by its record, and fingerprints of those that were there before
+        self._seconds: dict[str, float] = {}
+        self._found: set[str] = set()
         # what the winner's last training takes at least, kept back from the race
         self._last_seconds = 0.0
 
@@ -70,14 +72,18 @@ class Adviser:
         """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
         seen = self._look()
         entries, plan = self._entries()
-        self.race = Race(plan)
-        deadline = self.started + self.request.seconds * SHARE - self._last_seconds
+        self.race = Race(plan, found=self._found)
+        allowed = self.request.seconds * SHARE - self._last_seconds
+
+        def late() -> bool:
+            return sum(self._seconds.values()) > allowed
+
         self.say(
             f"race: {len(entries)} settings of {len({e.method for e in entries})} methods, "
             f"{' -> '.join(map(str, plan.sizes))} for {' -> '.join(map(str, plan.epochs))} epochs; on {seen.num_val} "
             "validation images"
         )
-        run_race(self.race, entries, self._trial, self._too_costly, deadline, self.say)
+        run_race(self.race, entries, self._trial, self._too_costly, late, self.say)
         standing = self.race.standing
         if not standing:
             raise PeftbenchError("no method finished the race: " + "; ".join(self.race.dropped.values()))
@@ -85,7 +91,9 @@ class Adviser:
         self.say(f"training {winner.entry.method} on all {self.splits[0]} and {self.splits[1]} images")
         # where time ended a rung, the winner may have been trained for longer than those it was compared with
         epochs = max(self.race.of(winner.entry), key=lambda trial: (trial.accuracy, trial.epochs)).epochs
-        record = run_words(self._words_of(winner.entry, epochs, self.last_protocol), silent=True)
+        record, found = found_or_run(self._words_of(winner.entry, epochs, self.last_protocol), silent=True)
+        if found:
+            self.say(f"  done before: record {record.fingerprint}")
         return self._finish(seen, Verdict(winner, runner_up, record, self.race))
 
     def _check_classes(self, targets: Sequence[str]) -> None:
@@ -132,16 +140,13 @@ class Adviser:
     def _entries(self) -> tuple[list[Entry], Plan]:
         """The settings that race and the plan of the race, from the pace of one short trial."""
         listed = self._shortlist(MOST_METHODS)
-        begun = time.monotonic()
         paced, record = self._pace([*(c for c in listed if c.method == PACED_BY), *listed])
         paced_cost = next(candidate.cost for candidate in listed if candidate.method == paced)
         per_epoch = record.cost["train_seconds"] / PACE_EPOCHS
         per_cell = max(record.provenance["seconds"] - record.cost["train_seconds"], 0.0)
-        self.say(
-            f"pace: {per_epoch:.1f} s an epoch and {per_cell:.1f} s a trial besides ({paced}, "
-            f"{time.monotonic() - begun:.0f} s)"
-        )
-        left = self.request.seconds - (time.monotonic() - self.started)
+        self.say(f"pace: {per_epoch:.1f} s an epoch and {per_cell:.1f} s a trial besides ({paced})")
+        # by the record alone, so that the same words race the same settings whatever of them is done
+        left = self.request.seconds - record.provenance["seconds"]
         chosen, plan = self._fitting(listed, left, per_epoch / paced_cost, per_cell)
         for candidate in chosen:
             self.say(f"  {candidate.method}: {candidate.why}")
@@ -191,7 +196,20 @@ class Adviser:
         return shortlist(num, {name: METHODS.get(name).family for name in names}, fits)
 
     def _trial(self, entry: Entry, epochs: int) -> RunRecord:
-        return run_words(self._words_of(entry, epochs, self.race_protocol), silent=True)
+        """The record of a trial, which costs what it took when it was run, whether that was now or before.
+
+        So the same words race the same settings, and stop at the same trial, whatever of them is done already.
+        """
+        begun = time.monotonic()
+        try:
+            record, found = found_or_run(self._words_of(entry, epochs, self.race_protocol), silent=True)
+        except PeftbenchError:
+            self._seconds[f"{entry} {epochs}"] = time.monotonic() - begun
+            raise
+        if found and record.fingerprint not in self._seconds:
+            self._found.add(record.fingerprint)
+        self._seconds[record.fingerprint] = record.provenance["seconds"]
+        return record
 
     def _words_of(self, entry: Entry, epochs: int, protocol: str) -> list[str]:
         words = [*self.words, f"protocol={protocol}", "train=short", f"train.epochs={epochs}", f"method={entry.method}"]

@@ -7,7 +7,6 @@ race is resumed. After the first rung, which settles each method's rate, a metho
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -80,12 +79,16 @@ class Plan:
 
 @dataclass
 class Race:
-    """What has been run so far. `dropped`: entry -> why it left. `cut`: whether time ended the race early."""
+    """What has been run so far. `dropped`: entry -> why it left. `cut`: whether time ended the race early.
+
+    `found`: fingerprints of the trials that an earlier run of the same words has left.
+    """
 
     plan: Plan
     trials: list[Trial] = field(default_factory=list)
     dropped: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    found: set[str] = field(default_factory=set)
 
     def rung(self, number: int) -> list[Trial]:
         """The trials of a rung, best first."""
@@ -152,18 +155,18 @@ def run_race(
     entries: Sequence[Entry],
     run: Callable[[Entry, int], RunRecord],
     too_costly: Callable[[RunRecord], str],
-    deadline: float,
+    late: Callable[[], bool],
     say: Callable[[str], None],
 ) -> None:
     """Run the rungs. `run` trains an entry for so many epochs; `too_costly` says why a trial may not win, or "".
 
-    What does not apply, diverges or fails leaves the race and is noted. A rung that would begin after `deadline`
-    (`time.monotonic`) is not run. Raises `MissingInput` and what is nobody's own fault.
+    What does not apply, diverges or fails leaves the race and is noted. A rung's trial that would begin when
+    it is `late` is not run. Raises `MissingInput` and what is nobody's own fault.
     """
     left = list(entries)
     for rung, (size, epochs) in enumerate(zip(race.plan.sizes, race.plan.epochs, strict=True)):
         for number, entry in enumerate(left[:size] if rung else left):
-            if time.monotonic() > deadline and (rung > 0 or len(race.trials) > 1):
+            if late() and (rung > 0 or len(race.trials) > 1):
                 race.cut = True
                 return
             if f"{entry.method} x{entry.factor:g}" in race.dropped or entry.method in race.dropped:
@@ -188,7 +191,7 @@ def run_race(
             race.trials.append(trial)
             say(
                 f"  rung {rung + 1}, {number + 1}/{min(size, len(left))}: {entry.method}, rate {trial.rate:g}, "
-                f"{epochs} epochs: {trial.accuracy:.1%}"
+                f"{epochs} epochs: {trial.accuracy:.1%}{', done before' if record.fingerprint in race.found else ''}"
             )
         left = [trial.entry for trial in _one_rate_each(race.rung(rung))]
 

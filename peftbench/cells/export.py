@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from peftbench.adapters.card import card
@@ -60,7 +61,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         if not isinstance(model, Classifier):
             raise NotApplicable(f"PEFT's format holds classifiers, this is {config.task.name}: write a .safetensors")
         write_peft(model, config.backbone.model, target)
-    replace_text(card_of(target), card(facts, form, target.name, repo))
+    replace_text(card_of(target), card(facts, _forms(target, record.fingerprint), repo))
     return target
 
 
@@ -70,6 +71,22 @@ def card_of(target: Path) -> Path:
 
 
 def files_of(target: Path) -> dict[str, Path]:
-    """What an export wrote: name in a repository -> file."""
-    own = [target] if target.suffix else [target / CONFIG, target / WEIGHTS]
+    """What an export wrote, and other forms that its card names: name in a repository -> file."""
+    own = _named(target, card_of(target).read_text(encoding="utf-8")) or [target / CONFIG, target / WEIGHTS]
     return {file.name: file for file in own} | {"README.md": card_of(target)}
+
+
+def _forms(target: Path, record: str) -> dict[str, str]:
+    """Name -> form, of `target` and of the record's other forms that lie beside it and that its old card names."""
+    try:
+        old = card_of(target).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        old = ""
+    kept = {target, *(_named(target, old) if f"| record | `{record}`" in old else ())}
+    return {file.name: form for suffix, form in FORMS.items() if (file := target.with_suffix(suffix)) in kept}
+
+
+def _named(target: Path, text: str) -> list[Path]:
+    """The files of one name with `target`, itself included, that are there and that a card names."""
+    files = [target.with_suffix(suffix) for suffix in FORMS if suffix and target.suffix]
+    return [file for file in files if json.dumps(file.name) in text and file.is_file()]

@@ -19,8 +19,10 @@ Row = dict[str, Any]
 # (title, total) -> a context that yields a function told how many were just done: `Progress.counted` to those below it
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-# columns of a terminal below which a bar is short, and columns that a line takes beside its title
-NARROW, BESIDE, BESIDE_NARROW = 120, 86, 61
+# columns of a terminal below which a bar is short, and columns below which a title says nothing
+NARROW, LEAST_TITLE = 120, 8
+# the longest note beside a bar
+NOTE = len("loss 12.3456, val 100.0%")
 # without a terminal: lines of a sweep are this far apart, but the first one with a measured ETA comes early
 LINE_SECONDS = 30.0
 FIRST_LINE_SECONDS = 3.0
@@ -56,7 +58,7 @@ class Progress:
     @contextmanager
     def counted(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar over images or files; yields a function told how many were just done."""
-        with self._bars() as bars:
+        with self._bars(len(f"{total}/{total}")) as bars:
             task = bars.add_task(title, total=total, count=f"0/{total}", note="")
             done = 0
 
@@ -79,7 +81,7 @@ class Progress:
         def full_title(fraction: float) -> str:
             return title if self.headline is None else f"{self.headline(fraction)}: {title}"
 
-        with self._bars() as bars:
+        with self._bars(len(f"epoch {num_epochs}/{num_epochs} ") + NOTE) as bars:
             task = bars.add_task(full_title(0.0), total=num_steps, count=f"epoch 1/{num_epochs}", note="")
             self._line(full_title(0.0))
 
@@ -116,14 +118,16 @@ class Progress:
         if self.headline is not None and not self.console.is_terminal:
             self.say(text)
 
-    def _bars(self) -> Bars:
+    def _bars(self, numbers: int) -> Bars:
+        """Bars whose count and note take so many columns; where there is little room the title gives way to them."""
         narrow = self.console.width < NARROW
-        # where there is little room the title gives way, and never the numbers
-        room = max(self.console.width - (BESIDE_NARROW if narrow else BESIDE), 8)
+        bar = 8 if narrow else 24
+        # spaces between the parts included
+        room = self.console.width - len("  ETA 12:34:56  ") - bar - numbers - (0 if narrow else len("12:34:56 "))
         title = Column(max_width=room, no_wrap=True, overflow="ellipsis")
         columns = (
-            TextColumn("{task.description}", table_column=title),
-            BarColumn(bar_width=8 if narrow else 24),
+            *((TextColumn("{task.description}", table_column=title),) if room >= LEAST_TITLE else ()),
+            BarColumn(bar_width=bar),
             TextColumn("{task.fields[count]}"),
             *(() if narrow else (TimeElapsedColumn(),)),
             TextColumn("ETA"),

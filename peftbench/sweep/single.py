@@ -29,13 +29,19 @@ def run_words(words: list[str], silent: bool = False) -> RunRecord:
 
     Raises what running it does; the failure is noted as that of any cell.
     """
+    return found_or_run(words, silent)[0]
+
+
+def found_or_run(words: list[str], silent: bool = False) -> tuple[RunRecord, bool]:
+    """As `run_words`, with whether the cell was done before."""
     cell, runtime = planned(words)
     if silent:
         runtime = replace(runtime, progress=False)
     store = Store(runtime.results_root)
-    if store.find(cell.fingerprint, cell.labels) is None or runtime.on_existing == "rerun":
+    found = store.find(cell.fingerprint, cell.labels) is not None and runtime.on_existing != "rerun"
+    if not found:
         run_claimed(cell, runtime, store, say=not silent)
-    return store.get(cell.fingerprint)
+    return store.get(cell.fingerprint), found
 
 
 def written(value: Any) -> str:

@@ -72,6 +72,7 @@ def test_interrupted_and_resumed_it_ends_in_a_model_that_predicts(photos: Path, 
     said = run(*words, cwd=tmp_path)
     records = {record.fingerprint: record for record in Store(tmp_path / "results").all()}
     assert before < records.keys(), "what was done was found again"
+    assert said.count("%, done before") == len(before) and "  done before: record" not in said
     facts = json.loads((tmp_path / "advice" / "colours" / "advice.json").read_text())
     [tested] = [record for record in records.values() if record.metrics["test"] is not None]
     assert facts["record"] == tested.fingerprint and tested.metrics["test"]["accuracy"] == facts["accuracy"]
@@ -81,7 +82,7 @@ def test_interrupted_and_resumed_it_ends_in_a_model_that_predicts(photos: Path, 
     best = max(trial["val_accuracy"] for trial in trials if trial["rung"] == max(t["rung"] for t in trials))
     assert best == next(t["val_accuracy"] for t in reversed(trials) if t["method"] == facts["method"])
     assert "90 images in 3 classes: 57 train, 15 choose, 18 are kept" in said
-    assert "vit_micro is the small one" in said and f"Take {facts['method']}" in said
+    assert "vit_micro is a small one" in said and f"Take {facts['method']}" in said
 
     page = (tmp_path / "advice" / "colours" / "advice.html").read_text()
     for title in ("Confusion", "Worst mistakes", "Calibration", "The race"):

@@ -99,14 +99,21 @@ def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_pa
     assert run("method=lora", *words) == 0
     (record,) = Store(results).all()
     split, logits = load_digits_test(record), {}
-    for name, card in (("peft", "peft/README.md"), ("a.onnx", "a.md"), ("a.pt2", "a.md"), ("a.safetensors", "a.md")):
+    for name, card in (("a.pt2", "a.md"), ("peft", "peft/README.md"), ("a.onnx", "a.md"), ("a.safetensors", "a.md")):
         assert run("export", record.fingerprint, str(tmp_path / name), fast=False) == 0
         assert f"its card is {tmp_path / card}" in capsys.readouterr().out
-        logits[name] = by_the_card((tmp_path / card).read_text(), split)
+        logits[name] = by_the_card((tmp_path / card).read_text(), name, split)
     expected = np.load(Store(results).predictions_path(record.fingerprint), allow_pickle=False)[: len(split)]
     assert {name: classes.argmax(1).tolist() for name, classes in logits.items()} == dict.fromkeys(
         logits, expected.tolist()
     )
+    # the later form keeps the lines of those before it, and is not said to lie there once it does not
+    card = (tmp_path / "a.md").read_text()
+    assert [card.count(f'"{name}"') for name in ("a.pt2", "a.onnx", "a.safetensors", "peft")] == [1, 1, 2, 0]
+    assert "library_name: timm" in card
+    (tmp_path / "a.pt2").unlink()
+    assert run("export", record.fingerprint, str(tmp_path / "a.onnx"), fast=False) == 0
+    assert "a.pt2" not in (tmp_path / "a.md").read_text() and "a.safetensors" in (tmp_path / "a.md").read_text()
     card = (tmp_path / "peft" / "README.md").read_text()
     assert "library_name: peft" in card
     assert f"| accuracy, test split | {record.metrics['test']['accuracy']:.2%} |" in card
@@ -116,9 +123,9 @@ def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_pa
     assert "export writes no '.bin' files" in capsys.readouterr().err
 
 
-def by_the_card(card: str, images: torch.Tensor) -> np.ndarray:
-    """Logits of prepared images by the lines of Python that a card gives, up to those for one's own photos."""
-    [lines] = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+def by_the_card(card: str, file: str, images: torch.Tensor) -> np.ndarray:
+    """Logits of prepared images by the lines of Python that a card gives for a file, up to those for own photos."""
+    [lines] = [part for part in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if f'{file}"' in part]
     made: dict[str, Any] = {"images": images.numpy()}
     exec(lines.partition("# or for image files")[0], made)
     if "logits" in made:

@@ -41,7 +41,7 @@ def decode_image(data: bytes, name: str, upright: bool = False) -> Image:
     """
     from PIL import ImageOps
 
-    with _opened(data, name) as image:
+    with opened(data, name) as image:
         image.load()
         if upright:
             ImageOps.exif_transpose(image, in_place=True)
@@ -53,29 +53,29 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
 
     Raises `BadInput` as `decode_image` does.
     """
-    with _opened(data, name) as image:
+    with opened(data, name) as image:
         size: tuple[int, int] = image.size
     return size
 
 
 @contextmanager
-def _opened(data: bytes, name: str) -> Iterator[Image]:
-    """The picture in `data`, read lazily; what Pillow raises meanwhile in one line that names it."""
+def opened(data: bytes, name: str, what: str = "image") -> Iterator[Image]:
+    """The picture in `data`, read lazily; what Pillow raises meanwhile in one line with its name and `what` it is."""
     from PIL import Image, UnidentifiedImageError
 
     if not data:
-        raise BadInput(f"{name}: the image is empty (0 bytes); copy it again")
+        raise BadInput(f"{name}: the {what} is empty (0 bytes); copy it again")
     try:
         with warnings.catch_warnings():
             # Palette transparency and oversized EXIF blocks warn; neither changes the pixels used here.
             warnings.simplefilter("ignore")
             yield Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise BadInput(f"{name}: refused, the image is far too large: {error}") from error
+        raise BadInput(f"{name}: refused, the {what} is far too large: {error}") from error
     except _DECODER_ERRORS as error:
         # Pillow's text names the buffer object it read from, which means nothing to the user.
         reason = "not an image format Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise BadInput(f"{name}: the image cannot be decoded ({reason}); it is corrupt or truncated") from error
+        raise BadInput(f"{name}: the {what} cannot be decoded ({reason}); it is corrupt or truncated") from error
 
 
 def to_rgb_or_grey(image: Image, name: str) -> Image:

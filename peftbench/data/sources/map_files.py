@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.data.pixels.decode import opened
 from peftbench.foundation.errors import BadInput
 
 # (width, height), as Pillow has it
@@ -126,13 +127,8 @@ def matrix(file: MapFile, variable: str, size: Size) -> np.ndarray:
 
 
 def _picture(file: MapFile) -> tuple[np.ndarray, str]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        picture = Image.open(io.BytesIO(file.data))
+    with opened(file.data, file.name, "mask") as picture:
         return np.asarray(picture), picture.mode
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise BadInput(f"{file.name}: the mask cannot be decoded ({error}); copy it again") from error
 
 
 def _check_size(file: MapFile, shape: Sequence[int], size: Size) -> None:

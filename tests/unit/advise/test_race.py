@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from peftbench.advise.race import (
@@ -28,7 +26,9 @@ TALENT = {("a", 1.0): 0.5, ("a", 0.3): 0.6, ("b", 1.0): 0.7, ("b", 0.3): 0.65, (
 
 def record_of(entry: Entry, epochs: int) -> RunRecord:
     accuracy = TALENT[entry.method, entry.factor] + 0.01 * epochs
-    values = record_values(method=entry.method, options={"optim": {"lr": 0.005 * entry.factor}})
+    values = record_values(
+        method=entry.method, options={"optim": {"lr": 0.005 * entry.factor}, "train": {"epochs": epochs}}
+    )
     correct = round(accuracy * 100)
     val = {"accuracy": accuracy, "mean_class_accuracy": accuracy, "loss": 1.0, "correct": correct, "n": 100}
     values["metrics"] = {"val": val, "test": None}
@@ -36,7 +36,7 @@ def record_of(entry: Entry, epochs: int) -> RunRecord:
     return RunRecord(**values | {"predictions": None})
 
 
-def raced(run=record_of, too_costly=lambda record: "", seconds: float = 60.0) -> tuple[Race, list[tuple[Entry, int]]]:
+def raced(run=record_of, too_costly=lambda record: "", late: bool = False) -> tuple[Race, list[tuple[Entry, int]]]:
     asked: list[tuple[Entry, int]] = []
 
     def counted(entry: Entry, epochs: int) -> RunRecord:
@@ -44,7 +44,7 @@ def raced(run=record_of, too_costly=lambda record: "", seconds: float = 60.0) ->
         return run(entry, epochs)
 
     race = Race(PLAN)
-    run_race(race, ENTRIES, counted, too_costly, time.monotonic() + seconds, lambda line: None)
+    run_race(race, ENTRIES, counted, too_costly, lambda: late, lambda line: None)
     return race, asked
 
 
@@ -85,22 +85,29 @@ def test_a_trial_that_counts_too_much_may_not_win() -> None:
 
 
 def test_time_ends_the_race_and_unequal_epochs_are_not_compared() -> None:
-    race, asked = raced(seconds=-1)
+    race, asked = raced(late=True)
     assert race.cut and len(asked) == 2, "two trials are run even so: one alone is no choice"
 
 
-def test_one_trial_of_a_longer_rung_proves_nothing_against_shorter_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_trial_of_a_longer_rung_proves_nothing_against_shorter_ones() -> None:
     now = [0.0]
-    monkeypatch.setattr("peftbench.advise.race.time.monotonic", lambda: now[0])
 
     def run(entry: Entry, epochs: int) -> RunRecord:
         now[0] += epochs  # six trials of two epochs, then one of six
         return record_of(entry, epochs)
 
     race = Race(PLAN)
-    run_race(race, ENTRIES, run, lambda record: "", 17.0, lambda line: None)
+    run_race(race, ENTRIES, run, lambda record: "", lambda: now[0] > 17, lambda line: None)
     assert race.cut and len(race.rung(1)) == 1
     assert {trial.epochs for trial in race.standing} == {2} and race.standing[0].entry == Entry("b", 1.0)
+
+
+def test_what_was_done_before_is_said() -> None:
+    said: list[str] = []
+    race = Race(PLAN, found={record_of(Entry("b", 1.0), 2).fingerprint})
+    run_race(race, ENTRIES, record_of, lambda record: "", lambda: False, said.append)
+    assert [line.split(": ")[1] for line in said if line.endswith("%, done before")] == ["b, rate 0.005, 2 epochs"]
+    assert len(said) == 8
 
 
 @pytest.mark.parametrize("num_methods", [2, 4, 9])

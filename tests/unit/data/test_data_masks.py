@@ -150,6 +150,12 @@ def test_broken_masks_have_their_line(tmp_path: Path) -> None:
     assert "train1.png: a mask holds class numbers in one channel" in refusal(tmp_path)
     mask.write_bytes(good[:40])
     assert "train1.png: the mask cannot be decoded" in refusal(tmp_path)
+    # of what Pillow does not know it gives the place in memory, and so a line of its own for each split
+    mask.write_bytes(b"no picture")
+    [problem] = verify(Masks(root=str(tmp_path)).open()).problems
+    assert problem.endswith(
+        "train1.png: the mask cannot be decoded (not an image format Pillow knows); it is corrupt or truncated"
+    )
     mask.write_bytes(b"")
     assert "are empty (0 bytes): annotations/train/train1.png" in refusal(tmp_path)
     mask.write_bytes(good)

@@ -52,7 +52,7 @@ def test_sentences_break_on_a_terminal_only(monkeypatch):
     assert shown[Terminal] == "  rung 1, 1/4: convpass, rate\n  0.005, 2 epochs: 80.9%\n\nmodel  x\n"
 
 
-@pytest.mark.parametrize(("width", "bar"), [(80, 8), (160, 24)])
+@pytest.mark.parametrize(("width", "bar"), [(60, 8), (80, 8), (160, 24)])
 def test_a_bar_keeps_its_numbers_and_its_title_gives_way(monkeypatch, width, bar):
     stream = Terminal()
     monkeypatch.setattr("sys.stderr", stream)
@@ -69,5 +69,16 @@ def test_a_bar_keeps_its_numbers_and_its_title_gives_way(monkeypatch, width, bar
     with progress.epochs("adaptformer on vtab/caltech101 (vit_base, seed 2)", 100, Batches()) as on_epoch:
         on_epoch({"loss": 1.23456, "val_accuracy": 0.9725})
     shown = [line for line in stream.getvalue().replace("\r", "\n").splitlines() if "loss" in line][-1]
-    for part in ("17 of 240", "epoch 1/100", "ETA", "loss 1.2346, val 97.2", "━" * bar):
+    assert ("17 of 240" in shown) == (width > 60)
+    for part in ("epoch 1/100", "ETA", "loss 1.2346, val 97.2", "━" * bar):
         assert part in shown
+
+
+def test_the_title_of_a_count_gives_way_to_no_more_than_stands_there(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    with Progress().counted("looking at the images of a folder", 268) as step:
+        step(24)
+    assert "looking at the images of a folder" in stream.getvalue() and "24/268" in stream.getvalue()

@@ -5,6 +5,7 @@ Nothing here needs torch until a cell is to be run.
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -89,6 +90,7 @@ def sweep(words: list[str]) -> int:
     num_left = sum(outcome.state == "missing" for outcome in states(grid))
     try:
         if num_left:
+            _note(sweep_cautions(grid))
             file = grid.write(first.results / "work" / "sweeps")
             with followed(grid, enabled=first.config["runtime"]["progress"] and not launcher.in_process):
                 launcher.run(file, num_left)
@@ -98,6 +100,20 @@ def sweep(words: list[str]) -> int:
         _sum_up(grid)
         raise
     return _sum_up(grid)
+
+
+def sweep_cautions(grid: Plan) -> list[str]:
+    """What a user should hear before the cells that are left are run, each line once."""
+    left = [cell.config for cell in grid.cells if cell.record is None or cell.reruns]
+    # most cells of a sweep differ in what plays no part here
+    telling = {json.dumps([tree[part] for part in ("dataset", "backbone", "optim")]): tree for tree in left}
+    builder = Builder(outline=True)
+    return list(dict.fromkeys(line for tree in telling.values() for line in cautions(from_tree(tree, (), builder)[0])))
+
+
+def _note(lines: list[str]) -> None:
+    for line in lines:
+        print_fitted(f"note: {line}", sys.stderr)
 
 
 def _sum_up(grid: Plan) -> int:
@@ -119,11 +135,10 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     if path is not None and runtime.on_existing == "skip":
         print_fitted(skipped_line(summary(store.get(cell.fingerprint)), path))
     else:
-        for line in cautions(config):
-            print(f"note: {printable(line)}", file=sys.stderr, flush=True)
+        _note(cautions(config))
         if runtime.progress and sys.stderr.isatty():
             # the first bar comes seconds later: torch has to be imported
-            print(f"starting {printable(cell.title)}", file=sys.stderr, flush=True)
+            print_fitted(f"starting {cell.title}", sys.stderr)
         from peftbench.sweep.attempt import run_claimed  # imports torch
 
         # the outline has the same identity; what it cannot do is run

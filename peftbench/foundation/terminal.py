@@ -54,9 +54,10 @@ def number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def print_fitted(text: str) -> None:
-    """Print lines that a person reads, broken between words where standard output is a narrow terminal.
+def print_fitted(text: str, stream: TextIO | None = None) -> None:
+    """Print lines that a person reads, broken between words where `stream` (standard output) is a narrow terminal.
 
     A pipe gets them whole, whatever COLUMNS says: programs read there.
     """
-    print(fitted(text, width_of(sys.stdout) if sys.stdout.isatty() else None), flush=True)
+    stream = stream or sys.stdout
+    print(fitted(text, width_of(stream) if stream.isatty() else None), file=stream, flush=True)

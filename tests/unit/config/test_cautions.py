@@ -10,7 +10,7 @@ from tests.composing import gate
 
 def test_the_embedded_backbone_on_own_photos_says_what_it_is_and_what_to_take(tmp_path: Path) -> None:
     [line] = cautions(gate("dataset=folder", f"dataset.root={tmp_path}")[0])
-    assert "trained on CIFAR-10 at 32 px" in line and "backbone=vit_small_dinov2" in line
+    assert "trained at 32 px" in line and "backbone=vit_small_dinov2" in line
     # the advice can be followed: the words compose and say no more
     assert cautions(gate("dataset=folder", f"dataset.root={tmp_path}", "backbone=vit_small_dinov2")[0]) == []
     assert cautions(gate("dataset=digits")[0]) == []

@@ -133,10 +133,10 @@ def built(name: str, patch_drop: float) -> tuple[Any, Callable[[Tensor], Tensor]
     """The network, and what a step calls: on a CPU compiling pays for the ViT alone."""
     if name == "convnext_micro":
         model = timm.create_model(CONVNEXT, ls_init_value=0.1).to(memory_format=torch.channels_last)
-        for block in model.modules():
-            if isinstance(block, nn.Conv2d) and block.groups > 1:
-                # on CPUs the gradient of a depthwise convolution is several times as slow in bf16
-                block.forward = _in_fp32(block.forward)
+        depthwise: list[Any] = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
+        for convolution in depthwise:
+            # on CPUs its gradient is several times as slow in bf16
+            convolution.forward = _in_fp32(convolution.forward)
         return model, model
     if name == "swin_micro":
         model = timm.create_model(SWIN, drop_path_rate=0.0)

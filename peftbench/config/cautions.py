@@ -20,7 +20,8 @@ def cautions(config: RunConfig) -> list[str]:
             "backbone=vit_small_dinov2 (22 M, fetched once) or backbone=vit_b16_augreg_in21k (86 M, better on a GPU)"
         )
     low, high = USUAL_RATES
-    if config.optim.name == "adamw" and not low <= config.optim.lr <= high:
+    chosen = "optim.lr" in config.hparams.filled  # by a preset, which says where the rate is from
+    if config.optim.name == "adamw" and not chosen and not low <= config.optim.lr <= high:
         lines.append(
             f"optim.lr={config.optim.lr:g} is outside the rates that boards and papers used with AdamW ({low:g} to "
             f"{high:g}); tune=random chooses one on validation images"

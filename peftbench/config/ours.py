@@ -81,20 +81,11 @@ def family_of(model: str) -> str:
 def own_rate(values: Mapping[str, Any]) -> OwnRate:
     """The row for a configuration.
 
-    Raises `ConfigError` for a family or method without trials, and for another recipe than that of the trials: a rate
-    for few epochs in small batches is not one for many in large ones.
+    Raises `ConfigError` for a method without trials on the family, and for another recipe than that of the trials: a
+    rate for few epochs in small batches is not one for many in large ones.
     """
     method, family = str(values["method"]["name"]), family_of(str(values["backbone"]["model"]))
     rows = [row for row in own_rates() if row.family == family]
-    if not rows:
-        known = ", ".join(sorted({row.family for row in own_rates()}))
-        raise ConfigError(
-            [
-                f"hparams={PRESET} has rates for the family {known} alone: no weights of {family} ship with the "
-                f"package to choose them on. Leave hparams={PRESET} out for the method's own rate, or choose one by "
-                "tune=random"
-            ]
-        )
     row = next((row for row in rows if row.method == method), None)
     if row is None:
         known = ", ".join(sorted(row.method for row in rows))

@@ -20,3 +20,5 @@ def test_a_rate_that_nobody_used_is_named() -> None:
     [line] = cautions(gate("optim.lr=0.5")[0])
     assert "optim.lr=0.5 is outside" in line and "tune=random" in line
     assert cautions(gate("optim=sgd", "optim.lr=0.5")[0]) == []
+    # a preset says where its rate is from
+    assert cautions(gate("method=linear", "train=short", "hparams=ours")[0]) == []

@@ -75,7 +75,7 @@ def test_trials_choose_the_best_rate_and_of_equals_the_lowest():
 
 
 def test_the_rate_is_filled_and_said_and_part_of_the_identity():
-    row = next(row for row in own_rates() if row.method == "lora")
+    row = next(row for row in own_rates() if (row.family, row.method) == ("vit", "lora"))
     config = gate("method=lora", "train=short", "hparams=ours")
     assert config.optim.lr == float(row.lr) == config.hparams.filled["optim.lr"]
     said = config.hparams.lines()[0]
@@ -88,6 +88,15 @@ def test_the_rate_is_filled_and_said_and_part_of_the_identity():
     assert gate("method=lora", "train=short", "hparams=ours", "optim.lr=0.5").optim.lr == 0.5
 
 
+@pytest.mark.parametrize(("family", "measured"), [("swin", "swin_micro"), ("convnext", "convnext_micro")])
+def test_each_family_has_rates_of_its_own(family, measured):
+    row = next(row for row in own_rates() if (row.family, row.method) == (family, "adaptformer"))
+    config = gate("method=adaptformer", "train=short", "hparams=ours", f"backbone={measured}")
+    assert config.optim.lr == float(row.lr) and f"on {measured}" in config.hparams.lines()[0]
+    large = gate("method=adaptformer", "train=short", "hparams=ours", f"backbone={family}_b_in22k")
+    assert large.optim.lr == float(row.lr) and f"{family}_b_in22k was not measured" in large.hparams.lines()[0]
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -95,10 +104,7 @@ def test_the_rate_is_filled_and_said_and_part_of_the_identity():
         (["method=lora", "train=short", "train.epochs=6"], ["train.epochs=6"]),
         (["method=lora", "train=short", "objective=gist"], ["objective.name=gist: leave hparams=ours out"]),
         (["method=noah_supernet", "train=short"], ["no rate for noah_supernet on vit", "lora"]),
-        (
-            ["method=lora", "train=short", "backbone=swin_b_in22k"],
-            ["family vit alone", "no weights of swin ship", "tune=random"],
-        ),
+        (["method=vpt_deep", "train=short", "backbone=convnext_b_in22k"], ["no rate for vpt_deep on convnext", "mona"]),
     ],
 )
 def test_where_nothing_was_measured_one_line_says_so(words, parts):

@@ -15,6 +15,7 @@ from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import MetaTokens, TokenGrid, Unused, WithImages
+from peftbench.interventions.noise import DropPath
 from peftbench.interventions.side import init_linears
 from peftbench.methods.base import METHODS, Method, require_two_images
 
@@ -27,24 +28,26 @@ class PyramidBlock(nn.Module):
     """s = s + attention(LN(s), guide); s = s + m; s = s + mlp(LN(s)), where the side tokens only ask.
 
     s and m: [batch, positions, width], the side tokens and the backbone's projected map at their size. guide: [batch,
-    num_tokens + 1, width], the projected meta tokens behind the block's own LayerNorm and the mean of m.
+    num_tokens + 1, width], the projected meta tokens behind the block's own LayerNorm and the mean of m. Stochastic
+    depth drops attention and MLP, never m.
     """
 
-    def __init__(self, width: int, num_heads: int, mlp_ratio: int) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
         self.norm_meta = nn.LayerNorm(width)
         self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
         self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, mlp_ratio * width), nn.GELU(), nn.Linear(mlp_ratio * width, width))
-        self.num_heads = num_heads
+        self.num_heads, self.drop_path = num_heads, DropPath(drop_path)
 
     def forward(self, s: Tensor, meta: Tensor, m: Tensor) -> Tensor:
         guide = torch.cat([self.norm_meta(meta), m.mean(dim=1, keepdim=True)], dim=1)
         heads = [part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in self._ask(self.norm1(s), guide)]
-        s = s + self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        s = s + self.drop_path(self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)))
         s = s + m
-        return s + self.mlp(self.norm2(s))
+        out: Tensor = s + self.drop_path(self.mlp(self.norm2(s)))
+        return out
 
     def _ask(self, s: Tensor, guide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         keys, values = self.kv(guide).chunk(2, dim=-1)
@@ -54,11 +57,13 @@ class PyramidBlock(nn.Module):
 class Stage(nn.Module):
     """Downsampling, then one block for each backbone block of the stage; all of them share one projection (bridge)."""
 
-    def __init__(self, down: nn.Module, in_dim: int, width: int, num_heads: int, mlp_ratio: int, depth: int) -> None:
+    def __init__(
+        self, down: nn.Module, in_dim: int, width: int, num_heads: int, mlp_ratio: int, drop_paths: list[float]
+    ) -> None:
         super().__init__()
         self.down, self.norm_down = down, nn.LayerNorm(width)
         self.bridge = nn.Linear(in_dim, width)
-        self.blocks = nn.ModuleList(PyramidBlock(width, num_heads, mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(PyramidBlock(width, num_heads, mlp_ratio, drop) for drop in drop_paths)
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def forward(self, maps: Tensor, kept: Kept, grid: TokenGrid) -> Tensor:
@@ -77,8 +82,9 @@ class Stage(nn.Module):
 class Pyramid(nn.Module):
     """Readout: (images, what each backbone block kept) -> [batch, width of the last stage]."""
 
-    def __init__(self, shape: BackboneShape, mlp_ratio: int) -> None:
+    def __init__(self, shape: BackboneShape, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
+        drop_paths = torch.linspace(0, drop_path, shape.depth, device="cpu").tolist()
         self.grid, self.stages = TokenGrid.of(shape), nn.ModuleList()
         self.depths = depths_of(shape)
         width = WIDTHS[0]
@@ -92,7 +98,8 @@ class Pyramid(nn.Module):
             if number:
                 down = nn.Conv2d(width, WIDTHS[number], 3, stride=2, padding=1)
             width = WIDTHS[number]
-            self.stages.append(Stage(down, shape.width, width, HEADS[number], mlp_ratio, depth))
+            drops, drop_paths = drop_paths[:depth], drop_paths[depth:]
+            self.stages.append(Stage(down, shape.width, width, HEADS[number], mlp_ratio, drops))
         self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
         init_linears(self)
         for module in self.modules():
@@ -132,9 +139,11 @@ class HST(Method):
     """A pyramid at strides 4 to 32 on the pixels, guided block by block by the backbone; its mean is the feature.
 
     Every backbone block gets one meta token, which is cut off behind it and kept; all LayerNorms of the blocks train as
-    well, so the gradient does go through the backbone. Widths, heads and eps are those of the released code; stochastic
-    depth in the pyramid is left out. Meta tokens are xavier-uniform, linear maps truncated normal with std 0.02,
-    convolutions normal with std sqrt(2 / fan out). Training needs at least two images in a batch (batch norm).
+    well, so the gradient does go through the backbone. Widths, heads and eps are those of the released code.
+    `drop_path` is the stochastic depth of the pyramid's last block and falls to 0 at its first; the released runs set
+    it as that of the backbone (`train.drop_path`), by task to 0, 0.1 or 0.2. Meta tokens are xavier-uniform, linear
+    maps truncated normal with std 0.02, convolutions normal with std sqrt(2 / fan out). Training needs at least two
+    images in a batch (batch norm).
     """
 
     family: ClassVar[str] = "side"
@@ -144,6 +153,7 @@ class HST(Method):
 
     num_tokens: int = option(1, ge=1)
     mlp_ratio: int = option(4, ge=1)
+    drop_path: float = option(0.0, ge=0, lt=1, later=True)
 
     def attach(self, backbone: Backbone) -> None:
         shape = backbone.shape
@@ -156,7 +166,7 @@ class HST(Method):
         for site in backbone.sites("norm.final"):
             site.wrap(Unused)
         backbone.net = WithImages(backbone.net)
-        pyramid = Pyramid(shape, self.mlp_ratio)
+        pyramid = Pyramid(shape, self.mlp_ratio, self.drop_path)
         backbone.readout, backbone.feature_dim = pyramid, pyramid.norm.num_features
 
     def expected_params(self, shape: BackboneShape) -> int:

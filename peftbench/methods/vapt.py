@@ -83,19 +83,20 @@ class VAPT(Method):
     p = `num_tokens`: a convolution shared by all channels, a linear map from the places to p, and a bottleneck of
     `hidden_dim` shared by all blocks. p D + 2 D h + (L - 1)(2 D + k^2 + p (P + 1)) parameters with P places left by the
     kernel of k = `kernel_size`: 55,608 on ViT-B/16. `dropout` is that of the learned tokens, `hidden_dropout` of the
-    bottleneck, `channel_dropout` of the convolution's channels. Not unchanged at the start: prompts of zeros are looked
-    at too.
+    bottleneck, `channel_dropout` of the convolution's channels, all 0.1 in the released run. Not unchanged at the
+    start: prompts of zeros are looked at too.
     """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2501.18936"
     identity_at_init: ClassVar[bool] = False
+    version: ClassVar[int] = 2
     size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(10, ge=1)
     hidden_dim: int = option(8, ge=1)
     kernel_size: int = option(2, ge=1)
-    dropout: float = option(0.0, ge=0, lt=1)
+    dropout: float = option(0.1, ge=0, lt=1)
     hidden_dropout: float = option(0.1, ge=0, lt=1)
     channel_dropout: float = option(0.1, ge=0, lt=1)
 

@@ -343,3 +343,24 @@ def test_features_and_gradients_are_the_librarys(
         gradient = tensors[pairs[key]].grad
         assert tensor.grad is not None and gradient is not None
         torch.testing.assert_close(tensor.grad, gradient.view_as(tensor), rtol=limit, atol=limit * 10, msg=key)
+
+
+def test_tinyloras_numbers_mix_the_librarys_fixed_matrices() -> None:
+    # q and v: with all six the library counts matrices, and so draws, block by block, where we count role by role
+    mine = ours("tinylora", {"rank": 3, "num_mixed": 5})
+    other = theirs("TinyLoraConfig", {"r": 3, "u": 5, "target_modules": QV})
+    # the library keeps its vectors apart from the maps, under their numbers
+    named = {name.rpartition(".")[2]: tensor for name, tensor in other.named_parameters() if tensor.requires_grad}
+    vectors = [named[str(number)] for number in range(len(named))]
+    assert len(vectors) == len(mine.trainable) == 6
+    assert not any(vector.any() for vector in vectors)
+    pairs = [(tensor, vector) for (_, tensor), vector in zip(mine.trainable, vectors, strict=True)]
+    with torch.no_grad():
+        for tensor, vector in pairs:
+            vector.copy_(tensor)
+    found, expected = mine(images().double()), other(images().double())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    loss(found).backward()
+    loss(expected).backward()
+    for tensor, vector in pairs:
+        torch.testing.assert_close(tensor.grad, vector.grad, rtol=1e-12, atol=1e-11)

@@ -156,6 +156,21 @@ def test_vapt_makes_prompts_of_the_patches_a_block_is_given() -> None:
     same(backbone, torch.cat([y[:, :1], y[:, 6:]], dim=1))
 
 
+def test_vapt_drops_the_learned_tokens_a_tenth_as_released_and_none_of_the_prompts_it_makes() -> None:
+    backbone = moved("vapt", num_tokens=40, hidden_dropout=0.0, channel_dropout=0.0).train()
+    first, later = (backbone.get_submodule(f"net.blocks.{layer}") for layer in (0, LAYER))
+    assert later is not first
+    torch.manual_seed(0)
+    with torch.no_grad():
+        dropped = first.inserted(64) / first.tokens  # type: ignore[operator]
+        made = later.prompts(tokens().double())  # type: ignore[operator]
+        same_made = later.eval().prompts(tokens().double())  # type: ignore[operator]
+    kept = dropped != 0
+    assert 0.895 < kept.double().mean() < 0.905
+    torch.testing.assert_close(dropped[kept], torch.full_like(dropped[kept], 1 / 0.9))
+    torch.testing.assert_close(made, same_made, rtol=0, atol=0)
+
+
 def test_vapts_later_prompts_start_at_zero() -> None:
     backbone = make("vit_layerscale")
     install(METHODS.get("vapt")(), backbone)

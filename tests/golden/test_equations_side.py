@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import images, make
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.hst import PyramidBlock
 
 
 def installed(name: str, backbone: str, **options: Any) -> tuple[Backbone, dict[str, Tensor]]:
@@ -225,6 +226,30 @@ def hst(name: str, tensors: dict[str, Tensor], prefix: int) -> Tensor:
         s = s + linear(F.gelu(linear(normed(s, b, "norm2"), b, "mlp.0")), b, "mlp.2")
         maps = normed(s, w, "norm").transpose(1, 2).reshape(2, -1, *size)
     return maps.mean(dim=(2, 3)) / (1 + 1e-6) ** 0.5
+
+
+@torch.no_grad()
+def test_hst_drops_attention_and_mlp_of_whole_images_and_never_the_maps() -> None:
+    backbone, _ = installed("hst", "vit_cls", drop_path=0.5)
+    blocks = [module for module in backbone.modules() if isinstance(module, PyramidBlock)]
+    assert [block.drop_path.drop_prob for block in blocks] == [0, 0.25, 0.5]
+    block, halves = blocks[-1].train(), []
+    for half in (block.proj, block.mlp):
+        half.register_forward_hook(lambda _module, _inputs, output: halves.append(output))
+    s, meta, m = (torch.randn(64, length, 64) for length in (4, 2, 4))
+    left = block(s, meta, m) - s - m
+    attended, thought = halves
+    seen = set()
+    for image in range(64):
+        fits = [
+            (a, b)
+            for a in (0, 2)
+            for b in (0, 2)
+            if torch.allclose(left[image], a * attended[image] + b * thought[image], atol=1e-4)
+        ]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert seen == {(0, 0), (0, 2), (2, 0), (2, 2)}
 
 
 def residual(x: Tensor, w: dict[str, Tensor], name: str) -> Tensor:

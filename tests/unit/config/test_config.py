@@ -53,7 +53,7 @@ def test_a_methods_yaml_may_set_its_own_rate_and_the_command_line_wins():
     assert gate("method=full", "train=short")[0].optim.lr == 1e-3
 
 
-@pytest.mark.parametrize("name", ["cara", "cvpt", "glora", "lora_vpt"])
+@pytest.mark.parametrize("name", ["cara", "cvpt", "glora", "lora_vpt", "vapt"])
 def test_methods_whose_releases_decay_all_that_trains_do_so_here(name):
     assert gate(f"method={name}")[0].optim.decay_vectors and not gate("method=lora")[0].optim.decay_vectors
 

@@ -67,7 +67,7 @@ PEFT methods. Three small data sets and three seeds rank nothing finely: the boa
 LEFT_OUT = {
     "PRO-VPT": "Each epoch begins with a pass over all training images that takes gradients without a step and moves a "
     "prompt to another block by a policy learnt from the loss on the way; the loop has no such pass.",
-    "MixPHM's redundancy loss": "`mixphm` leaves it out: it compares hidden states of a language model's decoder.",
+    "MixPHM's alignment loss": "`objective=mixphm` leaves it out: it holds adapters to the last hidden states.",
     "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
     "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",
 }
@@ -81,7 +81,7 @@ OBJECTIVES_HEAD = """## objectives
 
 Each goes with any method above that leaves it a place: `method=lora objective=gist`. Their parameters train as well and
 count as the method's. `da_vpt`, `dyt`, `pae` and `snella` belong to the methods of these names and `prompt_stream` to
-`method=sa2vp`, and come with them.
+`method=sa2vp`, and come with them; `mixphm` goes with `method=mixphm` where it is named.
 """
 
 

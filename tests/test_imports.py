@@ -75,6 +75,7 @@ ALLOWED = {
         "interventions.kept",
         "interventions.kernels",
         "interventions.noise",
+        "interventions.redundancy",
         "interventions.streams",
         "interventions.tokens",
         "tasks",

@@ -130,6 +130,8 @@ class Backbone(nn.Module):
     """
 
     inputs: tuple[str, ...] = ("image",)
+    # of the sequences of the last pass, int64 [batch], where they end in padding
+    lengths: Tensor | None = None
 
     def __init__(self, net: nn.Module, shape: BackboneShape, sites: Sequence[Site], input_spec: InputSpec) -> None:
         super().__init__()

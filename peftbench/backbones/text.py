@@ -101,6 +101,8 @@ class TextTower(Backbone):
 
         `ahead` as in `TextNet.forward`: what the texts are read behind.
         """
+        before = 0 if ahead is None else ahead.shape[1]
+        self.lengths = before + ends + 1 if self.spec.causal else None
         tokens: Tensor = self.net(embedded) if ahead is None else self.net(embedded, ahead)
         return tokens[torch.arange(len(tokens), device=tokens.device), ends]
 

@@ -104,7 +104,7 @@ def _check_task(config: RunConfig, source: Source) -> None:
         raise ConfigError([f"{name} gives images a share in classes of other tasks; set {name}=0" for name in given])
     if config.task.base_only and config.method.bound_to_classes:
         raise NotApplicable(f"what {config.method.label} learns belongs to its classes: it knows nothing of new ones")
-    if config.task.targets != ("label",) and not config.objective.plain:
+    if config.task.targets != ("label",) and not (config.objective.plain or config.objective.of_any):
         raise NotApplicable(f"objective {config.objective.name} is a loss of classes, not of {config.task.name}")
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, refer, share
+from peftbench.interventions.redundancy import Heard
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.compacter import KroneckerLinear, Rules, kronecker_sum, require_divisible
@@ -44,7 +45,7 @@ class ExpertLinear(nn.Module):
         return F.linear(x, kronecker_sum(self.rules.matrices, left, right).T, bias)
 
 
-class MixedBottleneck(nn.Module):
+class MixedBottleneck(Heard):
     """x -> scale * up(dropout(gelu(down(x)))), each projection with an expert of its own draw."""
 
     def __init__(self, down: ExpertLinear, up: ExpertLinear, dropout: float, scale: float, activation: str) -> None:
@@ -54,8 +55,9 @@ class MixedBottleneck(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.up(self.dropout(self.activation(self.down(x))))
-        return self.scale * added
+        added: Tensor = self.scale * self.up(self.dropout(self.activation(self.down(x))))
+        self.say(added, x)
+        return added
 
 
 @METHODS.add("mixphm")
@@ -78,7 +80,7 @@ class MixPHM(Method):
     size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
-        "Made for visual question answering with T5; here behind the MLPs of a ViT, without the redundancy loss."
+        "Made for visual question answering with T5; here behind the MLPs of one tower. Its loss is objective=mixphm."
     )
 
     bottleneck: int = option(64, ge=1)

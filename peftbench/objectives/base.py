@@ -24,6 +24,7 @@ class Objective(Part):
 
     Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
     `FAITHFULNESS`), `adapted` (one sentence: what was changed), `of_pairs` (it is a loss of images and texts),
+    `of_any` (it adds to the task's own loss, whatever the task, of one network or a pair),
     `of_method` (the one method whose network it reads; "" where any will do), `plain` (the loss is the task's own and
     nothing is added; a cell's identity and label then do not name the objective).
     """
@@ -32,6 +33,7 @@ class Objective(Part):
     paper: ClassVar[str] = ""
     plain: ClassVar[bool] = False
     of_pairs: ClassVar[bool] = False
+    of_any: ClassVar[bool] = False
     of_method: ClassVar[str] = ""
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
@@ -64,7 +66,7 @@ OBJECTIVES = Registry("objective", "peftbench.objectives")
 
 def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: int) -> nn.Module:
     """`objective.prepare` with a random stream of its own, so that method and head draw what they draw without it."""
-    if len(backbone.towers) > 1 and not (objective.plain or objective.of_pairs):
+    if len(backbone.towers) > 1 and not (objective.plain or objective.of_pairs or objective.of_any):
         raise NotApplicable(f"objective {objective.name} is made for one network and this backbone is a pair")
     with seeded(seed, "objective"):
         return objective.prepare(backbone, num_classes)

@@ -1,0 +1,60 @@
+"""How much of what an adapter adds it was given already (MixPHM, arXiv:2303.01239)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from peftbench.backbones.base import Backbone
+from peftbench.foundation.exact import exact
+from peftbench.interventions.shared import refer
+
+# of the released code, which calls it 1 / 256
+WEIGHT = 3.9e-3
+
+
+class Heard(nn.Module):
+    """Base of adapters that in training can say how redundant each pass was, into the list `heard`.
+
+    They do where `listened` told them the tower that they stand in; `take` closes the list.
+    """
+
+    tower: Backbone | None
+    heard: list[Tensor] | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = self.heard = None
+
+    def listened(self, tower: Backbone) -> None:
+        """From here on say what training passes give; `tower` knows how long its sequences are."""
+        refer(self, "tower", tower)
+
+    def say(self, added: Tensor, x: Tensor) -> None:
+        """Of what a pass adds and what it was given."""
+        if self.training and self.tower is not None:
+            # a block that is computed again has to do the same, though nobody listens then
+            said = redundancy(added, x, self.tower.lengths)
+            if self.heard is not None:
+                self.heard.append(said)
+
+    def take(self) -> Tensor:
+        """The mean over the passes since `heard` was opened."""
+        assert self.heard, "an adapter speaks in a training pass, to one that listens"
+        said, self.heard = torch.stack(self.heard).mean(), None
+        return said
+
+
+def redundancy(added: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """3.9e-3 / B times the sum of the squared entries of u^T x off the diagonal (released code, `R2Loss`).
+
+    u and x: the rows of `added` and `x`, both [B, ..., width], each of length 1; of sequence b those of the first
+    `lengths`[b] tokens, int64 [B].
+    """
+    u, v = (F.normalize(exact(rows.flatten(1, -2)), dim=-1) for rows in (added, x))
+    if lengths is not None:
+        u = u * (torch.arange(u.shape[1], device=u.device) < lengths[:, None]).unsqueeze(-1)
+    products = u.flatten(0, 1).T @ v.flatten(0, 1)
+    off = products.square().sum() - products.diagonal().square().sum()
+    return WEIGHT * off / len(x)

@@ -1,0 +1,66 @@
+"""The redundancy loss of MixPHM (Jiang and Zheng, CVPR 2023, arXiv:2303.01239)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.spec import option
+from peftbench.interventions.redundancy import Heard
+from peftbench.objectives.base import OBJECTIVES, Objective
+from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batch
+from peftbench.train.loss import LossFn, Model
+
+
+@OBJECTIVES.add("mixphm")
+@dataclass(frozen=True)
+class Redundancy(Objective):
+    """The task's own loss + weight * mean over adapters of 3.9e-3 / B sum_(i != j) (u^T x)_ij^2 (released code).
+
+    x is what enters an adapter of `method=mixphm` and u what it adds, [tokens, width] over all B sequences of the batch
+    without padding, each row of length 1. Of several towers the mean of their means, as of the release's encoder and
+    decoder. Goes with any task. Adds no parameter.
+    """
+
+    paper: ClassVar[str] = "arXiv:2303.01239"
+    of_method: ClassVar[str] = "mixphm"
+    of_any: ClassVar[bool] = True
+    faithfulness: ClassVar[str] = "adapted"
+    adapted: ClassVar[str] = (
+        "Without the release's second term, which aligns each adapter with the mean of the last layer."
+    )
+
+    # of the released scripts
+    weight: float = option(0.2, ge=0)
+
+    def install(self, model: TaskModel, own: nn.Module) -> None:
+        adapters_of(model)
+        for tower in model.backbone.towers.values():
+            for adapter in tower.all_of(Heard):
+                adapter.listened(tower)
+
+    def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
+        towers = adapters_of(model)
+
+        def loss_fn(asked: Model, batch: Batch) -> Tensor:
+            each = [adapter for adapters in towers for adapter in adapters]
+            for adapter in each:
+                adapter.heard = []
+            loss = base(asked, batch)
+            means = [torch.stack([adapter.take() for adapter in adapters]).mean() for adapters in towers]
+            return loss + self.weight * torch.stack(means).mean()
+
+        return loss_fn
+
+
+def adapters_of(model: TaskModel) -> list[list[Heard]]:
+    """The adapters of each tower that has some. Raises `NotApplicable` where none has."""
+    found = [tower.all_of(Heard) for tower in model.backbone.towers.values()]
+    if not any(found):
+        raise NotApplicable("objective mixphm reads what adapters of method=mixphm add; it goes with that method")
+    return [adapters for adapters in found if adapters]

@@ -66,5 +66,8 @@ def test_tasks_are_trained_together_and_measured_apart(run, results, capsys):
     assert each[0] > 0.7 and record.params["method"] == 5 * 2 * 96
     assert run(*words, fast=False) == 2
     assert "this data has several tasks; set task.apart=true" in capsys.readouterr().err
+    learned = [*few, "dataset=domain_shapes", "task.apart=true", "method=coop", "objective=kgcoop"]
+    assert run(*learned, fast=False) == 3
+    assert "kgcoop compares an image with the classes of all tasks" in capsys.readouterr().err
     assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
     assert "reproduced exactly" in capsys.readouterr().out

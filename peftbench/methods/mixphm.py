@@ -80,7 +80,7 @@ class MixPHM(Method):
     size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
-        "Made for visual question answering with T5; here behind the MLPs of one tower. Its loss is objective=mixphm."
+        "Made for visual question answering with T5; here behind the MLPs of one tower, its loss as objective=mixphm."
     )
 
     bottleneck: int = option(64, ge=1)

@@ -108,6 +108,7 @@ def test_registry_knows_every_kind_and_data_needs_no_torch():
     kinds = ["asked_shapes", "camera_motion", "captioned_shapes", "captions", "clips", "coco", "coop", "csv", "digits"]
     kinds += [
         "domain_shapes",
+        "domains",
         "fewshot",
         "fgvc",
         "folder",

@@ -103,8 +103,8 @@ def _check_task(config: RunConfig, source: Source) -> None:
         given = [*mixing, *(["train.label_smoothing"] if config.train.label_smoothing else [])]
         raise ConfigError([f"{name} gives images a share in classes of other tasks; set {name}=0" for name in given])
     if config.task.tells_tasks and not (config.objective.plain or config.objective.of_any):
-        words = f"objective {config.objective.name} compares an image with the classes of all tasks, and task.apart=true"
-        raise NotApplicable(f"{words} with those of its own; take objective=none, or another method")
+        words = f"objective {config.objective.name} compares an image with the classes of all tasks"
+        raise NotApplicable(f"{words}, task.apart=true with those of its own; take objective=none, or another method")
     if config.task.base_only and config.method.bound_to_classes:
         raise NotApplicable(f"what {config.method.label} learns belongs to its classes: it knows nothing of new ones")
     if config.task.targets != ("label",) and not (config.objective.plain or config.objective.of_any):

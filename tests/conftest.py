@@ -60,6 +60,7 @@ _BY_LOT = {
     "test_steps.py",
     "test_frozen_work.py",
     "test_dense.py",
+    "test_method_options.py",
     "test_answers.py",
     "test_compose.py",
 }
@@ -77,12 +78,15 @@ _SHARES = {
     "test_trainable_tensors_alone_restore_the_model": 2,
     "test_train_and_eval_copies_and_bf16": 2,
     "test_frozen_work_is_frozen": 2,
+    "test_every_option_does_something": 2,
     "test_a_bad_input_is_answered": 2,
     "test_a_tree_is_that_of_a_whole_composition_by_hydra": 2,
 }
 
 
 def _left_out(item: pytest.Item) -> bool:
+    if item.get_closest_marker("thorough"):
+        return True
     if item.path.name not in _BY_LOT or not hasattr(item, "callspec"):
         return False
     values = sorted(map(str, item.callspec.params.values()))

@@ -128,6 +128,7 @@ def test_a_record_and_an_adapter_name_no_place_and_no_variable(run, results, cap
         record_config(RunRecord(**values), [])
 
 
+@pytest.mark.thorough
 def test_merged_evaluation_equals_unmerged(run, results):
     assert run("-m", "method=lora", "protocol.merge=false,true") == 0
     first, second = Store(results).all()
@@ -199,7 +200,7 @@ def test_offline_logging_changes_no_number(run, results, words):
     assert only_record(results).metrics == first.metrics
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.thorough)])
 def test_an_interrupted_cell_leaves_nothing_behind(results, signal_number):
     words = ["method=full", "train.epochs=5000", "dataset=digits", f"runtime.results={results}"]
     process = subprocess.Popen(

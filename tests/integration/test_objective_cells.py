@@ -41,7 +41,11 @@ def test_an_objective_that_a_backbone_or_method_has_no_place_for_is_not_applicab
     ("words", "label"),
     [
         (["method=da_vpt", "method.num_guided=4"], "da_vpt (num_guided=4) + da_vpt"),
-        (["method=sa2vp", "method.hidden_dim=4"], "sa2vp (hidden_dim=4) + prompt_stream"),
+        pytest.param(
+            ["method=sa2vp", "method.hidden_dim=4"],
+            "sa2vp (hidden_dim=4) + prompt_stream",
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_method_trains_with_the_objective_that_belongs_to_it(run, results, capsys, monkeypatch, words, label):

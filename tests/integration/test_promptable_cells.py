@@ -23,6 +23,7 @@ FAST = ["dataset=scenes", "dataset.size=32", "train=smoke", "train.batch_size=10
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_regions_on_a_plain_backbone(run, results):
     words = ["task=region", "task.width=64", "method=linear"]
     assert run(*FAST, *words, fast=False) == 0

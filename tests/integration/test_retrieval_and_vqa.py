@@ -56,7 +56,9 @@ def test_what_does_not_go_together_says_so(run, capsys, words, code, said):
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("fusion", "least"), [("read", 0.25), ("product", 0.2)])
+@pytest.mark.parametrize(
+    ("fusion", "least"), [("read", 0.25), pytest.param("product", 0.2, marks=pytest.mark.thorough)]
+)
 def test_questions_are_answered_better_than_by_the_most_frequent_answer(run, results, capsys, fusion, least):
     words = (*SHORT, "task=vqa", f"task.fusion={fusion}", "dataset=asked_shapes", "method=lora", "method.towers=[text]")
     assert run(*words, "train.epochs=4", "optim.lr=0.01", "train.augment=none", fast=False) == 0

@@ -164,6 +164,7 @@ def test_absent_data_are_named_and_the_rest_runs(run, results, capsys, tmp_path)
     assert counts(shown)["done"] == 1
 
 
+@pytest.mark.thorough
 def test_offline_logging_of_a_sweep_leaves_one_run_a_cell_and_changes_no_number(run, results, tmp_path):
     pytest.importorskip("wandb")
     words = ["-m", "method=linear,bitfit", *TINY]

@@ -130,7 +130,7 @@ def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> 
     if checkpoint is not None:
         return BackboneSpec(**known, checkpoint=str(checkpoint))
     weights = str(facts["weights"])
-    if weights == weights_id(BackboneSpec()):  # those that ship with the package
+    if weights == weights_id(BackboneSpec(model=facts["model"])):  # those that ship with the package
         return BackboneSpec(**known, weights="embedded")
     if weights.startswith("timm:"):
         return BackboneSpec(**known, weights="timm")

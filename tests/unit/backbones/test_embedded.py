@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from peftbench.adapters.predictor import backbone_of
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import embedded_file, weights_id
@@ -63,3 +64,10 @@ def test_the_stated_accuracy_is_that_of_the_file(name: str, shared: Path) -> Non
         right = net.eval()((pixels - mean) / std).argmax(1).eq(labels).float().mean()
     # a sample of a tenth: three standard errors
     assert float(right) == pytest.approx(card_of(name)[1]["cifar10_test_accuracy"], abs=0.04)
+
+
+@pytest.mark.parametrize("model", [*CLASSIFIERS.values(), "sam_micro_patch4_32"])
+def test_an_exported_model_finds_the_file_that_ships(model: str) -> None:
+    spec = BackboneSpec(model=model)
+    found = backbone_of({"title": "t", "model": model, "img_size": None, "weights": weights_id(spec)})
+    assert found.source == "embedded" and weights_id(found) == weights_id(spec)

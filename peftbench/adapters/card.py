@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftbench.adapters.sharing import metric_of, task_of
-from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.source import EMBEDDED, USUAL, weights_id
+from peftbench.backbones.source import EMBEDDED, USUAL, ships
 
 _USE = {
     "peft": """from peft import PeftModel
@@ -117,7 +116,7 @@ def _plain_model(facts: Mapping[str, Any], num_classes: int) -> str:
         made = f'net = timm.create_model("{backbone["model"]}", pretrained=True, num_classes={num_classes}{size})'
         return f"import timm\n\n{made}\n"
     name = EMBEDDED.get(backbone["model"], USUAL)
-    shipped = backbone["weights"] == weights_id(BackboneSpec(model=backbone["model"]))
+    shipped = ships(backbone["model"], backbone["weights"])
     imported = "from peftbench.backbones.source import embedded_file" if shipped else "from pathlib import Path"
     file = f'embedded_file("{name}")' if shipped else 'Path("BACKBONE.safetensors")'
     # the second import tells timm of the package's own model

@@ -14,7 +14,7 @@ import torch
 from peftbench.adapters.sharing import adapter_facts, task_of, with_adapter
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.source import weights_id
+from peftbench.backbones.source import ships
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.folder import SUFFIXES
@@ -130,7 +130,7 @@ def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> 
     if checkpoint is not None:
         return BackboneSpec(**known, checkpoint=str(checkpoint))
     weights = str(facts["weights"])
-    if weights == weights_id(BackboneSpec(model=facts["model"])):  # those that ship with the package
+    if ships(facts["model"], weights):
         return BackboneSpec(**known, weights="embedded")
     if weights.startswith("timm:"):
         return BackboneSpec(**known, weights="timm")

@@ -74,6 +74,11 @@ def checkpoint_files(path: Path) -> tuple[Path, ...]:
     return (path, *(path.parent / name for name in shards))
 
 
+def ships(model: str, weights: str) -> bool:
+    """Whether weights of that identity are those that the package has for an embedded model."""
+    return weights == weights_id(BackboneSpec(model=model))
+
+
 def weights_id(spec: BackboneSpec) -> str:
     """What identifies the weights in a cell's fingerprint: the digest of their files, or timm's name for them.
 

@@ -85,11 +85,11 @@ def own_rate(values: Mapping[str, Any]) -> OwnRate:
     rate for few epochs in small batches is not one for many in large ones.
     """
     method, family = str(values["method"]["name"]), family_of(str(values["backbone"]["model"]))
-    rows = [row for row in own_rates() if row.family == family]
-    row = next((row for row in rows if row.method == method), None)
-    if row is None:
-        known = ", ".join(sorted(row.method for row in rows))
+    rows = {row.method: row for row in own_rates() if row.family == family}
+    if method not in rows:
+        known = ", ".join(sorted(rows))
         raise ConfigError([f"hparams={PRESET} has no rate for {method} on {family}; it has one for {known}"])
+    row = rows[method]
     other = [word for word in row.recipe.split() if _shown(values, word.partition("=")[0]) != word]
     if other:
         here = ", ".join(_shown(values, word.partition("=")[0]) for word in other)

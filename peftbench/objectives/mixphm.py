@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from peftbench.backbones.base import Backbone
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions.redundancy import Heard
@@ -39,16 +40,15 @@ class Redundancy(Objective):
     weight: float = option(0.2, ge=0)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
-        adapters_of(model)
-        for tower in model.backbone.towers.values():
-            for adapter in tower.all_of(Heard):
+        for tower, adapters in adapters_of(model).items():
+            for adapter in adapters:
                 adapter.listened(tower)
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
-        towers = adapters_of(model)
+        towers = adapters_of(model).values()
+        each = [adapter for adapters in towers for adapter in adapters]
 
         def loss_fn(asked: Model, batch: Batch) -> Tensor:
-            each = [adapter for adapters in towers for adapter in adapters]
             for adapter in each:
                 adapter.heard = []
             loss = base(asked, batch)
@@ -58,9 +58,9 @@ class Redundancy(Objective):
         return loss_fn
 
 
-def adapters_of(model: TaskModel) -> list[list[Heard]]:
+def adapters_of(model: TaskModel) -> dict[Backbone, list[Heard]]:
     """The adapters of each tower that has some. Raises `NotApplicable` where none has."""
-    found = [tower.all_of(Heard) for tower in model.backbone.towers.values()]
-    if not any(found):
+    found = {tower: adapters for tower in model.backbone.towers.values() if (adapters := tower.all_of(Heard))}
+    if not found:
         raise NotApplicable("objective mixphm reads what adapters of method=mixphm add; it goes with that method")
-    return [adapters for adapters in found if adapters]
+    return found

@@ -15,18 +15,10 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.aligned import Aligned
 from peftbench.methods.base import install
 from peftbench.methods.mmap import MmAP, groups_of
+from tests.golden.test_hipro import NAMES, TASKS, several
 
-NAMES = ("red circle", "blue ring", "red circle", "green star", "pink arrow", "red circle")
-TASKS = (0, 0, 1, 1, 2, 2)
 # tasks 0 and 2 are group 3, task 1 is group 4
 MEMBERS = torch.tensor([[3, 0], [4, 1], [3, 2]])
-
-
-def several() -> Pair:
-    pair = make(PAIR).double()
-    assert isinstance(pair, Pair)
-    pair.read_classes(NAMES, ["a photo of a {}."], TASKS)
-    return pair
 
 
 def seen(pair: Pair) -> SimpleNamespace:

@@ -138,7 +138,10 @@ class KARST(Targeted):
         told_apart = any(not _absent(getattr(block, name, None)) for block in blocks for name in LAYER_SCALES)
         if told_apart or not all(isinstance(norm, nn.LayerNorm) for norm in norms):
             return {}
-        return {name: slice(None) for name, _ in backbone.trainable if name.endswith((".proj.shift", ".fc2.shift"))}
+        # by place, since families call these linears by different names
+        behind = [site.module for role in ("attn.proj", "mlp.fc2") for site in backbone.sites(role)]
+        shifts = {id(module.shift) for module in behind if isinstance(module, Rescaled)}
+        return {name: slice(None) for name, tensor in backbone.trainable if id(tensor) in shifts}
 
     def _size(self, in_dim: int, out_dim: int, num_parts: int) -> int:
         (in_small, in_large), (out_small, out_large) = (sides(w, self.factor) for w in (in_dim, out_dim // num_parts))

@@ -16,7 +16,7 @@ from torchvision.models.video.swin_transformer import SwinTransformer3d
 from peftbench.backbones.build import from_timm
 from peftbench.backbones.weights import load_weights
 from peftbench.contracts.backbones import VIDEO_SWIN, installed, make, samples
-from peftbench.contracts.test_methods import nudge
+from peftbench.contracts.test_methods import fitting, nudge
 from peftbench.methods.base import METHODS, install
 
 NAME = "swin3d_tiny_patch244_window877"
@@ -108,3 +108,12 @@ def test_the_order_of_frames_matters_and_clips_keep_apart() -> None:
     assert backbone.shape.times == 4 and backbone.shape.grid == (8, 8)
     assert not torch.allclose(backbone(clips), backbone(clips.flip(1)), atol=1e-4)
     torch.testing.assert_close(backbone(torch.cat([clips[:1], -clips[1:]]))[0], backbone(clips)[0])
+
+
+def test_a_method_knows_its_inert_tensors_by_place_and_not_by_name() -> None:
+    """The MLP's second linear is called `mlp.3` here: KARST's shift behind it changes nothing, as behind fc2."""
+    method = fitting("karst")
+    backbone = installed(method, "video_swin")
+    declared = set(method.inert(backbone))
+    shifts = {name for name, _ in backbone.trainable if name.endswith((".proj.shift", ".mlp.3.shift"))}
+    assert len(shifts) == 2 * len(backbone.shape.at("block")) and declared == shifts

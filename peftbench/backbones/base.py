@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,17 @@ class Readout(nn.Module):
         return pooled
 
 
+class Stack(Protocol):
+    """A transformer whose sequences may end in padding."""
+
+    # of the sequences of its last pass, int64 [batch], where they end in padding
+    lengths: Tensor | None
+
+    def all_of(self, kind: type[Kind]) -> list[Kind]:
+        """The modules of one kind in it, wrappers of a method among them, in order."""
+        ...
+
+
 class Backbone(nn.Module):
     """A timm model without classifier, with its sites. `forward(images)` gives pooled features [batch, feature_dim].
 
@@ -176,6 +187,11 @@ class Backbone(nn.Module):
         """The networks it consists of, by name: one of images, beside it one of texts in a pair."""
         return {"image": self}
 
+    @property
+    def stacks(self) -> Sequence[Stack]:
+        """The transformers it consists of, each with sequences of its own: an encoder and a decoder are two."""
+        return [self]
+
     def read_frames(self, wanted: str) -> None:
         """Pool the frames of clips the way `wanted`, see `frames.FrameFolded`; images have none to pool.
 
@@ -205,6 +221,11 @@ class Backbone(nn.Module):
     def first_batch_differs(self) -> bool:
         """Whether the first batch of a pass in evaluation computes what the others use, anew in each pass."""
         return False
+
+    @property
+    def against_capture(self) -> str:
+        """Why steps through it must not be captured as CUDA graphs, in words; empty where nothing speaks against it."""
+        return ""
 
     @property
     def num_pooled(self) -> int | None:

@@ -22,12 +22,14 @@ from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.pair_weights import load_pair
-from peftbench.backbones.source import weights_files
+from peftbench.backbones.source import weights_files, writer_files
+from peftbench.backbones.t5 import build_t5
 from peftbench.backbones.text import build_text
 from peftbench.backbones.text_options import TEXTS
 from peftbench.backbones.tokenizers import tokenizer_of
 from peftbench.backbones.tubelets import Tubelets, VideoTransformer
 from peftbench.backbones.video_swin import VideoSwin
+from peftbench.backbones.vl_t5 import VLT5
 from peftbench.backbones.weights import load_from_timm, load_weights
 from peftbench.foundation.errors import ConfigError, NotApplicable, did_you_mean
 from peftbench.foundation.plugins import load_plugins
@@ -39,6 +41,10 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     Raises `ConfigError` for an unknown model or an impossible size, `NotApplicable` for a family that is not
     supported, `MissingInput` and `BadInput` for weights.
     """
+    if spec.writer:
+        config, weights, *_, vocabulary = writer_files(spec)
+        image = build_backbone(replace(spec, writer=None, vocabulary=None), drop_path, frames)
+        return VLT5(image, build_t5((config, weights), vocabulary))
     if spec.text:
         return _pair(spec, drop_path, frames)
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}

@@ -100,7 +100,7 @@ def _patch_size(net: Any, sites: list[Site], grid: tuple[int, int]) -> int:
     return int(size[0]) // int(grid[0])
 
 
-def _site(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: int = -1) -> Iterator[Site]:
+def site_at(parent: nn.Module, key: str, role: str, layer: int = -1, channel_dim: int = -1) -> Iterator[Site]:
     """One site, or none where the model has no such module (an Identity norm, a missing bias-free part)."""
     module = getattr(parent, key, None) if not key.isdigit() else parent.get_submodule(key)
     if module is None or isinstance(module, nn.Identity):
@@ -135,123 +135,123 @@ def _width(module: nn.Module) -> int:
 def transformer_sites(parent: nn.Module, key: str, layer: int) -> Iterator[Site]:
     block = parent.get_submodule(key)
     attn, mlp = block.get_submodule("attn"), block.get_submodule("mlp")
-    yield from _site(parent, key, "block", layer)
-    yield from _site(block, "norm1", "norm.1", layer)
-    yield from _site(block, "attn", "attn", layer)
-    yield from _site(attn, "qkv", "attn.qkv", layer)
-    yield from _site(attn, "q_norm", "qk_norm.q", layer)
-    yield from _site(attn, "k_norm", "qk_norm.k", layer)
-    yield from _site(attn, "norm", "norm.attn", layer)
-    yield from _site(attn, "proj", "attn.proj", layer)
-    yield from _site(block, "norm2", "norm.2", layer)
-    yield from _site(block, "mlp", "mlp", layer)
-    yield from _site(mlp, "fc1", "mlp.fc1", layer)
-    yield from _site(mlp, "norm", "norm.mlp", layer)
-    yield from _site(mlp, "fc2", "mlp.fc2", layer)
+    yield from site_at(parent, key, "block", layer)
+    yield from site_at(block, "norm1", "norm.1", layer)
+    yield from site_at(block, "attn", "attn", layer)
+    yield from site_at(attn, "qkv", "attn.qkv", layer)
+    yield from site_at(attn, "q_norm", "qk_norm.q", layer)
+    yield from site_at(attn, "k_norm", "qk_norm.k", layer)
+    yield from site_at(attn, "norm", "norm.attn", layer)
+    yield from site_at(attn, "proj", "attn.proj", layer)
+    yield from site_at(block, "norm2", "norm.2", layer)
+    yield from site_at(block, "mlp", "mlp", layer)
+    yield from site_at(mlp, "fc1", "mlp.fc1", layer)
+    yield from site_at(mlp, "norm", "norm.mlp", layer)
+    yield from site_at(mlp, "fc2", "mlp.fc2", layer)
     # ViTamin's name for it
-    yield from _site(mlp, "w2", "mlp.fc2", layer)
+    yield from site_at(mlp, "w2", "mlp.fc2", layer)
 
 
 def _eva(net: Any) -> Iterator[Site]:
     """A plain transformer under rotary embeddings: DINOv3, EVA-02, PE, RoPE-ViT."""
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
-    yield from _site(net, "norm_pre", "norm.pre")
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net, "norm_pre", "norm.pre")
     for layer, block in enumerate(net.blocks):
         if not isinstance(block, eva.EvaBlock):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm EvaBlocks")
         block.attn.register_forward_pre_hook(turn_only_patches, with_kwargs=True)
         yield from transformer_sites(net.blocks, str(layer), layer)
-    yield from _site(net, "norm", "norm.final")
-    yield from _site(net, "fc_norm", "norm.final")
+    yield from site_at(net, "norm", "norm.final")
+    yield from site_at(net, "fc_norm", "norm.final")
 
 
 def _beit(net: Any) -> Iterator[Site]:
     """A plain transformer with relative positions: BEiT and BEiT v2."""
     take_longer(net)
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
     for layer in range(len(net.blocks)):
         yield from transformer_sites(net.blocks, str(layer), layer)
-    yield from _site(net, "norm", "norm.final")
-    yield from _site(net, "fc_norm", "norm.final")
+    yield from site_at(net, "norm", "norm.final")
+    yield from site_at(net, "fc_norm", "norm.final")
 
 
 def _vit(net: Any) -> Iterator[Site]:
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
-    yield from _site(net, "norm_pre", "norm.pre")
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net, "norm_pre", "norm.pre")
     for layer, block in enumerate(net.blocks):
         if not isinstance(block, vit.Block):
             raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm Blocks")
         yield from transformer_sites(net.blocks, str(layer), layer)
-    yield from _site(net, "norm", "norm.final")
-    yield from _site(net, "fc_norm", "norm.final")
+    yield from site_at(net, "norm", "norm.final")
+    yield from site_at(net, "fc_norm", "norm.final")
 
 
 def _swin(net: Any) -> Iterator[Site]:
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
-    yield from _site(net.patch_embed, "norm", "norm.embed")
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net.patch_embed, "norm", "norm.embed")
     layer = 0
     for stage in net.layers:
-        yield from _site(stage.downsample, "norm", "norm.merge")
-        yield from _site(stage.downsample, "reduction", "merge")
+        yield from site_at(stage.downsample, "norm", "norm.merge")
+        yield from site_at(stage.downsample, "reduction", "merge")
         for index in range(len(stage.blocks)):
             yield from transformer_sites(stage.blocks, str(index), layer)
             layer += 1
-    yield from _site(net, "norm", "norm.final")
+    yield from site_at(net, "norm", "norm.final")
 
 
 def _video_swin(net: Any) -> Iterator[Site]:
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
-    yield from _site(net.patch_embed, "norm", "norm.embed")
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net.patch_embed, "norm", "norm.embed")
     layer = 0
     for stage in net.features:
         if not isinstance(stage, nn.Sequential):
-            yield from _site(stage, "norm", "norm.merge")
-            yield from _site(stage, "reduction", "merge")
+            yield from site_at(stage, "norm", "norm.merge")
+            yield from site_at(stage, "reduction", "merge")
             continue
         block: Any
         for index, block in enumerate(stage):
-            yield from _site(stage, str(index), "block", layer)
-            yield from _site(block, "norm1", "norm.1", layer)
-            yield from _site(block, "attn", "attn", layer)
-            yield from _site(block.attn, "qkv", "attn.qkv", layer)
-            yield from _site(block.attn, "proj", "attn.proj", layer)
-            yield from _site(block, "norm2", "norm.2", layer)
-            yield from _site(block, "mlp", "mlp", layer)
-            yield from _site(block.mlp, "0", "mlp.fc1", layer)
-            yield from _site(block.mlp, "3", "mlp.fc2", layer)
+            yield from site_at(stage, str(index), "block", layer)
+            yield from site_at(block, "norm1", "norm.1", layer)
+            yield from site_at(block, "attn", "attn", layer)
+            yield from site_at(block.attn, "qkv", "attn.qkv", layer)
+            yield from site_at(block.attn, "proj", "attn.proj", layer)
+            yield from site_at(block, "norm2", "norm.2", layer)
+            yield from site_at(block, "mlp", "mlp", layer)
+            yield from site_at(block.mlp, "0", "mlp.fc1", layer)
+            yield from site_at(block.mlp, "3", "mlp.fc2", layer)
             layer += 1
-    yield from _site(net, "norm", "norm.final")
+    yield from site_at(net, "norm", "norm.final")
 
 
 def _convnext(net: Any) -> Iterator[Site]:
-    yield from _site(net.stem, "0", "embed", channel_dim=1)
-    yield from _site(net.stem, "1", "norm.embed", channel_dim=1)
+    yield from site_at(net.stem, "0", "embed", channel_dim=1)
+    yield from site_at(net.stem, "1", "norm.embed", channel_dim=1)
     layer = 0
     for stage in net.stages:
         if not isinstance(stage.downsample, nn.Identity):
-            yield from _site(stage.downsample, "0", "norm.merge", channel_dim=1)
-            yield from _site(stage.downsample, "1", "merge", channel_dim=1)
+            yield from site_at(stage.downsample, "0", "norm.merge", channel_dim=1)
+            yield from site_at(stage.downsample, "1", "merge", channel_dim=1)
         for index, block in enumerate(stage.blocks):
             # the small variants keep maps channels-first through the MLP, as 1 x 1 convolutions
             channels = 1 if block.use_conv_mlp else -1
-            yield from _site(stage.blocks, str(index), "block", layer, channel_dim=1)
-            yield from _site(block, "conv_dw", "conv", layer, channel_dim=1)
-            yield from _site(block, "norm", "norm.2", layer, channels)
-            yield from _site(block, "mlp", "mlp", layer, channels)
-            yield from _site(block.mlp, "fc1", "mlp.fc1", layer, channels)
-            yield from _site(block.mlp, "fc2", "mlp.fc2", layer, channels)
+            yield from site_at(stage.blocks, str(index), "block", layer, channel_dim=1)
+            yield from site_at(block, "conv_dw", "conv", layer, channel_dim=1)
+            yield from site_at(block, "norm", "norm.2", layer, channels)
+            yield from site_at(block, "mlp", "mlp", layer, channels)
+            yield from site_at(block.mlp, "fc1", "mlp.fc1", layer, channels)
+            yield from site_at(block.mlp, "fc2", "mlp.fc2", layer, channels)
             layer += 1
-    yield from _site(net, "norm_pre", "norm.final", channel_dim=1)
-    yield from _site(net.head, "norm", "norm.final", channel_dim=1)
+    yield from site_at(net, "norm_pre", "norm.final", channel_dim=1)
+    yield from site_at(net.head, "norm", "norm.final", channel_dim=1)
 
 
 def _sam(net: Any) -> Iterator[Site]:
     """The image encoder of Segment Anything: tokens as maps [batch, height, width, channels], a neck behind them."""
-    yield from _site(net.patch_embed, "proj", "embed", channel_dim=1)
+    yield from site_at(net.patch_embed, "proj", "embed", channel_dim=1)
     for layer, block in enumerate(net.blocks):
         # timm builds these norms with torch's usual 1e-5, SAM was trained with this
         block.norm1.eps = block.norm2.eps = 1e-6
         yield from transformer_sites(net.blocks, str(layer), layer)
     for place in (0, 2):
-        yield from _site(net.neck, str(place), "neck", channel_dim=1)
-        yield from _site(net.neck, str(place + 1), "norm.neck", channel_dim=1)
+        yield from site_at(net.neck, str(place), "neck", channel_dim=1)
+        yield from site_at(net.neck, str(place + 1), "norm.neck", channel_dim=1)

@@ -27,6 +27,8 @@ class BackboneSpec(Spec):
     `text` names the text tower of a pair, whose weights are in the same file; without it only images are read.
     `vocabulary` is the file of its tokenizer: a tokenizer.json, or CLIP's bpe_simple_vocab_16e6.txt.gz; without it the
     tokenizer.json beside the checkpoint is read.
+    `writer` is the folder of a T5 as transformers writes it (config.json, model.safetensors, tokenizer.json): a text
+    tower that reads the image's tokens and writes answers (`task=vqa_written`).
     `download` says, in the message for machines without a network, where the weights can be had.
     """
 
@@ -42,6 +44,7 @@ class BackboneSpec(Spec):
     frame_readout: str = option("method", choices=FRAME_READOUTS, later=True)
     text: str = option("", choices=("", *TEXTS), later=True)
     vocabulary: str | None = option(None, location=True)
+    writer: str | None = option(None, location=True)
 
     def problems(self) -> Sequence[str]:
         if not self.model:
@@ -51,6 +54,8 @@ class BackboneSpec(Spec):
                 f"backbone.checkpoint must name a file for {self.title}"
                 + (f"; {self.download}" if self.download else "")
             ]
+        if self.text and self.writer:
+            return [f"backbone.writer brings a text tower and {self.title} has one; take the backbone of images alone"]
         return ()
 
     @property

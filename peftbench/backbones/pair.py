@@ -1,7 +1,6 @@
 """An image tower and a text tower that meet in one space: CLIP (arXiv:2103.00020), SigLIP, the embedded pair.
 
-The features of an image and the texts of the classes are projected to one width and compared by cosine. Each tower is a
-Backbone of its own, with its own shape, sites and roles, so that a method for one attaches to either.
+The features of an image and the texts of the classes are projected to one width and compared by cosine.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.text import TextTower
 from peftbench.backbones.tokenizers import Tokenizer, rows_of
+from peftbench.backbones.towers import TwoTowers
 from peftbench.foundation.errors import NotApplicable
 
 LARGEST_SCALE = 100.0
@@ -59,17 +59,18 @@ class Match(nn.Module):
         return logits if self.logit_bias is None else logits + self.logit_bias
 
 
-class Pair(Backbone):
+class Pair(TwoTowers):
     """`forward(images)`: features of the image tower [batch, joint], or logits [batch, classes] once classes are read.
 
     Methods reach `image` and `text` by their sites, and what lies between: `classes` (the texts of the classes, ->
-    [classes, joint]), `match` (-> logits), `image_projection` and `text_projection`. To everything that asks for sites
-    or a shape without naming a tower, a pair is its image tower.
+    [classes, joint]), `match` (-> logits), `image_projection` and `text_projection`.
     """
 
+    text: TextTower
+
     def __init__(self, image: Backbone, text: TextTower, tokenizer: Tokenizer) -> None:
-        nn.Module.__init__(self)
-        self.image, self.text, self.tokenizer = image, text, tokenizer
+        super().__init__(image, text)
+        self.tokenizer = tokenizer
         spec = text.spec
         width = image.feature_dim
         self.image_projection: nn.Module = nn.Identity()
@@ -86,10 +87,7 @@ class Pair(Backbone):
         # of the images of the last pass, where it was told; kept behind it, since blocks may be computed again
         self.image_tasks: Tensor | None = None
         self.templates: tuple[str, ...] = ()
-        self.weights_read = ""
-        self.input_spec = image.input_spec
         self.feature_dim = spec.joint
-        self.inputs = image.inputs
         # features of the classes with what they depend on, and whether they have to be made again
         self._kept: tuple[Any, Tensor] | None = None
         self._old = True
@@ -102,30 +100,6 @@ class Pair(Backbone):
         joint, classes = self.text.spec.joint, len(self.class_names)
         tasks = len({*self.class_tasks}) or 1
         self.shape = PairShape(**facts, text=self.text.shape, joint=joint, num_classes=classes, num_tasks=tasks)
-
-    # what a pair is without a tower's name: its image tower
-    @property
-    def net(self) -> Any:  # type: ignore[override]
-        return self.image.net
-
-    @property
-    def readout(self) -> nn.Module:  # type: ignore[override]
-        return self.image.readout
-
-    @property
-    def _sites(self) -> tuple[Site, ...]:  # type: ignore[override]
-        return self.image.all_sites
-
-    @property
-    def towers(self) -> dict[str, Backbone]:
-        return {"image": self.image, "text": self.text}
-
-    @property
-    def sample_shape(self) -> tuple[int, ...]:
-        return self.image.sample_shape
-
-    def read_frames(self, wanted: str) -> None:
-        self.image.read_frames(wanted)
 
     def read_classes(self, names: Sequence[str], templates: Sequence[str], tasks: Sequence[int] = ()) -> None:
         """From here on `forward` compares images with these classes, each written into every template.
@@ -154,11 +128,6 @@ class Pair(Backbone):
         return logits
 
     def written(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Texts of samples as ids: int32 [samples, most texts of one, length], cut behind the longest text.
-
-        A sample with fewer texts than another has empty ones behind its own. Raises `BadInput` for a text that cannot
-        be written or is too long.
-        """
         most = max(map(len, texts))
         pieces = {text: self.tokenizer.pieces(text) for own in texts for text in own}
         rows = rows_of(self.text.spec, [pieces[own[i]] if i < len(own) else [] for own in texts for i in range(most)])

@@ -74,6 +74,28 @@ def checkpoint_files(path: Path) -> tuple[Path, ...]:
     return (path, *(path.parent / name for name in shards))
 
 
+def writer_files(spec: BackboneSpec) -> tuple[Path, ...]:
+    """The files of a T5 in the folder `backbone.writer`: config.json, then its weights, then tokenizer.json or the file
+    that `backbone.vocabulary` names. None where no writer is named.
+
+    Raises `MissingInput` when one is not there.
+    """
+    if not spec.writer:
+        return ()
+    folder = user_path(spec.writer, "backbone.writer")
+    if not folder.is_dir():
+        raise MissingInput(f"backbone.writer={spec.writer} is not a folder; it holds a T5 as transformers writes it")
+    index, whole = folder / ("model.safetensors" + INDEX), folder / "model.safetensors"
+    vocabulary = user_path(spec.vocabulary, "backbone.vocabulary") if spec.vocabulary else folder / "tokenizer.json"
+    found = [folder / "config.json", index if index.is_file() else whole, vocabulary]
+    if missing := [path for path in found if not path.is_file()]:
+        raise MissingInput(f"backbone.writer={spec.writer}: there is no {missing[0].name}; {_OF_A_WRITER}")
+    return (found[0], *checkpoint_files(found[1]), vocabulary)
+
+
+_OF_A_WRITER = "it holds config.json, model.safetensors and tokenizer.json, for example of google-t5/t5-base"
+
+
 def ships(model: str, weights: str) -> bool:
     """Whether weights of that identity are those that the package has for an embedded model."""
     return weights == weights_id(BackboneSpec(model=model))
@@ -84,6 +106,11 @@ def weights_id(spec: BackboneSpec) -> str:
 
     Cheap enough to run before a cell is planned; builds no model.
     """
+    writer = writer_files(spec)
+    return _image_id(spec) + (f"+sha256:{files_digest(writer)}" if writer else "")
+
+
+def _image_id(spec: BackboneSpec) -> str:
     if paths := weights_files(spec):
         return f"sha256:{files_digest(paths)}"
     return f"timm:{spec.model}" if spec.source == "timm" else "none"

@@ -9,7 +9,7 @@ import gzip
 import html
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -71,8 +71,36 @@ class Pieces:
         found: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return found
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What ids spell, without the marks around it."""
+        found: str = self._library.decode(list(ids), skip_special_tokens=True)
+        return found.strip()
+
     def __deepcopy__(self, memo: Any) -> Pieces:
         return self
+
+
+def pieces_of(path: Path, option: str, plain: bool = False) -> Pieces:
+    """The tokenizer of a tokenizer.json. Raises `MissingInput` without the library, `BadInput` for a file that is none.
+
+    `option` names it in messages.
+    """
+
+    def read() -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(path))
+
+    return _read(option, path, read, plain)
+
+
+def _read(option: str, path: Path, read: Callable[[], Any], plain: bool = False) -> Pieces:
+    try:
+        return Pieces(read(), plain)
+    except ImportError as error:
+        raise MissingInput("texts are cut into pieces by a library: pip install 'peftbench[text]'") from error
+    except Exception as error:  # the library has no class of its own for what it cannot read
+        raise BadInput(f"{option}={path} is no vocabulary: {error}") from error
 
 
 def tokenizer_of(spec: TextSpec, vocabulary: str | None, weights: Sequence[Path]) -> Tokenizer:
@@ -91,16 +119,9 @@ def tokenizer_of(spec: TextSpec, vocabulary: str | None, weights: Sequence[Path]
             f", or {_BPE_FROM}" if spec.tokenizer == "bpe" else ""
         )
         raise MissingInput(f"the text tower needs its vocabulary: set backbone.vocabulary=FILE, the {what}")
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingInput("texts are cut into pieces by a library: pip install 'peftbench[text]'") from error
-    try:
-        if found[0].suffix == ".json":
-            return Pieces(tokenizers.Tokenizer.from_file(str(found[0])), plain=not spec.causal)
-        return Pieces(_byte_pairs(found[0], spec.num_tokens))
-    except Exception as error:  # the library has no class of its own for what it cannot read
-        raise BadInput(f"backbone.vocabulary={found[0]} is no vocabulary: {error}") from error
+    if found[0].suffix == ".json":
+        return pieces_of(found[0], "backbone.vocabulary", plain=not spec.causal)
+    return _read("backbone.vocabulary", found[0], lambda: _byte_pairs(found[0], spec.num_tokens))
 
 
 def _byte_pairs(path: Path, num_tokens: int) -> Any:

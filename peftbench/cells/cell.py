@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peftbench.backbones.source import weights_files, weights_id
+from peftbench.backbones.source import weights_files, weights_id, writer_files
 from peftbench.config.gate import RunConfig, with_options
 from peftbench.config.presets import DEFAULT
 from peftbench.data.base import DatasetSpec
@@ -45,7 +45,8 @@ class Cell:
     def inputs(self) -> list[Path] | None:
         """Every file and folder whose change could change the identity; None where something else can as well."""
         data = self.config.dataset.inputs()
-        return None if data is None else [*data, *weights_files(self.config.backbone)]
+        backbone = self.config.backbone
+        return None if data is None else [*data, *weights_files(backbone), *writer_files(backbone)]
 
     def check_unchanged(self) -> None:
         """Raises `RecordError` when data or weights are no longer those the identity was computed from."""

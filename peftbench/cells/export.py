@@ -37,7 +37,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         raise NotApplicable(
             "export writes models of images and this record is of clips; 'evaluate' and 'reproduce' restore it"
         )
-    if config.backbone.text:
+    if config.backbone.text or config.backbone.writer:
         raise NotApplicable(
             "export writes models of images alone and this record's backbone reads texts as well; 'evaluate' and "
             "'reproduce' restore it"

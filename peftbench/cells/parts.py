@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.pair import Pair
+from peftbench.backbones.towers import TwoTowers
 from peftbench.cells.data import CellData
 from peftbench.cells.evidence import CellEvidence
 from peftbench.cells.shared import backbone_of, opened
@@ -68,7 +68,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     num_params = sum(parameter.numel() for parameter in backbone.parameters())
     own = objectives.prepare(config.objective, backbone, source.num_classes, config.seed)
     frozen_buffers = (*backbone.buffers(), *own.buffers())
-    write = backbone.written if isinstance(backbone, Pair) else None
+    write = backbone.written if isinstance(backbone, TwoTowers) else None
     data = CellData(data_set, config, runtime, backbone.input_spec, device, progress, write)
     observed = Observed(findings)
     if config.method.looks_first and findings is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
-from peftbench.cells.cell import plan
+from peftbench.cells.cell import Cell, plan
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import Parts, build_parts
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
@@ -98,9 +98,17 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
         raise RecordError(
             f"this is not the cell of record {record.fingerprint}: "
             f"{identity_difference(record.identity, cell.identity)}; "
-            f"the record was made by commit {record.provenance['git_commit']}"
+            f"the record was made by commit {record.provenance['git_commit']}{_weights_hint(record, cell)}"
         )
     return typed, runtime
+
+
+def _weights_hint(record: RunRecord, cell: Cell) -> str:
+    """What to set where the weights are not the record's."""
+    was, now = (identity["backbone"]["weights"].split("+") for identity in (record.identity, cell.identity))
+    wanted = ["backbone.checkpoint=FILE"] if was[0] != now[0] else []
+    wanted += ["backbone.writer=FOLDER"] if was[1:] != now[1:] else []
+    return f"; name the weights it was made with: {' '.join(wanted)}" if wanted else ""
 
 
 def _without_places(config: dict[str, Any]) -> dict[str, Any]:

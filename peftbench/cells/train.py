@@ -74,7 +74,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
         # only under the plain objective, which adds nothing to the task's loss
         loss_fn = task.loss_fn(config.train, trainee.inputs)
 
-    against, passes = against_capture(config, runtime), None
+    against, passes = against_capture(config, runtime) or model.backbone.against_capture, None
     if trainee.val is not None:
         of_passes = against or against_capture_of_passes(model.backbone)
         passes = Passes(trainee.val_module, trainee.val, config.train.precision, of_passes)

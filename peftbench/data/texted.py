@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,3 +68,18 @@ def answer_numbers(given: Sequence[Sequence[str]], vocabulary: Sequence[str]) ->
     for row, answers in zip(found, given, strict=True):
         row[: len(answers)] = [numbers.get(answer, -1) for answer in answers]
     return found
+
+
+_NUMBERS = "none one two three four five six seven eight nine ten"
+_AS_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"zero": "0"}
+
+
+def plain_answer(answer: str) -> str:
+    """An answer as VQA's evaluation compares them: lower case, digits for numbers, no articles, no punctuation.
+
+    Its list of contractions is left out.
+    """
+    text = re.sub(r"(?<=\d),(?=\d)", "", answer.lower().strip())
+    text = re.sub(r"[;/\[\]\"{}()=+\\_<>@`,?!]|\.(?!\d)", " ", text)
+    words = [_AS_DIGITS.get(word, word) for word in text.split() if word not in ("a", "an", "the")]
+    return " ".join(words)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone
+from peftbench.backbones.base import Stack
 from peftbench.foundation.exact import exact
 from peftbench.interventions.shared import refer
 
@@ -17,25 +17,25 @@ WEIGHT = 3.9e-3
 class Heard(nn.Module):
     """Base of adapters that in training can say how redundant each pass was, into the list `heard`.
 
-    They do where `listened` told them the tower that they stand in; `take` closes the list.
+    They do where `listened` told them the transformer that they stand in; `take` closes the list.
     """
 
-    tower: Backbone | None
+    stack: Stack | None
     heard: list[Tensor] | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.tower = self.heard = None
+        self.stack = self.heard = None
 
-    def listened(self, tower: Backbone) -> None:
-        """From here on say what training passes give; `tower` knows how long its sequences are."""
-        refer(self, "tower", tower)
+    def listened(self, stack: Stack) -> None:
+        """From here on say what training passes give; `stack` knows how long its sequences are."""
+        refer(self, "stack", stack)
 
     def say(self, added: Tensor, x: Tensor) -> None:
         """Of what a pass adds and what it was given."""
-        if self.training and self.tower is not None:
+        if self.training and self.stack is not None:
             # a block that is computed again has to do the same, though nobody listens then
-            said = redundancy(added, x, self.tower.lengths)
+            said = redundancy(added, x, self.stack.lengths)
             if self.heard is not None:
                 self.heard.append(said)
 

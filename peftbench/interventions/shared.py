@@ -21,7 +21,7 @@ def share(backbone: Backbone, name: str, module: Module) -> Module:
     return module
 
 
-def refer(user: nn.Module, attribute: str, module: nn.Module) -> None:
+def refer(user: nn.Module, attribute: str, module: object) -> None:
     """Let `user.attribute` be a module that is registered elsewhere; a plain reference that copies follow."""
     object.__setattr__(user, attribute, module)
 

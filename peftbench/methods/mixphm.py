@@ -80,7 +80,8 @@ class MixPHM(Method):
     size_option: ClassVar[str] = "rank"
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
-        "Made for visual question answering with T5; here behind the MLPs of one tower, its loss as objective=mixphm."
+        "Made for questions answered by a T5, task=vqa_written here; behind the MLPs of any one tower as well, and its "
+        "loss is objective=mixphm."
     )
 
     bottleneck: int = option(64, ge=1)

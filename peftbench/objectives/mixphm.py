@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.base import Backbone
+from peftbench.backbones.base import Stack
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions.redundancy import Heard
@@ -24,8 +24,8 @@ class Redundancy(Objective):
     """The task's own loss + weight * mean over adapters of 3.9e-3 / B sum_(i != j) (u^T x)_ij^2 (released code).
 
     x is what enters an adapter of `method=mixphm` and u what it adds, [tokens, width] over all B sequences of the batch
-    without padding, each row of length 1. Of several towers the mean of their means, as of the release's encoder and
-    decoder. Goes with any task. Adds no parameter.
+    without padding, each row of length 1. Of several transformers the mean of their means, as of the release's encoder
+    and decoder. Goes with any task. Adds no parameter.
     """
 
     paper: ClassVar[str] = "arXiv:2303.01239"
@@ -40,27 +40,28 @@ class Redundancy(Objective):
     weight: float = option(0.2, ge=0)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
-        for tower, adapters in adapters_of(model).items():
+        for stack, adapters in adapters_of(model):
             for adapter in adapters:
-                adapter.listened(tower)
+                adapter.listened(stack)
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
-        towers = adapters_of(model).values()
-        each = [adapter for adapters in towers for adapter in adapters]
+        stacks = [adapters for _, adapters in adapters_of(model)]
+        each = [adapter for adapters in stacks for adapter in adapters]
 
         def loss_fn(asked: Model, batch: Batch) -> Tensor:
             for adapter in each:
                 adapter.heard = []
             loss = base(asked, batch)
-            means = [torch.stack([adapter.take() for adapter in adapters]).mean() for adapters in towers]
+            means = [torch.stack([adapter.take() for adapter in adapters]).mean() for adapters in stacks]
             return loss + self.weight * torch.stack(means).mean()
 
         return loss_fn
 
 
-def adapters_of(model: TaskModel) -> dict[Backbone, list[Heard]]:
-    """The adapters of each tower that has some. Raises `NotApplicable` where none has."""
-    found = {tower: adapters for tower in model.backbone.towers.values() if (adapters := tower.all_of(Heard))}
+def adapters_of(model: TaskModel) -> list[tuple[Stack, list[Heard]]]:
+    """The adapters of each transformer that has some. Raises `NotApplicable` where none has."""
+    stacks = [stack for tower in model.backbone.towers.values() for stack in tower.stacks]
+    found = [(stack, adapters) for stack in stacks if (adapters := stack.all_of(Heard))]
     if not found:
         raise NotApplicable("objective mixphm reads what adapters of method=mixphm add; it goes with that method")
     return found

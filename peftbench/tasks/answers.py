@@ -42,6 +42,21 @@ def answer_loss(logits: Tensor, scores: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, scores.to(logits.dtype), reduction="sum") / len(logits)
 
 
+def drawn_answer(answers: Tensor) -> tuple[Tensor, Tensor]:
+    """One answer of each question, drawn in proportion to its score: int64 [batch], and that score, [batch].
+
+    answers: int64 [batch, annotators] with -1 outside the vocabulary. Where all are outside, some class of score 0.
+    """
+    same = answers[:, :, None] == answers[:, None, :]
+    counts = same.sum(dim=2)
+    scores = soft_scores(counts) * (answers >= 0)
+    # each of those who said the same stands for an equal part of it
+    shares = scores / counts + (scores.sum(dim=1, keepdim=True) == 0)
+    # the first of exponential clocks to ring, so that nothing waits for the device
+    drawn = (shares / torch.empty_like(shares).exponential_()).argmax(dim=1, keepdim=True)
+    return answers.gather(1, drawn)[:, 0].clamp(min=0), scores.gather(1, drawn)[:, 0]
+
+
 class AnswerMeter:
     """Logits [batch, answers] and `batch["answers"]` [batch, annotators] -> the mean score of the likeliest answer.
 
@@ -53,7 +68,9 @@ class AnswerMeter:
         self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        chosen, scores = outputs.argmax(dim=1), scores_of(batch["answers"], outputs.shape[1])
+        self._take(outputs.argmax(dim=1), scores_of(batch["answers"], outputs.shape[1]), batch)
+
+    def _take(self, chosen: Tensor, scores: Tensor, batch: Batch) -> None:
         gained = scores.gather(1, chosen[:, None])[:, 0]
         self._seen.append((chosen, gained, (scores <= 0).all(dim=1), batch["index"]))
 
@@ -66,3 +83,26 @@ class AnswerMeter:
             "n": len(gained),
         }
         return Measured(metrics, chosen[index.argsort()].numpy().astype(np.int32))
+
+
+class WrittenMeter(AnswerMeter):
+    """Numbers of written answers [batch], -1 for words outside the vocabulary, whose share is `other_words`.
+
+    Those count as wrong; the rest as in `AnswerMeter`.
+    """
+
+    def __init__(self, num_answers: int) -> None:
+        super().__init__()
+        self._num_answers = num_answers
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        scores = F.pad(scores_of(batch["answers"], self._num_answers), (0, 1))
+        # the last place is what words outside gain
+        self._take(torch.where(outputs < 0, self._num_answers, outputs), scores, batch)
+
+    def result(self) -> Measured:
+        measured = super().result()
+        assert measured.predictions is not None
+        other = measured.predictions == self._num_answers
+        predictions = np.where(other, -1, measured.predictions).astype(np.int32)
+        return Measured({**measured.metrics, "other_words": float(other.mean())}, predictions)

@@ -151,6 +151,8 @@ class Task(Part):
 
 def pair_for(task: str, backbone: Backbone) -> Pair:
     """The pair that a task with texts needs. Raises `NotApplicable` for a backbone that reads images alone."""
+    if len(backbone.towers) > 1 and not isinstance(backbone, Pair):
+        raise NotApplicable(f"task={task} compares images with texts, and backbone.writer writes: task=vqa_written")
     if not isinstance(backbone, Pair):
         raise NotApplicable(
             f"task={task} reads texts beside images, and this backbone reads images alone; choose a pair, such as "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -26,7 +25,16 @@ from peftbench.data.sources.image_lists import (
     sizes_of_all,
 )
 from peftbench.data.splits import FileSplit
-from peftbench.data.texted import ANNOTATORS, ANSWERS, CAPTIONS, ONE_CLASS, TextedSplit, Texts, answer_numbers
+from peftbench.data.texted import (
+    ANNOTATORS,
+    ANSWERS,
+    CAPTIONS,
+    ONE_CLASS,
+    TextedSplit,
+    Texts,
+    answer_numbers,
+    plain_answer,
+)
 from peftbench.data.tfds_order import hash_order
 from peftbench.foundation.errors import BadInput, MissingInput, brief
 from peftbench.foundation.location import user_path
@@ -219,19 +227,6 @@ class Questions(TextedFiles):
 
 
 _KINDS = (("OpenEnded_mscoco", "questions"), ("mscoco", "annotations"))
-_NUMBERS = "none one two three four five six seven eight nine ten"
-_AS_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"zero": "0"}
-
-
-def plain_answer(answer: str) -> str:
-    """An answer as VQA's evaluation compares them: lower case, digits for numbers, no articles, no punctuation.
-
-    Its list of contractions is left out.
-    """
-    text = re.sub(r"(?<=\d),(?=\d)", "", answer.lower().strip())
-    text = re.sub(r"[;/\[\]\"{}()=+\\_<>@`,?!]|\.(?!\d)", " ", text)
-    words = [_AS_DIGITS.get(word, word) for word in text.split() if word not in ("a", "an", "the")]
-    return " ".join(words)
 
 
 def _known(answers: Iterable[Sequence[str]], least: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.base import Split
-from peftbench.data.corruptions import CorruptedImages
+from peftbench.data.corruptions import CorruptedImages, Pixels
 from peftbench.foundation.errors import NotApplicable
 from peftbench.train.evaluate import evaluate
 from peftbench.train.stored import Values
@@ -21,10 +21,12 @@ def scores_on_corruptions(
     names: Sequence[str],
     severities: Sequence[int],
     say: Callable[[str, dict[int, float]], None],
+    photos: tuple[Pixels, ...] = (),
 ) -> tuple[float, Scores]:
     """The primary number on the clean test images, and corruption -> severity -> that number; nothing is chosen by it.
 
-    `say` is told each corruption once it is done. Raises `NotApplicable` for clips.
+    `say` is told each corruption once it is done; `photos` are what frost lays over images. Raises `NotApplicable` for
+    clips.
     """
     if parts.model.backbone.shape.frames > 1:
         raise NotApplicable("samples are clips; corruptions are defined for single images")
@@ -34,7 +36,7 @@ def scores_on_corruptions(
     for name in names:
         scores = {
             severity: _score(
-                config, parts, split, {**split.inputs, "image": CorruptedImages(split.images, name, severity)}
+                config, parts, split, {**split.inputs, "image": CorruptedImages(split.images, name, severity, photos)}
             )
             for severity in severities
         }

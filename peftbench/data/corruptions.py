@@ -1,8 +1,8 @@
 """Corrupted copies of images at five severities (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
 
 Definitions and strengths are those of the authors' code for ImageNet-C and CIFAR-10-C, on images as the network gets
-them. Of their nineteen, frost is left out: it lays six photographs over the image that are not this project's to ship.
-Images are uint8 [height, width, 3].
+them. Of their nineteen, frost needs photographs that are not this project's to ship (see `frost`). Images are uint8
+[height, width, 3].
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from PIL import Image
 from scipy import ndimage
 
 from peftbench.data.base import OnDemand
+from peftbench.data.frost import frost
 from peftbench.data.spatter import spatter
 from peftbench.data.weather import elastic_transform, floored, fog, glass_blur, motion_blur, snow
 from peftbench.data.zoom import zoomed
@@ -232,11 +233,23 @@ _STRENGTHS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
     ),
 }
 CORRUPTIONS = tuple(_STRENGTHS)
+# with photographs at hand
+FROST = "frost"
+_FROST = (
+    ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
+    ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
+)
 
 
-def corrupted(image: Pixels, name: str, severity: int, generator: Generator) -> Pixels:
-    """A corrupted copy of one image [height, width, 3]; values are rounded down, as in the authors' files."""
-    strength = _STRENGTHS[name][min(image.shape[:2]) >= LARGE][severity - 1]
+def corrupted(image: Pixels, name: str, severity: int, generator: Generator, photos: tuple[Pixels, ...] = ()) -> Pixels:
+    """A corrupted copy of one image [height, width, 3]; values are rounded down, as in the authors' files.
+
+    `photos`: what frost lays over it (`frost.frost_photos`).
+    """
+    large = min(image.shape[:2]) >= LARGE
+    if name == FROST:
+        return frost(image, _FROST[large][severity - 1], generator, photos, small=not large)
+    strength = _STRENGTHS[name][large][severity - 1]
     if name in _ON_PICTURES:
         return np.asarray(_ON_PICTURES[name](Image.fromarray(image), strength))
     if name in _ON_BYTES:
@@ -250,11 +263,13 @@ class CorruptedImages:
     Reads like a uint8 array [num, height, width, 3] of which rows are asked for.
     """
 
-    def __init__(self, images: NDArray[Any] | OnDemand, name: str, severity: int) -> None:
+    def __init__(
+        self, images: NDArray[Any] | OnDemand, name: str, severity: int, photos: tuple[Pixels, ...] = ()
+    ) -> None:
         self.shape: tuple[int, ...] = (*images.shape[:-1], 3)
         self.dtype: np.dtype[Any] = np.dtype(np.uint8)
         self.nbytes = int(np.prod(self.shape))
-        self._images, self._name, self._severity = images, name, severity
+        self._images, self._name, self._severity, self._photos = images, name, severity, photos
 
     def read(
         self, rows: NDArray[Any], places: NDArray[Any] | None = None, moments: NDArray[Any] | None = None
@@ -271,6 +286,7 @@ class CorruptedImages:
                     self._name,
                     self._severity,
                     np.random.default_rng([stream, self._severity, int(row)]),
+                    self._photos,
                 )
                 for image, row in zip(clean, rows, strict=True)
             ]

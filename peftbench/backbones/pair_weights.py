@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from peftbench.backbones.checkpoint import read_checkpoint
 from peftbench.backbones.layouts import renamed_by
 from peftbench.backbones.pair import Pair
-from peftbench.backbones.weights import load_weights
+from peftbench.backbones.weights import load_weights, resampled
 from peftbench.foundation.errors import BadInput
 
 State = dict[str, Tensor]
@@ -50,7 +50,7 @@ def load_pair(pair: Pair, path: Path, ema: bool = True) -> str:
     """
     state = _flat(read_checkpoint(path))
     if "image.patch_embed.proj.weight" in state:
-        _take(pair, _own(pair, state), path)
+        _take(pair, _own(pair, state, path), path)
         return "the embedded pair's layout"
     words = load_weights(pair.image.net, path, ema).partition(";")[0]
     text = _text_of(state, path)
@@ -67,11 +67,14 @@ def _flat(content: Mapping[str, Any]) -> State:
     return {name.removeprefix("module."): value for name, value in found.items()}
 
 
-def _own(pair: Pair, state: State) -> State:
+def _own(pair: Pair, state: State, path: Path) -> State:
     """The packaged file says `image.` and `text.` where the modules say `image.net.` and `text.net.`."""
     names = {"logit_scale": "match.logit_scale"}
-    renamed = {re.sub(r"^(image|text)\.", r"\1.net.", names.get(name, name)): t for name, t in state.items()}
-    return {name: tensor.float() for name, tensor in renamed.items()}
+    state = {name: tensor.float() for name, tensor in state.items()}
+    images = {name.removeprefix("image."): t for name, t in state.items() if name.startswith("image.")}
+    fitted = {f"image.{name}": t for name, t in resampled(pair.image.net, images, str(path)).items()}
+    kept = {name: tensor for name, tensor in state.items() if not name.startswith("image.")}
+    return {re.sub(r"^(image|text)\.", r"\1.net.", names.get(n, n)): t for n, t in {**fitted, **kept}.items()}
 
 
 def _text_of(state: State, path: Path) -> State:
@@ -142,7 +145,8 @@ def _take(pair: Pair, state: State, path: Path) -> None:
     for name, tensor in state.items():
         if tensor.shape != own[name].shape:
             there, here = list(tensor.shape), list(own[name].shape)
-            raise BadInput(f"{path}: {name} is {there}, this backbone's {here}; check backbone.text")
+            check = "model and backbone.img_size" if name.startswith("image") else "text"
+            raise BadInput(f"{path}: {name} is {there}, this backbone's {here}; check backbone.{check}")
         if not bool(tensor.isfinite().all()):
             raise BadInput(f"{path}: {name} holds NaN or infinite numbers; the file is damaged")
     pair.load_state_dict(state, strict=False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from peftbench.backbones.options import BackboneSpec
+from peftbench.backbones.text_options import TEXTS, TextSpec
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 
 INDEX = ".index.json"
+_BPE_FROM = "https://github.com/openai/CLIP/blob/main/clip/bpe_simple_vocab_16e6.txt.gz"
 USUAL = "vit_micro"
 # timm's name of an embedded model that is not the usual one -> the name of its file, and of its module here
 EMBEDDED = {
@@ -32,7 +35,8 @@ def embedded_file(name: str = USUAL) -> Path:
 def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
     """The files the weights will be read from, the one that is named first; none when timm fetches them.
 
-    Raises `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
+    The vocabulary of a text tower is the last of them: under another one the same weights read other words. Raises
+    `MissingInput` when a file is not there, `BadInput` for a folder or an index that names no shards.
     """
     if spec.source == "embedded":
         return (embedded_file("pair_micro" if spec.text else EMBEDDED.get(spec.model, USUAL)),)
@@ -45,9 +49,36 @@ def weights_files(spec: BackboneSpec) -> tuple[Path, ...]:
         return ()
     path = user_path(str(spec.checkpoint), "backbone.checkpoint")
     if not path.exists():
-        hint = f" {spec.download}" if spec.download else ""
-        raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file.{hint}")
-    return checkpoint_files(path)
+        hint = f"; to be had: {spec.download}" if spec.download else ""
+        raise MissingInput(f"backbone.checkpoint={spec.checkpoint} is not a file{hint}")
+    files = checkpoint_files(path)
+    vocabulary = vocabulary_file(TEXTS[spec.text], spec.vocabulary, files) if spec.text else None
+    return (*files, vocabulary) if vocabulary else files
+
+
+def vocabulary_file(text: TextSpec, vocabulary: str | None, weights: Sequence[Path]) -> Path | None:
+    """The file that cuts texts into pieces: `vocabulary`, or a tokenizer.json beside the weights; None for a text tower
+    whose words ship with the package.
+
+    Raises `MissingInput` when there is none.
+    """
+    if text.tokenizer == "words":
+        return None
+    if vocabulary:
+        named = user_path(vocabulary, "backbone.vocabulary")
+        if not named.is_file():
+            raise MissingInput(f"backbone.vocabulary={vocabulary} is not a file; {_vocabulary_of(text)}")
+        return named
+    for path in weights[:1]:
+        if (beside := path.parent / "tokenizer.json").is_file():
+            return beside
+    raise MissingInput(f"the text tower needs its vocabulary: set backbone.vocabulary=FILE, {_vocabulary_of(text)}")
+
+
+def _vocabulary_of(text: TextSpec) -> str:
+    return "the tokenizer.json of the checkpoint's repository" + (
+        f", or {_BPE_FROM}" if text.tokenizer == "bpe" else ""
+    )
 
 
 def checkpoint_files(path: Path) -> tuple[Path, ...]:

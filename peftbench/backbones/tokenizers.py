@@ -18,11 +18,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from peftbench.backbones.source import vocabulary_file
 from peftbench.backbones.text_options import TextSpec
 from peftbench.foundation.errors import BadInput, MissingInput, did_you_mean
-from peftbench.foundation.location import user_path
-
-_BPE_FROM = "https://github.com/openai/CLIP/blob/main/clip/bpe_simple_vocab_16e6.txt.gz"
 
 
 class Tokenizer(Protocol):
@@ -44,10 +42,8 @@ class Words:
         found = re.findall(r"[a-z]+|[0-9]|[^\sa-z0-9]", text.lower())
         for word in found:
             if word not in self._ids:
-                hint = did_you_mean(word, self._ids)
-                raise BadInput(
-                    f"the embedded pair does not know '{word}' of '{text}'{hint}; docs/pairs.md has its words"
-                )
+                words = f"the embedded pair does not know '{word}' of '{text}', docs/pairs.md has its words"
+                raise BadInput(words + did_you_mean(word, self._ids))
         return [self._ids[word] for word in found]
 
 
@@ -80,16 +76,19 @@ class Pieces:
         return self
 
 
-def pieces_of(path: Path, option: str, plain: bool = False) -> Pieces:
+def pieces_of(path: Path, option: str, plain: bool = False, num_tokens: int = 0) -> Pieces:
     """The tokenizer of a tokenizer.json. Raises `MissingInput` without the library, `BadInput` for a file that is none.
 
-    `option` names it in messages.
+    `option` names it in messages. Far fewer pieces than `num_tokens`, which the text tower has, are another model's.
     """
 
     def read() -> Any:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(path))
+        library = Tokenizer.from_file(str(path))
+        if (size := library.get_vocab_size()) < 0.9 * num_tokens:
+            raise ValueError(f"it has {size:,} pieces and the tower {num_tokens:,}, so it is another model's")
+        return library
 
     return _read(option, path, read, plain)
 
@@ -100,7 +99,7 @@ def _read(option: str, path: Path, read: Callable[[], Any], plain: bool = False)
     except ImportError as error:
         raise MissingInput("texts are cut into pieces by a library: pip install 'peftbench[text]'") from error
     except Exception as error:  # the library has no class of its own for what it cannot read
-        raise BadInput(f"{option}={path} is no vocabulary: {error}") from error
+        raise BadInput(f"{option}={path} is no vocabulary for this model: {error}") from error
 
 
 def tokenizer_of(spec: TextSpec, vocabulary: str | None, weights: Sequence[Path]) -> Tokenizer:
@@ -108,20 +107,12 @@ def tokenizer_of(spec: TextSpec, vocabulary: str | None, weights: Sequence[Path]
 
     Raises `MissingInput` where there is no such file or library, `BadInput` for a file that is none.
     """
-    if spec.tokenizer == "words":
+    file = vocabulary_file(spec, vocabulary, weights)
+    if file is None:
         return micro_words()
-    beside = [path.parent / "tokenizer.json" for path in weights[:1]]
-    found = (
-        [user_path(vocabulary, "backbone.vocabulary")] if vocabulary else [path for path in beside if path.is_file()]
-    )
-    if not found or not found[0].is_file():
-        what = "tokenizer.json of the checkpoint's repository" + (
-            f", or {_BPE_FROM}" if spec.tokenizer == "bpe" else ""
-        )
-        raise MissingInput(f"the text tower needs its vocabulary: set backbone.vocabulary=FILE, the {what}")
-    if found[0].suffix == ".json":
-        return pieces_of(found[0], "backbone.vocabulary", plain=not spec.causal)
-    return _read("backbone.vocabulary", found[0], lambda: _byte_pairs(found[0], spec.num_tokens))
+    if file.suffix == ".json":
+        return pieces_of(file, "backbone.vocabulary", not spec.causal, spec.num_tokens)
+    return _read("backbone.vocabulary", file, lambda: _byte_pairs(file, spec.num_tokens))
 
 
 def _byte_pairs(path: Path, num_tokens: int) -> Any:
@@ -132,8 +123,10 @@ def _byte_pairs(path: Path, num_tokens: int) -> Any:
     with opened(path, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     # of 256 bytes, each also as the end of a word, and of start and end no merge is needed
-    split_lines = (line.split() for line in lines[1 : num_tokens - 2 * 256 - 2 + 1])
-    merges = [(first, second) for first, second in split_lines]
+    most = num_tokens - 2 * 256 - 2
+    merges = [(first, second) for first, second in (line.split() for line in lines[1 : most + 1] if _is_merge(line))]
+    if len(merges) < most:
+        raise ValueError(f"of its lines {len(merges):,} join two pieces, and {most:,} are needed")
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters = [chr(byte) for byte in shown] + [chr(256 + index) for index in range(256 - len(shown))]
     words = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -149,6 +142,10 @@ def _byte_pairs(path: Path, num_tokens: int) -> Any:
         ]
     )
     return code
+
+
+def _is_merge(line: str) -> bool:
+    return len(line.split()) == 2
 
 
 def _numbered(words: Sequence[str]) -> dict[str, int]:
@@ -167,7 +164,13 @@ def rows_of(spec: TextSpec, texts: Sequence[Sequence[int]]) -> Tensor:
         ids = framed(spec, pieces)
         if len(ids) > spec.context:
             raise BadInput(
-                f"a text of {len(ids)} tokens, start and end among them, does not fit {spec.context} positions"
+                f"a text of {len(ids)} tokens, start and end among them, does not fit {spec.context} positions; "
+                "shorten the template, the class names or what a method adds to them (method.num_tokens)"
+            )
+        if max(ids) >= spec.num_tokens:
+            raise BadInput(
+                f"the vocabulary has a piece number {max(ids):,} and the text tower {spec.num_tokens:,} of them: it "
+                "is of another model; check backbone.vocabulary and backbone.text"
             )
         row[: len(ids)] = torch.tensor(ids)
     return rows

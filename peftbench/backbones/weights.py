@@ -38,11 +38,7 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
     except BadInput as error:
         raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
     words = found.words
-    filter_fn = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-    try:
-        state = found.state if filter_fn is None else filter_fn(dict(found.state), net)
-    except (RuntimeError, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise BadInput(f"{path} ({words}) does not fit {type(net).__name__}: {first_line(error)}") from error
+    state = resampled(net, found.state, f"{path} ({words})")
     pooled = any(name.startswith("attn_pool.") for name in net.state_dict())
     unused = {name for name in state if is_head(name) or (name.startswith("attn_pool.") and not pooled)}
     left_out = {name.split(".")[0] for name in unused} | set(found.left_out)
@@ -51,6 +47,19 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
     _check(net, state, path, words)
     net.load_state_dict(state, strict=False)
     return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "") + anew
+
+
+def resampled(net: nn.Module, state: Mapping[str, Tensor], file: str) -> Mapping[str, Tensor]:
+    """A state whose position embeddings and patch kernels have the model's size, by timm's own filter.
+
+    Raises `BadInput`, which names the `file`, for tensors that cannot be made to fit.
+    """
+    filter_fn = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    try:
+        filtered: Mapping[str, Tensor] = state if filter_fn is None else filter_fn(dict(state), net)
+    except (RuntimeError, AttributeError, KeyError, ValueError, TypeError) as error:
+        raise BadInput(f"{file} does not fit {type(net).__name__}: {first_line(error)}") from error
+    return filtered
 
 
 # what the shapes of a network follow from

@@ -13,8 +13,9 @@ from peftbench.boards.comparison import compare
 from peftbench.boards.dense import Singles, beside, by_class, notes_on_singles, single_tasks
 from peftbench.boards.halves import H, halves
 from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
-from peftbench.boards.shots import by_shots
+from peftbench.boards.shots import by_shots, family_names
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
+from peftbench.boards.untrained import stands_in, without_recipe
 from peftbench.boards.variants import column_names, distinct_names, extend_label, split_settings
 from peftbench.foundation.metric import ACCURACY, FRACTION, HIGHER, Metric
 from peftbench.records.collect import CLASSIFICATION
@@ -56,6 +57,7 @@ _USED = (
     "device",
     "order_gap",
     "command",
+    "steps",
 )
 
 
@@ -70,6 +72,20 @@ class Judged(NamedTuple):
     @property
     def as_metric(self) -> Metric:
         return Metric(self.metric, self.better, self.unit)
+
+
+class Key(NamedTuple):
+    """What one table holds. `family` is that of tables which differ in their shots alone, "" where none are drawn."""
+
+    judged: Judged
+    backbone: str
+    protocol: str
+    hyperparameters: str
+    family: str
+
+    def may_stand_in(self, other: Key) -> bool:
+        """Whether cells of this table that took no step may stand in another one, if their protocol is the same."""
+        return self[:2] == other[:2] and self.hyperparameters == other.hyperparameters
 
 
 # Full fine-tuning: what every paper measures against, and no PEFT method.
@@ -94,22 +110,38 @@ def leaderboard(rows: pd.DataFrame, shipped: Shipped | None = None, split: str =
     scored = rows[rows["score"].notna()].drop_duplicates("fingerprint").sort_values("fingerprint")
     columns = [scored[name].tolist() for name in _USED]
     records = [dict(zip(_USED, values, strict=True)) for values in zip(*columns, strict=True)]
-    backbones = distinct_names(records, "backbone", ("backbone",))
-    protocols = distinct_names(records, "protocol", ("protocol", "train"))
-    by_table: dict[tuple[Judged, str, str, str], list[dict[str, Any]]] = {}
-    for record, backbone, protocol in zip(records, backbones, protocols, strict=True):
-        judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
-        by_table.setdefault((judged, backbone, protocol, record["hyperparameters"]), []).append(record)
+    by_table = _by_table(records)
     singles = single_tasks(record for record in records if record["others"])
-    tables = [_table(*key, by_table[key], shipped or {}, split, singles) for key in sorted(by_table)]
+    tables = [_table(key, by_table[key], shipped or {}, split, singles) for key in sorted(by_table)]
     return [*tables, *by_shots(tables)]
 
 
+def _by_table(records: Sequence[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
+    """The records of each table; what took no step of training is in those of every recipe of its protocol."""
+    backbones = distinct_names(records, "backbone", ("backbone",))
+    named = [{**record, "backbone": backbone} for record, backbone in zip(records, backbones, strict=True)]
+    tables = _keyed([record for record in named if record["steps"]])
+    beside: dict[Key, list[dict[str, Any]]] = {}
+    for key, untrained in _keyed(without_recipe(record for record in named if not record["steps"])).items():
+        for record in untrained:
+            found = [other for other in tables if key.may_stand_in(other) and stands_in(record, tables[other])]
+            for place in found or [key]:
+                beside.setdefault(place, []).append(record)
+    return {key: [*tables.get(key, ()), *beside.get(key, ())] for key in {**tables, **beside}}
+
+
+def _keyed(records: Sequence[dict[str, Any]]) -> dict[Key, list[dict[str, Any]]]:
+    protocols = distinct_names(records, "protocol", ("protocol", "train"))
+    tables: dict[Key, list[dict[str, Any]]] = {}
+    for record, protocol, family in zip(records, protocols, family_names(records), strict=True):
+        judged = Judged(record["task"], record["metric"], record["better"], record["unit"])
+        key = Key(judged, record["backbone"], protocol, record["hyperparameters"], family)
+        tables.setdefault(key, []).append(record)
+    return tables
+
+
 def _table(
-    judged: Judged,
-    backbone: str,
-    protocol: str,
-    hyperparameters: str,
+    key: Key,
     records: Sequence[dict[str, Any]],
     shipped: Shipped,
     split: str,
@@ -127,20 +159,20 @@ def _table(
             by_row[unique] = row_cells
     columns = sorted(_columns(records, names), key=_column_key)
     shared = shared_columns([set(row_cells) for row_cells in by_row.values()], columns)
-    metric = judged.as_metric
+    metric = key.judged.as_metric
     found = (_row(method, row_cells, columns, shared, shipped, metric, singles) for method, row_cells in by_row.items())
     rows = sorted(found, key=lambda row: row_key(row, metric))
     notes = (*_notes(records, columns, shared, rows, metric), *notes_on_singles(records, singles))
     words, short = recipe(records)
     return Table(
-        backbone,
-        protocol,
-        hyperparameters,
+        key.backbone,
+        key.protocol,
+        key.hyperparameters,
         tuple(columns),
         tuple(rows),
         notes,
         compare(rows, shared, metric),
-        task="" if judged.task == CLASSIFICATION else judged.task,
+        task="" if key.judged.task == CLASSIFICATION else key.judged.task,
         metric=metric,
         shared=tuple(shared),
         suite=suite(columns),
@@ -148,6 +180,7 @@ def _table(
         short=short,
         split=split,
         shots=json.loads(records[0]["setting"]).get("protocol", {}).get("shots"),
+        family=key.family,
     )
 
 

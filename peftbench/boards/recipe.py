@@ -32,7 +32,8 @@ def recipe(records: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
     """Epochs, batch, precision, optimiser and rates in words, "" where none is recorded; and whether it is short."""
     flat = [setting(record) for record in records]
     if not any("train.epochs" in values for values in flat):
-        return "", False
+        precisions = " and ".join(map(str, _values(flat, "train.precision")))
+        return (f"no step of training, {precisions}" if precisions else ""), False
     epochs = _values(flat, "train.epochs")
     parts = [f"{_span(epochs)} epochs"] if epochs else []
     known = [values for values in flat if "train.batch_size" in values]

@@ -143,6 +143,8 @@ class Table:
     split: str = "test"
     # images of every class that were trained on, where the protocol draws so few
     shots: int | None = None
+    # of few-shot tables the protocol and recipe without the shots: those of one family differ in them alone
+    family: str = ""
 
     @property
     def groups(self) -> tuple[str, ...]:

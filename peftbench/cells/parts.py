@@ -94,6 +94,9 @@ def _check_task(config: RunConfig, source: Source) -> None:
     if config.method.by_class and "label" not in config.task.targets:
         words = f"{config.method.name} looks at the class of each image, and task={config.task.name} has none"
         raise NotApplicable(f"{words}; choose another method")
+    if "text" in config.method.towers and not (config.task.reads_texts or config.task.reads_names):
+        words = f"method.towers={config.method.towers}: task={config.task.name} reads images alone"
+        raise ConfigError([f"{words}; set task=text_classification, which reads class names, or method.towers=[image]"])
     mixing = [f"train.{name}" for name in ("mixup", "cutmix") if getattr(config.train, name)]
     if mixing and config.task.reads_texts:
         raise ConfigError(

@@ -199,7 +199,8 @@ def from_tree(
                 problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
         except ConfigError as error:
             problems.extend(error.problems)
-    if "optim" in specs and "train" in specs:
+    steps = "method" not in specs or not specs["method"].trains_nothing
+    if "optim" in specs and "train" in specs and steps:
         problems.extend(schedule_problems(specs["optim"], specs["train"]))
     if (
         "train" in specs

@@ -40,6 +40,11 @@ def on_towers(name: str, *towers: str) -> Method:
     return dataclasses.replace(fitting(name), towers=list(towers))
 
 
+def test_in_whichever_order_towers_are_named_it_is_one_cell() -> None:
+    first, second = on_towers("lora", "image", "text"), on_towers("lora", "text", "image")
+    assert first == second and first.identity() == second.identity() and first.label == second.label
+
+
 def test_on_both_towers_the_counts_add_up() -> None:
     pair = make(PAIR)
     install(on_towers("lora", "image", "text"), pair)

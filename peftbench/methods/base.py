@@ -62,8 +62,14 @@ class Method(Part):
     chooses_towers: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
 
-    # of a pair of towers, those that it attaches to
+    # of a pair of towers, those that it attaches to, in the order of `TOWERS`
     towers: list[str] = option(["image"], choices=TOWERS, later=True)
+
+    def __post_init__(self) -> None:
+        # in whichever order they are named, it is one cell
+        known = [name for name in TOWERS for _ in range(self.towers.count(name))]
+        object.__setattr__(self, "towers", known + [name for name in self.towers if name not in TOWERS])
+        super().__post_init__()
 
     @property
     def looks_first(self) -> bool:

@@ -109,6 +109,8 @@ def _fitted(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     with warnings.catch_warnings():
         # weak regularisation of few images ends at its 1,000 iterations, as in the source
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # which one image a class looks like
+        warnings.filterwarnings("ignore", "The number of unique classes is greater", UserWarning)
         return LogisticRegression(C=strength, solver="lbfgs", max_iter=1000).fit(features, labels)
 
 

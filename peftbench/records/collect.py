@@ -67,6 +67,7 @@ COLUMNS = (
     "git_commit",
     "setting",
     "command",
+    "steps",
 )
 
 
@@ -82,8 +83,8 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     test metrics of another task than classification (canonical JSON). `hyperparameters` says how they were chosen,
     `replaced` (canonical JSON) what a preset or tuning set aside. `repetition_group` is equal for cells that differ in
     the seed alone. `command` (canonical JSON) are the words that asked for a cell of such a task, without those that
-    hold places. `setting` and `data` are canonical JSON: all but the seed that can change the number, and of that what
-    concerns the images.
+    hold places. `steps` says whether any step of training was taken. `setting` and `data` are canonical JSON: all but
+    the seed that can change the number, and of that what concerns the images.
     """
     rows = sorted((row(record) for record in records), key=lambda values: str(values["fingerprint"]))
     # object columns keep None and exact integers, which a float column would turn into NaN and rounded numbers
@@ -158,6 +159,7 @@ def row(record: RunRecord) -> dict[str, Any]:
         "git_commit": record.provenance["git_commit"],
         "setting": canonical(setting),
         "command": None if record.task is None else canonical(_words(record)),
+        "steps": bool(record.curve),
     }
 
 

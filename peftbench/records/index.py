@@ -35,7 +35,7 @@ from peftbench.records.store import Store, read_record, second_file
 # Rows are turned into columns in batches of this many, so that no more records are in memory at once.
 _BATCH = 2_000
 _OWN = ("file", "stamp", "problem")
-_KINDS = {"seed": pa.int64()}
+_KINDS = {"seed": pa.int64(), "steps": pa.bool_()}
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
 

@@ -77,9 +77,9 @@ class Task(Part):
     Class facts: `version` (raise it when the meaning of the code changes), `plain` (the task of all cells that name
     none: identities, labels and records then leave it out), `primary` (the metric that validation chooses by and tables
     show), `reads` (names of the targets in a batch that the loss reads), `slides` (its model takes larger images in
-    evaluation), `reads_texts` (its model takes the texts of samples beside their images), `reads_maps` (its head reads
-    maps that are taken off blocks, and `said_of` gives what belongs to the image), `faithfulness` and `adapted` as of
-    methods.
+    evaluation), `reads_texts` (its model takes the texts of samples beside their images), `reads_names` (it compares
+    images with the texts of class names), `reads_maps` (its head reads maps that are taken off blocks, and `said_of`
+    gives what belongs to the image), `faithfulness` and `adapted` as of methods.
     Where they depend on options, a subclass overrides `metric` and `targets`.
     """
 
@@ -89,6 +89,7 @@ class Task(Part):
     reads: ClassVar[tuple[str, ...]] = ("label",)
     slides: ClassVar[bool] = False
     reads_texts: ClassVar[bool] = False
+    reads_names: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
 
     @property

@@ -35,6 +35,7 @@ class TextClassification(Classification):
     """
 
     plain: ClassVar[bool] = False
+    reads_names: ClassVar[bool] = True
 
     templates: str = option(OF_DATASET, choices=(OF_DATASET, *LISTS))
     template: str = option("")
@@ -66,6 +67,8 @@ class TextClassification(Classification):
     def problems(self) -> Sequence[str]:
         if self.template and self.template.count("{}") != 1:
             return ["task.template needs {} once, where the class name stands: task.template='a photo of a {}.'"]
+        if self.template and self.templates != OF_DATASET:
+            return [f"task.template stands in the place of task.templates={self.templates}; leave one of them out"]
         if self.halves and self.apart:
             return ["task.halves and task.apart exclude each other; set one of them to false"]
         return ()

@@ -194,6 +194,11 @@ def test_the_probe_s_search_is_coop_s() -> None:
     assert asked[:7] == [6, 4, 2, 0, -2, -4, -6] and len(asked) == 7 + 16
 
 
+def test_one_image_a_class_is_fitted_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    fitted = clip_linear_probe._fitted(np.eye(5), np.arange(5), 1.0)
+    assert fitted.predict(np.eye(5)).tolist() == [0, 1, 2, 3, 4] and not list(recwarn)
+
+
 def test_two_classes_and_classes_without_images_have_their_rows() -> None:
     from sklearn.linear_model import LogisticRegression
 

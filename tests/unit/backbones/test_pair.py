@@ -12,10 +12,12 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from peftbench.backbones.build import from_timm
+from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.class_texts import ClassTexts
+from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.pair_weights import load_pair
+from peftbench.backbones.source import weights_files, weights_id
 from peftbench.backbones.text import build_text
 from peftbench.backbones.text_options import TEXTS, TextSpec
 from peftbench.backbones.tokenizers import Words, micro_words, rows_of, tokenizer_of
@@ -235,9 +237,51 @@ def test_words_are_split_and_unknown_ones_named() -> None:
 def test_the_vocabulary_of_clip_is_asked_for_where_it_is_not(tmp_path: Path) -> None:
     with pytest.raises(MissingInput, match="bpe_simple_vocab"):
         tokenizer_of(TEXTS["clip_512"], None, [tmp_path / "model.safetensors"])
+    with pytest.raises(MissingInput, match=r"gone\.json is not a file; the tokenizer\.json of"):
+        tokenizer_of(TEXTS["siglip_768"], str(tmp_path / "gone.json"), [])
     (tmp_path / "v.json").write_text("{}")
     with pytest.raises(BadInput, match="is no vocabulary"):
         tokenizer_of(TEXTS["clip_512"], str(tmp_path / "v.json"), [])
+
+
+def test_the_vocabulary_of_another_model_is_refused(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+
+    Tokenizer(models.WordLevel({"a": 0, "cat": 1}, unk_token="a")).save(str(tmp_path / "v.json"))
+    with pytest.raises(BadInput, match="it has 2 pieces and the tower 49,408"):
+        tokenizer_of(TEXTS["clip_512"], str(tmp_path / "v.json"), [])
+    (tmp_path / "notes.txt").write_text("a list\nof words\nand nothing else\n")
+    with pytest.raises(BadInput, match="of its lines 1 join two pieces, and 48,894 are needed"):
+        tokenizer_of(TEXTS["clip_512"], str(tmp_path / "notes.txt"), [])
+    with pytest.raises(BadInput, match="piece number 90 and the text tower 90 of them"):
+        rows_of(TEXT, [[5, 90]])
+
+
+def test_the_embedded_pair_is_read_at_another_size() -> None:
+    """Position embeddings are resampled, as for a network of images alone; all else is what it was."""
+    spec = BackboneSpec(model="vit_micro_d4_patch8_32", text="micro")
+    own, larger = (build_backbone(replace(spec, img_size=size)).state_dict() for size in (None, 48))
+    assert [name for name in own if own[name].shape != larger[name].shape] == ["image.net.pos_embed"]
+    assert larger["image.net.pos_embed"].shape == (1, 37, 128)
+    assert all(
+        torch.equal(tensor, larger[name]) for name, tensor in own.items() if not name.endswith("image.net.pos_embed")
+    )
+
+
+def test_a_cell_is_identified_by_its_vocabulary_too(tmp_path: Path) -> None:
+    """The same weights under another vocabulary read other words: that is another cell, known before any model is."""
+    weights, beside, other = (tmp_path / name for name in ("model.safetensors", "tokenizer.json", "other.json"))
+    spec = BackboneSpec(text="clip_512", checkpoint=str(weights))
+    weights.write_bytes(b"w")
+    with pytest.raises(MissingInput, match="the text tower needs its vocabulary: set"):
+        weights_id(spec)
+    beside.write_text("a")
+    other.write_text("b")
+    named = replace(spec, vocabulary=str(other))
+    assert weights_files(named) == (weights, other) and weights_files(spec) == (weights, beside)
+    assert weights_id(named) != weights_id(spec)
+    other.write_text("a")
+    assert weights_id(named) == weights_id(spec), "the place is no part of it"
 
 
 def test_byte_pairs_are_merged_as_clip_merges_them(tmp_path: Path) -> None:

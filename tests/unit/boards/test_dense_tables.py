@@ -31,7 +31,7 @@ def record(task: dict, metrics: dict, primary: Metric, method: str = "full", see
         "metrics": {"val": None, "test": {**metrics, "n": 10_000}},
         "primary": primary.name,
         "task": {"name": task["name"], "better": primary.better, "unit": primary.unit},
-        "curve": [],
+        "curve": [{"epoch": 1, "loss": 1.0, "lr": 0.001, f"val_{primary.name}": None}],
     }
     values["labels"] = {**values["labels"], "task": task["name"]}
     values["fingerprint"] = fingerprint(values["identity"])

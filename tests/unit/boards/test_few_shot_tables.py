@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,8 @@ def of_halves(dataset: str, base: float, new: float, method: str = "coop", seed:
     )
     scores = {"h": harmonic(base, new), "base": base, "new": new, "n": 200}
     task = {"name": "base_to_new", "better": "higher", "unit": "fraction"}
-    values |= {"metrics": {"val": None, "test": scores}, "primary": H, "task": task, "curve": []}
+    values |= {"metrics": {"val": None, "test": scores}, "primary": H, "task": task}
+    values["curve"] = [{"epoch": 1, "loss": 1.0, "lr": 0.001, "val_h": None}]
     values["labels"] = {**values["labels"], "task": "base_to_new"}
     values["fingerprint"] = fingerprint(values["identity"])
     return RunRecord(**copy.deepcopy(values))
@@ -147,3 +149,47 @@ def test_tables_of_several_shots_are_followed_by_one_over_shots() -> None:
 def test_shots_over_other_data_sets_are_not_put_together() -> None:
     records = [shots_of(1, 0.3), shots_of(16, 0.5, dataset="coop/eurosat")]
     assert len(leaderboard(collect(records))) == 2
+
+
+def untrained(record: RunRecord) -> RunRecord:
+    return dataclasses.replace(record, curve=[])
+
+
+def trained_by(epochs: int, method: str, accuracy: float, shots: int = 16, dataset: str = "coop/dtd") -> RunRecord:
+    return make_record(
+        method=method,
+        dataset=dataset,
+        accuracy=accuracy,
+        protocol=f"fewshot_coop_{shots}",
+        options={
+            "protocol": {"title": f"fewshot_coop_{shots}", "shots": shots},
+            "train": {"epochs": epochs, "precision": "fp32"},
+            "optim": {"lr": 0.002},
+        },
+    )
+
+
+def test_what_takes_no_step_stands_in_the_table_of_every_recipe_once_and_without_a_rate() -> None:
+    zero_shot = [untrained(trained_by(epochs, "zero_shot", 0.3)) for epochs in (100, 7)]
+    records = [trained_by(50, "coop", 0.5), trained_by(200, "coop", 0.6), *zero_shot]
+    tables = leaderboard(collect(records))
+    assert [table.protocol.partition("epochs=")[2] for table in tables] == ["200)", "50)"]
+    for table in tables:
+        coop, other = table.rows
+        assert (other.method, other.cells["coop/dtd"].mean, other.cells["coop/dtd"].n) == ("zero_shot", 0.3, 1)
+        assert (coop.rate, other.rate, len(other.records["coop/dtd"])) == ("0.002", "", 1)
+    [alone] = leaderboard(collect(zero_shot))
+    assert (alone.protocol, alone.recipe) == ("fewshot_coop_16", "no step of training, fp32")
+
+
+def test_shots_of_one_recipe_meet_though_another_recipe_or_data_set_stands_beside_some_of_them() -> None:
+    records = [trained_by(20, "coop", 0.1 * shots, shots) for shots in (1, 4)]
+    # with 4 shots alone another length as well, so that only there the recipe is named; and another data set
+    records += [trained_by(9, "coop", 0.9, 4), trained_by(20, "coop", 0.7, 4, "coop/eurosat")]
+    records += [untrained(trained_by(20, "zero_shot", 0.3, shots)) for shots in (1, 4)]
+    tables = leaderboard(collect(records))
+    [table] = [table for table in tables if table.protocol.endswith("by shots")]
+    assert table.protocol == "fewshot_coop (train.epochs=20) by shots" and table.short
+    rows = {row.method: [row.cells[name.name].mean for name in table.columns] for row in table.rows}
+    assert rows == {"coop": pytest.approx([0.1, 0.4]), "zero_shot": pytest.approx([0.3, 0.3])}
+    assert "mean over coop/dtd;" in table.notes[0]

@@ -103,6 +103,14 @@ def test_every_method_has_options_of_its_own_alone_and_room_in_a_short_training(
     assert not schedule_problems(config.optim, config.train)
 
 
+def test_what_takes_no_step_needs_no_room_for_a_warm_up(trees: Trees) -> None:
+    for name in ("zero_shot", "tip_adapter", "clip_linear_probe"):
+        config, _ = from_tree(trees.of([f"method={name}", "train.epochs=2"]))
+        assert config.optim.warmup_epochs > config.train.epochs == 2
+    with pytest.raises(ConfigError, match="warmup_epochs"):
+        from_tree(trees.of(["method=linear", "train.epochs=2"]))
+
+
 @pytest.mark.parametrize(
     ("words", "left_out"),
     [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from peftbench.api.parts import backbones, datasets, methods
     from peftbench.api.predicting import predictor
     from peftbench.api.tables import Board, leaderboard
+
+# said in every notebook without widgets by a library of our libraries, whose bars are not shown
+warnings.filterwarnings("ignore", message="IProgress not found", module="tqdm")
 
 __all__ = [
     "Adapted",

@@ -128,6 +128,14 @@ class RunRecord:
         for problem in _problems(self):
             raise RecordError(problem)
 
+    def __repr__(self) -> str:
+        """One line: the whole record, configuration and curve among it, would fill a notebook."""
+        shown = {split: score for split in ("val", "test") if (score := self.score(split)) is not None}
+        scores = ", ".join(f"{split} {self.primary} {self.metric.shown(score)}" for split, score in shown.items())
+        names = self.labels
+        cell = f"{names['method']} on {names['dataset']} ({names['backbone']}, seed {self.seed})"
+        return f"<RunRecord {self.fingerprint}: {cell}: {scores or 'no scores'}>"
+
     def to_json(self) -> str:
         """The record as text: one field per block and one line per epoch, so that a diff can be read."""
         # the task of all records from before there were others stays unsaid

@@ -56,6 +56,14 @@ def test_the_text_is_plain_json_with_one_line_per_epoch() -> None:
     assert sum('"epoch"' in line and '"lr"' in line for line in text.splitlines()) == len(record.curve) == 2
 
 
+def test_a_record_shows_itself_in_one_line() -> None:
+    record = RunRecord(**record_values(accuracy=0.5, seed=2))
+    shown = repr(record)
+    assert shown.startswith(f"<RunRecord {record.fingerprint}: lora on cifar100 (vit_b16, seed 2): ")
+    assert shown.endswith("test accuracy 50.00%>") and "\n" not in shown
+    assert "test" not in repr(RunRecord(**record_values(accuracy=None))).rpartition(")")[2]
+
+
 def test_the_fingerprint_is_that_of_the_identity() -> None:
     record = make_record(seed=3)
     plain = json.dumps(record.identity, sort_keys=True, separators=(",", ":"))

@@ -90,7 +90,13 @@ def _unpickled(path: Path) -> Any:
                 f"{path} holds objects that are not plain data ({', '.join(objects[:3])}) and are never loaded; where "
                 "you trust it, save its tensors alone: torch.save(model.state_dict(), FILE)"
             ) from error
-        raise BadInput(f"{path} cannot be read as a checkpoint ({first_line(error)}); is it complete?") from error
+        # what torch says of a file that no one pickled is an advice to run it
+        why = "it is neither .safetensors nor what torch.save writes" if _pickle(error) else first_line(error)
+        raise BadInput(f"{path} cannot be read as a checkpoint ({why}); is it complete?") from error
+
+
+def _pickle(error: BaseException) -> bool:
+    return isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error)
 
 
 def _refuse_code(path: Path) -> None:

@@ -39,6 +39,7 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
         raise error if str(path) in str(error) else BadInput(f"{path}: {error}") from None
     words = found.words
     state = resampled(net, found.state, f"{path} ({words})")
+    words += _on_kernels(found.state, state)
     pooled = any(name.startswith("attn_pool.") for name in net.state_dict())
     unused = {name for name in state if is_head(name) or (name.startswith("attn_pool.") and not pooled)}
     left_out = {name.split(".")[0] for name in unused} | set(found.left_out)
@@ -58,10 +59,22 @@ def resampled(net: nn.Module, state: Mapping[str, Tensor], file: str) -> Mapping
     try:
         filtered: Mapping[str, Tensor] = state if filter_fn is None else filter_fn(dict(state), net)
     except (RuntimeError, AttributeError, KeyError, ValueError, TypeError) as error:
-        raise BadInput(f"{file} does not fit {type(net).__name__}: {first_line(error)}") from error
+        raise BadInput(
+            f"{file} does not fit {type(net).__name__} ({first_line(error)}); check backbone.model"
+        ) from error
     return filtered
 
 
+def _on_kernels(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
+    """In words where patches are of another size than the file's: that is the network of another paper."""
+    sizes = [tuple(state[_KERNEL].shape[2:]) for state in (before, after) if _KERNEL in state]
+    if len(sizes) < 2 or sizes[0] == sizes[1] or len(sizes[0]) < 2:
+        return ""
+    was, now = ("x".join(map(str, size)) for size in sizes)
+    return f", its patches of {was} pixels resampled to {now} (is backbone.model this file's?)"
+
+
+_KERNEL = "patch_embed.proj.weight"
 # what the shapes of a network follow from
 _SIZES = "backbone.model and backbone.img_size"
 

@@ -12,9 +12,10 @@ from peftbench.cells.parts import build_parts
 from peftbench.cells.restore import record_config
 from peftbench.config.compose import Trees
 from peftbench.config.gate import Builder
+from peftbench.config.words import problems_of
 from peftbench.data.base import DatasetSpec
 from peftbench.foundation.device import pick_device
-from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.seeding import deterministic
@@ -47,6 +48,8 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
     `with_restored` raises.
     """
     of_dataset = [word for word in words if word.startswith(("dataset=", "dataset."))]
+    if problems := problems_of(of_dataset):
+        raise ConfigError(problems)
     tree = Trees().of(of_dataset)["dataset"]
     dataset = cast(DatasetSpec, Builder().build("dataset", tree))
     places: tuple[str, ...] = ()

@@ -67,8 +67,6 @@ class TextClassification(Classification):
     def problems(self) -> Sequence[str]:
         if self.template and self.template.count("{}") != 1:
             return ["task.template needs {} once, where the class name stands: task.template='a photo of a {}.'"]
-        if self.template and self.templates != OF_DATASET:
-            return [f"task.template stands in the place of task.templates={self.templates}; leave one of them out"]
         if self.halves and self.apart:
             return ["task.halves and task.apart exclude each other; set one of them to false"]
         return ()

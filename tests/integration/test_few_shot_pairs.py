@@ -64,6 +64,8 @@ def test_what_was_learned_of_some_classes_is_measured_on_others(run, results, ca
     assert run("evaluate", record.fingerprint, *other, "--results", str(results), fast=False) == 0
     assert "named_shapes_held_out: " in (said := capsys.readouterr().out) and "no record is made of it" in said
     assert len(list(Store(results).all())) == 1
+    assert run("evaluate", record.fingerprint, "dataset=named_shape", "--results", str(results), fast=False) == 2
+    assert "dataset has no choice 'named_shape'; did you mean 'named_shapes'" in capsys.readouterr().err
 
 
 def test_a_head_of_its_own_classes_is_not_measured_on_others(run, results, capsys):

@@ -55,9 +55,6 @@ def test_images_alone_and_unknown_words_are_refused_in_one_line(run, capsys):
     lora = ("backbone=pair_micro", "method=lora", "method.towers=[text,image]", "dataset=named_shapes", "train=smoke")
     assert run(*lora, fast=False) == 2
     assert "['image', 'text']: task=classification reads images alone; set task=text_" in capsys.readouterr().err
-    both = ("task.templates=plain", "task.template='the {}'")
-    assert run("method=zero_shot", "backbone=pair_micro", "dataset=digits", *both, fast=False) == 2
-    assert "task.template stands in the place of task.templates=plain" in capsys.readouterr().err
 
 
 def test_tasks_are_trained_together_and_measured_apart(run, results, capsys):

@@ -78,7 +78,7 @@ class Coop(ListedSet):
         facts = self._facts
         lists = " and ".join(files_of(facts))
         return MissingInput(
-            f"{self.label}: {self._folder}: {why}. Get the images ({facts.megabytes:,} MB): {facts.where}; and {lists} "
+            f"{self.label}: {why}. Get the images ({facts.megabytes:,} MB): {facts.where}; and {lists} "
             f"by {_LISTS_FROM}; or set dataset.root=<folder that holds {facts.folder}>.",
             "dataset=digits needs no files.",
         )

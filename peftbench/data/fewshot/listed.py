@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from peftbench.data.base import DatasetSpec
-from peftbench.data.sources.image_lists import ImageList, lists_digest, sizes_of_all
+from peftbench.data.sources.image_lists import ImageList, lists_digest, none_there, sizes_of_all
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.errors import BadInput, MissingInput
 
@@ -45,7 +45,7 @@ class ListedSet(DatasetSpec):
 
     @abstractmethod
     def _missing(self, why: str) -> MissingInput:
-        """What to get and where to put it."""
+        """What to get and where to put it. `why`: a statement that names the folder."""
 
     def revision(self) -> str:
         return lists_digest(self._folder, self._read()[0])
@@ -67,11 +67,11 @@ class ListedSet(DatasetSpec):
     ) -> tuple[Parts, Sequence[str]]:
         """What `read(folder)` gives, counted; `again` says how to get the lists anew where they are other ones."""
         if not self._folder.is_dir():
-            raise self._missing("there is no such folder")
+            raise self._missing(f"there is no folder {self._folder}")
         try:
             parts, names = read(self._folder)
         except FileNotFoundError as error:
-            raise self._missing(f"it lacks {error.filename}") from error
+            raise self._missing(f"there is no {self._folder / error.filename}") from error
         except OSError as error:
             raise BadInput(f"{error.filename or self._folder}: cannot be read ({error.strerror or error})") from error
         counts = {part: len(listed.paths) for part, listed in parts.items()}
@@ -80,6 +80,8 @@ class ListedSet(DatasetSpec):
                 f"{self.label}: {_in_words(counts)} and {len(names)} classes in {self._folder}, expected "
                 f"{_in_words(expected.counts)} and {expected.num_classes}; {again}"
             )
+        if why := none_there(self._folder, parts):
+            raise self._missing(f"in {self._folder} {why}")
         return parts, names
 
 

@@ -209,7 +209,7 @@ class FewShotDataset(ListedSet):
         code = f"from torchvision.datasets import {facts.torchvision} as D; D('{root}', download=True)"
         command = f'`python -c "{code}"`, or ' if facts.torchvision else ""
         return MissingInput(
-            f"{self.label}: {self._folder}: {why}. Get it ({facts.megabytes:,} MB): {command}{facts.where}, unpacked "
+            f"{self.label}: {why}. Get it ({facts.megabytes:,} MB): {command}{facts.where}, unpacked "
             f"there; or set dataset.root=<folder that holds {facts.folder}>.",
             "dataset=digits needs no files.",
         )

@@ -98,6 +98,17 @@ def image_sizes(folder: Path, names: Iterable[str], follow_links: bool = False) 
     return {name: size for name, size in sizes.items() if size is not None}
 
 
+def none_there(folder: Path, lists: Mapping[str, ImageList]) -> str | None:
+    """Why lists speak of another place, where not one of their images is in `folder`; None where some are.
+
+    For sets whose folder has a name of its own below `dataset.root`, so that its place is no matter of `image_sizes`.
+    """
+    names = [name for images in lists.values() for name in images.paths]
+    if not names or any((folder / name).is_file() for name in names):
+        return None
+    return f"none of the {len(set(names)):,} listed images is there, first {names[0]}"
+
+
 def _root_of(folder: Path, name: str) -> Path | None:
     """A folder near `folder` below which `name` lies."""
     try:

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
-from peftbench.data.sources.image_lists import ImageList, listed_files, lists_digest, refuse_overlap, sizes_of_all
+from peftbench.data.sources.image_lists import (
+    ImageList,
+    listed_files,
+    lists_digest,
+    none_there,
+    refuse_overlap,
+    sizes_of_all,
+)
 from peftbench.data.splits import FileSplit
 from peftbench.data.vtab.lists import read_list
 from peftbench.data.vtab.spec import VtabSpec
@@ -118,6 +125,8 @@ class VtabFolder(VtabSpec):
                 )
         if not lists["test"].paths:
             raise BadInput(f"{folder / 'test.txt'}: no images listed")
+        if why := none_there(folder, lists):
+            raise MissingInput(f"{self.label}: {folder}: {why}; copy the task folder again (dataset.root={self.root})")
         return lists
 
 

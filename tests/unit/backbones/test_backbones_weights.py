@@ -73,6 +73,16 @@ def test_positions_are_resampled_to_another_image_size(state: dict[str, Tensor],
     assert torch.equal(resampled[:, :1], position[:, :1])
 
 
+def test_patches_of_another_size_are_said(state: dict[str, Tensor], tmp_path: Path) -> None:
+    """A file of ViT-B/32 fits a ViT-B/16 once it is resampled, and is another network."""
+    kernel = torch.randn(128, 3, 8, 8)
+    save_file(state | {"patch_embed.proj.weight": kernel}, tmp_path / "a.safetensors")
+    backbone = build_backbone(spec(tmp_path / "a.safetensors"))
+    assert "patches of 8x8 pixels resampled to 4x4 (is backbone.model this file's?)" in backbone.weights_read
+    save_file(state, tmp_path / "a.safetensors")
+    assert "patches" not in build_backbone(spec(tmp_path / "a.safetensors")).weights_read
+
+
 def test_tensors_missing_and_too_many_are_both_named(state: dict[str, Tensor], tmp_path: Path) -> None:
     wrong = {name: tensor for name, tensor in state.items() if not name.startswith("blocks.5.")}
     save_file(wrong | {"blocks.0.extra.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
@@ -90,7 +100,8 @@ def test_another_width_is_refused(state: dict[str, Tensor], tmp_path: Path) -> N
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint" * 50], ids=["empty", "text"])
 def test_a_damaged_file_is_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    assert str(tmp_path / name) in refused(lambda: build_backbone(spec(tmp_path / name)))
+    message = refused(lambda: build_backbone(spec(tmp_path / name)))
+    assert str(tmp_path / name) in message and "weights_only" not in message
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])

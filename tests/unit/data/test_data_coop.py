@@ -135,6 +135,16 @@ def test_missing_sets_say_what_how_large_and_how(task, tmp_path):
         assert part in str(caught.value)
 
 
+def test_lists_without_their_images_say_what_to_get_and_not_another_folder(tmp_path, monkeypatch):
+    small(monkeypatch, "dtd", train=6, val=2, test=2)
+    textures(tmp_path)
+    (tmp_path / "dtd/images").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        MissingInput, match=r"dtd none of the 10 listed images is there, first images/dotted/0\.png\. Get the"
+    ):
+        Coop(task="dtd", root=str(tmp_path)).revision()
+
+
 def numbered(num_images: int, first: int = 0, classes: int = 3) -> ArraySplit:
     images = np.arange(first, first + num_images, dtype=np.uint8).reshape(-1, 1, 1)
     return ArraySplit(images, np.arange(num_images)[::-1] % classes)

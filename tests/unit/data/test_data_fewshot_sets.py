@@ -149,7 +149,7 @@ def test_missing_data_says_what_how_large_and_how(task, tmp_path):
             assert part in message
         assert ("download=True" in message) == (task != "stanford_cars")
     (tmp_path / FEW_SHOT_SETS[task].folder).mkdir()
-    with pytest.raises(MissingInput, match="it lacks"):
+    with pytest.raises(MissingInput, match="there is no "):
         spec.open()
 
 

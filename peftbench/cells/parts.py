@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     if config.method.looks_first and findings is None:
         observed = _look(config, runtime, backbone, data, progress)
     install(config.method, backbone, config.seed, observed.findings)
+    if config.protocol.merge:
+        # what does not fold is said ahead of training, and not behind it
+        config.method.merge(copy.deepcopy(backbone))
     model = config.task.model(backbone, source, config.seed)
     objectives.install(config.objective, model, own, source.num_classes)
     if config.train.frozen_bf16:

@@ -6,10 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
 
 from peftbench.backbones.pair import both_shapes
+from peftbench.backbones.t5 import T5Tower
+from peftbench.backbones.tokenizers import Pieces
+from peftbench.backbones.vl_t5 import VLT5
 from peftbench.contracts.backbones import PAIR, make, samples
-from peftbench.contracts.test_methods import fitting
+from peftbench.contracts.test_methods import check_gradients, fitting, nudge
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, Method, install
 
@@ -34,6 +38,52 @@ def test_on_the_text_tower_alone_nothing_of_images_trains(name: str) -> None:
     if pair.trainable:
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
         assert any(tensor.grad is not None and tensor.grad.abs().max() > 0 for _, tensor in pair.trainable)
+
+
+class OfT5:
+    """A T5 of three blocks a half under an image tower, with random weights, and what it gives for fixed inputs."""
+
+    def __init__(self) -> None:
+        transformers = pytest.importorskip("transformers")
+        sizes = {"d_model": 48, "d_kv": 12, "d_ff": 96, "num_layers": 3, "num_heads": 4, "vocab_size": 8}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            net = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes, dropout_rate=0.0))
+        self.both = VLT5(make("vit_cls"), T5Tower(net, Pieces(None))).eval()
+
+    def logits(self) -> Tensor:
+        seen = torch.randn(2, 4, 48, generator=torch.Generator().manual_seed(0))
+        asked, answers = torch.tensor([[3, 5, 1], [4, 1, 0]]), torch.tensor([[6, 1], [7, 1]])
+        tower = self.both.eval().text
+        return tower.likelihoods(*tower.read(asked, seen), answers)
+
+
+@pytest.mark.parametrize("name", [name for name in OF_ONE if not METHODS.get(name).observes])
+def test_on_a_t5_it_starts_trains_and_folds_as_elsewhere_or_says_why_not(name: str) -> None:
+    method, t5 = on_towers(name, "text"), OfT5()
+    bare = t5.logits().detach()
+    try:
+        install(method, t5.both)
+    except NotApplicable as error:
+        assert len(str(error).split()) >= 4
+        pytest.skip(str(error))
+    assert all(tensor.startswith("text.") for tensor, _ in t5.both.trainable)
+    if method.identity_at_init:
+        torch.testing.assert_close(t5.logits(), bare, rtol=1e-4, atol=1e-5)
+    nudge(t5.both)
+    if t5.both.trainable:
+        logits = t5.logits()
+        (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+        check_gradients(t5.both.text, method.inert(t5.both.text))
+    if method.mergeable:
+        expected = t5.logits().detach()
+        try:
+            method.merge(t5.both.text)
+        except NotApplicable as error:
+            # a T5's norms have no shift
+            assert "does not fold into T5LayerNorm" in str(error)
+        else:
+            torch.testing.assert_close(t5.logits(), expected, rtol=1e-3, atol=1e-4)
 
 
 def on_towers(name: str, *towers: str) -> Method:

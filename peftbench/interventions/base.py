@@ -22,9 +22,9 @@ class Intervention(nn.Module):
 
 
 @torch.no_grad()
-def fold_all(root: nn.Module) -> int:
-    """Replace every wrapper below `root` that can be folded, innermost first. Returns how many wrappers remain."""
-    remaining = 0
+def fold_all(root: nn.Module) -> list[Intervention]:
+    """Replace every wrapper below `root` that can be folded, innermost first. Returns the wrappers that remain."""
+    remaining: list[Intervention] = []
     for name, child in list(root.named_children()):
         remaining += fold_all(child)
         if isinstance(child, Intervention):
@@ -32,7 +32,7 @@ def fold_all(root: nn.Module) -> int:
             # as in evaluation, without dropout
             plain = child.eval().folded()
             if plain is None:
-                remaining += 1
+                remaining.append(child)
                 child.train(training)
             else:
                 setattr(root, name, plain.train(training))

@@ -126,12 +126,16 @@ class Method(Part):
         return {}
 
     def merge(self, backbone: Backbone) -> None:
-        """Fold the method into plain modules. Raises `MethodContractError` if a wrapper is left."""
+        """Fold the method into plain modules.
+
+        Raises `MethodContractError` for one that never folds, `NotApplicable` where modules of this backbone have no
+        place for what would be folded into them, such as norms without a shift.
+        """
         if not self.mergeable:
             raise MethodContractError(f"{self.name} cannot be merged exactly")
-        remaining = fold_all(backbone)
-        if remaining:
-            raise MethodContractError(f"{remaining} wrappers of {self.name} are left after merging")
+        if left := fold_all(backbone):
+            kinds = ", ".join(sorted({type(wrapper.base).__name__ for wrapper in left}))
+            raise NotApplicable(f"{self.name} does not fold into {kinds}; leave it unmerged (protocol.merge=false)")
         release(backbone)
 
 

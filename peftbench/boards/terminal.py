@@ -12,6 +12,7 @@ from rich.text import Text
 
 from peftbench.boards.table import Table
 from peftbench.boards.texts import (
+    EMPTY,
     RANK,
     SEEDS,
     VERDICT,
@@ -21,15 +22,21 @@ from peftbench.boards.texts import (
     cost_headers,
     mean_headers,
     notes,
+    text,
     texts,
 )
 
 
 def show(table: Table, console: Console) -> None:
-    """Print the table: means and verdict first, then costs and data sets; no piece is wider than the console."""
+    """Print the table: means and verdict first, then costs and data sets; no piece is wider than the console.
+
+    Means and standings that no row has are left out.
+    """
     console.print(Text(table.title, style="bold"))
     piece: list[str] = []
-    first = [*mean_headers(table), *beside_headers(table), RANK, VERDICT, SEEDS]
+    compared = [RANK, VERDICT] if table.comparison.methods else []
+    means = [name for name in mean_headers(table) if any(text(table, row, name) != EMPTY for row in all_rows(table))]
+    first = [*means, *beside_headers(table), *compared, SEEDS]
     for header in [*first, *cost_headers(table), *column_headers(table)]:
         if piece and not _fits(_rich(table, [*piece, header]), console):
             console.print(_rich(table, piece))

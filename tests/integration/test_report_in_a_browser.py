@@ -289,6 +289,21 @@ def test_names_that_every_object_has_are_names_like_others(browser: Any, tmp_pat
     assert sorted(methods(page)) == ["lora", "toString"]
 
 
+def test_what_trains_nothing_is_chosen_and_drawn_at_zero(browser: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for method, count, accuracy in (("zero_shot", 0, 0.5), ("coop", 384, 0.52), ("maple", 40_000, 0.51)):
+        store.put(make_record(method=method, accuracy=accuracy, method_params=count, head_params=0))
+    assert main(["--results", str(tmp_path)]) == 0
+    page = watched(browser.new_context(offline=True), lambda url: not url.startswith(("file:", "data:", "blob:")))
+    page.goto((tmp_path / "leaderboard" / "leaderboard.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    assert page.problems == []
+    assert marks(page, "#chooser-plot", "front") == {"zero_shot", "coop"}
+    answer = page.locator("#answer").inner_text()
+    assert "fewest parameters" in answer and "50.00 %, 0 parameters" in answer
+    assert page.locator("#chooser-plot text.axis").all_text_contents().count("0") == 1
+
+
 def test_classes_have_a_heat_map_and_a_record_its_picture(browser: Any, tmp_path: Path) -> None:
     """Two segmentation records: one class each method finds, one that occurs for one of them only, one kept picture."""
     store = Store(tmp_path)

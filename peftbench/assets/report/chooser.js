@@ -3,6 +3,7 @@
 
 const ranges = new Map();
 
+const knows = (cost) => (row) => row.costs[cost] !== null;
 const candidates = () => measured().filter((row) => overall(row));
 const fits = (row) => Object.entries(state.limits).every(([name, limit]) =>
   name === "accuracy" ? good(overall(row)) >= table().sign * limit : row.costs[name] !== null && row.costs[name] <= limit);
@@ -16,7 +17,7 @@ function frontOf(rows, cost) {
 }
 
 function pointsOf(cost, withLimits) {
-  const known = candidates().filter((row) => row.costs[cost]);
+  const known = candidates().filter(knows(cost));
   const fitting = withLimits ? known.filter(fits) : known;
   const front = frontOf(fitting, cost);
   const inside = new Set(fitting);
@@ -52,7 +53,7 @@ function prepareChooser() {
   const rows = candidates();
   const known = Object.keys(COSTS).filter((cost) => rows.some((row) => row.costs[cost]));
   const controls = known.map((cost) =>
-    limitControl(cost, COSTS[cost].words, rows.map((row) => row.costs[cost]).filter(Boolean), COSTS[cost].unit, false));
+    limitControl(cost, COSTS[cost].words, rows.filter(knows(cost)).map((row) => row.costs[cost]), COSTS[cost].unit, false));
   controls.push(limitControl("accuracy", table().overall, rows.map((row) => overall(row).mean), (v) => shownScore(v, 1), table().sign > 0));
   const give = html("input", { type: "number", id: "give", min: 0, max: 50, step: 0.5, value: state.give, style: "width: 4.5rem" });
   give.addEventListener("input", () => { state.give = give.value; drawChooser(); writeAddress(); });
@@ -62,7 +63,7 @@ function prepareChooser() {
   fillSelect(byId("chooser-axis"), known.map((cost) => [cost, COSTS[cost].words]), state.axis);
 }
 
-const costWords = (row) => Object.keys(COSTS).filter((c) => row.costs[c] && c !== "flops").map((c) => COSTS[c].unit(row.costs[c])
+const costWords = (row) => Object.keys(COSTS).filter((c) => row.costs[c] !== null && c !== "flops").map((c) => COSTS[c].unit(row.costs[c])
   + (c === "trainable" ? " parameters" : c === "memory" ? " memory" : "")).join(", ");
 
 function card(words, row) {
@@ -85,7 +86,7 @@ function drawChooser() {
     const close = inside.filter((row) => good(overall(row)) >= good(overall(best)) - give);
     const roles = new Map([[best, ["best"]]]);
     for (const cost of ["trainable", "memory", "minutes"]) {
-      const known = close.filter((row) => row.costs[cost]);
+      const known = close.filter(knows(cost));
       if (!known.length) continue;
       const least = known.reduce((a, b) => (b.costs[cost] < a.costs[cost] ? b : a));
       roles.set(least, [...(roles.get(least) ?? []), { trainable: "fewest parameters", memory: "least memory", minutes: "least time" }[cost]]);

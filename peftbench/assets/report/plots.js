@@ -72,7 +72,10 @@ function scatter(node, points, cost, height) {
   if (!points.length) return node.replaceChildren(html("p", { class: "hint", style: "padding: 0 1rem" }, `no complete row knows its ${COSTS[cost].words}`));
   const wide = Math.max(300, node.clientWidth || 600);
   const [left, right, top, bottom] = [46, 14, 14, 46];
-  const logs = points.map((p) => Math.log10(p.cost));
+  // a logarithm has no zero: what costs nothing stands left of all that costs something
+  const least = Math.min(...points.filter((p) => p.cost > 0).map((p) => Math.log10(p.cost)));
+  const nothing = points.some((p) => p.cost === 0) ? least - 0.4 : null;
+  const logs = points.map((p) => (p.cost > 0 ? Math.log10(p.cost) : nothing));
   const means = points.map((p) => overall(p.row).mean);
   const [x0, x1] = extent(logs, 0.06);
   const [y0, y1] = extent(means, 0.07);
@@ -83,7 +86,8 @@ function scatter(node, points, cost, height) {
     picture.append(svg("line", { class: "gridline", x1: left, x2: wide - right, y1: Y(tick), y2: Y(tick) }));
     picture.append(svg("text", { class: "axis", x: left - 6, y: Y(tick) + 4, "text-anchor": "end" }, String(tick)));
   }
-  for (const [at, value] of logTicks(x0, x1)) {
+  const ticks = logTicks(x0, x1).filter(([at]) => nothing === null || at > least - 0.15);
+  for (const [at, value] of nothing === null ? ticks : [[nothing, 0], ...ticks]) {
     picture.append(svg("line", { class: "gridline", x1: X(at), x2: X(at), y1: top, y2: height - bottom }));
     picture.append(svg("text", { class: "axis", x: X(at), y: height - bottom + 16, "text-anchor": "middle" }, COSTS[cost].unit(value)));
   }

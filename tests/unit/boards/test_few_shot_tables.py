@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from record_factory import make_record, record_values
+from rich.console import Console
 
 from peftbench.boards.halves import H, harmonic
 from peftbench.boards.leaderboard import leaderboard
@@ -17,6 +18,7 @@ from peftbench.boards.published import FOLDER, alone
 from peftbench.boards.published_halves import halves_alone, halves_beside, load_halves
 from peftbench.boards.render import write
 from peftbench.boards.report import write_report
+from peftbench.boards.terminal import show
 from peftbench.boards.texts import headers, texts
 from peftbench.foundation.identity import fingerprint
 from peftbench.records.collect import collect
@@ -193,3 +195,8 @@ def test_shots_of_one_recipe_meet_though_another_recipe_or_data_set_stands_besid
     rows = {row.method: [row.cells[name.name].mean for name in table.columns] for row in table.rows}
     assert rows == {"coop": pytest.approx([0.1, 0.4]), "zero_shot": pytest.approx([0.3, 0.3])}
     assert "mean over coop/dtd;" in table.notes[0]
+    console = Console(width=80, record=True)
+    show(table, console)
+    # nothing is compared over shots, so no column speaks of it; one piece holds all
+    shown = console.export_text()
+    assert not {"PPT", "rank", "verdict"} & set(shown.split()) and shown.count(" method ") == 1

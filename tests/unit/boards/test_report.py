@@ -130,5 +130,7 @@ def test_costs_include_the_head_and_leave_out_what_is_unknown() -> None:
     # 100 epochs of 1,000 images at 100 images a second
     assert {row.method: cost(row, "minutes") for row in table.rows}["lora"] == pytest.approx(1000 / 60)
     assert {row.method: cost(row, "minutes") for row in table.rows}["half"] is None
+    [nothing] = leaderboard(collect([make_record(method_params=0, head_params=0, speed=None)]))[0].rows
+    assert (cost(nothing, "trainable"), cost(nothing, "minutes")) == (0, 0), "what trains nothing costs no training"
     [unknown] = leaderboard(collect([make_record(memory_bytes=None)]))[0].rows
     assert cost(unknown, "memory") is None

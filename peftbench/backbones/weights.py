@@ -67,8 +67,10 @@ def resampled(net: nn.Module, state: Mapping[str, Tensor], file: str) -> Mapping
 
 def _on_kernels(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> str:
     """In words where patches are of another size than the file's: that is the network of another paper."""
-    sizes = [tuple(state[_KERNEL].shape[2:]) for state in (before, after) if _KERNEL in state]
-    if len(sizes) < 2 or sizes[0] == sizes[1] or len(sizes[0]) < 2:
+    # timm's filter renames as well: the kernel is what reads three colours
+    kernels = (tensor for tensor in before.values() if tensor.ndim == 4 and tensor.shape[1] == 3)
+    sizes = [tuple(kernel.shape[2:]) for kernel in (next(kernels, None), after.get(_KERNEL)) if kernel is not None]
+    if [len(size) for size in sizes] != [2, 2] or sizes[0] == sizes[1]:
         return ""
     was, now = ("x".join(map(str, size)) for size in sizes)
     return f", its patches of {was} pixels resampled to {now} (is backbone.model this file's?)"

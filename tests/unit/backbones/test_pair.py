@@ -118,6 +118,9 @@ def test_openais_names_hold_the_same_tensors(tmp_path: Path) -> None:
     _, other, _ = clip(tmp_path)
     load_pair(other, tmp_path / "openai.safetensors")
     assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in pair.state_dict().items())
+    finer = timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0, **(VIT | {"patch_size": 4}))
+    read = load_pair(Pair(from_timm(finer, 32), build_text(TEXT), Words([])), tmp_path / "openai.safetensors")
+    assert "its patches of 8x8 pixels resampled to 4x4" in read
 
 
 def test_transformers_siglip_is_read_and_computes_the_same(tmp_path: Path) -> None:

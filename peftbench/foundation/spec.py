@@ -176,7 +176,10 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
         try:
             converted[key] = _convert(value, hints[key])
         except (TypeError, ValueError):
-            problems.append(f"{prefix}{key} must be {describe(hints[key])}, got {brief(repr(value))}")
+            wanted = f"{prefix}{key} must be {describe(hints[key])}, got {brief(repr(value))}"
+            problems.append(
+                wanted + (f"; write {prefix}{key}=[{brief(str(value))}]" if _fits([value], hints[key]) else "")
+            )
     try:
         instance = cls(**converted)
     except ConfigError as error:
@@ -207,6 +210,14 @@ def describe(hint: Any) -> str:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(describe(part) for part in typing.get_args(hint))
     return str(hint)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    try:
+        _convert(value, hint)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _convert(value: Any, hint: Any) -> Any:

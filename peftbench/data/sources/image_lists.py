@@ -103,10 +103,10 @@ def none_there(folder: Path, lists: Mapping[str, ImageList]) -> str | None:
 
     For sets whose folder has a name of its own below `dataset.root`, so that its place is no matter of `image_sizes`.
     """
-    names = [name for images in lists.values() for name in images.paths]
-    if not names or any((folder / name).is_file() for name in names):
+    if any((folder / name).is_file() for images in lists.values() for name in images.paths):
         return None
-    return f"none of the {len(set(names)):,} listed images is there, first {names[0]}"
+    names = dict.fromkeys(name for images in lists.values() for name in images.paths)
+    return f"none of the {len(names):,} listed images is there, first {next(iter(names))}" if names else None
 
 
 def _root_of(folder: Path, name: str) -> Path | None:

@@ -196,6 +196,14 @@ def test_a_missing_list_is_named(root, name):
         kitti(root).revision()
 
 
+def test_lists_without_their_images_ask_for_the_folder_again_and_for_no_other_place(root):
+    next(root.glob("*/images")).rename(root / "elsewhere")
+    with pytest.raises(
+        MissingInput, match=r"none of the 1,711 listed images is there, first .*; copy the task folder again"
+    ):
+        kitti(root).revision()
+
+
 def test_an_empty_image_and_a_truncated_one(root):
     images = root / "kitti/images"
     whole = (images / "test/000003.jpg").read_bytes()

@@ -25,8 +25,8 @@ PRICE = 0.1
 class Candidate:
     """A method, and in words why it stands on the list.
 
-    standing: in 0..1, the share of other methods it is ahead of. cost: counted training FLOPs, in those of LoRA; taken
-    to be LoRA's where no board has counted them.
+    standing: in 0..1, the share of other methods it is ahead of. cost: counted training FLOPs, in those of LoRA; where
+    no board has counted them it is taken for one of the dear ones, so that a budget holds.
     """
 
     method: str
@@ -57,6 +57,7 @@ def shortlist(num: int, families: Mapping[str, str], fits: Mapping[str, bool]) -
     """
     measured, published = _standings(_measured()), _standings(_published())
     costs = _costs()
+    dear = statistics.quantiles(costs.values(), n=4)[-1] if len(costs) > 1 else 1.0
     known = set(shipped("method")) & set(families)
     candidates = []
     for method in known - {ALWAYS} - SLOW:
@@ -64,8 +65,9 @@ def shortlist(num: int, families: Mapping[str, str], fits: Mapping[str, bool]) -
         if not places or not fits.get(method, True):
             continue
         said = [f"{name} {table[method]:.0%}" for name, table in _named(measured, published) if method in table]
-        cost = costs.get(method, 1.0)
-        counted = f"a step costs {cost:.1f} times LoRA's" if method in costs else "no board has counted a step's cost"
+        cost = costs.get(method, dear)
+        uncounted = "a step is taken to be dear, since no board has counted it"
+        counted = f"a step costs {cost:.1f} times LoRA's" if method in costs else uncounted
         why = f"ahead of other methods in {', '.join(said)}; {counted}"
         candidates.append(Candidate(method, statistics.fmean(places), cost, why))
     candidates.sort(key=lambda candidate: (PRICE * candidate.cost - candidate.standing, candidate.method))

@@ -18,9 +18,9 @@ def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACC
 
     Full fine-tuning is a reference and takes no part: the verdicts are among PEFT methods. Where there are enough data
     sets the verdict is the pairwise Wilcoxon test over data sets, corrected by Holm for all pairs. Elsewhere it
-    is a t test over seeds of the mean of groups against the best row, with the variance pooled over methods and
-    corrected by Holm for the number of such comparisons: it speaks of these data sets only. Incomplete rows take no
-    part.
+    is a t test over seeds of the mean of groups against the best row that has several, with the variance pooled over
+    methods and corrected by Holm for the number of such comparisons: it speaks of these data sets only. Incomplete rows
+    take no part.
     """
     complete = [row for row in rows if row.complete and not row.reference]
     methods = tuple(row.method for row in complete)
@@ -29,8 +29,9 @@ def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACC
     ).reshape(len(complete), len(columns))
     across = sig.wilcoxon_can_decide(len(complete), len(columns))
     wilcoxon = sig.wilcoxon_holm(scores) if across else None
-    p_values = list(wilcoxon[0, 1:]) if wilcoxon is not None else _over_seeds(complete)
+    best, p_values = (0, [None, *wilcoxon[0, 1:]]) if wilcoxon is not None else _over_seeds(complete)
     basis = "data sets" if across else "seeds" if any(p is not None for p in p_values) else ""
+    verdicts = [BEST if index == best else _verdict(p) for index, p in enumerate(p_values)]
     friedman = sig.friedman(scores) if complete else None
     return Comparison(
         methods=methods,
@@ -40,16 +41,21 @@ def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACC
         critical_difference=None if friedman is None else sig.critical_difference(len(complete), len(columns)),
         wilcoxon=None if wilcoxon is None else tuple(tuple(map(float, line)) for line in wilcoxon),
         basis=basis,
-        against_best={name: None if p is None else float(p) for name, p in zip(methods[1:], p_values, strict=True)},
-        verdicts=dict(zip(methods, [BEST, *map(_verdict, p_values)] if len(methods) > 1 else [""], strict=False)),
-        remarks=tuple(_remarks(complete, columns, basis, friedman)),
+        against_best={
+            name: None if p is None else float(p)
+            for index, (name, p) in enumerate(zip(methods, p_values, strict=True))
+            if index != best
+        },
+        verdicts=dict(zip(methods, verdicts if len(methods) > 1 else [""], strict=False)),
+        remarks=tuple(_remarks(complete, columns, basis, friedman, best)),
     )
 
 
-def _over_seeds(rows: Sequence[Row]) -> list[float | None]:
-    """Holm-adjusted p-values against the first row; None where a row's overall mean has no spread over seeds."""
-    if len(rows) < 2:
-        return []
+def _over_seeds(rows: Sequence[Row]) -> tuple[int, list[float | None]]:
+    """The first row whose overall mean has a spread over seeds, and of all rows Holm-adjusted p-values against it.
+
+    None for that row itself and for rows without a spread; where no row has one the first is named.
+    """
     overall = [row.mean_of_groups for row in rows]
     samples = {
         index: (score.mean, score.std, score.n)
@@ -57,11 +63,11 @@ def _over_seeds(rows: Sequence[Row]) -> list[float | None]:
         if score is not None and score.std is not None
     }
     raw: dict[int, float | None] = {}
-    if 0 in samples:
+    if len(samples) > 1:
         raw = dict(zip(list(samples)[1:], sig.pooled_t(list(samples.values())), strict=True))
     known = {index: p for index, p in raw.items() if p is not None}
     adjusted = dict(zip(known, map(float, sig.holm(list(known.values()))), strict=True))
-    return [adjusted.get(index) for index in range(1, len(rows))]
+    return next(iter(samples), 0), [adjusted.get(index) for index in range(len(rows))]
 
 
 def _verdict(p: float | None) -> str:
@@ -71,7 +77,7 @@ def _verdict(p: float | None) -> str:
 
 
 def _remarks(
-    rows: Sequence[Row], columns: Sequence[Column], basis: str, friedman: sig.Friedman | None
+    rows: Sequence[Row], columns: Sequence[Column], basis: str, friedman: sig.Friedman | None, best_row: int
 ) -> Iterable[str]:
     methods, datasets = len(rows), len(columns)
     if methods == 0:
@@ -80,7 +86,7 @@ def _remarks(
         yield "nothing to compare: fewer than two complete rows"
         return
     level = f"{100 * sig.LEVEL:.0f} %"
-    best = "the best PEFT row"
+    best = "the best PEFT row" + (" of several seeds" if best_row else "")
     if basis == "data sets":
         yield (
             f"verdict: '{EQUAL}' cannot be told apart from {best} at {level} "

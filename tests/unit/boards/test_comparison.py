@@ -74,6 +74,13 @@ def test_a_row_with_one_seed_is_not_tested_by_the_others_spread() -> None:
     assert found.verdicts == {"a": "best", "b": "below", "c": "?"}
 
 
+def test_a_best_row_with_one_seed_leaves_the_verdicts_to_the_others() -> None:
+    found = comparison({"new": [[0.99]], "a": [[0.9, 0.8]], "b": [[0.1, 0.2]]})
+    assert found.verdicts == {"new": "?", "a": "best", "b": "below"}
+    assert found.basis == "seeds" and found.against_best["new"] is None and "a" not in found.against_best
+    assert any("the best PEFT row of several seeds at 5 %" in text for text in found.remarks)
+
+
 def test_a_single_method_is_compared_with_nothing() -> None:
     found = comparison({"a": [[0.9, 0.8]]})
     assert (found.verdicts, found.remarks) == ({"a": ""}, ("nothing to compare: fewer than two complete rows",))

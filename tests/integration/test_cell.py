@@ -75,9 +75,11 @@ def test_the_second_time_needs_no_torch(run, results):
         "import sys; from peftbench.cli.main import main; sys.argv = ['peftbench', *sys.argv[1:]]; code = main();"
         "print(code, 'torch' in sys.modules, 'hydra' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[0].startswith("already done: linear on digits")
-    assert result.stdout.splitlines()[-1] == "0 False False"
+    again = [sys.executable, "-c", code, *words]
+    # by the first at the latest a process of its own has noted the words, whatever other tests left in this one
+    first, second = (subprocess.run(again, capture_output=True, text=True, check=True).stdout for _ in range(2))
+    assert first.startswith("already done: linear on digits") and first.splitlines()[-1].startswith("0 False")
+    assert second.startswith("already done: linear on digits") and second.splitlines()[-1] == "0 False False"
 
 
 def test_evaluate_reproduces_the_recorded_accuracy(run, results, capsys):

@@ -46,7 +46,7 @@ def test_a_pair_in_which_nothing_trains_retrieves_as_it_is(run, results):
         (("method=coop",), 2, "brings task=text_classification along"),
         (("backbone=vit_micro",), 3, "choose a pair, such as backbone=pair_micro"),
         (("task=classification",), 2, "needs label; choose task=retrieval, or another dataset"),
-        (("task=classification", "dataset=asked_shapes"), 2, "choose task=vqa, or another dataset"),
+        (("task=classification", "dataset=asked_shapes"), 2, "choose task=vqa or task=vqa_written, or another"),
         (("train.mixup=0.2",), 2, "set train.mixup=0"),
         (("dataset=named_shapes",), 2, "choose task=classification or task=text_classification, or"),
     ],

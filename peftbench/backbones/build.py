@@ -44,7 +44,7 @@ def build_backbone(spec: BackboneSpec, drop_path: float = 0.0, frames: int = 1) 
     if spec.writer:
         config, weights, *_, vocabulary = writer_files(spec)
         image = build_backbone(replace(spec, writer=None, vocabulary=None), drop_path, frames)
-        return VLT5(image, build_t5((config, weights), vocabulary))
+        return VLT5(image, build_t5(config, weights, vocabulary))
     if spec.text:
         return _pair(spec, drop_path, frames)
     arguments = _arguments(spec) | {"drop_path_rate": drop_path}

@@ -167,9 +167,8 @@ def _sites(net: Any) -> Iterator[Site]:
         yield from site_at(half, "final_layer_norm", "norm.final")
 
 
-def build_t5(files: Sequence[Path], vocabulary: Path) -> T5Tower:
-    """A T5 from `files`, its config.json ahead of its weights (`source.writer_files`), with the tokenizer.json
-    `vocabulary`.
+def build_t5(described: Path, weights: Path, vocabulary: Path) -> T5Tower:
+    """A T5 from its config.json, its weights and its tokenizer.json (`source.writer_files`).
 
     Raises `MissingInput` without the library, `BadInput` for files that hold no T5.
     """
@@ -177,7 +176,6 @@ def build_t5(files: Sequence[Path], vocabulary: Path) -> T5Tower:
         from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
     except ImportError as error:
         raise MissingInput("texts are written by a library: pip install 'peftbench[generation]'") from error
-    described, weights = files[:2]
     try:
         config = T5Config.from_json_file(described)
     except Exception as error:  # whatever the library finds in a damaged file

@@ -22,6 +22,7 @@ from peftbench.foundation.spec import option
 from peftbench.tasks.answers import WrittenMeter, drawn_answer
 from peftbench.tasks.base import TASKS, Targets, Task
 from peftbench.tasks.model import TaskModel
+from peftbench.tasks.vqa import QuestionModel
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Meter
 from peftbench.train.loss import LossFn, Model
@@ -113,7 +114,7 @@ def cells_of(grid: tuple[int, int]) -> Tensor:
     return torch.stack([x1, x2, y1, y2, (y2 - y1) * (x2 - x1)], dim=1)
 
 
-class WritingModel(TaskModel):
+class WritingModel(QuestionModel):
     """Images [batch, 3, height, width], ids of one question each [batch, 1, length] -> the number of the written answer
     among the classes, int64 [batch], -1 for other words.
 
@@ -130,10 +131,6 @@ class WritingModel(TaskModel):
         self.register_buffer("answer_rows", backbone.text.rows(answers).to(backbone.device), persistent=False)
         # of two answers of the same words the first
         self.numbers = {plain_answer(name): number for number, name in reversed([*enumerate(answers)])}
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        return (*self.backbone.inputs, "text")
 
     def forward(self, *inputs: Tensor) -> Tensor:
         image, questions, *chosen = inputs

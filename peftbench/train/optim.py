@@ -67,7 +67,13 @@ def build_optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> Optimizer:
         kind = torch.optim.AdamW if spec.name == "adamw" else torch.optim.Adam
         on_device = fused and tensors[0].is_cuda
         return kind(groups, spec.lr, (first, second), spec.eps, fused=fused, capturable=on_device)
-    return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, fused=fused)
+    if spec.momentum > 0:
+        # Zeros give the same first step. torch makes them in it: unwritten where a scaler skips its update, none for a
+        # tensor whose first gradient comes later.
+        for tensor in tensors:
+            optimizer.state[tensor]["momentum_buffer"] = torch.zeros_like(tensor)
+    return optimizer
 
 
 class Schedule:

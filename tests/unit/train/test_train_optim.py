@@ -138,3 +138,32 @@ def test_sgd_keeps_momentum() -> None:
         optimizer.step()
     for tensor, start in zip(net.parameters(), before, strict=True):
         torch.testing.assert_close(tensor.detach(), start - 0.1 * 1 - 0.1 * 1.5)
+
+
+def test_sgd_starts_from_no_momentum_though_a_scaler_skips_its_first_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    # memory that nothing has written yet may hold anything
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **_: torch.full_like(tensor, math.nan))
+    weight = nn.Parameter(torch.zeros(2, 2))
+    spec = OptimSpec(name="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
+    optimizer = build_optimizer(param_groups([("weight", weight)], [], spec), spec)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    for gradient in (math.inf, 1.0, 1.0):
+        scaler.scale(weight.sum()).backward()
+        weight.grad.fill_(gradient)  # type: ignore[union-attr]
+        scaler.step(optimizer)
+        scaler.update(1.0)
+        optimizer.zero_grad(set_to_none=True)
+    assert weight[0, 0].item() == pytest.approx(-0.1 * (1 + 1.5))
+
+
+def test_sgd_takes_a_tensor_whose_first_gradient_comes_later() -> None:
+    early, late = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2, 2))
+    spec = OptimSpec(name="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
+    optimizer = build_optimizer(param_groups([("early", early), ("late", late)], [], spec), spec)
+    for used in ([early], [early, late], [early, late]):
+        for tensor in used:
+            tensor.grad = torch.ones_like(tensor)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert early[0, 0].item() == pytest.approx(-0.1 * (1 + 1.5 + 1.75))
+    assert late[0, 0].item() == pytest.approx(-0.1 * (1 + 1.5))

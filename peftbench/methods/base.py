@@ -161,7 +161,7 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
         )
     if method.by_task and backbone.shape.tasks == 1:
         raise NotApplicable(f"{method.name} tells several tasks with maps apart; this cell has one (task=several)")
-    targets = _targets(method, backbone)
+    targets, device = _targets(method, backbone), backbone.device
     backbone.freeze()
     widths = [target.feature_dim for target in targets]
     before = {id(tensor): name for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
@@ -182,6 +182,8 @@ def install(method: Method, backbone: Backbone, seed: int = 0, findings: Finding
     expected = _expected(method, targets, findings)
     if expected is not None and counted != expected:
         raise MethodContractError(f"{method.name} trains {counted} parameters; its formula gives {expected}")
+    # what was drawn on the CPU joins the network, which may be run or folded from here on
+    backbone.to(device)
 
 
 def _targets(method: Method, backbone: Backbone) -> list[Backbone]:

@@ -25,8 +25,9 @@ class Objective(Part):
     Class facts: `version` (raise it when the meaning of the code changes), `paper`, `faithfulness` (one of
     `FAITHFULNESS`), `adapted` (one sentence: what was changed), `of_pairs` (it is a loss of images and texts),
     `of_any` (it adds to the task's own loss, whatever the task, of one network or a pair),
-    `of_method` (the one method whose network it reads; "" where any will do), `plain` (the loss is the task's own and
-    nothing is added; a cell's identity and label then do not name the objective).
+    `of_method` (the one method whose network it reads; "" where any will do), `host_waits` (an operation of its steps
+    reads on the host what the device found, so that none can be recorded and replayed), `plain` (the loss is the task's
+    own and nothing is added; a cell's identity and label then do not name the objective).
     """
 
     section: ClassVar[str] = "objective"
@@ -35,6 +36,7 @@ class Objective(Part):
     of_pairs: ClassVar[bool] = False
     of_any: ClassVar[bool] = False
     of_method: ClassVar[str] = ""
+    host_waits: ClassVar[bool] = False
 
     def prepare(self, backbone: Backbone, num_classes: int) -> nn.Module:
         """What belongs to the objective, made on the frozen backbone before a method changes it.
@@ -65,11 +67,17 @@ OBJECTIVES = Registry("objective", "peftbench.objectives")
 
 
 def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: int) -> nn.Module:
-    """`objective.prepare` with a random stream of its own, so that method and head draw what they draw without it."""
+    """`objective.prepare` with a random stream of its own, so that method and head draw what they draw without it.
+
+    What it made lies with the backbone, which a method that looks at images runs next.
+    """
     if len(backbone.towers) > 1 and not (objective.plain or objective.of_pairs or objective.of_any):
         raise NotApplicable(f"objective {objective.name} is made for one network and this backbone is a pair")
+    device = backbone.device
     with seeded(seed, "objective"):
-        return objective.prepare(backbone, num_classes)
+        own = objective.prepare(backbone, num_classes)
+    backbone.to(device)
+    return own.to(device)
 
 
 def install(objective: Objective, model: TaskModel, own: nn.Module, num_classes: int) -> None:

@@ -16,6 +16,9 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import Bottleneck, ScaleShift
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
+from peftbench.objectives import base as objectives
+from peftbench.objectives.base import OBJECTIVES
+from peftbench.tasks.model import TaskModel
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,24 @@ def test_installing_freezes_what_trained_before() -> None:
     backbone.requires_grad_(True)
     install(Norms(), backbone)
     assert {name for name, _ in backbone.trainable} == {"net.norm.weight", "net.norm.bias"}
+
+
+@pytest.mark.parametrize("name", ["lora", "ssf", "repadapter", "snell", "bi_lora", "delora"])
+def test_a_network_on_another_device_can_be_folded_as_soon_as_a_method_is_there(name: str) -> None:
+    # tensors without numbers mix with those of the host no more than a GPU's do
+    backbone, method = make("vit_cls").to("meta"), METHODS.get(name)()
+    install(method, backbone)
+    assert {tensor.device.type for tensor in (*backbone.parameters(), *backbone.buffers())} == {"meta"}
+    method.merge(copy.deepcopy(backbone))
+
+
+def test_an_objective_and_a_method_join_a_network_on_another_device() -> None:
+    backbone, objective = make("vit_cls").to("meta"), OBJECTIVES.get("gist")()
+    own = objectives.prepare(objective, backbone, 3, 0)
+    assert backbone(torch.zeros(1, *backbone.sample_shape, device="meta")).device.type == "meta"
+    install(METHODS.get("adaptformer")(), backbone)
+    objective.install(TaskModel(backbone, nn.Linear(backbone.feature_dim, 3)), own)
+    assert [name for name, _ in backbone.trainable if "token" in name]
 
 
 def test_a_label_shows_what_differs_from_the_defaults() -> None:

@@ -100,7 +100,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             config.seed,
             on_epoch,
             task.metric,
-            against,
+            against or against_capture_of_steps(config),
             blocks if trainee.module is model else (),
         )
     return Trained(result, probed, seconds, keeper.facts)
@@ -112,10 +112,16 @@ def _moved(config: RunConfig, model: TaskModel) -> nn.Module:
 
 
 def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:
-    """Why the cell's steps must not be captured, of what its options say; empty where nothing speaks against it."""
+    """Why nothing of the cell must be captured, of what its options say; empty where nothing speaks against it."""
     if runtime.capture == "off":
         return "runtime.capture=off"
     return "" if config.method.steps_alike else f"{config.method.name} takes another path in each step"
+
+
+def against_capture_of_steps(config: RunConfig) -> str:
+    """The same of its steps alone."""
+    waits = config.objective.host_waits
+    return f"objective {config.objective.name} makes the host wait in each step" if waits else ""
 
 
 def against_capture_of_passes(backbone: Backbone) -> str:

@@ -23,6 +23,8 @@ _WAITS = frozenset(
     (
         *("_local_scalar_dense", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"),
         *("bincount", "_linalg_check_errors", "lift_fresh", "linalg_eig", "linalg_eigvals", "_pin_memory"),
+        # whether these came to an end is looked at on the host
+        *("_linalg_svd", "_linalg_eigh", "linalg_matrix_exp"),
     )
 )
 # What torch refuses in deterministic mode on CUDA (the list of `torch.use_deterministic_algorithms`). Bilinear resizing
@@ -34,6 +36,7 @@ _NO_KERNEL = frozenset(
         *("max_unpool2d", "max_unpool3d", "nll_loss2d_forward", "_ctc_loss_backward", "histc", "put_"),
         *("reflection_pad1d_backward", "reflection_pad2d_backward", "reflection_pad3d_backward"),
         *("upsample_linear1d_backward", "upsample_bicubic2d_backward", "upsample_trilinear3d_backward"),
+        *("_upsample_bilinear2d_aa_backward", "_upsample_bicubic2d_aa_backward"),
         *("grid_sampler_2d_backward", "grid_sampler_3d_backward", "_embedding_bag_dense_backward", "median"),
     )
 )

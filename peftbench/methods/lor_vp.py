@@ -37,11 +37,20 @@ class PixelPrompt(Intervention):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        prompt = (self.left @ self.right / self.std).unsqueeze(0)
-        if prompt.shape[2:] != x.shape[2:]:
-            prompt = F.interpolate(prompt, size=x.shape[2:], mode="bilinear", antialias=True)
+        left, right = self.left, self.right
+        if (left.shape[1], right.shape[2]) != x.shape[2:]:
+            # resizing is linear along each axis, and as a product its backward pass is deterministic on every device
+            left = resizing(left.shape[1], x.shape[2], left) @ left
+            right = right @ resizing(right.shape[2], x.shape[3], right).T
+        prompt = (left @ right / self.std).unsqueeze(0)
         y: Tensor = self.base(x + prompt.to(x.dtype))
         return y
+
+
+def resizing(old: int, new: int, like: Tensor) -> Tensor:
+    """The matrix [new, old] that resizes an axis, bilinear and antialiased."""
+    columns = torch.eye(old, dtype=like.dtype, device=like.device)[None, None]
+    return F.interpolate(columns, size=(new, old), mode="bilinear", antialias=True)[0, 0]
 
 
 @METHODS.add("lor_vp")

@@ -71,6 +71,8 @@ class KoopmanLyapunov(Objective):
 
     paper: ClassVar[str] = "arXiv:2601.20232"
     of_method: ClassVar[str] = "pae"
+    # torch looks whether the singular values were found
+    host_waits: ClassVar[bool] = True
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = "The maps between prompts decay like all matrices and are clipped with them, if at all."
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peftbench.contracts.backbones import images, make
+from peftbench.contracts.replaying import Replayed
 from peftbench.interventions import InsertTokens, QueryTokens
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.lor_vp import PixelPrompt
 from tests.golden.test_equations import HEADS, LAYER, WIDTH, attention, block, installed, plain, tokens
 from tests.golden.test_equations_lowrank import moved
 from tests.golden.test_equations_rotations import doubles, own_tensor, same, same_from
@@ -214,6 +217,22 @@ def test_lor_vp_adds_a_picture_of_low_rank_to_the_pixels(name: str) -> None:
     pixels = images(2) * std + mean
     changed = torch.stack([image + torch.stack([b @ a for b, a in zip(left, right, strict=True)]) for image in pixels])
     torch.testing.assert_close(backbone(images(2)), bare((changed - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_lor_vps_picture_is_resized_for_images_of_another_size() -> None:
+    torch.manual_seed(0)
+    prompted = PixelPrompt(nn.Conv2d(3, 4, 4, 4).double(), (16, 40), 2, torch.rand(3, 1, 1) + 0.5).double()
+    nn.init.normal_(prompted.left)
+    x = torch.randn(2, 3, 32, 24, dtype=torch.float64)
+    picture = (prompted.left @ prompted.right / prompted.std)[None]
+    expected = F.interpolate(picture, size=(32, 24), mode="bilinear", antialias=True)
+    torch.testing.assert_close(prompted(x), prompted.base(x + expected))
+
+    # by what has a deterministic backward pass on CUDA too
+    done = Replayed(lambda sizes: prompted(x).sum().backward(), torch.device("cpu"))
+    for _ in range(3):
+        done((2,))
+    assert prompted.left.grad is not None and prompted.left.grad.any()
 
 
 def test_lor_vps_picture_starts_as_released() -> None:

@@ -173,7 +173,7 @@ def same_inputs(config: RunConfig) -> bool:
 
 def _budget(runtime: RuntimeSpec, device: torch.device) -> tuple[int, bool]:
     """Bytes that may be kept, and whether on disk."""
-    half = (torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()) // 2
+    half = (_free_on_gpu(device) if device.type == "cuda" else free_memory()) // 2
     asked = runtime.feature_gb
     if asked is None or asked * 1e9 <= half:
         return (half if asked is None else int(asked * 1e9)), False
@@ -182,3 +182,9 @@ def _budget(runtime: RuntimeSpec, device: torch.device) -> tuple[int, bool]:
     folder = runtime.cache_root
     folder.mkdir(parents=True, exist_ok=True)
     return min(int(asked * 1e9), shutil.disk_usage(folder).free // 2), True
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    """With what torch keeps of memory that was given back, such as that of the cell before."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept

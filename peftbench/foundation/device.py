@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from peftbench.foundation.errors import ConfigError
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
+# what torch asks for where products are to be deterministic: the variable, and one of its two settings
+WORKSPACE, WORKSPACE_SIZE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 
 
 def pick_device(name: str, option: str = "runtime.device") -> torch.device:
-    """`auto` is CUDA where there is one. Raises `ConfigError`, naming `option`, for a device that is not here."""
+    """`auto` is CUDA where there is one. Raises `ConfigError`, naming `option`, for a device that is not here.
+
+    On CUDA the workspace of cuBLAS is settled here for the whole process, unless it is already: torch looks at the
+    setting at the first matrix product, and a prediction ahead of a cell would leave the cell without.
+    """
+    device = _picked(name, option)
+    if device.type == "cuda":
+        os.environ.setdefault(WORKSPACE, WORKSPACE_SIZE)
+    return device
+
+
+def _picked(name: str, option: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from peftbench.foundation.device import WORKSPACE, WORKSPACE_SIZE
 from peftbench.foundation.identity import canonical
 
 _FILL = "fill_uninitialized_memory"
@@ -49,9 +50,9 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    workspace = os.environ.get(WORKSPACE)
     if torch.device(device).type == "cuda" and workspace is None:
-        os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+        os.environ[WORKSPACE] = WORKSPACE_SIZE
     torch.use_deterministic_algorithms(True)
     setattr(torch.utils.deterministic, _FILL, False)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
@@ -62,7 +63,7 @@ def deterministic(device: torch.device | str) -> Iterator[None]:
         setattr(torch.utils.deterministic, _FILL, filled)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
         if workspace is None:
-            os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+            os.environ.pop(WORKSPACE, None)
 
 
 @contextmanager

@@ -36,7 +36,8 @@ class PathContext(LearnedContext):
     ) -> None:
         super().__init__(base, reader, names, num_tokens, words=words)
         first = self.context.detach()
-        others = [first.clone() if words else torch.empty_like(first).normal_(std=STD) for _ in nodes[1:]]
+        # drawn on the CPU: the same numbers on every device
+        others = [first if words else torch.empty(first.shape).normal_(std=STD).to(first) for _ in nodes[1:]]
         self.context = nn.Parameter(torch.stack([first, *others]))
         texts: dict[tuple[int, str], int] = {}
         rows: list[int] = []

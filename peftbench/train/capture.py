@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -50,6 +51,12 @@ def _elsewhere(batches: Batches) -> str:
     return "" if kind == "cuda" else f"graphs are for CUDA, this is {kind}"
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of this process for recordings: cuBLAS keeps a workspace for each stream that it has worked on."""
+    return torch.cuda.Stream(device)
+
+
 class Graphs:
     """Does `work(sizes)`, at first as it is and then by replaying its record. CUDA only.
 
@@ -60,7 +67,7 @@ class Graphs:
 
     def __init__(self, work: Callable[[Sizes], None], device: torch.device) -> None:
         self._work, self._device = work, device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = _stream(device)
         self._graphs: dict[Sizes, torch.cuda.CUDAGraph] = {}
         self._seen: Counter[Sizes] = Counter()
         self._refused = ""

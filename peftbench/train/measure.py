@@ -33,7 +33,7 @@ class Stopwatch:
     """
 
     def __init__(self, device: torch.device | str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
+        self._device = torch.device(device)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -56,8 +56,8 @@ class Stopwatch:
             yield item
 
     def _now(self, synchronize: bool) -> float:
-        if self._cuda and synchronize:
-            torch.cuda.synchronize()
+        if self._device.type == "cuda" and synchronize:
+            torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from peftbench.foundation.device import WORKSPACE, pick_device
 from peftbench.foundation.seeding import derive, deterministic, seed_everything, stream
 
 
@@ -59,3 +60,14 @@ def test_deterministic_on_cuda_sets_the_cublas_workspace_only_inside(monkeypatch
     with deterministic("cuda"):
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+
+
+def test_the_first_product_on_a_gpu_finds_the_workspace_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv(WORKSPACE, "")
+    monkeypatch.delenv(WORKSPACE)
+    assert pick_device("cpu").type == "cpu" and WORKSPACE not in os.environ
+    assert pick_device("auto").type == "cuda" and os.environ[WORKSPACE] == ":4096:8"
+    # what somebody chose stays
+    monkeypatch.setenv(WORKSPACE, ":16:8")
+    assert pick_device("cuda:1").index == 1 and os.environ[WORKSPACE] == ":16:8"

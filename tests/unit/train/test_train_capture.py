@@ -206,7 +206,23 @@ def test_the_device_sets_the_rates_of_the_schedule() -> None:
             assert rate == torch.tensor(schedule.lr_at(number) * group["lr_scale"])
 
 
-def test_a_step_that_cannot_be_recorded_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_stream_yet() -> Iterator[None]:
+    capture._stream.cache_clear()
+    yield
+    capture._stream.cache_clear()
+
+
+def test_recordings_of_one_process_share_a_stream(monkeypatch: pytest.MonkeyPatch, no_stream_yet: None) -> None:
+    # for each stream cuBLAS keeps memory, which a sweep of many cells would gather
+    made: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "Stream", made.append)
+    for device in ("cuda:0", "cuda:1", "cuda:0"):
+        Graphs(lambda sizes: None, torch.device(device))
+    assert made == [torch.device("cuda:0"), torch.device("cuda:1")]
+
+
+def test_a_step_that_cannot_be_recorded_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, no_stream_yet: None) -> None:
     @contextmanager
     def refusing(*_: Any, **__: Any) -> Iterator[None]:
         raise RuntimeError("operation not permitted when stream is capturing")

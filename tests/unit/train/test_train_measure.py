@@ -247,3 +247,12 @@ def test_stopwatch_books_the_time_to_make_items(monkeypatch: pytest.MonkeyPatch)
     watch = Stopwatch("cpu")
     assert list(watch.timed("data", "ab")) == ["a", "b"]
     assert watch.seconds == {"data": 1.0 + 2.0 + 0.5}
+
+
+def test_of_several_gpus_the_one_that_works_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    watch = Stopwatch("cuda:1")
+    with watch.measure("train"), watch.measure("data", synchronize=False):
+        pass
+    assert waited == [torch.device("cuda:1")] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
@@ -149,6 +150,8 @@ class PeakMemory:
     def __init__(self, device: torch.device | str) -> None:
         self._device = torch.device(device)
         if self._device.type == "cuda":
+            # networks that refer to themselves stay on the device until Python looks for such circles
+            gc.collect()
             torch.cuda.reset_peak_memory_stats(self._device)
             self.kind = "cuda_allocated"
         else:

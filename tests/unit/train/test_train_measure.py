@@ -256,3 +256,19 @@ def test_of_several_gpus_the_one_that_works_is_waited_for(monkeypatch: pytest.Mo
     with watch.measure("train"), watch.measure("data", synchronize=False):
         pass
     assert waited == [torch.device("cuda:1")] * 2
+
+
+def test_on_a_gpu_the_network_of_the_cell_before_is_let_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = nn.Linear(2, 2)
+    before.itself = [before]  # type: ignore[assignment]  # a circle, as methods have them whose parts know the network
+    tensor = weakref.ref(before.weight)
+    there: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: there.append(tensor() is not None))
+    gc.disable()
+    try:
+        del before
+        assert tensor() is not None
+        PeakMemory("cuda")
+    finally:
+        gc.enable()
+    assert there == [False]

@@ -58,6 +58,7 @@ _KINDS = {"linear", "bitfit", "lora", "ssf", "adaptformer", "vpt_deep", "lst", "
 _BY_LOT = {
     "test_methods.py",
     "test_steps.py",
+    "test_let_go.py",
     "test_frozen_work.py",
     "test_dense.py",
     "test_method_options.py",
@@ -75,6 +76,7 @@ _SHARES = {
     "test_work_can_be_counted_and_is_no_less_than_the_backbones": 4,
     "test_steps_done_again_without_python_are_the_steps_unless_the_method_says_otherwise": 3,
     "test_gradient_checkpointing_gives_the_same_gradients": 3,
+    "test_a_step_of_a_method_keeps_nothing_of_its_graph": 6,
     "test_trainable_tensors_alone_restore_the_model": 2,
     "test_train_and_eval_copies_and_bf16": 2,
     "test_frozen_work_is_frozen": 2,

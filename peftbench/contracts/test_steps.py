@@ -31,6 +31,7 @@ from peftbench.tasks.depth import Depth
 from peftbench.tasks.detection import Detection
 from peftbench.tasks.human_parts import HumanParts
 from peftbench.tasks.marks import Edges, Saliency
+from peftbench.tasks.model import TaskModel
 from peftbench.tasks.normals import Normals
 from peftbench.tasks.promptable import Promptable, Region
 from peftbench.tasks.retrieval import Retrieval
@@ -141,6 +142,17 @@ class Outputs:
         return Measured({"n": 0})
 
 
+def built(method: Method, place: str, task: Task | None, objective: Objective) -> tuple[TaskModel, Task]:
+    """A model as a cell has it, and its task: `task`, or one that the backbone serves."""
+    backbone = make(place)
+    of_objective = objectives.prepare(objective, backbone, len(CLASSES), 0)
+    install(method, backbone, 0, findings(method, place))
+    own = task or task_of(backbone)
+    model = own.model(backbone, Classes(CLASSES), 0)
+    objectives.install(objective, model, of_objective, len(CLASSES))
+    return model, own
+
+
 def captured_as_started(
     method: Method,
     place: str,
@@ -157,13 +169,8 @@ def captured_as_started(
         train, number = dataclasses.replace(train, epochs=train.epochs + 2), number + number // 2
 
     def run(against: str) -> tuple[Any, list[Tensor]]:
-        backbone = make(place)
-        of_objective = objectives.prepare(objective, backbone, len(CLASSES), 0)
-        install(method, backbone, 0, findings(method, place))
-        set_dropout(backbone, 0.2)
-        own = task or task_of(backbone)
-        model = own.model(backbone, Classes(CLASSES), 0)
-        objectives.install(objective, model, of_objective, len(CLASSES))
+        model, own = built(method, place, task, objective)
+        backbone = set_dropout(model.backbone, 0.2)
         model.to(device)
         data = data_of(backbone, own, number)
         batches = training_batches(*data, train, num_classes=3, seed=0, device=device)

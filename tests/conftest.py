@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from peftbench.foundation.device import WORKSPACE, WORKSPACE_SIZE
+
+# before a test multiplies on a GPU: torch looks at it once, and some tests ask for deterministic products later
+os.environ.setdefault(WORKSPACE, WORKSPACE_SIZE)
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench.contracts.backbones import PAIR, suited
+from peftbench.contracts.backbones import suited
 from peftbench.contracts.test_methods import fitting
-from peftbench.contracts.test_steps import CHANGING, IN_PAIRS, built, data_of, method_on
+from peftbench.contracts.test_steps import built, data_of, method_on, under
 from peftbench.methods.base import METHODS, Method
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.objectives.none import NoObjective
@@ -61,9 +61,8 @@ def test_a_step_of_a_method_keeps_nothing_of_its_graph(name: str) -> None:
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_a_step_under_an_objective_keeps_nothing_of_its_graph(name: str) -> None:
-    objective = OBJECTIVES.get(name)(**CHANGING.get(name, {}))
-    method, place = objective.of_method or IN_PAIRS.get(name, "lora"), PAIR if objective.of_pairs else "vit_cls"
-    assert kept(fitting(method), place, objective) == []
+    objective, method, place = under(name)
+    assert kept(method, place, objective) == []
 
 
 def test_a_graph_that_is_kept_is_noticed() -> None:

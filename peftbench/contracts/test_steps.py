@@ -142,6 +142,13 @@ class Outputs:
         return Measured({"n": 0})
 
 
+def under(name: str) -> tuple[Objective, Method, str]:
+    """An objective, a method that goes with it, and on what."""
+    objective = OBJECTIVES.get(name)(**CHANGING.get(name, {}))
+    method = fitting(objective.of_method or IN_PAIRS.get(name, "lora"))
+    return objective, method, PAIR if objective.of_pairs else "vit_cls"
+
+
 def built(method: Method, place: str, task: Task | None, objective: Objective) -> tuple[TaskModel, Task]:
     """A model as a cell has it, and its task: `task`, or one that the backbone serves."""
     backbone = make(place)
@@ -240,11 +247,10 @@ def test_steps_on_the_towers_of_a_pair_are_done_again_to_the_bit(towers: list[st
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cuda: None) -> None:
     """Over a change between two epochs as well, of what the objective keeps or of its loss."""
-    objective = OBJECTIVES.get(name)(**CHANGING.get(name, {}))
-    method, place = objective.of_method or IN_PAIRS.get(name, "lora"), PAIR if objective.of_pairs else "vit_cls"
+    objective, method, place = under(name)
     waits = pytest.raises(NotReplayable, match="waits") if objective.host_waits else nullcontext()
     with waits:
-        assert captured_as_started(fitting(method), place, objective=objective, train=FOUR_EPOCHS)
+        assert captured_as_started(method, place, objective=objective, train=FOUR_EPOCHS)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -267,22 +273,58 @@ def test_blocks_computed_again_change_no_bit(name: str) -> None:
     assert all(torch.equal(first, second) for first, second in zip(once, twice, strict=True))
 
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def stepping(name: str, place: str) -> Method:
+    """The method, where it has steps that can be captured."""
+    method = method_on(name, place)
+    if not method.steps_alike or (method.trains_nothing and method.of_pairs):
+        pytest.skip("it has no steps that could be captured")
+    return method
+
+
+def on_cuda(*arguments: Any, **options: Any) -> bool:
+    with deterministic("cuda"):
+        return captured_as_started(*arguments, device="cuda", **options)
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
 @pytest.mark.parametrize("backbone", PLACES)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> None:
     place = suited(METHODS.get(name), backbone)
-    method = method_on(name, place)
-    if not method.steps_alike:
-        pytest.skip("its steps are never captured")
-    with deterministic("cuda"):
-        assert captured_as_started(method, place, device="cuda")
+    assert on_cuda(stepping(name, place), place)
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@needs_cuda
+@pytest.mark.parametrize("name", METHODS.names())
+def test_captured_steps_in_bf16_are_the_steps_to_the_bit(name: str) -> None:
+    place = suited(METHODS.get(name), "vit_cls")
+    assert on_cuda(stepping(name, place), place, train=dataclasses.replace(THREE_EPOCHS, precision="bf16"))
+
+
+@pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_captured_steps_of_tasks_with_maps_are_the_steps_to_the_bit(kind: type[MapTask]) -> None:
-    with deterministic("cuda"):
-        assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED, "cuda")
+    assert on_cuda(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("task", OF_OTHER_TARGETS, ids=lambda task: task.name + getattr(task, "fusion", ""))
+def test_captured_steps_of_tasks_with_boxes_prompts_or_texts_are_the_steps_to_the_bit(task: Task) -> None:
+    assert on_cuda(fitting("lora"), PAIR if task.reads_texts else "vit_cls", task)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_captured_steps_under_an_objective_are_the_steps_to_the_bit(name: str) -> None:
+    objective, method, place = under(name)
+    if objective.host_waits:
+        pytest.skip("its steps are never captured")
+    assert on_cuda(method, place, objective=objective, train=FOUR_EPOCHS)

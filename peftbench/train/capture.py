@@ -119,7 +119,10 @@ def watched(work: Callable[[], None]) -> str:
     """Does `work` and says why it could not be replayed; empty where it could."""
     before = _host_chance()
     mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings():
+        # torch says once that the mode is a prototype, which is no word for whoever trains
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

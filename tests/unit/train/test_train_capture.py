@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -305,6 +306,21 @@ def test_the_stand_in_for_graphs_reads_no_memory_that_was_given_back() -> None:
     kept["ones"] = torch.ones(4)
     with pytest.raises(NotReplayable, match="given back"):
         graphs((4,))
+
+
+def test_watching_says_what_the_work_says_and_no_word_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_mode(mode: object) -> None:
+        if mode == "warn":
+            warnings.warn("a prototype feature", stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert watched(lambda: warnings.warn("about the data", stacklevel=1)) == ""
+        assert "waits" in watched(lambda: warnings.warn("called a synchronizing CUDA operation", stacklevel=1))
+        assert "drawn" in watched(lambda: draw_by_python(torch.zeros(4)))
+    assert [str(warning.message) for warning in caught] == ["about the data"]
 
 
 @pytest.mark.gpu

@@ -37,7 +37,8 @@ class PixelPrompt(Intervention):
         self.register_buffer("std", std, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        left, right = self.left, self.right
+        left: Tensor = self.left
+        right: Tensor = self.right
         if (left.shape[1], right.shape[2]) != x.shape[2:]:
             # resizing is linear along each axis, and as a product its backward pass is deterministic on every device
             left = resizing(left.shape[1], x.shape[2], left) @ left

@@ -107,11 +107,21 @@ def test_a_preset_fills_what_the_command_line_does_not_name():
     assert config.hparams.filled["method.rank"] == config.method.rank
     assert config.hparams.replaced == {
         "train.drop_path": 0.0,
+        "optim.decay_vectors": False,
         "method.rank": 8,
         "method.alpha": 8.0,
         "optim.lr": 1e-3,
         "optim.weight_decay": 1e-4,
     }
+
+
+def test_biases_and_norms_decay_where_the_authors_hand_all_that_trains_to_one_adamw():
+    decaying = {(row.preset, row.method) for row in ROWS if row.option == "optim.decay_vectors" and row.value == "true"}
+    assert {method for preset, method in decaying if preset == "osu"} == {r.method for r in ROWS if r.preset == "osu"}
+    # SSF decays the head alone; DTL, GPS and NOAH tell vectors apart or do not decay
+    apart = {"ssf", "dtl", "dtl_plus", "gps", "noah_subnet"}
+    assert {m for preset, m in decaying if preset == "paper"} == {r.method for r in ROWS if r.preset == "paper"} - apart
+    assert gate("method=bitfit", "dataset=vtab/dtd", "hparams=osu").optim.decay_vectors
 
 
 def test_words_win_over_the_preset():

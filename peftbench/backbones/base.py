@@ -243,7 +243,7 @@ class Backbone(nn.Module):
     @property
     def pairs_places(self) -> bool:
         """Whether attention scores have a part for each pair of places on the grid: relative positions."""
-        return any(name.endswith("relative_position_bias_table") for name, _ in self.named_parameters())
+        return any("rel_pos" in name or "relative_position" in name for name, _ in self.named_parameters())
 
     @property
     def device(self) -> torch.device:

@@ -1,11 +1,11 @@
 """Translators: where the roles that methods speak of lie in each timm family.
 
 Roles: embed, block, attn, attn.qkv, attn.proj, mlp, mlp.fc1, mlp.fc2, norm.1, norm.2, norm.attn and norm.mlp (ahead of
-attn.proj and mlp.fc2), norm.embed, norm.pre, norm.merge, norm.neck, norm.final, qk_norm.q and qk_norm.k (no `norm`:
-they act on heads, not on the stream), merge (the linear of a downsampling step), conv (ConvNeXt's depthwise
-convolution), neck (the two convolutions behind SAM's blocks). Where a model holds q, k and v or the inputs of a gated
-MLP apart, `fuse` has joined them before: attn.qkv is q | k | v, and mlp.fc1 of a gated MLP is gate | value, twice as
-wide as what mlp.fc2 reads.
+attn.proj and mlp.fc2, in ViTamin of mlp.fc1), norm.embed, norm.pre, norm.merge, norm.neck, norm.final, qk_norm.q and
+qk_norm.k (no `norm`: they act on heads, not on the stream), merge (the linear of a downsampling step), conv (ConvNeXt's
+depthwise convolution), neck (the two convolutions behind SAM's blocks). Where a model holds q, k and v or the inputs of
+a gated MLP apart, `fuse` has joined them before: attn.qkv is q | k | v, and mlp.fc1 of a gated MLP is gate | value,
+twice as wide as what mlp.fc2 reads.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import timm.models.convnext as convnext
 import timm.models.eva as eva
 import timm.models.swin_transformer as swin
 import timm.models.vision_transformer as vit
+import timm.models.vision_transformer_relpos as relpos
 import timm.models.vision_transformer_sam as sam
 from torch import nn
 
@@ -42,6 +43,8 @@ def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
         return "vit", _eva
     if isinstance(net, beit.Beit):
         return "vit", _beit
+    if isinstance(net, relpos.VisionTransformerRelPos):
+        return "vit", _relpos
     if isinstance(net, swin.SwinTransformer):
         return "swin", _swin
     if isinstance(net, VideoSwin):
@@ -54,7 +57,7 @@ def translator(net: nn.Module) -> tuple[str, Callable[[Any], Iterator[Site]]]:
     why = _REFUSED.get(name)
     raise NotApplicable(
         f"{name} is not a supported family{f', since {why}' if why else ''}; supported: VisionTransformer, Eva, Beit, "
-        "SwinTransformer, ConvNeXt, VisionTransformerSAM with its neck"
+        "VisionTransformerRelPos, SwinTransformer, ConvNeXt, VisionTransformerSAM with its neck"
     )
 
 
@@ -64,7 +67,6 @@ _REFUSED = {
     "compares directions",
     "SwinTransformerV2Cr": "its norms stand behind attention and MLP, where methods expect them ahead",
     "Hiera": "its blocks pool queries and change the width inside attention",
-    "VisionTransformerRelPos": "its positions are computed inside attention for one length of the sequence",
 }
 
 
@@ -148,8 +150,6 @@ def transformer_sites(parent: nn.Module, key: str, layer: int) -> Iterator[Site]
     yield from site_at(mlp, "fc1", "mlp.fc1", layer)
     yield from site_at(mlp, "norm", "norm.mlp", layer)
     yield from site_at(mlp, "fc2", "mlp.fc2", layer)
-    # ViTamin's name for it
-    yield from site_at(mlp, "w2", "mlp.fc2", layer)
 
 
 def _eva(net: Any) -> Iterator[Site]:
@@ -173,6 +173,14 @@ def _beit(net: Any) -> Iterator[Site]:
         yield from transformer_sites(net.blocks, str(layer), layer)
     yield from site_at(net, "norm", "norm.final")
     yield from site_at(net, "fc_norm", "norm.final")
+
+
+def _relpos(net: Any) -> Iterator[Site]:
+    """A plain transformer with relative positions, from tables or from coordinates: timm's ViT-RelPos."""
+    for block in net.blocks:
+        if not isinstance(block, relpos.RelPosBlock):
+            raise NotApplicable(f"blocks of type {type(block).__name__} are not pre-norm timm RelPosBlocks")
+    yield from _beit(net)
 
 
 def _vit(net: Any) -> Iterator[Site]:

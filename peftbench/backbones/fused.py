@@ -11,12 +11,27 @@ from typing import Any
 
 import torch
 from timm.layers.mlp import GluMlp, SwiGLU
+from timm.models.vitamin import GeGluMlp
 from torch import Tensor, nn
+
+
+class NormedGluMlp(nn.Module):
+    """ViTamin's gated MLP with one map for both inputs: fc2(act(g) * v), g and v the halves of fc1(norm(x))."""
+
+    def __init__(self, apart: Any) -> None:
+        super().__init__()
+        self.norm, self.fc1 = apart.norm, _one_linear([apart.w0, apart.w1])
+        self.act, self.drop1, self.fc2, self.drop2 = apart.act, apart.drop1, apart.w2, apart.drop2
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(self.norm(x)).chunk(2, dim=-1)
+        y: Tensor = self.drop2(self.fc2(self.drop1(self.act(gate) * value)))
+        return y
 
 
 @torch.no_grad()
 def fuse(net: nn.Module) -> None:
-    """Change a timm model in place: q, k, v become `qkv` with its own bias, `fc1_g` and `fc1_x` become `fc1`.
+    """Change a timm model in place: q, k, v become `qkv` with its own bias, a gated MLP's two inputs become `fc1`.
 
     Where only queries and values have a bias, keys get one of zeros, which changes nothing until it is trained. Grouped
     queries, whose keys are narrower, stay apart.
@@ -26,6 +41,8 @@ def fuse(net: nn.Module) -> None:
         for name, child in list(module.named_children()):
             if type(child) is SwiGLU:
                 setattr(module, name, _fused_mlp(child))
+            elif type(child) is GeGluMlp:
+                setattr(module, name, NormedGluMlp(child))
 
 
 def _fuse_attention(attn: Any) -> None:

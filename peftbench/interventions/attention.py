@@ -101,7 +101,7 @@ def split_heads(x: Tensor, num_heads: int, num_parts: int) -> tuple[Tensor, ...]
 
 def normed_heads(attn: Any, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys behind their norms, where the attention has any."""
-    return (attn.q_norm(q), attn.k_norm(k)) if isinstance(attn, PLAIN) else (q, k)
+    return (attn.q_norm(q), attn.k_norm(k)) if hasattr(attn, "q_norm") else (q, k)
 
 
 def turned(attn: Any, heads: Tensor, rope: Tensor | None) -> Tensor:
@@ -179,13 +179,14 @@ def _bias(
     is_causal: bool = False,
     mask: Tensor | None = None,
     shared_rel_pos_bias: Tensor | None = None,
+    shared_rel_pos: Tensor | None = None,
 ) -> Tensor | None:
     """What is added to the scores: the mask a plain block passes, relative positions, or a window's and shift mask."""
     if isinstance(attn, PLAIN):
         causal = q.new_full((q.shape[2], q.shape[2]), float("-inf")).triu(1) if is_causal else None
         return attn_mask if causal is None else causal
     if isinstance(attn, RelativeAttention):
-        return attn.position_bias(q.shape[2], shared_rel_pos_bias)
+        return attn.position_bias(q.shape[2], shared_rel_pos if shared_rel_pos_bias is None else shared_rel_pos_bias)
     position: Tensor = attn._get_rel_pos_bias()
     if mask is None:
         return position

@@ -141,7 +141,7 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
             "attn": Half(block.norm1, lambda x: _in_windows(block, x), block.ls1, block.drop_path1),
             "mlp": Half(block.norm2, block.mlp, block.ls2, block.drop_path2),
         }
-    if kind == "Block":
+    if kind in ("Block", "RelPosBlock"):
         return {
             "attn": Half(block.norm1, lambda x: block.attn(x, **arguments), block.ls1, block.drop_path1),
             "mlp": Half(block.norm2, block.mlp, block.ls2, block.drop_path2),

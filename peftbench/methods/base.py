@@ -251,18 +251,26 @@ def key_third(backbone: Backbone, tensor: str) -> dict[str, slice]:
     return found
 
 
-def unread_positions(backbone: Backbone) -> dict[str, Tensor]:
-    """Entries of the last block's trained relative positions that only queries of unread tokens use: name -> entries.
+def unread_positions(backbone: Backbone) -> dict[str, slice | Tensor]:
+    """Entries of trained relative positions that no query feels which is read: name -> entries.
 
-    The last three rows of BEiT's tables are of the class token asking a patch, of a patch asking it, and of itself.
+    In the last block those that tokens ask for which are not pooled. The last three rows of a table are of the class
+    token asking a patch, of a patch asking it, and of itself; positions from coordinates leave the class token out.
+    What such a network of coordinates adds to all scores alike softmax cancels where there is no class token.
     """
-    name = f"net.blocks.{backbone.shape.depth - 1}.attn.relative_position_bias_table"
-    found = {}
-    for trained, table in backbone.trainable:
-        if trained == name and backbone.shape.family == "vit":
-            of_class_token = torch.zeros_like(table, dtype=torch.bool)
+    if backbone.shape.family != "vit":
+        return {}
+    last, of_class = f"net.blocks.{backbone.shape.depth - 1}.attn.", backbone.num_pooled is not None
+    prefix = backbone.shape.num_prefix_tokens > 0
+    found: dict[str, slice | Tensor] = {}
+    for name, tensor in backbone.trainable:
+        if name.startswith(last) and name.endswith("relative_position_bias_table") and prefix:
+            of_class_token = torch.zeros_like(tensor, dtype=torch.bool)
             of_class_token[[-3, -1]] = True
-            found[name] = of_class_token if backbone.num_pooled is None else ~of_class_token
+            found[name] = ~of_class_token if of_class else of_class_token
+        silent = of_class and name.startswith(f"{last}rel_pos.mlp.")
+        if silent or (not prefix and name.endswith("rel_pos.mlp.fc2.bias")):
+            found[name] = slice(None)
     return found
 
 

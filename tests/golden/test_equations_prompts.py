@@ -120,7 +120,8 @@ def test_dropout_takes_other_entries_of_the_prompts_in_each_image(name: str, opt
     if name == "vqt":
         (seen, (asked,)), expected = dropped, [carried[0] for _, carried in expected]
         torch.testing.assert_close(asked, torch.cat(expected), rtol=0, atol=1e-12)
-        torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=0)
+        # two images of one product may differ by its rounding, by processor
+        torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-12)
         assert not torch.allclose(asked[0], asked[1])
         return
     torch.testing.assert_close(dropped, torch.cat(expected), rtol=0, atol=1e-12)

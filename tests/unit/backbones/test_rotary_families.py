@@ -148,3 +148,37 @@ def test_a_network_with_gated_mlps_and_norms_without_bias_takes_side_networks(me
     backbone = from_timm(timms("aimv2_large_patch14_224"), 32)
     install(METHODS.get(method)(), backbone)
     assert backbone.train()(images()).shape[0] == 4
+
+
+def _vitamin() -> Any:
+    return randomised(timm.create_model("vitamin_small_224", num_classes=0, img_size=64, depth=2))
+
+
+def test_a_gated_mlp_with_its_norm_ahead_is_one_map_that_no_wrapper_is_passed_by() -> None:
+    net = _vitamin()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = net.forward_head(net.forward_features(images), pre_logits=True)
+    backbone = from_timm(net, 64)
+    torch.testing.assert_close(backbone(images), expected, rtol=1e-5, atol=1e-6)
+    assert all(site.shape.out_dim == 2 * site_2.shape.in_dim for site, site_2 in pairs(backbone))
+    called: list[str] = []
+    for site in backbone.sites("mlp.fc1"):
+        site.wrap(lambda base: Behind(base, Told(called, "mlp.fc1")))
+    backbone(images)
+    assert called == ["mlp.fc1"] * 2
+
+
+@pytest.mark.parametrize("method", ["bitfit", "repadapter", "glora", "fact_tt"])
+def test_what_acts_on_the_first_map_of_an_mlp_acts_on_both_inputs_of_a_gate_and_folds(method: str) -> None:
+    backbone, images = from_timm(_vitamin(), 64), torch.randn(2, 3, 64, 64)
+    installed = METHODS.get(method)()
+    install(installed, backbone)
+    with torch.no_grad():
+        for _, tensor in backbone.trainable:
+            tensor.add_(0.05 * torch.randn_like(tensor))
+    before = backbone.eval()(images)
+    mlp: Any = backbone.net.blocks[0].mlp  # type: ignore[union-attr, index]
+    assert any(tensor.requires_grad for tensor in mlp.fc1.parameters()) or backbone.get_submodule("shared")
+    installed.merge(backbone)
+    torch.testing.assert_close(backbone(images), before, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from peftbench.contracts.backbones import images, make
 from peftbench.contracts.replaying import Replayed
+from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions import InsertTokens, QueryTokens
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.lor_vp import PixelPrompt
@@ -206,6 +207,20 @@ def test_gates_start_almost_shut_and_temperatures_keep_their_limits() -> None:
             warmth.fill_(set_to)
             backbone(torch.zeros(1, *backbone.sample_shape))
         assert warmth.item() == pytest.approx(kept)
+
+
+@torch.no_grad()
+def test_gated_prompts_are_averaged_in_on_demand_where_the_network_averages() -> None:
+    backbone = installed("gated_prompt", "vit_avg", num_tokens=3, pool_prompts=True)
+    seen: list[Tensor] = []
+    backbone.sites("block")[-1].module.register_forward_hook(lambda *call: seen.append(call[-1]))
+    found, net = backbone(images(2)), backbone.net
+    assert seen[0].shape[1] == 3 + backbone.shape.num_patches
+    torch.testing.assert_close(found, net.fc_norm(seen[0].mean(dim=1)))  # type: ignore[operator]
+    left_out = installed("gated_prompt", "vit_avg", num_tokens=3)(images(2))
+    torch.testing.assert_close(left_out, net.fc_norm(seen[0][:, 3:].mean(dim=1)))  # type: ignore[operator]
+    with pytest.raises(NotApplicable, match="does not pool"):
+        install(METHODS.get("gated_prompt")(pool_prompts=True), make("vit_cls"))
 
 
 @torch.no_grad()

@@ -53,7 +53,10 @@ class RelativeBeitAttention(RelativeAttention, beit.Attention):
     """BEiT's once its biases lie in `qkv`."""
 
     def own_bias(self) -> Tensor | None:
-        return None if self.relative_position_bias_table is None else self._get_rel_pos_bias()
+        if self.relative_position_bias_table is None:
+            return None
+        own: Tensor = self._get_rel_pos_bias()
+        return own
 
 
 class RelPosAttention(RelativeAttention, relpos.RelPosAttention):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -150,8 +151,8 @@ class E2VPT(Method):
             head_dim = shape.width // shape.num_heads
             hook = KeyValuePrompts(shape.num_heads, self.num_key_values, head_dim, self.key_value_dropout)
             site.wrap(partial(hook_attention, hooks=[hook]))
-        made = InsertTokens if masks is None else partial(MaskedTokens, masks=masks)
-        sizes = {
+        made: Callable[..., nn.Module] = InsertTokens if masks is None else partial(MaskedTokens, masks=masks)
+        sizes: dict[str, Any] = {
             "num_tokens": self.num_tokens,
             "width": shape.width,
             "patch_size": shape.patch_size,

@@ -13,10 +13,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from peftbench.foundation.errors import BadInput, MissingInput, brief
+from peftbench.interventions.remade import alike, sketches
 from peftbench.methods.observation import Findings
 from peftbench.tasks.model import TaskModel
 
-FINDINGS = "findings."
+FINDINGS, MADE_AGAIN = "findings.", "made_again"
 # of facts: what a seed may be, and sizes and counts that a model can have
 SEEDS, COUNTS, NUMBER = range(2**63), range(2**20), (int, float)
 
@@ -27,7 +28,8 @@ def adapter_tensors(
     """What a cell adds to the pretrained weights: trained tensors, frozen ones that the head `kept`, other buffers.
 
     Buffers are told apart as objects: wrapping a module changes the names below it. What follows from configuration
-    and findings (buffers that are not persistent) stays out; the `findings` themselves are kept under their prefix.
+    and findings (buffers that are not persistent) stays out; the `findings` themselves are kept under their prefix, and
+    two numbers of each tensor that is made anew from a seed or the weights, in their order.
     """
     frozen = {id(buffer) for buffer in frozen_buffers}
     kept = model.state_dict().keys()
@@ -35,6 +37,8 @@ def adapter_tensors(
     tensors |= model.kept
     tensors |= {name: buffer for name, buffer in model.named_buffers() if id(buffer) not in frozen and name in kept}
     tensors |= {FINDINGS + name: tensor for name, tensor in (findings or {}).items()}
+    if told := sketches(model):
+        tensors[MADE_AGAIN] = torch.stack(list(told.values()))
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
@@ -116,8 +120,21 @@ def _is(value: Any, wanted: Any) -> bool:
     return isinstance(value, int) and value in wanted if isinstance(wanted, range) else isinstance(value, wanted)
 
 
+def _require_alike(told: Tensor, here: dict[str, Tensor], path: Path) -> None:
+    """Raises `BadInput` where frozen tensors that are made anew are not those that an adapter trained beside."""
+    if told.shape != (len(here), 2):
+        raise BadInput(f"{path} does not fit its own configuration: {MADE_AGAIN} is of another shape")
+    for two, (name, own) in zip(told, here.items(), strict=True):
+        if not alike(two, own):
+            raise BadInput(
+                f"{path} trained beside frozen tensors that come out differently here ({name}), as another processor "
+                "or version of torch makes them; export the whole network where it was trained (to .onnx or .pt2)"
+            )
+
+
 def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> None:
     """Put an adapter's tensors into a model of the same configuration. Raises `BadInput` naming what does not fit."""
+    told, tensors = tensors.get(MADE_AGAIN), {name: own for name, own in tensors.items() if name != MADE_AGAIN}
     current = dict(model.named_parameters()) | dict(model.named_buffers())
     expected = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
     unknown, missing = sorted(set(tensors) - set(current)), sorted(expected - set(tensors))
@@ -125,6 +142,9 @@ def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> No
     if unknown or missing or shapes:
         first = (unknown + missing + shapes)[0]
         raise BadInput(f"{path} does not fit its own configuration: {first} is unknown, missing or of another shape")
+    # files of earlier versions tell nothing of them
+    if told is not None:
+        _require_alike(told, sketches(model), path)
     with torch.no_grad():
         for name, tensor in tensors.items():
             current[name].copy_(tensor)

@@ -31,6 +31,7 @@ from peftbench.interventions.linear import (
 )
 from peftbench.interventions.path_context import PathContext
 from peftbench.interventions.placed import AppendTokens, Drawn, Projected, ReplaceTokens, append_ahead
+from peftbench.interventions.remade import made_again
 from peftbench.interventions.rewritten import Rewritten
 from peftbench.interventions.scale_shift import ScaleShift
 from peftbench.interventions.sequential import Ahead, Behind, BehindSlices, Beside, Bottleneck
@@ -121,6 +122,7 @@ __all__ = [
     "hook_attention",
     "in_front",
     "look_at",
+    "made_again",
     "refer",
     "release",
     "require_plain",

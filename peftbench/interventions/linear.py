@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 from peftbench.interventions.lean import updated
+from peftbench.interventions.remade import made_again
 
 
 class _Pair(nn.Module):
@@ -55,7 +56,7 @@ class FixedDown(_Pair):
 
     def __init__(self, down: Tensor, out_dim: int, scale: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__(scale, dropout)
-        self.register_buffer("down", down, persistent=False)
+        made_again(self, "down", down)
         self.up = nn.Parameter(torch.zeros(out_dim, len(down)))
 
 
@@ -64,7 +65,7 @@ class FixedUp(_Pair):
 
     def __init__(self, in_dim: int, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__(scale, dropout)
-        self.register_buffer("up", up, persistent=False)
+        made_again(self, "up", up)
         self.down = nn.Parameter(torch.zeros(up.shape[1], in_dim))
 
 
@@ -96,8 +97,8 @@ class FrozenEnds(_Pair):
 
     def __init__(self, down: Tensor, up: Tensor, scale: float = 1.0, dropout: float = 0.0) -> None:
         super().__init__(scale, dropout)
-        self.register_buffer("down", down.detach().clone(), persistent=False)
-        self.register_buffer("up", up.detach().clone(), persistent=False)
+        made_again(self, "down", down.detach().clone())
+        made_again(self, "up", up.detach().clone())
 
     def core(self) -> Tensor:
         """C [rank, rank] as it acts now."""

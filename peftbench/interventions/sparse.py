@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
+from peftbench.interventions.remade import made_again
 
 
 class SparseDelta(Intervention):
@@ -66,7 +67,7 @@ class SparseChange(nn.Module):
     def __init__(self, shape: torch.Size, places: Tensor, values: Tensor, scale: float = 1.0) -> None:
         super().__init__()
         self.values = nn.Parameter(values)
-        self.register_buffer("places", places, persistent=False)
+        made_again(self, "places", places)
         self.shape, self.scale = shape, scale
 
     def transform(self, dense: Tensor) -> Tensor:

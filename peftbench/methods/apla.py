@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
-from peftbench.interventions import Intervention
+from peftbench.interventions import Intervention, made_again
 from peftbench.methods.base import METHODS, Method
 
 
@@ -26,7 +26,7 @@ class TrainedRows(Intervention):
 
     def __init__(self, base: nn.Linear, places: Tensor) -> None:
         super().__init__(base)
-        self.register_buffer("places", places.to(base.weight.device), persistent=False)
+        made_again(self, "places", places.to(base.weight.device))
         self.rows = nn.Parameter(base.weight.detach()[self.places].clone())
         self.biases = None if base.bias is None else nn.Parameter(base.bias.detach()[self.places].clone())
 

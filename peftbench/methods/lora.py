@@ -140,7 +140,9 @@ def principal_pair(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Ten
 
 def minor_directions(weight: Tensor, rank: int) -> Tensor:
     """U [out, rank], the left singular vectors of the smallest singular values of `weight`."""
-    return torch.linalg.svd(weight.detach(), full_matrices=False).U[:, -rank:].contiguous()
+    # on the CPU, as in `singular_triples`
+    u = torch.linalg.svd(weight.detach().cpu(), full_matrices=False).U.to(weight.device)
+    return u[:, -rank:].contiguous()
 
 
 def orthogonal_pair(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
-from peftbench.interventions import MatrixDelta, refer, share
+from peftbench.interventions import MatrixDelta, made_again, refer, share
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted
 
@@ -42,7 +42,7 @@ class RandomBases(nn.Module):
             small = _signs((rank, 1, least), sparsity, generator)
             large = _signs((most, bases, rank), sparsity, generator)
         for name, drawn in (("small", small), ("large", large)):
-            self.register_buffer(name, (drawn / drawn.std()).to(device), persistent=False)
+            made_again(self, name, (drawn / drawn.std()).to(device))
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

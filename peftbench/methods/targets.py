@@ -148,8 +148,11 @@ def random_places(matrix: Matrix, number: int, generator: torch.Generator) -> Te
 
 
 def singular_triples(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
-    """U_r [out, rank], S_r [rank] and V_r^T [rank, in] of the largest singular values of `weight`, at most all."""
-    u, s, vt = torch.linalg.svd(weight.detach(), full_matrices=False)
+    """U_r [out, rank], S_r [rank] and V_r^T [rank, in] of the largest singular values of `weight`, at most all.
+
+    Decomposed on the CPU: another device may turn singular vectors, and what trains between them would not fit.
+    """
+    u, s, vt = (part.to(weight.device) for part in torch.linalg.svd(weight.detach().cpu(), full_matrices=False))
     return u[:, :rank], s[:rank], vt[:rank]
 
 

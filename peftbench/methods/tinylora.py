@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
-from peftbench.interventions import FrozenEnds
+from peftbench.interventions import FrozenEnds, made_again
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted, singular_triples
 
@@ -23,7 +23,7 @@ class MixedCore(FrozenEnds):
 
     def __init__(self, down: Tensor, up: Tensor, parts: Tensor, dropout: float) -> None:
         super().__init__(down, up, dropout=dropout)
-        self.register_buffer("parts", parts, persistent=False)
+        made_again(self, "parts", parts)
         self.mix = nn.Parameter(torch.zeros(len(parts)))
 
     def core(self) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import Headed, Intervention, refer, require_plain
+from peftbench.interventions import Headed, Intervention, made_again, refer, require_plain
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.vpt import token_sequence
 
@@ -39,7 +39,7 @@ class Square(nn.Module):
             return
         generator = torch.Generator().manual_seed(number)
         drawn = nn.init.trunc_normal_(torch.empty(width, width, device="cpu"), std=_STD, generator=generator)
-        self.register_buffer("weight", drawn.to(torch.empty(0).device), persistent=False)
+        made_again(self, "weight", drawn.to(torch.empty(0).device))
         self.down = nn.Parameter(torch.empty(RANK, width))
         self.up = nn.Parameter(torch.zeros(width, RANK))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.spec import option
-from peftbench.interventions import refer, share
+from peftbench.interventions import made_again, refer, share
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted
 
@@ -33,7 +33,7 @@ class Projections(nn.Module):
         for name, shape in (("down", (rows, in_dim)), ("up", (out_dim, rank))):
             bound = math.sqrt(6 / shape[1])
             drawn = torch.empty(shape, device="cpu").uniform_(-bound, bound, generator=generator)
-            self.register_buffer(name, drawn.to(device), persistent=False)
+            made_again(self, name, drawn.to(device))
 
 
 class ScaledProjections(nn.Module):

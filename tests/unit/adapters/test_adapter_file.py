@@ -15,6 +15,7 @@ from peftbench.adapters.file import (
     take_findings,
 )
 from peftbench.backbones.build import from_timm
+from peftbench.contracts.backbones import make
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.model import Classifier
@@ -92,3 +93,37 @@ def test_findings_travel_in_the_file_and_what_follows_from_them_does_not(tmp_pat
     assert taken is not None and taken.keys() == {"0"} and taken["0"].tolist() == [4, 2]
     load_adapter(model, tensors, path)
     assert take_findings(tensors) is None
+
+
+# frozen factors of the weights, of a seed, places drawn from a seed; and whose numbers turn with the seed
+@pytest.mark.parametrize(
+    ("method", "options", "buffer"),
+    [
+        ("psoft", {"rank": 4}, "net.layers.0.blocks.0.attn.qkv.deltas.0.down"),
+        ("lora", {"init": "mica", "rank": 2}, "net.layers.0.blocks.0.attn.qkv.deltas.0.up"),
+        ("vera", {"rank": 4}, "shared.projections.up"),
+        ("apla", {"num_rows": 3}, "net.layers.0.blocks.0.attn.proj.places"),
+    ],
+)
+def test_frozen_tensors_that_come_out_differently_are_told_and_rounding_is_not(tmp_path, method, options, buffer):
+    def build() -> Classifier:
+        backbone = make("swin")
+        install(METHODS.get(method)(**options), backbone)
+        return Classifier(backbone, 5, 0)
+
+    model, path = build(), tmp_path / "adapter.safetensors"
+    path.write_bytes(adapter_bytes(adapter_tensors(model, []), {}, "f"))
+    tensors, _ = read_adapter(path)
+    assert not any(name.endswith(buffer) for name in tensors)
+    load_adapter(build(), tensors, path)
+    load_adapter(build(), {name: tensor for name, tensor in tensors.items() if name != "made_again"}, path)
+    turned, rounded = build(), build()
+    own = turned.backbone.get_buffer(buffer)
+    # one singular vector the other way round, or one place elsewhere
+    (own[0] if own.is_floating_point() else own).neg_()
+    with pytest.raises(BadInput, match="come out differently here"):
+        load_adapter(turned, tensors, path)
+    own = rounded.backbone.get_buffer(buffer)
+    if own.is_floating_point():
+        own.copy_(own.bfloat16())
+    load_adapter(rounded, tensors, path)

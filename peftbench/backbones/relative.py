@@ -53,9 +53,8 @@ class RelativeBeitAttention(RelativeAttention, beit.Attention):
     """BEiT's once its biases lie in `qkv`."""
 
     def own_bias(self) -> Tensor | None:
-        if self.relative_position_bias_table is None:
-            return None
-        own: Tensor = self._get_rel_pos_bias()
+        attn: Any = self
+        own: Tensor | None = None if attn.relative_position_bias_table is None else attn._get_rel_pos_bias()
         return own
 
 
@@ -63,7 +62,8 @@ class RelPosAttention(RelativeAttention, relpos.RelPosAttention):
     """That of timm's ViT-RelPos, from a table or from a small network of coordinates."""
 
     def own_bias(self) -> Tensor | None:
-        own: Tensor | None = None if self.rel_pos is None else self.rel_pos.get_bias()
+        attn: Any = self
+        own: Tensor | None = None if attn.rel_pos is None else attn.rel_pos.get_bias()
         return own
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +12,7 @@ from typing import TypeVar
 from peftbench.data.sources.folder import sorted_classes
 from peftbench.data.sources.image_lists import path_problem, read_json, read_text, shortened
 from peftbench.data.sources.own_files import PART_NAMES
+from peftbench.data.tfds_order import hash_order
 from peftbench.foundation.errors import BadInput
 
 T = TypeVar("T")
@@ -22,11 +23,15 @@ _LIST_FORM = "'folder num_frames label' for frames, 'file label' for videos"
 
 @dataclass(frozen=True)
 class Clip:
-    """One listed clip: `path` from the root; `num_frames` of a folder of frames, None of a video file; its class."""
+    """One listed clip: `path` from the root; `num_frames` of a folder of frames, None of a video file; its class.
+
+    Clips of one `group` were cut from one recording; "" where that is not known.
+    """
 
     path: str
     num_frames: int | None
     label: int
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,18 +104,33 @@ def _folders(place: Path) -> list[Path]:
         raise BadInput(f"{place}: cannot be read ({error.strerror})") from error
 
 
+# of the names of UCF101 (the recording) and of HMDB51 (what follows the name of the recording)
+_UCF101_GROUP = re.compile(r"_(g\d+)_c\d+\.")
+_HMDB51_CLIP = re.compile(r"(_[a-z]+){2}_np\d+(_[a-z]+){2}_\d+\.\w+$")
+
+
 def from_ucf101(lists: Path, split: int) -> Clips:
     """`classInd.txt`, `trainlist0N.txt` (file and label from 1) and `testlist0N.txt` (file) of UCF101."""
-    index = [line.split(maxsplit=1) for line in read_text(lists / "classInd.txt").splitlines() if line.strip()]
-    names = tuple(name for _, name in index)
+    names = _lines(lists / "classInd.txt", _named, "; a line is 'number class'")
     order = {name: number for number, name in enumerate(names)}
 
     def clip(line: str) -> Clip:
-        name = _inside(line.split()[0])
-        return Clip(name, None, order[name.partition("/")[0]])
+        path = _inside(line.split()[0])
+        name = path.partition("/")[0]
+        if name not in order:
+            raise ValueError(f"the class of '{path[:80]}' is not in classInd.txt")
+        group = _UCF101_GROUP.search(path)
+        return Clip(path, None, order[name], f"{name} {group[1]}" if group else path)
 
     parts = {part: _lines(lists / f"{part}list{split:02d}.txt", clip) for part in ("train", "test")}
     return Clips(names, parts, "official")
+
+
+def _named(line: str) -> str:
+    _, *names = line.split(maxsplit=1)
+    if not names:
+        raise ValueError(f"no class behind its number in '{line[:80]}'")
+    return names[0]
 
 
 def from_hmdb51(lists: Path, split: int) -> Clips:
@@ -121,11 +141,43 @@ def from_hmdb51(lists: Path, split: int) -> Clips:
     names = tuple(path.name.removesuffix(f"_test_split{split}.txt") for path in found)
     parts: dict[str, list[Clip]] = {"train": [], "test": []}
     for label, (path, name) in enumerate(zip(found, names, strict=True)):
-        pairs = _lines(path, lambda line: line.split())
-        for file, use in pairs:
-            if use in ("1", "2"):
-                parts["train" if use == "1" else "test"].append(Clip(f"{name}/{_inside(file)}", None, label))
+        for file, use in _lines(path, _used, "; a line is 'file id'"):
+            if use != "0":
+                group = f"{name} {_HMDB51_CLIP.sub('', file)}"
+                parts["train" if use == "1" else "test"].append(Clip(f"{name}/{file}", None, label, group))
+    for part, clips in parts.items():
+        if not clips:
+            raise BadInput(f"{lists}: no clip of the lists of split {split} is for {part}ing")
     return Clips(names, {part: tuple(clips) for part, clips in parts.items()}, "official")
+
+
+def _used(line: str) -> tuple[str, str]:
+    name, *use = line.rsplit(maxsplit=1)
+    if not use or use[0] not in ("0", "1", "2"):
+        raise ValueError(f"no id 0, 1 or 2 at the end of '{line[:80]}'")
+    return _inside(name), use[0]
+
+
+def hold_out(clips: Sequence[Clip], percent: int, seed: int) -> tuple[tuple[Clip, ...], tuple[Clip, ...]]:
+    """`clips` and, taken out of them, about `percent` of every class for validation, whole groups at a time.
+
+    At least one group of a class stays, so that a class of one group gives none.
+    """
+    classes: dict[int, dict[str, int]] = {}
+    for clip in clips:
+        groups = classes.setdefault(clip.label, {})
+        groups[clip.group] = groups.get(clip.group, 0) + 1
+    held: set[tuple[int, str]] = set()
+    for label, groups in sorted(classes.items()):
+        names = sorted(groups)
+        taken = 0
+        for place in hash_order(f"groups-seed{seed}:", names)[:-1].tolist():
+            if 100 * taken >= percent * sum(groups.values()):
+                break
+            held.add((label, names[place]))
+            taken += groups[names[place]]
+    kept = tuple(clip for clip in clips if (clip.label, clip.group) not in held)
+    return kept, tuple(clip for clip in clips if (clip.label, clip.group) in held)
 
 
 def from_ssv2(lists: Path) -> Clips:
@@ -133,10 +185,13 @@ def from_ssv2(lists: Path) -> Clips:
 
     Its test labels are hidden: validation is what every paper tests on.
     """
-    order = {
-        str(name): int(number)
-        for name, number in read_json(_first(lists, "labels.json", "something-something-v2-labels.json")).items()
-    }
+    path = _first(lists, "labels.json", "something-something-v2-labels.json")
+    try:
+        order = {str(name): int(number) for name, number in read_json(path).items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: no classes with their numbers ({error}); copy it again") from error
+    if sorted(order.values()) != list(range(len(order))):
+        raise BadInput(f"{path}: the numbers of its {len(order)} classes are not 0 to {len(order) - 1}; copy it again")
 
     def clips(*names: str) -> tuple[Clip, ...]:
         path = _first(lists, *names)
@@ -158,11 +213,13 @@ def from_ssv2(lists: Path) -> Clips:
 
 
 def from_kinetics(lists: Path, root: Path) -> Clips:
-    """`train.csv` and `val.csv` of Kinetics (label, youtube_id, time_start, time_end); absent videos are left out.
+    """`train.csv` and `val.csv` or `validate.csv` of Kinetics: label, youtube_id, time_start, time_end.
 
+    Absent videos are left out.
     A video is CLASS/ID_START_END.mp4 or the same without its class, times of six digits, below train/ and val/.
     """
-    rows = {part: _rows(lists / f"{name}.csv") for part, name in (("train", "train"), ("test", "val"))}
+    files = {"train": lists / "train.csv", "test": _first(lists, "val.csv", "validate.csv")}
+    rows = {part: _rows(file) for part, file in files.items()}
     names = sorted({row["label"] for found in rows.values() for row in found})
     order = {name: number for number, name in enumerate(names)}
     parts = {}
@@ -175,13 +232,11 @@ def from_kinetics(lists: Path, root: Path) -> Clips:
                 f"{folder}/{row['label'].replace(' ', '_')}/{file}",
                 f"{folder}/{file}",
             )
-            here = next((_inside(place) for place in places if (root / place).is_file()), None)
+            here = next((place for place in places if (root / place).is_file()), None)
             if here is not None:
                 clips.append(Clip(here, None, order[row["label"]]))
         if not clips:
-            raise BadInput(
-                f"{root}: none of the {len(rows[part])} videos of {lists / folder}.csv is there, e.g. {places[0]}"
-            )
+            raise BadInput(f"{root}: none of the {len(rows[part])} videos of {files[part]} is there, e.g. {places[0]}")
         parts[part] = tuple(clips)
     listed = {part: len(found) for part, found in rows.items()}
     return Clips(tuple(names), parts, f"official-of-{listed['test']}")
@@ -194,6 +249,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         raise BadInput(f"{path}: every row needs {', '.join(wanted)}")
     if any(not row[key].isdecimal() for row in rows for key in wanted[2:]):
         raise BadInput(f"{path}: time_start and time_end are whole seconds")
+    for row in rows:
+        if problem := path_problem(f"{row['label']}/{row['youtube_id']}"):
+            raise BadInput(f"{path}: {problem}")
     return rows
 
 

@@ -62,8 +62,7 @@ def load_split(
             "choose a protocol that uses these (protocol=..., protocol.train_split, protocol.val_split)"
         )
     raw = source.split(split).stretch(view.number, view.views)
-    if view.place != WHOLE.place:
-        transform = replace(transform, along=view.place)
+    transform = replace(transform, along=view.place, floors=raw.frames > 1)
     content = raw.content_digest()
     labels = raw.labels.astype(np.int64)
     labels.flags.writeable = False

@@ -30,7 +30,10 @@ def sample_pixels(
     """
     if raw.frames == 1:
         return transform.apply(raw.read(index), place)
-    return np.stack([transform.apply(frame, place) for frame in raw.read_clip(index, moments)])
+    made = [transform.apply(frame, place) for frame in raw.read_clip(index, moments)]
+    # grey frames among coloured ones spread over the channels
+    shape = transform.size, transform.size, max(frame.shape[-1] for frame in made)
+    return np.stack([np.broadcast_to(frame, shape) for frame in made])
 
 
 class StreamedImages:

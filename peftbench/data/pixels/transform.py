@@ -24,7 +24,8 @@ class ImageTransform:
     `resize`: "squash" goes straight to the square, ignoring the aspect ratio (the VTAB protocol); "crop" brings the
     short side to size / crop_pct and cuts out the centre (timm's evaluation); "squash_crop" does so from a square of
     size / crop_pct. `along` says where the square is cut on the
-    longer side, from 0 to 1 (its two ends). `antialias` off samples the source at
+    longer side, from 0 to 1 (its two ends); half a pixel over is rounded, or with `floors` left out, as the loaders of
+    clips do. `antialias` off samples the source at
     half-pixel centres only, whatever the reduction.
     """
 
@@ -34,6 +35,7 @@ class ImageTransform:
     antialias: bool = True
     crop_pct: float = 1.0
     along: float = 0.5
+    floors: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or not 0 < self.crop_pct <= 1:
@@ -45,6 +47,7 @@ class ImageTransform:
         """Text that is equal for two transforms exactly when they make the same pixels."""
         resize = self.resize if self.resize == "squash" else f"{self.resize}{self.crop_pct!r}"
         along = "" if self.along == 0.5 else f"-along{self.along!r}"
+        along += "-floors" if self.floors and self.resize != "squash" else ""
         return f"{resize}-{self.size}-{self.interpolation}-{'antialias' if self.antialias else 'point'}{along}"
 
     def apply(self, image: Image, place: tuple[float, float] | None = None) -> np.ndarray:
@@ -55,16 +58,19 @@ class ImageTransform:
         width, height = self._resized(image.width, image.height)
         pixels = self._resample(image, width, height)
         if place is None:
-            top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+            top, left = self._whole((height - self.size) / 2), self._whole((width - self.size) / 2)
             if height > width:
-                top = round((height - self.size) * self.along)
+                top = self._whole((height - self.size) * self.along)
             elif width > height:
-                left = round((width - self.size) * self.along)
+                left = self._whole((width - self.size) * self.along)
         else:
             top = math.floor(place[0] * (height - self.size + 1))
             left = math.floor(place[1] * (width - self.size + 1))
         pixels = pixels[top : top + self.size, left : left + self.size]
         return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _whole(self, place: float) -> int:
+        return math.floor(place) if self.floors else round(place)
 
     def apply_map(self, values: np.ndarray) -> np.ndarray:
         """A map [..., height, width] of the same geometry, each pixel the nearest one's: [..., size, size]."""

@@ -15,8 +15,8 @@ from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
 from peftbench.data.clips import listings
 from peftbench.data.clips.decode import decoder, folder_frames, video_frames
 from peftbench.data.clips.listings import Clip, Clips
-from peftbench.data.clips.sampling import SAMPLINGS, dense_frames, drawn_dense_frames, uniform_frames
-from peftbench.data.parts import PartsSource, class_notes
+from peftbench.data.clips.sampling import SAMPLINGS, frames_for_evaluation, frames_for_training
+from peftbench.data.parts import VAL_PERCENT, PartsSource, class_notes
 from peftbench.data.sources.image_lists import refuse_outside
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.foundation.digests import digests_of
@@ -27,6 +27,8 @@ from peftbench.foundation.spec import option
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# Part of every revision: change it when other frames or squares are taken, or other clips validate.
+VERSION = 2
 FORMS = ("own", "ucf101", "hmdb51", "ssv2", "kinetics")
 
 
@@ -45,11 +47,9 @@ class Taken:
 
     def chosen(self, num_frames: int, moments: Sequence[float] | None = None) -> list[int]:
         """For evaluation, or with `moments` (one a frame, in [0, 1)) a random choice for training."""
-        if self.sampling == "uniform":
-            return uniform_frames(num_frames, self.frames, moments)
         if moments is not None:
-            return drawn_dense_frames(num_frames, self.frames, self.stride, moments[0])
-        return dense_frames(num_frames, self.frames, self.stride, self.view, self.views)
+            return frames_for_training(self.sampling, num_frames, self.frames, self.stride, moments)
+        return frames_for_evaluation(self.sampling, num_frames, self.frames, self.stride, self.view, self.views)
 
     def name(self, index: int) -> str:
         return self.template.format(self.first + index)
@@ -63,8 +63,9 @@ class ClipFiles(ClipSpec):
     A line of a list is `folder num_frames label` (frames are files `template` from number `first`) or `file label`, as
     in mmaction2; paths start at `root`, labels at 0, `class_list` has the names one a line. `form` reads the lists that
     a published set comes with from the folder `lists`, of `split` where there are several. A clip is `frames` frames,
-    `sampling` uniform (one of each of as many segments) or dense (every `stride`-th of a stretch). `mirrors`: whether a
-    mirrored clip keeps its class, so that augmentation may mirror it.
+    `sampling` uniform (one of each of as many segments) or every `stride`-th of a stretch: dense as ST-Adapter's code
+    takes it, mmaction as mmaction2's and AIM's, videomae as AdaptFormer's. `mirrors`: whether a mirrored clip keeps its
+    class, so that augmentation may mirror it.
     """
 
     root: str | None = option(None, location=True)
@@ -93,14 +94,17 @@ class ClipFiles(ClipSpec):
             return [f"dataset.template must name one file a frame, such as img_{{:05}}.jpg, got {self.template}"]
         if (self.train_list is None) != (self.test_list is None) or (self.val_list and not self.train_list):
             return ["dataset.train_list and dataset.test_list go together, dataset.val_list may be added"]
+        if self.form == "ssv2" and self.mirrors:
+            return ["dataset.form=ssv2 has classes that know left from right; set dataset.mirrors=false"]
         return ()
 
     @property
     def label(self) -> str:
         name = self.title or (self.form if self.form != "own" else self._root().name if self.root else "clips")
         split = f"_split{self.split}" if self.form in ("ucf101", "hmdb51") else ""
-        stride = f"s{self.stride}" if self.sampling == "dense" else ""
-        return name + split + ("" if self.frames == 8 and not stride else f"_t{self.frames}{stride}")
+        stride = "" if self.sampling == "uniform" else f"s{self.stride}"
+        taken = "" if self.frames == 8 and not stride else f"_t{self.frames}{stride}"
+        return name + split + taken + (f"_{self.sampling}" if self.sampling in ("mmaction", "videomae") else "")
 
     @property
     def taken(self) -> Taken:
@@ -149,7 +153,7 @@ class ClipFiles(ClipSpec):
         return [self._root()]
 
     def revision(self) -> str:
-        root, digest = self._root(), hashlib.sha256()
+        root, digest = self._root(), hashlib.sha256(f"clips-v{VERSION}\n".encode())
         for part, clips in self._clips.parts.items():
             _check(root, clips, self.taken)
             for clip in clips:
@@ -170,7 +174,12 @@ class ClipFiles(ClipSpec):
         _refuse_shared(self.label, found)
         if any(clip.num_frames is None for clips in found.parts.values() for clip in clips):
             decoder()
-        splits = {part: ClipFileSplit(root, clips, self.taken) for part, clips in found.parts.items()}
+        parts = dict(found.parts)
+        if "val" not in parts and all(clip.group for clip in parts["train"]):
+            # clips of one recording look alike: what chooses must not have seen its like
+            kept, held = listings.hold_out(parts["train"], VAL_PERCENT, self.split_seed)
+            parts |= {"train": kept, "val": held} if held else {}
+        splits = {part: ClipFileSplit(root, clips, self.taken) for part, clips in parts.items()}
         return ClipSource.of(
             splits,
             found.test,
@@ -219,10 +228,8 @@ class ClipFileSplit(ClipSplit):
         return folder_frames(path, self.taken.name, clip.num_frames, choose)
 
     def stretch(self, number: int, views: int) -> ClipFileSplit:
-        if views > 1 and self.taken.sampling != "dense":
-            words = (
-                f"protocol.views={views}: dataset.sampling={self.taken.sampling} spreads one clip over the whole video"
-            )
+        if views > 1 and self.taken.sampling == "uniform":
+            words = f"protocol.views={views}: dataset.sampling=uniform spreads one clip over the whole video"
             raise ConfigError([f"{words}; set protocol.views=1 or dataset.sampling=dense"])
         return ClipFileSplit(self.root, self.clips, replace(self.taken, view=number, views=views))
 

@@ -14,7 +14,7 @@ from peftbench.adapters.sharing import FORMAT as EXPORTED
 from peftbench.adapters.sharing import weights_digest, with_adapter
 from peftbench.api.parts import method_called
 from peftbench.backbones.base import Backbone
-from peftbench.backbones.build import from_timm
+from peftbench.backbones.build import from_timm, own_frames
 from peftbench.backbones.families import translator
 from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable, brief
 from peftbench.foundation.files import replace_bytes
@@ -96,7 +96,10 @@ class Adapted(TaskModel):
         """Fold the method into the weights and return the plain timm model with its classifier.
 
         The same outputs up to rounding, at no cost in inference; nothing of peftbench is left in it, and this object
-        is not to be used any more. Raises `NotApplicable` for a method that does not fold exactly.
+        is not to be used any more. One for clips of frames takes images, and the mean of its outputs over the frames is
+        what this one gave; a network of clips takes them as it always did.
+
+        Raises `NotApplicable` for a method that does not fold exactly.
         """
         if not self.method.mergeable:
             raise NotApplicable(f"{self.method.name} does not fold exactly into the weights; keep the model as it is")
@@ -132,7 +135,8 @@ def attach(
     method: a name of `peftbench.methods()`; options: its hyperparameters. net: a model of timm (vision transformer,
     Swin, ConvNeXt), which is changed in place and frozen. Its own classifier is kept and trained, unless `num_classes`
     asks for a new one (0: none, features instead). seed: of the method's own initialisation and of a new head. frames:
-    of a clip; above 1 the model takes clips [batch, frames, 3, height, width], each frame an image to the network.
+    of a clip; above 1 the model takes clips [batch, frames, 3, height, width], each frame an image to the network. A
+    network of clips has its own number.
 
     Raises `ConfigError` for an unknown method or option, `NotApplicable` where the model has no place for the method
     or has one already.
@@ -191,6 +195,9 @@ def _check(net: Any, num_classes: Any, seed: Any, frames: Any) -> None:
         for name, (value, low) in least.items()
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low)
     ]
+    own = own_frames(net)
+    if not problems and own is not None and frames not in (1, own):
+        problems.append(f"frames={frames}: this network was built for clips of {own} frames; leave frames out")
     if problems:
         raise ConfigError(problems)
 

@@ -92,6 +92,11 @@ def is_of_clips(model: str) -> bool:
     return model.partition(".")[0] in (*tubelets.MODELS, *video_swin.MODELS)
 
 
+def own_frames(net: nn.Module) -> int | None:
+    """How many frames a network of clips was built for; None for one of images."""
+    return net.num_frames if isinstance(net, (VideoTransformer, VideoSwin)) else None
+
+
 def _pair(spec: BackboneSpec, drop_path: float, frames: int) -> Pair:
     """Both towers of a pair, from one file."""
     image = build_backbone(replace(spec, text="", weights="none", checkpoint=None), drop_path, frames)
@@ -151,13 +156,13 @@ def from_timm(net: nn.Module, img_size: int | None = None, frames: int = 1, fram
     With `frames` above 1 it is given clips of that many frames (see `frames.FrameFolded`); a network of clips was built
     for as many. Image statistics come from the model's pretrained configuration.
     """
-    if isinstance(net, (VideoTransformer, VideoSwin)):
-        frames = net.num_frames
+    own = own_frames(net)
+    frames = own or frames
     fuse(net)
     family, sites = sites_of(net)
     shape, expects = replace(shape_of(net, family, sites), frames=frames), _input_spec(net, img_size)
     backbone = Backbone(net, shape, sites, expects)
-    if isinstance(net, (VideoTransformer, VideoSwin)):
+    if own is not None:
         backbone = Tubelets(net, shape, sites, expects)
     elif frames > 1:
         backbone = FrameFolded(net, shape, sites, expects, frame_readout=frame_readout)

@@ -131,6 +131,7 @@ class VideoSwin(SwinTransformer3d):
         num_heads: tuple[int, ...] = (3, 6, 12, 24),
         window_size: Size = WINDOW,
         drop_path_rate: float = 0.0,
+        num_classes: int = 0,
         **others: Any,
     ) -> None:
         super().__init__(
@@ -142,7 +143,7 @@ class VideoSwin(SwinTransformer3d):
             stochastic_depth_prob=drop_path_rate,
             block=_block,
         )
-        self.head = nn.Identity()
+        self.reset_classifier(num_classes)
         self.num_frames = num_frames
         side, times = -(-img_size // PATCH[1]), -(-num_frames // PATCH[0])
         embed: Any = self.patch_embed
@@ -156,6 +157,15 @@ class VideoSwin(SwinTransformer3d):
                     block.window, block.shift = block.attn.window, block.attn.shift
             else:
                 side = -(-side // 2)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier, or none: what timm's networks know how to do."""
+        head: Any = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.head, self.num_classes = head, num_classes
+
+    def get_classifier(self) -> nn.Module:
+        head: nn.Module = self.head
+        return head
 
     def forward_features(self, clips: Tensor) -> Tensor:
         maps: Tensor = self.norm(self.features(self.pos_drop(self.patch_embed(clips))))

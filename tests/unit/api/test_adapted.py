@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -136,6 +137,36 @@ def test_a_model_of_clips_is_attached_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(peftbench.load(path, net())(clips), logits)
     with pytest.raises(BadInput, match="was trained with frames=3; attach the method with the same"):
         peftbench.attach("st_adapter", net(), frames=4).load(path)
+
+
+VIDEO_SWIN = {"img_size": 32, "num_frames": 8, "embed_dim": 24, "depths": (2, 1), "num_heads": (2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "frames"),
+    [
+        ("vit_small_patch16_videomae_224", VIT | {"num_frames": 4}, 4),
+        ("swin3d_tiny_patch244_window877", VIDEO_SWIN | {"window_size": (2, 4, 4)}, 8),
+    ],
+)
+def test_networks_of_clips_are_attached_with_their_own_frames_and_merged(
+    name: str, arguments: dict[str, Any], frames: int
+) -> None:
+    def of_clips() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return timm.create_model(name, num_classes=5, **arguments)
+
+    clips = torch.randn(2, frames, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = peftbench.attach("lora", of_clips(), rank=2).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(clips), of_clips().eval()(clips.transpose(1, 2)))
+        for tensor in model.trainable.values():
+            tensor.add_(0.01)
+        logits = model(clips)
+        assert logits.shape == (2, 5) and model.backbone.shape.frames == frames
+        torch.testing.assert_close(model.merge()(clips.transpose(1, 2)), logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match=f"frames=3: this network was built for clips of {frames} frames"):
+        peftbench.attach("lora", of_clips(), frames=3)
 
 
 def test_a_file_of_other_weights_or_another_kind_is_refused(tmp_path: Path) -> None:

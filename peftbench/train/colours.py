@@ -37,8 +37,9 @@ def change_colours(images: Tensor, draws: dict[str, Tensor]) -> Tensor:
     return torch.stack(changed)
 
 
-# mmsegmentation's photometric distortion: each of the four happens to half of the images
-DISTORTIONS = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 18 / 360}
+# mmsegmentation's photometric distortion: each of the four happens to half of the images. Its hue of up to 18 is one
+# of OpenCV's 8-bit pictures, whose whole circle is 180.
+DISTORTIONS = {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 18 / 180}
 
 
 def random_distortions(num_samples: int, generator: torch.Generator) -> dict[str, Tensor]:

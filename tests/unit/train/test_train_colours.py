@@ -80,6 +80,11 @@ def test_distortions_are_those_of_hue_saturation_and_value() -> None:
     torch.testing.assert_close(stretched, (1.5 * images).clamp(max=1), atol=1e-5, rtol=0)
 
 
+def test_distortions_reach_as_far_as_mmsegmentations() -> None:
+    """Up to 32 of 255, half, half, and 18 steps of two degrees, as a circle of hues has in a picture of 8 bits."""
+    assert DISTORTIONS == {"brightness": 32 / 255, "contrast": 0.5, "saturation": 0.5, "hue": 36 / 360}
+
+
 def test_each_distortion_spares_half_of_the_images() -> None:
     draws = random_distortions(4000, torch.Generator().manual_seed(0))
     for name, most in DISTORTIONS.items():

@@ -36,7 +36,8 @@ _NO_MOMENTS = (
 )
 _NOT_WITH_MAPS = "{option} changes what an image shows at a pixel and not its maps; set {option}={off}"
 _STRETCHED = (
-    "train.augment=rrc_flip stretches images, which turns their normals; set train.augment=scale_crop_flip or flip"
+    "train.augment=rrc_flip stretches images, which turns their normals and has no one zoom to divide their depth by; "
+    "set train.augment=scale_crop_flip or flip"
 )
 _NOT_IMAGES = (
     "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
@@ -327,7 +328,7 @@ def _check_maps(maps: Collection[str], augment: Augment | None, mix: Mix | None)
         problems.append(_NOT_WITH_MAPS.format(option="train.erasing", off=0))
     if augment is not None and augment.kind == "window_flip":
         problems.append(_NOT_WITH_MAPS.format(option="train.augment", off="scale_crop_flip"))
-    if augment is not None and augment.kind == "rrc_flip" and "normals" in maps:
+    if augment is not None and augment.kind == "rrc_flip" and {"normals", "depth"} & set(maps):
         problems.append(_STRETCHED)
     if problems:
         raise ConfigError(problems)

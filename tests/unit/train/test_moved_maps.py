@@ -89,6 +89,8 @@ def test_what_maps_cannot_follow_is_refused_all_at_once() -> None:
     normals = np.ones((6, 3, SIZE, SIZE), np.float32)
     with pytest.raises(ConfigError, match=r"train\.augment=rrc_flip stretches images"):
         batch_of(Augment("rrc_flip"), normals=normals)
+    with pytest.raises(ConfigError, match=r"no one zoom to divide their depth by; set train\.augment=scale_crop_flip"):
+        batch_of(Augment("rrc_flip"), depth=normals[:, 0])
     train = TrainSpec(erasing=0.5, mixup=0.2)
     with pytest.raises(ConfigError) as caught:
         Batches(

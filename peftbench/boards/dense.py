@@ -22,6 +22,8 @@ PRIMARY: dict[str, Metric] = {
     "saliency": Metric("max_f"),
     "detection": Metric("ap"),
 }
+# what delta_m reads where the literature compares tasks by another number than it leads with (ASTMT, MTI-Net, MTLoRA)
+_COMPARED = {"saliency": Metric("miou")}
 SHOWN: dict[str, dict[str, str]] = {
     "segmentation": {"mean_accuracy": "mAcc", "pixel_accuracy": "aAcc", "boundary_f": "boundary F"},
     "human_parts": {"mean_accuracy": "mAcc", "pixel_accuracy": "aAcc"},
@@ -42,12 +44,17 @@ _DECODER = ("decoder", "num_maps", "channels", "behind_merging")
 # what is no share of something
 _PLAIN = ("rmse", "log_rmse", "abs_rel", "mean_angle", "median_angle", "rms_angle")
 
-# key of comparable cells -> task -> mean primary number of full fine-tuning on that task alone; None where that was
-# done in several settings, and nothing says which of them is meant
+# key of comparable cells -> task -> mean of the number that delta_m reads, of full fine-tuning on that task alone; None
+# where that was done in several settings, and nothing says which of them is meant
 Singles = Mapping[str, Mapping[str, float | None]]
 # words of a cell of several tasks that its single ones do not share: options, and all options of a section
 _OWN_OPTIONS = ("seed", "task", "task.tasks", "task.weights")
 _OWN_SECTIONS = ("method", "optim", "objective", "hparams", "tune", "runtime", "launcher", "suite")
+
+
+def compared(task: str) -> Metric:
+    """The number of a task that delta_m reads: the primary one, of saliency mIoU."""
+    return _COMPARED.get(task, PRIMARY[task])
 
 
 def delta_m(values: Mapping[str, float], singles: Mapping[str, float]) -> float:
@@ -56,7 +63,7 @@ def delta_m(values: Mapping[str, float], singles: Mapping[str, float]) -> float:
     (1/T) sum of (-1)^l (M - S) / S with l = 1 where lower is better (Maninis et al., CVPR 2019).
     """
     changes = [
-        (1 if PRIMARY[task].better == HIGHER else -1) * (value - singles[task]) / singles[task]
+        (1 if compared(task).better == HIGHER else -1) * (value - singles[task]) / singles[task]
         for task, value in values.items()
     ]
     return 100 * statistics.fmean(changes)
@@ -77,7 +84,8 @@ def single_tasks(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, fl
         task = identity.get("task", {}).get("name", "")
         if task in PRIMARY and identity.get("method", {}).get("name") == "full":
             settings = found.setdefault(comparable(record), {}).setdefault(task, {})
-            settings.setdefault(record["setting"], []).append(float(record["score"]))
+            value = float(json.loads(record["others"])[compared(task).name])
+            settings.setdefault(record["setting"], []).append(value)
     return {
         key: {task: statistics.fmean(*each.values()) if len(each) == 1 else None for task, each in tasks.items()}
         for key, tasks in found.items()
@@ -100,11 +108,13 @@ def _of_record(record: Mapping[str, Any], singles: Singles) -> Iterable[tuple[st
     task = record["task"].split(" ")[0]
     if task == SEVERAL:
         parts = json.loads(record["setting"])["task"]["tasks"]
-        values = {part: others[f"{part}/{PRIMARY[part].name}"] for part in parts}
-        for part, value in values.items():
-            yield f"{part} {PRIMARY[part].name}", _read(PRIMARY[part].name, value)
+        for part in parts:
+            name = PRIMARY[part].name
+            yield f"{part} {name}", _read(name, others[f"{part}/{name}"])
+        values = {part: others[f"{part}/{compared(part).name}"] for part in parts}
         alone = _known(singles, comparable(record))
-        if values.keys() <= alone.keys():
+        # of nothing there is no relative change
+        if all(alone.get(part) for part in parts):
             yield DELTA, delta_m(values, alone)
         return
     for name, header in SHOWN.get(task, {}).items():
@@ -135,8 +145,16 @@ def notes_on_singles(records: Sequence[Mapping[str, Any]], singles: Singles) -> 
             )
         if twice or lacking:
             continue
-        shown = ", ".join(f"{part} {_read(PRIMARY[part].name, alone[part]):.2f}" for part in parts)
+        if nothing := [part for part in parts if not alone[part]]:
+            yield f"no {DELTA}: full fine-tuning on {', '.join(nothing)} alone has 0, of which nothing is a share"
+            continue
+        shown = ", ".join(f"{_named(part)} {_read(compared(part).name, alone[part]):.2f}" for part in parts)
         yield f"{DELTA} in percent against full fine-tuning on each task alone, of the same recipe and decoder: {shown}"
+
+
+def _named(task: str) -> str:
+    """A task, with the number of it that is meant where that is not the primary one."""
+    return f"{task} {SHOWN[task][_COMPARED[task].name]}" if task in _COMPARED else task
 
 
 def _known(singles: Singles, key: str) -> dict[str, float]:

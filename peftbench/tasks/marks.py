@@ -125,8 +125,9 @@ class SaliencyMeter:
     """Logits [batch, 1, height, width] -> numbers at the best of 15 thresholds, 0.2 to 0.9, for the whole split.
 
     max_f: F with beta^2 = 0.3 of the mean precision and the mean recall over images. miou: the mean over images of the
-    intersection over union of what stands out (what the multi-task literature reports). Both are means over images, as
-    their sources have them; images without a known pixel are left out. loss: balanced within each image.
+    intersection over union of what stands out (what the multi-task literature reports), 1 where nothing does and
+    nothing is said to. Both are means over images, as their sources have them; images without a known pixel are left
+    out. loss: balanced within each image.
     """
 
     def __init__(self) -> None:
@@ -140,10 +141,11 @@ class SaliencyMeter:
         predicted = (chances[:, None] > tops[:, None, None]) & valid[:, None]
         hits = (predicted & positive[:, None]).sum(dim=(2, 3)).double()
         said, true = predicted.sum(dim=(2, 3)), positive.sum(dim=(1, 2))[:, None]
+        either = said + true - hits
         self._sums.add(
             precision=(hits / said.clamp(min=1))[seen].sum(dim=0),
             recall=(hits / true.clamp(min=1))[seen].sum(dim=0),
-            iou=(hits / (said + true - hits).clamp(min=1))[seen].sum(dim=0),
+            iou=torch.where(either > 0, hits / either.clamp(min=1), 1.0)[seen].sum(dim=0),
             loss=torch.stack([balanced_loss(*pair) for pair in zip(outputs[:, 0], truth, strict=True)])[seen].sum(),
             pixels=seen.sum(),
             images=torch.as_tensor(len(truth)),

@@ -100,6 +100,24 @@ def test_delta_m_is_against_recorded_single_tasks() -> None:
     assert any("segmentation 67.21, normals 17.97" in note for note in table.notes)
 
 
+def test_delta_m_compares_saliency_by_miou_as_its_literature_does() -> None:
+    single = record({"name": "saliency"}, {"max_f": 0.7, "miou": 0.6235}, PRIMARY["saliency"])
+    task = {"name": "several", "tasks": ["segmentation", "saliency"], "weights": []}
+    scores = {"segmentation/miou": 0.6721, "saliency/max_f": 0.9, "saliency/miou": 0.6000}
+    table = table_of([singles()[0], single, record(task, scores, Metric("segmentation/miou"), "lora")])
+    [row] = table.rows
+    assert row.beside["delta_m"].mean == pytest.approx(100 * (60.00 / 62.35 - 1) / 2)
+    assert row.beside["saliency max_f"].mean == pytest.approx(90)
+    assert any("segmentation 67.21, saliency mIoU 62.35" in note for note in table.notes)
+
+
+def test_there_is_no_delta_m_against_nothing() -> None:
+    nothing = record({"name": "segmentation"}, {"miou": 0.0}, Metric("miou"))
+    table = table_of([nothing, singles()[1], several("lora", 0.70, 18.0)])
+    assert "delta_m" not in table.rows[0].beside
+    assert any("full fine-tuning on segmentation alone has 0" in note for note in table.notes)
+
+
 def test_without_singles_of_the_same_recipe_and_decoder_there_is_no_delta_m() -> None:
     other = record({"name": "normals", "decoder": "fcn"}, {"mean_angle": 17.97}, PRIMARY["normals"])
     table = table_of([singles()[0], other, several("lora", 0.70, 18.0)])

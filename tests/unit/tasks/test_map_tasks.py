@@ -168,6 +168,19 @@ def test_saliency_as_its_literature_counts_it() -> None:
     assert len(SALIENCY_THRESHOLDS) == 15 and (SALIENCY_THRESHOLDS[0], SALIENCY_THRESHOLDS[-1]) == (0.2, 0.9)
 
 
+def test_an_image_in_which_nothing_stands_out() -> None:
+    """ASTMT's rule: nothing found where nothing is overlaps wholly, while precision and recall are 0; all else is 0."""
+    truth = np.zeros((2, H, W), np.uint8)
+    truth[0, :2] = 1
+    right = np.where(truth, 9.0, -9.0)[:, None].astype(np.float32)
+    found = measure(SaliencyMeter(), right, saliency=truth)
+    assert found["miou"] == 1 and found["max_f"] == pytest.approx(0.5)
+    right[1, 0, 0, 0] = 9
+    assert measure(SaliencyMeter(), right, saliency=truth)["miou"] == 0.5
+    truth[1] = 255
+    assert measure(SaliencyMeter(), right, saliency=truth)["miou"] == 1, "nothing is known of the second"
+
+
 TRUTH = {
     "class_map": torch.randint(0, 4, (4, 32, 32)),
     "depth": torch.rand(4, 32, 32),

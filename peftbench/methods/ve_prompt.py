@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import BadInput
 from peftbench.foundation.maps import UNKNOWN
 from peftbench.foundation.spec import option
 from peftbench.interventions.paths import PathsBlock, forks
@@ -81,7 +82,10 @@ class VEPrompt(Method):
     num_exemplars: int = option(4, ge=1)
 
     def observe(self, evidence: Evidence) -> Findings:
-        """`<task>.<block>`: exemplars [classes * up to num_exemplars, width] of each task at each map."""
+        """`<task>.<block>`: exemplars [classes * up to num_exemplars, width] of each task at each map.
+
+        Raises `BadInput` for a task of which no training image says anything at the places of a map.
+        """
         backbone = evidence.backbone
         tapped, training = backbone.shape.tapped, backbone.training
         if not tapped:
@@ -97,6 +101,12 @@ class VEPrompt(Method):
                 for layer, features in zip(tapped, maps, strict=True):
                     self._keep(kept, task, layer, features, _at_size(classes, features.shape[2:]))
         backbone.train(training)
+        for (task, _), by_class in kept.items():
+            if not any(by_class):
+                raise BadInput(
+                    f"ve_prompt found no example in the {evidence.targets[task]} of the training images, where nothing "
+                    "is known; leave that task out of task.tasks"
+                )
         return {
             f"{task}.{layer}": torch.stack([row for rows in by_class for row in rows])
             for (task, layer), by_class in kept.items()
@@ -142,6 +152,8 @@ def classes_of(target: Tensor, edges: dict[str, Tensor], name: str) -> Tensor:
         return torch.where(target.isfinite().all(dim=1), quadrant, -1)
     known = target.isfinite()
     if name not in edges:
+        if not known.any():
+            return torch.full_like(target, -1, dtype=torch.long)
         at = torch.linspace(0, 1, RANGES + 1, device=target.device)[1:-1]
         ordered = target[known].float().sort().values
         edges[name] = ordered[(at * (len(ordered) - 1)).long()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from peftbench.backbones.build import from_timm
 from peftbench.backbones.maps import feature_maps, of_each_task, serve, taps_of
 from peftbench.contracts.backbones import images, installed, make
 from peftbench.contracts.test_methods import nudge
-from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.errors import BadInput, NotApplicable
 from peftbench.interventions.diffeomorphism import flow, velocity
 from peftbench.interventions.windows import windowed
 from peftbench.methods.base import METHODS, install
@@ -383,11 +384,29 @@ def test_exemplars_are_mean_features_of_the_first_images_that_have_a_class() -> 
     assert (len(one), len(two)) == (2, 1)
 
 
+def test_a_task_without_examples_is_named() -> None:
+    built = make("vit_cls_of_tasks")
+    batch = {"class_map": torch.zeros(2, 32, 32, dtype=torch.uint8), "depth": torch.full((2, 32, 32), torch.nan)}
+    evidence = SimpleNamespace(
+        backbone=built,
+        targets=("class_map", "depth"),
+        images=lambda batch_size: iter([batch]),
+        maps=lambda batch: [torch.randn(2, 5, 4, 4) for _ in built.shape.tapped],
+    )
+    with pytest.raises(BadInput, match=r"no example in the depth .* leave that task out of task\.tasks"):
+        METHODS.get("ve_prompt")().observe(evidence)
+
+
 def test_numbers_and_directions_are_told_apart_as_classes() -> None:
     edges: dict[str, Tensor] = {}
     depth = torch.arange(8.0).view(1, 2, 4)
     depth[0, 0, 0] = torch.nan
+    unknown = torch.full_like(depth, torch.nan)
+    assert (classes_of(unknown, edges, "depth") == -1).all() and not edges, (
+        "ranges are those of the first that is known"
+    )
     assert classes_of(depth, edges, "depth").tolist() == [[[-1, 0, 0, 1], [1, 2, 3, 3]]]
+    assert (classes_of(unknown, edges, "depth") == -1).all()
     assert classes_of(torch.full((1, 1, 1), 100.0), edges, "depth").item() == 3
     assert classes_of(torch.tensor([[[255, 2]]], dtype=torch.uint8), edges, "class_map").tolist() == [[[-1, 2]]]
     normals = torch.tensor([[0.5, -0.5], [0.5, 0.5], [-0.7, torch.nan]]).view(1, 3, 1, 2)

@@ -213,17 +213,6 @@ def _expected(method: Method, targets: list[Backbone], findings: Findings | None
     return sum(known) if len(known) == len(counts) else None
 
 
-def require_two_images(module: nn.Module, batch: int, has: str) -> None:
-    """Raises `ConfigError` in training on one image, where torch would speak of values per channel; `has`: who asks."""
-    if module.training and batch < 2:
-        raise ConfigError(
-            [
-                f"{has} and needs two images in every training batch; choose a train.batch_size that leaves no single "
-                "image, or set train.keep_last_batch=false"
-            ]
-        )
-
-
 def norms_keys(attention: Any) -> bool:
     """Whether keys are normed behind their projection, so that an offset which all of them share is felt."""
     return not isinstance(getattr(attention, "k_norm", nn.Identity()), nn.Identity)

@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
+from peftbench.foundation.two_images import require_two_images
 from peftbench.interventions import MetaTokens, TokenGrid, Unused, WithImages
 from peftbench.interventions.noise import DropPath
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method, require_two_images
+from peftbench.methods.base import METHODS, Method
 
 # the released pyramid: width and heads of the stages at strides 4, 8, 16 and 32
 WIDTHS, HEADS = (32, 48, 64, 72), (2, 4, 8, 12)

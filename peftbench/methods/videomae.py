@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.spec import option
+from peftbench.foundation.two_images import require_two_images
 from peftbench.interventions import Intervention
 from peftbench.interventions.side import init_linears
 from peftbench.methods.adaptformer import AdaptFormer
-from peftbench.methods.base import METHODS, require_two_images
+from peftbench.methods.base import METHODS
 from peftbench.methods.vpt import VPTDeep, token_sequence
 
 

@@ -16,10 +16,11 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
+from peftbench.foundation.two_images import require_two_images
 from peftbench.interventions import Intervention, TokenGrid, Unused
 from peftbench.interventions.deformable import DeformableAttention, Size, centres
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method, key_third, require_two_images
+from peftbench.methods.base import METHODS, Method, key_third
 
 # widths of the convolutional stages at strides 4, 8, 16 and 32
 STEM, STAGES = 64, (128, 256, 256)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.maps import Taps
+from peftbench.foundation.two_images import require_two_images
 from peftbench.tasks.pyramid import FlatPyramid
 
 
@@ -95,6 +96,7 @@ class UPerNetDecoder(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, coarsest = maps
+        require_two_images(self, len(coarsest), "task.decoder=upernet has a batch norm behind the mean of a map")
         size = coarsest.shape[2:]
         pooled = [
             resized(step(pooled_to(coarsest, bins)), size) for bins, step in zip(self.bins, self.pooled, strict=True)

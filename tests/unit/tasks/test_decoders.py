@@ -96,7 +96,10 @@ def test_pup_reads_the_last_map_and_doubles_four_times() -> None:
 def test_upernet_is_local_but_for_its_pooling() -> None:
     """A change in one corner of the finest map stays within two 3 x 3 convolutions of it."""
     decoder = UPerNetDecoder([4, 4], 3, 4).eval()
-    fine, coarse = torch.randn(1, 4, 16, 16), torch.randn(1, 4, 8, 8)
+    # nothing below 0, where relu would hide a change
+    for tensor in decoder.parameters():
+        tensor.data.abs_()
+    fine, coarse = torch.rand(1, 4, 16, 16), torch.rand(1, 4, 8, 8)
     other = fine.clone()
     other[..., 0, 0] += 1
     moved = (decoder([fine, coarse]) - decoder([other, coarse])).abs().amax(1)[0] > 0
@@ -109,3 +112,11 @@ def test_blocks_are_evenly_spaced_or_the_last_of_each_stage() -> None:
     assert tapped_blocks(shape, 1) == (2,)
     assert tapped_blocks(TWELVE_BLOCKS["vit_twelve"]().shape, 4) == (2, 5, 8, 11)
     assert tapped_blocks(BUILDERS["swin"]().shape, 4) == (1, 2)
+
+
+def test_pyramid_pooling_asks_for_two_images() -> None:
+    """Behind the mean of a whole map one image gives its batch norm one value a channel."""
+    decoder, maps = UPerNetDecoder((4, 4), 3, 8), [torch.randn(1, 4, side, side) for side in (8, 4)]
+    with pytest.raises(ConfigError, match=r"task\.decoder=upernet has a batch norm .*train\.keep_last_batch=false"):
+        decoder(maps)
+    assert decoder.eval()(maps).shape == (1, 3, 8, 8)

@@ -1,4 +1,4 @@
-"""Put the head of the longest table of results/leaderboard/leaderboard.md between the markers of README.md.
+"""Put the head of the longest table of classes in results/leaderboard/leaderboard.md between the markers of README.md.
 
     python scripts/readme_table.py [--check]
 
@@ -8,6 +8,7 @@ With --check nothing is written; exit code 1 says that the README does not show 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -16,12 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 # rows that are shown wherever they stand: what every method is measured against
 REFERENCES = ("linear", "full", "lora", "bitfit", "vpt_deep")
 NUM_BEST = 10
+# how headings of other tasks than classification begin: `segmentation (miou), vit_micro, ...`
+OTHER_TASK = re.compile(r"\w+ \([\w/]+\), ")
 MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboard -->)", re.DOTALL)
 
 
 def with_table(readme: str, leaderboard: str) -> str:
     """The README with the first rows of the leaderboard's longest table between its markers."""
-    heading, *lines = max(map(_of_table, leaderboard.split("\n## ")[1:]), key=len)
+    sections = [section for section in leaderboard.split("\n## ")[1:] if not OTHER_TASK.match(section)]
+    heading, *lines = max(map(_of_table, sections), key=len)
     rows = lines[2:]
     shown = [row for index, row in enumerate(rows) if index < NUM_BEST or row.split("|")[1].strip() in REFERENCES]
     table = "\n".join([*lines[:2], *shown])
@@ -38,9 +42,10 @@ def with_table(readme: str, leaderboard: str) -> str:
 
 
 def _of_table(section: str) -> list[str]:
-    """The heading of a section, then the lines of its table."""
+    """The heading of a section, then the lines of its first table."""
     heading, *rest = section.splitlines()
-    return [heading, *(line for line in rest if line.startswith("|"))]
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), rest)
+    return [heading, *itertools.takewhile(lambda line: line.startswith("|"), lines)]
 
 
 def main() -> int:

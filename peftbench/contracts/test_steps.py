@@ -16,7 +16,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Pair
 from peftbench.cells.train import against_capture_of_passes
 from peftbench.contracts.backbones import PAIR, findings, installed, make, samples, suited
-from peftbench.contracts.replaying import NotReplayable, Replayed
+from peftbench.contracts.replaying import NotReplayable, Replayed, Watched
 from peftbench.contracts.test_methods import default_refusal, fitting
 from peftbench.foundation.seeding import deterministic
 from peftbench.interventions import diffeomorphism
@@ -192,11 +192,12 @@ def captured_as_started(
             return 0.0
 
         loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
-        result = fit(
-            *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
-            on_epoch=lambda row: objective.after_epoch(model, row["epoch"] / train.epochs),
-            against_capture=against,
-        )
+        with nullcontext() if device == "cuda" else Watched():
+            result = fit(
+                *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
+                on_epoch=lambda row: objective.after_epoch(model, row["epoch"] / train.epochs),
+                against_capture=against,
+            )
         assert result.capture == (against or CAPTURED)
         return result.curve, [*meter.seen, *model.state_dict().values()]
 

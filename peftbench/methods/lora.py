@@ -18,7 +18,7 @@ from peftbench.interventions import FixedDown, FixedUp, LinearDelta, LowRank, Sh
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.lora_start import STARTS, Place, look
 from peftbench.methods.observation import Evidence, Findings
-from peftbench.methods.targets import TARGETS, Matrix, Targeted, singular_triples
+from peftbench.methods.targets import TARGETS, Matrix, Targeted, on_host, singular_triples
 
 # the last ones look at the training images
 INITS = ("kaiming", "pissa", "olora", "mica", *STARTS)
@@ -141,7 +141,7 @@ def principal_pair(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Ten
 def minor_directions(weight: Tensor, rank: int) -> Tensor:
     """U [out, rank], the left singular vectors of the smallest singular values of `weight`."""
     # on the CPU, as in `singular_triples`
-    u = torch.linalg.svd(weight.detach().cpu(), full_matrices=False).U.to(weight.device)
+    u = torch.linalg.svd(on_host(weight), full_matrices=False).U.to(weight.device)
     return u[:, -rank:].contiguous()
 
 

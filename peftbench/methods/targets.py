@@ -152,8 +152,14 @@ def singular_triples(weight: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]
 
     Decomposed on the CPU: another device may turn singular vectors, and what trains between them would not fit.
     """
-    u, s, vt = (part.to(weight.device) for part in torch.linalg.svd(weight.detach().cpu(), full_matrices=False))
+    u, s, vt = (part.to(weight.device) for part in torch.linalg.svd(on_host(weight), full_matrices=False))
     return u[:, :rank], s[:rank], vt[:rank]
+
+
+def on_host(weight: Tensor) -> Tensor:
+    """The numbers of `weight` on the CPU; a weight of a network that is only outlined has none and stays as it is."""
+    weight = weight.detach()
+    return weight if weight.is_meta else weight.cpu()
 
 
 def offsets_without_effect(

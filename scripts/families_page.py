@@ -48,11 +48,7 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "PE": ("PE core: attention pool", "vit_pe_core_tiny_patch16_384", PLAIN | {"img_size": 64}),
     "RoPE-ViT": ("RoPE-ViT: learned rotations", "vit_small_patch16_rope_mixed_224", PLAIN | {"img_size": 64}),
     "BEiT": ("BEiT, BEiT v2: relative positions", "beitv2_base_patch16_224", PLAIN | {"img_size": 64}),
-    "RelPos": (
-        "timm's ViT-RelPos: the same",
-        "vit_relpos_base_patch16_224",
-        PLAIN | {"img_size": 64},
-    ),
+    "RelPos": ("timm's ViT-RelPos: the same", "vit_relpos_base_patch16_224", PLAIN | {"img_size": 64}),
     "Swin": (
         "Swin",
         "swin_tiny_patch4_window7_224",

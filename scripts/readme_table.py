@@ -23,7 +23,7 @@ MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboar
 
 
 def with_table(readme: str, leaderboard: str) -> str:
-    """The README with the first rows of the leaderboard's longest table between its markers."""
+    """The README with the first rows of the longest table of classes between its markers."""
     sections = [section for section in leaderboard.split("\n## ")[1:] if not OTHER_TASK.match(section)]
     heading, *lines = max(map(_of_table, sections), key=len)
     rows = lines[2:]

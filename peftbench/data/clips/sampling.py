@@ -7,26 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-SAMPLINGS = ("uniform", "dense", "mmaction", "videomae")
-
-
-def frames_for_evaluation(
-    sampling: str, num_frames: int, frames: int, stride: int, view: int = 0, views: int = 1
-) -> list[int]:
-    """The frames of stretch `view` of `views`; `uniform` has but one and no stride."""
-    if sampling == "uniform":
-        return uniform_frames(num_frames, frames)
-    choose = {"dense": dense_frames, "mmaction": mmaction_frames, "videomae": videomae_frames}[sampling]
-    return choose(num_frames, frames, stride, view, views)
-
-
-def frames_for_training(sampling: str, num_frames: int, frames: int, stride: int, draws: Sequence[float]) -> list[int]:
-    """Frames as `draws` (one a frame, in [0, 1)) choose them."""
-    if sampling == "uniform":
-        return uniform_frames(num_frames, frames, draws)
-    choose = {"dense": drawn_dense_frames, "mmaction": drawn_mmaction_frames, "videomae": drawn_videomae_frames}
-    return choose[sampling](num_frames, frames, stride, draws[0])
-
 
 def uniform_frames(num_frames: int, frames: int, draws: Sequence[float] | None = None) -> list[int]:
     """One frame out of each of `frames` equal segments of a video of `num_frames` (ST-Adapter, AIM; PySlowFast's SSv2).
@@ -109,3 +89,30 @@ def drawn_videomae_frames(num_frames: int, frames: int, stride: int, draw: float
 
 def _length(frames: int, stride: int) -> int:
     return (frames - 1) * stride + 1
+
+
+# every stride-th frame of a stretch: for evaluation, for training
+_OF_STRETCHES = {
+    "dense": (dense_frames, drawn_dense_frames),
+    "mmaction": (mmaction_frames, drawn_mmaction_frames),
+    "videomae": (videomae_frames, drawn_videomae_frames),
+}
+SAMPLINGS = ("uniform", *_OF_STRETCHES)
+
+
+def frames_for_evaluation(
+    sampling: str, num_frames: int, frames: int, stride: int, view: int = 0, views: int = 1
+) -> list[int]:
+    """The frames of stretch `view` of `views`; `uniform` has but one and no stride."""
+    if sampling == "uniform":
+        return uniform_frames(num_frames, frames)
+    choose, _ = _OF_STRETCHES[sampling]
+    return choose(num_frames, frames, stride, view, views)
+
+
+def frames_for_training(sampling: str, num_frames: int, frames: int, stride: int, draws: Sequence[float]) -> list[int]:
+    """Frames as `draws` (one a frame, in [0, 1)) choose them."""
+    if sampling == "uniform":
+        return uniform_frames(num_frames, frames, draws)
+    _, choose = _OF_STRETCHES[sampling]
+    return choose(num_frames, frames, stride, draws[0])

@@ -100,7 +100,8 @@ class MapModel(TaskModel):
 def slide(forward: Callable[..., Any], inputs: Sequence[Tensor], window: int) -> Any:
     """Scores of images [batch, 3, height, width] by square windows two thirds of their side apart (mmsegmentation).
 
-    Where windows overlap their scores are averaged; the last ones of a row and of a column are moved back inside.
+    Where windows overlap their scores are averaged, in float32 at least; the last ones of a row and of a column are
+    moved back inside.
     """
     height, width = inputs[0].shape[-2:]
     stride = max(window * 2 // 3, 1)
@@ -114,7 +115,9 @@ def slide(forward: Callable[..., Any], inputs: Sequence[Tensor], window: int) ->
             named = isinstance(found, dict)
             for name, scores in (found if named else {"": found}).items():
                 if name not in sums:
-                    sums[name] = scores.new_zeros(*scores.shape[:2], height, width)
+                    # half precision would round the sum of some windows more coarsely than each of them
+                    exact = torch.promote_types(scores.dtype, torch.float32)
+                    sums[name] = scores.new_zeros(*scores.shape[:2], height, width, dtype=exact)
                 sums[name][..., rows, columns] += scores
             counts[rows, columns] += 1
     means = {name: total / counts.to(total.dtype) for name, total in sums.items()}

@@ -86,6 +86,9 @@ class Schedule:
     `spec.schedule` `epochs` (Dassl's constant warm-up ahead of torch's cosine): with w warm-up epochs of E, epoch
     e = 0 .. E-1 uses warmup_lr before w, and from w on min_lr + (lr - min_lr) * (1 + cos(pi (e-w) / E)) / 2, which does
     not reach its end.
+
+    `poly` (mmsegmentation's polynomial rate, counted by iterations): behind the warm-up of `steps`,
+    min_lr + (lr - min_lr) * (1 - (s-W) / (T-W)) ** power.
     """
 
     def __init__(self, spec: OptimSpec, epochs: int, steps_per_epoch: int) -> None:
@@ -103,6 +106,8 @@ class Schedule:
         if step < warmup:
             return spec.warmup_lr + (spec.lr - spec.warmup_lr) * step / warmup
         progress = (step - warmup) / max(1, self.num_steps - warmup)
+        if spec.schedule == "poly":
+            return spec.min_lr + (spec.lr - spec.min_lr) * (1 - progress) ** spec.power
         return self._cosine(progress)
 
     def _cosine(self, progress: float) -> float:

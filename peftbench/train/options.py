@@ -8,6 +8,7 @@ from typing import ClassVar
 from peftbench.foundation.spec import Spec, option
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
+SCHEDULES = ("steps", "epochs", "poly")
 PRECISIONS = ("fp32", "bf16", "fp16")
 AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip")
 SELECTIONS = ("last", "best_val")
@@ -20,7 +21,8 @@ class OptimSpec(Spec):
     The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
     `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
     `schedule` `epochs` sets the rate once an epoch, as CoOp's line of work does: `warmup_lr` throughout the warm-up,
-    then a half cosine over all epochs that begins behind it (see `Schedule`).
+    then a half cosine over all epochs that begins behind it (see `Schedule`). `poly` falls behind the warm-up as the
+    power `power` of the share of steps that is left, as mmsegmentation does; a power of 1 is a straight line.
     `average_mean`, `average_std`: in the end the model holds the mean of its tensors behind every epoch, weighted by a
     normal density over the epochs 1, 2, ... of that mean and deviation; null holds those of the selected epoch.
     `adam` adds the decay to the gradient; `eps` is what it and `adamw` add to the root of the second moment.
@@ -41,7 +43,8 @@ class OptimSpec(Spec):
     clip_norm: float | None = option(None, gt=0)
     decay_vectors: bool = option(False, later=True)
     eps: float = option(1e-8, gt=0, later=True)
-    schedule: str = option("steps", choices=("steps", "epochs"), later=True)
+    schedule: str = option("steps", choices=SCHEDULES, later=True)
+    power: float = option(0.9, gt=0, later=True)
     average_mean: float | None = option(None, later=True)
     average_std: float = option(1.0, gt=0, later=True)
 
@@ -50,6 +53,10 @@ class OptimSpec(Spec):
         if self.schedule == "epochs" and self.warmup_epochs != int(self.warmup_epochs):
             problems.append(
                 f"optim.schedule=epochs needs a whole number of optim.warmup_epochs, got {self.warmup_epochs:g}"
+            )
+        if self.schedule != "poly" and self.power != 0.9:
+            problems.append(
+                f"optim.power is of optim.schedule=poly, which is {self.schedule}; set it or leave power out"
             )
         if len(self.betas) != 2:
             problems.append(f"optim.betas must hold two numbers, got {len(self.betas)}")

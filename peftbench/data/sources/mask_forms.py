@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,9 @@ from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.maps import UNKNOWN
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# part -> its list; the labels of test images are not public, so that `val` tests
+PUBLIC_LISTS = {"train": "train", "test": "val"}
+_VOC_LISTS, _VOC_MASKS = "ImageSets/Segmentation", "SegmentationClass"
 
 CAMVID = [
     "sky",
@@ -145,11 +148,34 @@ def ade20k(root: Path) -> Found:
 
 def voc(root: Path) -> Found:
     """JPEGImages, SegmentationClass and ImageSets/Segmentation/train.txt and val.txt, which tests; 255 at borders."""
-    parts = {
-        part: [Sample.of_mask(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
-        for part, stems in listed_stems(root, "ImageSets/Segmentation", "JPEGImages").items()
+    stems = listed_stems(root, _VOC_LISTS, "JPEGImages")
+    return _of_voc(root, {part: [(stem, _VOC_MASKS) for stem in listed] for part, listed in stems.items()})
+
+
+def voc_aug(root: Path) -> Found:
+    """the folders of voc, SegmentationClassAug with the masks of SBD, and ImageSets/Segmentation/trainaug.txt, or
+    aug.txt, the list without VOC's own; 255 at borders.
+
+    Images of train.txt keep VOC's masks, which have borders, as in mmsegmentation; no image of val.txt may train.
+    """
+    stems = listed_stems(root, _VOC_LISTS, "JPEGImages")
+    names = [name for name in ("trainaug", "aug") if (root / _VOC_LISTS / f"{name}.txt").is_file()]
+    listed = listed_stems(root, _VOC_LISTS, "JPEGImages", {"train": (names or ["trainaug"])[0]})["train"]
+    own, tests = set(stems["train"]), set(stems["test"])
+    if leaked := [stem for stem in listed if stem in tests]:
+        raise BadInput(f"{root / _VOC_LISTS}: {names[0]}.txt trains on {leaked[0]}, which val.txt tests; take it out")
+    added = [stem for stem in dict.fromkeys(listed) if stem not in own]
+    train = [*((stem, _VOC_MASKS) for stem in stems["train"]), *((stem, f"{_VOC_MASKS}Aug") for stem in added)]
+    return _of_voc(root, {"train": train, "test": [(stem, _VOC_MASKS) for stem in stems["test"]]})
+
+
+def _of_voc(root: Path, parts: Mapping[str, Sequence[tuple[str, str]]]) -> Found:
+    """Parts as pairs of a stem and the folder of its mask."""
+    samples = {
+        part: [Sample.of_mask(f"JPEGImages/{stem}.jpg", f"{folder}/{stem}.png") for stem, folder in pairs]
+        for part, pairs in parts.items()
     }
-    return Found(needed(root, parts), tuple(VOC), plain_numbers())
+    return Found(needed(root, samples), tuple(VOC), plain_numbers())
 
 
 def cityscapes(root: Path) -> Found:
@@ -173,10 +199,10 @@ def cityscapes(root: Path) -> Found:
     return Found(needed(root, parts), tuple(CITYSCAPES), numbers)
 
 
-def listed_stems(root: Path, folder: str, images: str) -> dict[str, list[str]]:
-    """Stems of the files of a part: `train`, and `test` from the public validation list, from lists in `folder`."""
+def listed_stems(root: Path, folder: str, images: str, lists: Mapping[str, str] = PUBLIC_LISTS) -> dict[str, list[str]]:
+    """Stems of the files of a part: `train`, and `test` from the public validation list, from `lists` in `folder`."""
     found = {}
-    for part, name in {"train": "train", "test": "val"}.items():
+    for part, name in lists.items():
         listed = root / folder / f"{name}.txt"
         if not listed.is_file():
             raise MissingInput(f"there is no {listed}; dataset.root is the folder that holds {images}/")

@@ -16,7 +16,7 @@ from peftbench.data.pixels.decode import image_size
 from peftbench.data.sources.image_lists import ImageList, image_sizes, listed_files, lists_digest
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.data.sources.map_files import MapFile
-from peftbench.data.sources.mask_forms import Found, Samples, ade20k, camvid, cityscapes, folders, voc
+from peftbench.data.sources.mask_forms import Found, Samples, ade20k, camvid, cityscapes, folders, voc, voc_aug
 from peftbench.data.sources.own_folder import OwnFolder
 from peftbench.data.sources.several_maps import nyud, pascal_mt
 from peftbench.data.splits import FileSplit
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMS: dict[str, Callable[[Path], Found]] = {
-    form.__name__: form for form in (folders, camvid, ade20k, voc, cityscapes, nyud, pascal_mt)
+    form.__name__: form for form in (folders, camvid, ade20k, voc, voc_aug, cityscapes, nyud, pascal_mt)
 }
 # of maps beside class maps: raise it when any of them is read in another way
 READING = 1

@@ -118,6 +118,32 @@ def test_pascal_voc(tmp_path: Path) -> None:
         Masks(root=str(tmp_path), form="voc").open()
 
 
+@pytest.mark.parametrize(("name", "listed"), [("trainaug", ["a", "b", "c"]), ("aug", ["c", "b"])])
+def test_pascal_voc_with_the_masks_of_sbd(tmp_path: Path, name: str, listed: list[str]) -> None:
+    """Images of VOC's own list keep its masks with borders; the further ones have SBD's; its test images test alone."""
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    for stem in "abcv":
+        put_image(tmp_path / f"JPEGImages/{stem}.jpg", 1)
+        put_mask(tmp_path / f"SegmentationClassAug/{stem}.png", [3, 20], palette=True)
+    for stem in "av":
+        put_mask(tmp_path / f"SegmentationClass/{stem}.png", [3, 20, 255], palette=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("v\n")
+    spec = Masks(root=str(tmp_path), form="voc_aug")
+    with pytest.raises(MissingInput, match=r"there is no .*trainaug\.txt"):
+        spec.open()
+    (lists / f"{name}.txt").write_text("\n".join(listed))
+    source = spec.open()
+    train, test = source.split("trainval"), source.split("test")
+    found = {Path(train.describe(row)).as_posix().removeprefix(f"{tmp_path}/") for row in range(len(train))}
+    assert found == {"SegmentationClass/a.png", "SegmentationClassAug/b.png", "SegmentationClassAug/c.png"}
+    assert len(test) == 1 and 255 in test.read_map("class_map", 0)
+    (lists / f"{name}.txt").write_text("c\nv\n")
+    with pytest.raises(BadInput, match=rf"{name}\.txt trains on v, which val\.txt tests"):
+        spec.open()
+
+
 @pytest.mark.parametrize(("kind", "numbers"), [("labelTrainIds", [0, 18, 255]), ("labelIds", [7, 33, 4])])
 def test_cityscapes(tmp_path: Path, kind: str, numbers: list[int]) -> None:
     for part in ("train", "val"):

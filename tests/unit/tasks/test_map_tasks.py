@@ -270,6 +270,20 @@ def test_windows_that_slide_give_what_the_whole_gives(height: int, width: int, w
         assert len(shapes) == 4 * 5
 
 
+def test_windows_of_half_precision_are_summed_in_single_precision() -> None:
+    """Four windows over a middle pixel: their mean is rounded once, by each window, and not again in the sum."""
+    scores = iter(torch.tensor([1.0, 1.0078125, 1.0, 1.0078125, 1.0, 1.0078125, 1.0, 1.0, 1.0]).bfloat16())
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return next(scores).expand(1, 1, *x.shape[2:])
+
+    found = slide(forward, (torch.zeros(1, 3, 14, 14),), 6)
+    assert found.dtype == torch.float32
+    # of windows that start at 0, 4 and 8 the first two of each axis overlap at 4: 1, 1.0078125, 1.0078125 and 1
+    assert found[0, 0, 4, 4].item() == 1.00390625
+    assert found[0, 0, 0, 4].item() == 1.00390625
+
+
 @torch.no_grad()
 def test_a_model_slides_over_larger_images_in_evaluation() -> None:
     backbone = BUILDERS["vit_cls"]()

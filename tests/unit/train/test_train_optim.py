@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,6 +97,25 @@ def test_schedule_matches_rates_computed_by_hand() -> None:
     assert rates[:9] == sorted(rates[:9])
     assert rates[8:] == sorted(rates[8:], reverse=True)
     assert min(rates[8:]) > 1e-5
+
+
+def test_polynomial_rate_follows_mmsegmentations_recursion() -> None:
+    """PolyLR multiplies what lies above `min_lr` by (1 - 1 / (steps left)) ** power from step to step."""
+    spec = OptimSpec(lr=6e-3, warmup_epochs=1, warmup_lr=0.0, min_lr=1e-4, schedule="poly")
+    schedule = Schedule(spec, epochs=6, steps_per_epoch=4)
+    assert [schedule.lr_at(step) for step in range(5)] == pytest.approx([0, 1.5e-3, 3e-3, 4.5e-3, 6e-3])
+    rate = spec.lr
+    for step in range(5, 24):
+        rate = (rate - spec.min_lr) * (1 - 1 / (24 - step + 1)) ** 0.9 + spec.min_lr
+        assert schedule.lr_at(step) == pytest.approx(rate)
+    straight = Schedule(replace(spec, power=1.0), epochs=6, steps_per_epoch=4)
+    assert straight.lr_at(14) == pytest.approx((6e-3 + 1e-4) / 2)
+
+
+def test_the_power_is_of_the_polynomial_rate_alone() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.power is of optim\.schedule=poly, which is steps"):
+        OptimSpec(power=1.0)
+    assert "power" not in OptimSpec().identity() and "power" not in OptimSpec(schedule="poly").identity()
 
 
 def test_schedule_without_warm_up_starts_at_the_full_rate_and_may_end_at_zero() -> None:

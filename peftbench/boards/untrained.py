@@ -14,7 +14,7 @@ from peftbench.foundation.identity import canonical
 # options of `train` that are read by steps of training alone
 _OF_STEPS = (
     *("epochs", "batch_size", "accumulate", "label_smoothing", "drop_path", "mixup", "cutmix", "mix_prob", "erasing"),
-    *("cache_features", "compile", "keep_last_batch", "select", "recompute"),
+    *("cache_features", "compile", "keep_last_batch", "select", "recompute", "head_dropout"),
 )
 
 Record = dict[str, Any]

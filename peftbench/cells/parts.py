@@ -26,7 +26,7 @@ from peftbench.methods.base import install
 from peftbench.methods.observation import Findings
 from peftbench.objectives import base as objectives
 from peftbench.tasks.base import TASKS
-from peftbench.tasks.model import TaskModel
+from peftbench.tasks.model import TaskModel, drop_ahead_of_head
 from peftbench.train.precision import round_frozen
 
 
@@ -79,6 +79,8 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
         # what does not fold is said ahead of training, and not behind it
         config.method.merge(copy.deepcopy(backbone))
     model = config.task.model(backbone, source, config.seed)
+    if config.train.head_dropout:
+        drop_ahead_of_head(model, config.train.head_dropout, config.task.name)
     objectives.install(config.objective, model, own, source.num_classes)
     if config.train.frozen_bf16:
         round_frozen(model)

@@ -61,13 +61,15 @@ class RawSplit(ABC):
     """Images and targets of one split in a fixed order, not yet resized. `labels`: int64 [num_images].
 
     Where `maps` names targets, each image has a map of each in place of a label. `frames` is how many frames a sample
-    has, 1 where samples are single images; `draws_frames` whether it can be others of its file.
+    has, 1 where samples are single images; `draws_frames` whether it can be others of its file. `grouped`: samples of
+    one recording are near copies and it is known which those are; the validation part has recordings of its own.
     """
 
     labels: np.ndarray
     maps: tuple[str, ...] = ()
     frames: int = 1
     draws_frames: bool = False
+    grouped: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -73,6 +73,11 @@ class PartsSource(FullSource):
         """800 training and 200 validation images; the latter from the validation part when it has that many."""
         train, val = self.given_train, self.given_val
         own_val = val is not None and len(val) >= NUM_VAL
+        if train.grouped and val is not None and not own_val:
+            raise BadInput(
+                f"val200 needs {NUM_VAL} clips of recordings that do not train and there are {len(val)}; "
+                "use protocol=full"
+            )
         needed = NUM_TRAIN if own_val else NUM_TRAIN + NUM_VAL
         if len(train) < needed:
             raise BadInput(

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from peftbench.cells.applies import why_not
 from peftbench.cells.cell import Asked, plan
 from peftbench.config.choices import choices_of
 from peftbench.config.compose import BroughtAlong, Trees
@@ -201,6 +202,7 @@ def _planned_cell(
         record=file_state(path),
         failure_path=str(failure),
         failure=file_state(failure),
+        inapplicable=why_not(config),
     )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.seeding import seeded
 
 
@@ -40,10 +42,35 @@ class TaskModel(nn.Module):
 class Classifier(TaskModel):
     """images [batch, 3, height, width] -> logits [batch, classes]."""
 
+    head: nn.Linear
+
     def __init__(self, backbone: Backbone, num_classes: int, seed: int) -> None:
         with seeded(seed, "head"):
             head = new_head(backbone.feature_dim, num_classes)
         super().__init__(backbone, head)
+
+
+class DroppingHead(nn.Linear):
+    """A head that drops a share of its input's numbers in training. Its tensors are those of the linear layer."""
+
+    def __init__(self, head: nn.Linear, share: float) -> None:
+        super().__init__(head.in_features, head.out_features, device="meta")
+        self.weight, self.bias, self.share = head.weight, head.bias, share
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(F.dropout(features, self.share, self.training))
+
+
+def drop_ahead_of_head(model: TaskModel, share: float, task: str) -> None:
+    """Let the head of a model drop `share` of its features in training.
+
+    Raises `ConfigError` for tasks whose head is no linear layer on pooled features.
+    """
+    if not isinstance(model, Classifier):
+        raise ConfigError(
+            [f"train.head_dropout is of task=classification, and this is task={task}; set train.head_dropout=0"]
+        )
+    model.head = DroppingHead(model.head, share)
 
 
 def new_head(width: int, num_classes: int) -> nn.Linear:

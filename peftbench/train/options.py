@@ -83,6 +83,7 @@ class TrainSpec(Spec):
     in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
     frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
     weights sees them rounded.
+    `head_dropout` is the share of the pooled features that the head of a classifier drops in training.
     `draw_frames` takes other frames out of a clip's file in every epoch, by the dataset's rule for sampling.
     """
 
@@ -110,6 +111,7 @@ class TrainSpec(Spec):
     recompute: bool = option(False, later=True)
     frozen_bf16: bool = option(False, later=True)
     draw_frames: bool = option(False, later=True)
+    head_dropout: float = option(0.0, ge=0, lt=1, later=True)
 
     def problems(self) -> list[str]:
         problems = []

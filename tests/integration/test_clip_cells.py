@@ -60,6 +60,20 @@ def test_a_cell_of_clips_is_recorded_restored_and_tabled(run, results, capsys, w
     assert "order gap" in table and "GFLOPs and images per second are of one clip and view" in table
 
 
+def test_a_head_that_drops_features_is_another_cell_and_evaluates_as_any(run, results, capsys, words):
+    """On features that are kept through all epochs as well."""
+    common = ["method=linear", *words, "train=smoke", "train.batch_size=4", "runtime.progress=false"]
+    for dropped in ([], ["train.head_dropout=0.5"]):
+        assert run(*common, *dropped, fast=False) == 0
+    whole, half = sorted(Store(results).all(), key=lambda record: "head_dropout" in record.identity["train"])
+    assert "head_dropout" not in whole.identity["train"] and half.identity["train"]["head_dropout"] == 0.5
+    assert whole.adapter["sha256"] != half.adapter["sha256"]
+    where = [word for word in words if word.startswith(("dataset.root", "dataset.train_list", "dataset.test_list"))]
+    capsys.readouterr()
+    assert run("evaluate", half.fingerprint, *where, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
 def test_views_of_test_clips_are_recorded_and_reproduced(run, results, capsys, words):
     views = ["dataset.sampling=dense", "dataset.stride=1", "dataset.frames=2", "protocol.views=2"]
     crops = ["protocol.resize=crop", "protocol.crops=3"]

@@ -85,6 +85,15 @@ def test_an_existing_record_can_stop_a_sweep_before_it_starts(run, results, caps
     assert len(list(Store(results).all())) == 1
 
 
+def test_what_cannot_apply_by_its_options_is_said_before_anybody_tries(run, results, capsys):
+    words = ["method=linear,aim,mtlora", *TINY]
+    assert run("status", *FAST, *words, fast=False) == 1
+    shown = capsys.readouterr().out
+    assert re.search(r"^aim +0 +0 +0 +0 +1$", shown, re.MULTILINE)
+    assert re.search(r"^all +0 +0 +0 +1 +2$", shown, re.MULTILINE) and "1 cells left" in shown
+    assert run("status", *FAST, "method=aim", *TINY, fast=False) == 0
+
+
 def test_a_cell_of_another_worker_is_missing_and_said_to_be_running(run, results, capsys):
     words = ["method=linear,bitfit", *TINY]
     assert run("status", *FAST, *words, fast=False) == 1

@@ -40,6 +40,9 @@ def found_states(grid: Plan) -> dict[str, tuple[str, str]]:
         state, message = state_of(cell)
         if state == "missing" and cell.fingerprint in running:
             state, message = "running", running[cell.fingerprint]
+        elif state == "missing" and cell.inapplicable:
+            # nobody has tried it yet, and its options say what the attempt would
+            state, message = "not applicable", cell.inapplicable
         found[cell.fingerprint] = ("done" if state == "skipped" else state, message)
     return found
 

@@ -42,7 +42,10 @@ def few_shot(source: Source, shots: int, seed: int, membership: str, order: str 
 
 @dataclass(frozen=True)
 class FewShotSource(SourceAround):
-    """`whole` and a draw of `shots` images a class from its pool."""
+    """`whole` and a draw of `shots` images a class from its pool.
+
+    Where recordings are known, `fewshot_val` is drawn from the validation part, which has recordings of its own.
+    """
 
     shots: int
     seed: int
@@ -60,11 +63,17 @@ class FewShotSource(SourceAround):
         return self._drawn(name, pool)
 
     def _drawn(self, name: str, pool: RawSplit) -> RawSplit:
+        num_val = min(self.shots, MAX_VAL_SHOTS) if name == "fewshot_val" else 0
+        apart = self.whole.val_pool() if num_val and pool.grouped else None
+        if apart is None:
+            self._check_counts(pool, self.shots + num_val)
+        else:
+            # near copies of what trains would choose what knows those; a class with fewer gives all it has
+            pool = apart
         order = hash_order(f"few-shot-seed{self.seed}:", range(len(pool)))
         rank, counts = ranks_within_class(pool.labels[order])
-        num_val = min(self.shots, MAX_VAL_SHOTS) if name == "fewshot_val" else 0
-        self._check_counts(pool, self.shots + num_val)
-        chosen = rank >= counts - num_val if num_val else rank < self.shots
+        first = self.shots if not num_val else num_val if apart is not None else 0
+        chosen = rank < first if first else rank >= counts - num_val
         # by rank, then class: the draw for fewer shots is a beginning of the one for more
         rows = order[chosen][np.lexsort((pool.labels[order][chosen], rank[chosen]))]
         return pool.take(rows)

@@ -210,6 +210,7 @@ class ClipFileSplit(ClipSplit):
     def __init__(self, root: Path, clips: Sequence[Clip], taken: Taken) -> None:
         self.root, self.clips, self.taken, self.frames = root, tuple(clips), taken, taken.frames
         self.labels = np.array([clip.label for clip in clips], dtype=np.int64)
+        self.grouped = all(clip.group for clip in clips)
 
     def content_digest(self) -> str:
         files = b"".join(digests_of(_files(self.root, self.clips, self.taken)))

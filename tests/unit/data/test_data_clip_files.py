@@ -13,6 +13,7 @@ from peftbench.data.base import ClipSplit
 from peftbench.data.clips import decode
 from peftbench.data.clips.listings import Clip, hold_out
 from peftbench.data.clips.sampling import SAMPLINGS, frames_for_evaluation, frames_for_training
+from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.stream import sample_pixels
 from peftbench.data.pixels.transform import ImageTransform
@@ -145,6 +146,13 @@ def test_validation_clips_of_ucf101_and_hmdb51_share_no_recording_with_training(
     parts = {part: {clip.group for clip in source.split(part).clips} for part in ("train", "val")}  # type: ignore[attr-defined]
     assert len(parts["val"]) == 2 and not parts["train"] & parts["val"]
     assert len(source.split("trainval")) == 60 and len(source.split("val")) == 6
+    # of the three clips that a class holds out all, though four are asked for
+    for order in ("nested", "coop"):
+        few = few_shot(source, 4, seed=0, membership="", order=order)
+        drawn = {part: few.split(part).clips for part in ("fewshot", "fewshot_val")}  # type: ignore[attr-defined]
+        assert [len(clips) for clips in drawn.values()] == [8, 6]
+        of = [{clip.group for clip in clips} for clips in drawn.values()]
+        assert of[0] <= parts["train"] and of[1] == parts["val"]
     hmdb = tmp_path / "hmdb"
     names = [f"Long_Hair_{film}_brush_hair_u_nm_np1_ba_goo_{n}.avi" for film in "abcdefghij" for n in range(4)]
     for name in [*names, "other_brush_hair_f_cm_np2_fr_med_0.avi"]:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
+from peftbench.foundation.exact import exact
+
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 # height : width
 RATIOS = (0.5, 1.0, 2.0)
@@ -99,15 +101,15 @@ def matches(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def detection_loss(said: Detections, boxes: Tensor) -> Tensor:
     """Focal loss of the classes and L1 of the offsets, by image [batch], each over the number of standing anchors."""
-    anchors = said.anchors.float()
+    anchors, logits = exact(said.anchors), exact(said.logits)
     number, stands, nothing = matches(anchors, boxes)
     own = boxes.gather(1, number[..., None].expand(-1, -1, boxes.shape[2]))
-    classes = torch.arange(said.logits.shape[2], device=boxes.device)
-    truth = ((own[..., 4:5] == classes) & stands[..., None]).float()
-    focal = sigmoid_focal_loss(said.logits.float(), truth).sum(dim=2)
+    classes = torch.arange(logits.shape[2], device=boxes.device)
+    truth = ((own[..., 4:5] == classes) & stands[..., None]).to(logits.dtype)
+    focal = sigmoid_focal_loss(logits, truth).sum(dim=2)
     # where no box is, the anchor itself: an offset of nothing has no logarithm
     wanted = offsets_of(torch.where(stands[..., None], own[..., :4], anchors), anchors)
-    apart = (said.offsets.float() - wanted).abs().sum(dim=2)
+    apart = (exact(said.offsets) - wanted).abs().sum(dim=2)
     total = torch.where(stands | nothing, focal, 0.0) + torch.where(stands, apart, 0.0)
     return total.sum(dim=1) / stands.sum(dim=1).clamp(min=1)
 
@@ -117,13 +119,13 @@ def detected(said: Detections) -> Tensor:
 
     Of the thousand best scores from 0.05 on, without those that overlap a better one of their class by more than half.
     """
-    scores = said.logits.float().sigmoid().flatten(1)
+    scores = exact(said.logits).sigmoid().flatten(1)
     batch, classes = len(scores), said.logits.shape[2]
     best, place = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
     anchor = place // classes
-    offsets = said.offsets.float().gather(1, anchor[..., None].expand(-1, -1, 4))
+    offsets = exact(said.offsets).gather(1, anchor[..., None].expand(-1, -1, 4))
     height, width = said.size
-    boxes = boxes_at(offsets, said.anchors.float()[anchor])
+    boxes = boxes_at(offsets, exact(said.anchors)[anchor])
     sides = torch.stack([boxes[..., i].clamp(0, width if i % 2 == 0 else height) for i in range(4)], dim=-1)
     rows = torch.cat([sides, (place % classes)[..., None], best[..., None]], dim=-1)
     found = rows.new_zeros(batch, MOST, rows.shape[2])

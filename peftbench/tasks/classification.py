@@ -87,7 +87,7 @@ class ClassificationMeter:
         self._in_top5: list[Tensor] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        logits = outputs.float()
+        logits = exact(outputs)
         if self._width is not None and logits.shape[1] != self._width:
             raise ValueError(f"the model gives {logits.shape[1]} logits where the data has {self._width} classes")
         self._width = logits.shape[1]

@@ -59,7 +59,7 @@ class DepthMeter:
         errors, valid = _errors(outputs, batch)
         ahead = valid & (batch["depth"] > 0)
         truth = torch.where(ahead, batch["depth"], torch.ones_like(batch["depth"]))
-        predicted = torch.where(ahead, outputs[:, 0].float(), torch.ones_like(truth)).clamp(min=NEAREST)
+        predicted = torch.where(ahead, exact(outputs[:, 0]), torch.ones_like(truth)).clamp(min=NEAREST)
         ratio = predicted / truth
         self._sums.add(
             squares=errors.double().square().sum(),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
+from peftbench.foundation.exact import exact
 from peftbench.foundation.metric import Metric
 from peftbench.tasks.base import mean_loss
 from peftbench.tasks.model import TaskModel
@@ -50,7 +51,7 @@ class HalvesMeter:
         self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        logits, labels = outputs.float(), batch["label"]
+        logits, labels = exact(outputs), batch["label"]
         new_classes = torch.arange(logits.shape[1], device=logits.device) >= self._base
         other_half = new_classes[None] != (labels >= self._base)[:, None]
         logits = logits.masked_fill(other_half, -torch.inf)

@@ -52,7 +52,7 @@ class Edges(_Marks):
         return balanced_loss(outputs[:, 0], batch["edges"], EDGE_WEIGHT)
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
-        return {"edges": outputs[:, 0].float().sigmoid()}
+        return {"edges": exact(outputs[:, 0]).sigmoid()}
 
     def meter(self, targets: Targets) -> EdgeMeter:
         return EdgeMeter()
@@ -74,7 +74,7 @@ class Saliency(_Marks):
         return balanced_loss(outputs[:, 0], batch["saliency"])
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
-        return {"saliency": outputs[:, 0].float().sigmoid()}
+        return {"saliency": exact(outputs[:, 0]).sigmoid()}
 
     def meter(self, targets: Targets) -> SaliencyMeter:
         return SaliencyMeter()
@@ -85,13 +85,14 @@ def balanced_loss(scores: Tensor, truth: Tensor, weight: float | None = None) ->
 
     scores: logits [batch, height, width]; truth of the same shape holds 0, 1 and 255.
     """
+    scores = exact(scores)
     valid, positive = truth != IGNORED, truth == 1
     count = valid.sum().clamp(min=1)
-    share: Tensor | float = (valid & ~positive).sum() / count if weight is None else weight
-    scores = exact(scores)
+    share: Tensor | float = (valid & ~positive).sum().to(scores.dtype) / count if weight is None else weight
     losses = F.binary_cross_entropy_with_logits(scores, positive.to(scores.dtype), reduction="none")
-    weights = torch.where(positive, share, 1 - share)
-    return torch.where(valid, weights * losses, torch.zeros_like(losses)).sum() / count
+    # times the losses and not by themselves: a number alone would be of single precision
+    weighed = torch.where(positive, share * losses, (1 - share) * losses)
+    return torch.where(valid, weighed, torch.zeros_like(losses)).sum() / count
 
 
 class EdgeMeter:
@@ -107,7 +108,7 @@ class EdgeMeter:
 
     def update(self, outputs: Any, batch: Batch) -> None:
         truth = batch["edges"]
-        valid, chances = truth != IGNORED, outputs[:, 0].float().sigmoid()
+        valid, chances = truth != IGNORED, exact(outputs[:, 0]).sigmoid()
         distance = tolerance(truth.shape[-2:])
         counts = [matched((chances > most) & valid, truth == 1, distance) for most in EDGE_THRESHOLDS]
         loss = balanced_loss(outputs[:, 0], truth, EDGE_WEIGHT) * valid.sum()
@@ -137,7 +138,8 @@ class SaliencyMeter:
         truth = batch["saliency"]
         valid, positive = truth != IGNORED, truth == 1
         seen = valid.any(dim=(1, 2))
-        chances, tops = outputs[:, 0].float().sigmoid(), torch.tensor(SALIENCY_THRESHOLDS, device=truth.device)
+        chances = exact(outputs[:, 0]).sigmoid()
+        tops = torch.tensor(SALIENCY_THRESHOLDS, dtype=chances.dtype, device=truth.device)
         predicted = (chances[:, None] > tops[:, None, None]) & valid[:, None]
         hits = (predicted & positive[:, None]).sum(dim=(2, 3)).double()
         said, true = predicted.sum(dim=(2, 3)), positive.sum(dim=(1, 2))[:, None]

@@ -47,7 +47,7 @@ class Normals(MapTask):
         return torch.cat([-found[:, :1], found[:, 1:]], dim=1) if mirrored else found
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
-        return {"normals": F.normalize(outputs.float(), dim=1)}
+        return {"normals": F.normalize(exact(outputs), dim=1)}
 
     def meter(self, targets: Targets) -> NormalsMeter:
         return NormalsMeter()

@@ -15,6 +15,7 @@ from peftbench.backbones.base import Backbone
 from peftbench.backbones.beside import tensors_beside
 from peftbench.backbones.maps import feature_maps, taps_of
 from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.exact import exact
 from peftbench.foundation.maps import UNKNOWN
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.seeding import seeded
@@ -169,10 +170,10 @@ class EncodedImages:
     def answer(self, boxes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Mask logits [batch, boxes, size, size], and class scores [batch, boxes, classes] where the head has them.
 
-        In float32, whatever the images were encoded in.
+        In single precision at least, whatever the images were encoded in.
         """
         with torch.autocast(self.embedding.device.type, enabled=False):
-            masks, scores = self.head(self.embedding.float(), boxes, self.size)
+            masks, scores = self.head(exact(self.embedding), boxes, self.size)
             return resized(masks, (self.size, self.size)), scores
 
 
@@ -227,7 +228,9 @@ def _load(head: PromptedHead, state: dict[str, Tensor]) -> None:
 
 def mask_losses(logits: Tensor, prompts: Prompts) -> Tensor:
     """Dice of squared probabilities plus the mean cross-entropy, over known pixels: [batch, boxes]."""
-    chances, truth, known = logits.sigmoid() * prompts.known, prompts.masks, prompts.known
+    logits = exact(logits)
+    truth, known = prompts.masks.to(logits.dtype), prompts.known.to(logits.dtype)
+    chances = logits.sigmoid() * known
     overlap, sizes = (chances * truth).sum(dim=(2, 3)), (chances.square() + truth.square()).sum(dim=(2, 3))
     dice = 1 - (2 * overlap + _SMOOTH) / (sizes + _SMOOTH)
     entropies = F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known

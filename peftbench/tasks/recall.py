@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from peftbench.foundation.exact import exact
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
 
@@ -23,7 +24,7 @@ def recalls(images: Tensor, texts: Tensor, image_of_text: Tensor, ks: tuple[int,
     to. Similarity is the cosine. An image counts where any text of its own is among its k nearest, a text where its
     image is. What is as near as the right one stands before it: equal features retrieve nothing.
     """
-    images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+    images, texts = F.normalize(exact(images), dim=-1), F.normalize(exact(texts), dim=-1)
     image_ranks = _ranks(images, texts, torch.arange(len(images), device=images.device), image_of_text)
     text_ranks = _ranks(texts, images, image_of_text, torch.arange(len(images), device=images.device))
     found = {f"image_to_text_r{k}": _share(image_ranks, k) for k in ks}
@@ -68,8 +69,8 @@ class RetrievalMeter:
         num_images, most, _ = texts.shape
         kept = own_texts(batch["captions"], most)
         owners = torch.arange(self._seen, self._seen + num_images, device=texts.device)[:, None].expand(-1, most)
-        self._images.append(images.float())
-        self._texts.append(texts[kept].float())
+        self._images.append(exact(images))
+        self._texts.append(exact(texts[kept]))
         self._owners.append(owners[kept])
         self._seen += num_images
 

@@ -82,7 +82,7 @@ class SegmentationMeter:
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        scores, truth, size = outputs.float(), batch[self._target], len(self._names)
+        scores, truth, size = exact(outputs), batch[self._target], len(self._names)
         if scores.shape[1] != size:
             raise ValueError(f"the model gives {scores.shape[1]} scores where the data has {size} classes")
         predicted, valid = scores.argmax(dim=1), truth != IGNORED

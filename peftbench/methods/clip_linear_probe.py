@@ -60,7 +60,7 @@ class CLIPLinearProbe(OfPair):
                 return float((fitted.predict(held_out) == wanted).mean())
 
             strength = searched(accuracy)
-        weight, bias = weights(_fitted(features, labels, strength), len(pair.class_names))
+        weight, bias = weights(_fitted(features, labels, strength), len(pair.class_names), features.dtype)
         return {"weight": weight, "bias": bias, "strength": torch.tensor(strength, dtype=torch.float64)}
 
     def attach_with(self, backbone: Backbone, findings: Findings) -> None:
@@ -114,15 +114,15 @@ def _fitted(features: np.ndarray, labels: np.ndarray, strength: float) -> Any:
         return LogisticRegression(C=strength, solver="lbfgs", max_iter=1000).fit(features, labels)
 
 
-def weights(fitted: Any, num_classes: int) -> tuple[Tensor, Tensor]:
+def weights(fitted: Any, num_classes: int, dtype: Any = np.float32) -> tuple[Tensor, Tensor]:
     """Weight [classes, joint] and bias [classes] of a fitted regression; a class without images stands far behind.
 
-    Of two classes scikit-learn fits the second against the first.
+    In `dtype`, the precision of the features. Of two classes scikit-learn fits the second against the first.
     """
     coefficients, intercepts = fitted.coef_, fitted.intercept_
     if len(fitted.classes_) == 2:
         coefficients, intercepts = (np.concatenate([0 * part, part]) for part in (coefficients, intercepts))
-    weight = np.zeros((num_classes, coefficients.shape[1]), dtype=np.float32)
-    bias = np.full(num_classes, intercepts.min() - _FAR, dtype=np.float32)
+    weight = np.zeros((num_classes, coefficients.shape[1]), dtype)
+    bias = np.full(num_classes, intercepts.min() - _FAR, dtype)
     weight[fitted.classes_], bias[fitted.classes_] = coefficients, intercepts
     return torch.from_numpy(weight), torch.from_numpy(bias)

@@ -206,10 +206,12 @@ def test_two_classes_and_classes_without_images_have_their_rows() -> None:
 
     features = np.random.RandomState(0).randn(12, 4)
     fitted = LogisticRegression().fit(features, np.array([1, 3] * 6))
-    weight, bias = clip_linear_probe.weights(fitted, 4)
-    logits = torch.from_numpy(features).float() @ weight.T + bias
-    assert logits.argmax(dim=1).tolist() == fitted.predict(features).tolist()
-    assert torch.softmax(logits, dim=1)[:, [1, 3]].numpy() == pytest.approx(fitted.predict_proba(features), abs=1e-5)
+    for dtype, error in ((np.float32, 1e-5), (np.float64, 1e-12)):
+        weight, bias = clip_linear_probe.weights(fitted, 4, dtype)
+        logits = torch.from_numpy(features.astype(dtype)) @ weight.T + bias
+        assert logits.argmax(dim=1).tolist() == fitted.predict(features).tolist()
+        chances = torch.softmax(logits, dim=1)[:, [1, 3]].numpy()
+        assert chances == pytest.approx(fitted.predict_proba(features), abs=error)
 
 
 @pytest.mark.parametrize(("towers", "count"), [(["image", "text"], 184_320), (["image"], 110_592), (["text"], 73_728)])

@@ -97,5 +97,8 @@ def _distance(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     """Summed |difference| of components, 0 where nothing is known, and where something is: [batch, height, width]."""
     truth = batch["normals"]
     valid = truth.isfinite().all(dim=1)
-    distance = (F.normalize(exact(outputs), dim=1) - truth.nan_to_num(0.0)).abs().sum(dim=1)
+    found = exact(outputs)
+    # as the multi-task literature keeps from dividing by zero
+    found = found / (found.norm(dim=1, keepdim=True) + 1e-12)
+    distance = (found - truth.nan_to_num(0.0)).abs().sum(dim=1)
     return torch.where(valid, distance, torch.zeros_like(distance)), valid

@@ -95,6 +95,16 @@ def test_marked_pixels_weigh_what_they_should_in_double_precision(task: str, wei
     assert found.item() == pytest.approx(expected / 3, rel=1e-14)
 
 
+def test_predicted_normals_are_divided_by_their_length_and_a_trillionth() -> None:
+    outputs = torch.tensor([3e-9, 4e-9, 0.0], dtype=torch.float64).view(1, 3, 1, 1).requires_grad_()
+    batch = {"normals": torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1)}
+    loss = TASKS.get("normals")().loss(outputs, batch, TrainSpec())  # type: ignore[attr-defined]
+    assert loss.item() == pytest.approx((7e-9 / (5e-9 + 1e-12) + 1) / 3, rel=1e-14)
+    nothing = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    TASKS.get("normals")().loss(nothing, batch, TrainSpec()).backward()  # type: ignore[attr-defined]
+    assert nothing.grad is not None and nothing.grad.isfinite().all()
+
+
 def test_masks_weigh_what_they_should_in_double_precision() -> None:
     """Dice of squared chances with 1e-5 in both of its parts, and the mean cross-entropy."""
     logits = torch.tensor([[[[0.3, -1.2], [0.7, 5.0]]]], dtype=torch.float64)

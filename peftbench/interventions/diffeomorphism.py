@@ -37,10 +37,10 @@ def flow(x: Tensor, v: Tensor) -> Tensor:
     for _ in range(cells):
         start, stop = v[cell], v[cell + 1]
         slope = (stop - start) * cells
-        speed = start + slope * (x - cell / cells)
+        speed = start + slope * (x - cell.to(x.dtype) / cells)
         ahead = speed > 0
         end = torch.where(ahead, stop, start)
-        goal = (cell + ahead.long()) / cells
+        goal = (cell + ahead.long()).to(x.dtype) / cells
         flat = slope.abs() < FLAT
         safe = torch.where(flat, torch.ones_like(slope), slope)
         moved = x + torch.where(flat, speed * left, speed * torch.expm1(safe * left) / safe)

@@ -16,6 +16,7 @@ from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, refer, share
+from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 
 
@@ -55,15 +56,16 @@ class KroneckerLinear(nn.Module):
 
 
 class KroneckerBottleneck(nn.Module):
-    """x -> up(gelu(down(x))) with both projections from the same rules."""
+    """x -> up(act(down(x))) with both projections from the same rules; `activation` is one of `ACTIVATIONS`."""
 
-    def __init__(self, width: int, bottleneck: int, rules: Rules, rank: int) -> None:
+    def __init__(self, width: int, bottleneck: int, rules: Rules, rank: int, activation: str) -> None:
         super().__init__()
+        self.activation = ACTIVATIONS[activation]
         self.down = KroneckerLinear(width, bottleneck, rules, rank)
         self.up = KroneckerLinear(bottleneck, width, rules, rank)
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.up(F.gelu(self.down(x)))
+        added: Tensor = self.up(self.activation(self.down(x)))
         return added
 
 
@@ -74,7 +76,8 @@ class Compacter(Method):
 
     t = `num_blocks` rules A_i [t, t] are shared by all layers and both projections. 2 L (2 (D + h) r + h + D) + t^3
     parameters on a plain ViT. The added path is small but not silent at the start. The paper (T5) takes t = 4, rank 1
-    and width / 32, which is 24 for width 768; it also trains the layer norms, which is left out here.
+    and width / 32, which is 24 for width 768; it also trains the layer norms, which is left out here. Its code has
+    GELU in its tanh form (`activation: gelu_tanh`).
     """
 
     family: ClassVar[str] = "adapter"
@@ -90,6 +93,7 @@ class Compacter(Method):
     bottleneck: int = option(24, ge=1)
     num_blocks: int = option(4, ge=1)
     rank: int = option(1, ge=1)
+    activation: str = option("gelu", choices=("gelu", "gelu_tanh"), later=True)
 
     def problems(self) -> Sequence[str]:
         if self.bottleneck % self.num_blocks:
@@ -101,7 +105,7 @@ class Compacter(Method):
         require_divisible(self.name, sites, self.num_blocks)
         rules = share(backbone, "rules", Rules(self.num_blocks))
         for site in sites:
-            adapter = KroneckerBottleneck(site.shape.out_dim, self.bottleneck, rules, self.rank)
+            adapter = KroneckerBottleneck(site.shape.out_dim, self.bottleneck, rules, self.rank, self.activation)
             site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))
 
     def expected_params(self, shape: BackboneShape) -> int:

@@ -142,7 +142,8 @@ class _SPT(Method):
         """Summed squared gradients of all tensors, flattened one behind the other."""
         model = evidence.classifier(backbone).train()
         unfreeze(*tensors)
-        total = torch.zeros(sum(tensor.numel() for tensor in tensors), device=tensors[0].device)
+        first = tensors[0]
+        total = torch.zeros(sum(tensor.numel() for tensor in tensors), dtype=first.dtype, device=first.device)
         for batch in islice(evidence.images(self.batch_size), self.num_batches):
             gradients = torch.autograd.grad(evidence.loss(model, batch), tensors)
             total += torch.cat([gradient.flatten() for gradient in gradients]).square()

@@ -180,8 +180,9 @@ def test_repadapter(name: str) -> None:
     agree(run(backbone, tokens()), reference(tokens(), ahead=(adapter(0), second)))
 
 
-def test_compacter() -> None:
-    backbone = installed("compacter", bottleneck=6, num_blocks=3, rank=2)
+@pytest.mark.parametrize(("form", "approximate"), [("gelu", "none"), ("gelu_tanh", "tanh")])
+def test_compacter(form: str, approximate: str) -> None:
+    backbone = installed("compacter", bottleneck=6, num_blocks=3, rank=2, activation=form)
     (rules,) = [p.detach() for name, p in backbone.trainable if "rules" in name]
 
     def linear(y: Tensor, t: dict[str, Tensor], name: str) -> Tensor:
@@ -190,7 +191,7 @@ def test_compacter() -> None:
 
     def adapter(half: int) -> Branch:
         t = tensors(backbone, half)
-        return lambda y: y + linear(F.gelu(linear(y, t, "down")), t, "up")
+        return lambda y: y + linear(F.gelu(linear(y, t, "down"), approximate=approximate), t, "up")
 
     agree(run(backbone, tokens()), reference(tokens(), behind=(adapter(0), adapter(1))))
 

@@ -5,6 +5,7 @@ The reference reads weights by name from a bare backbone and never calls the met
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -281,6 +282,26 @@ def test_spt_takes_79_steps_of_20_000_towards_400_000_on_vit_b() -> None:
     budget = METHODS.get("spt_lora")().budget * 85_798_656
     steps = [round(step / STEPS_PER_BUDGET * budget) for step in range(1, NUM_STEPS + 1)]
     assert steps == list(range(20_000, 1_600_000, 20_000)) and budget == pytest.approx(400_000)
+
+
+def test_spts_sensitivity_keeps_double_precision() -> None:
+    """The sum over two batches of squared gradients of a norm and of a matrix, as precise as the network."""
+    backbone, method = make("vit_cls").double(), METHODS.get("spt_lora")(num_batches=2, batch_size=8)
+    shown = random_evidence(backbone)
+    evidence: Any = SimpleNamespace(
+        images=lambda size: ({**batch, "image": batch["image"].double()} for batch in shown.images(size)),
+        classifier=lambda backbone: shown.classifier(backbone).double(),
+        loss=shown.loss,
+    )
+    block = backbone.net.blocks[LAYER]  # type: ignore[index, union-attr]
+    tensors = [block.norm1.weight, block.mlp.fc1.weight]
+    found = method._sensitivity(evidence, backbone, tensors)  # type: ignore[attr-defined]
+
+    model, expected = evidence.classifier(backbone).train(), torch.zeros(48 + 192 * 48, dtype=torch.float64)
+    for batch in list(evidence.images(8))[:2]:
+        gradients = torch.autograd.grad(evidence.loss(model, batch), tensors)
+        expected += torch.cat([gradient.flatten() for gradient in gradients]) ** 2
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
 
 
 def test_spt_marks_the_most_sensitive_entries_within_the_budget() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -239,6 +240,15 @@ def test_the_flow_solves_its_differential_equation(size: float) -> None:
     inside = (v[1:-1] + 0.01).requires_grad_()
     edge = torch.zeros(1, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda v: flow(x[1:-1:7], torch.cat([edge, v, edge])), inside, atol=1e-4)
+
+
+@pytest.mark.parametrize("cells", [5, 7])
+def test_a_flow_keeps_double_precision_in_any_number_of_cells(cells: int) -> None:
+    """Along a velocity a + b x, the same line in all cells, x goes to (x + a / b) exp(b) - a / b."""
+    a, b = 0.1, 0.3
+    x = torch.linspace(0, 0.6, 31, dtype=torch.float64)
+    found = flow(x, a + b * torch.linspace(0, 1, cells + 1, dtype=torch.float64))
+    torch.testing.assert_close(found, (x + a / b) * math.exp(b) - a / b, rtol=0, atol=1e-13)
 
 
 @torch.no_grad()

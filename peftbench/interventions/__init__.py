@@ -12,7 +12,7 @@ from peftbench.interventions.attention import (
     split_heads,
 )
 from peftbench.interventions.base import Intervention, fold_all
-from peftbench.interventions.block import BlockTaps, Tap, tap_block
+from peftbench.interventions.block import BlockTaps, Tap, joins_as_it_is, tap_block
 from peftbench.interventions.class_aware import ClassAware, ClassPrompts, PromptedBeside
 from peftbench.interventions.context import ImageContext, LearnedContext
 from peftbench.interventions.headed import Headed
@@ -121,6 +121,7 @@ __all__ = [
     "fold_all",
     "hook_attention",
     "in_front",
+    "joins_as_it_is",
     "look_at",
     "made_again",
     "refer",

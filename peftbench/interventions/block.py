@@ -161,6 +161,15 @@ def halves(block: Any, arguments: dict[str, Any]) -> dict[str, Half]:
     raise NotApplicable(f"no residual halves are known for blocks of type {kind}")
 
 
+def joins_as_it_is(block: nn.Module, half: str) -> bool:
+    """Whether what a half of a timm block gives is added to the stream without LayerScale."""
+    try:
+        found = halves(block, {}).get(half)
+    except NotApplicable:
+        return False
+    return found is not None and (found.scale is _same or isinstance(found.scale, nn.Identity))
+
+
 def _in_windows(block: sam.Block, x: Tensor) -> Tensor:
     """SAM's attention of maps [batch, height, width, channels], within windows but in a few blocks."""
     if not block.window_size:

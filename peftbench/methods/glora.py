@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
+from peftbench.interventions import Rewritten
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import FUSED_TARGETS, Matrix, Rewriting, offsets_without_effect
+from peftbench.methods.targets import FUSED_TARGETS, Matrix, Rewriting, lost_offsets, offsets_without_effect
 
 MATRIX_FORMS = ("lora", "vector", "constant", "none")
 PROMPT_FORMS = ("lora", "vector", "none")
@@ -118,9 +119,18 @@ class GLoRA(Rewriting):
                 total += sizes[form] if form in sizes else self.rank * (rows[name] + columns[name])
         return total
 
-    def inert(self, backbone: Backbone) -> dict[str, Tensor]:
-        """What scales or shifts the keys' bias, and what scales a bias that is zero."""
-        return offsets_without_effect(
+    def inert(self, backbone: Backbone) -> dict[str, Tensor | slice]:
+        """What scales or shifts the keys' bias, what scales a bias that is zero, and one number for all channels of the
+        stream, which the norms that read it subtract: a constant shift of proj's or fc2's bias, or of their weights,
+        whose offset differs from token to token."""
+        names = {id(tensor): name for name, tensor in backbone.trainable}
+        found: dict[str, Tensor | slice] = {}
+        for letter, form in (("b", self.shift), ("e", self.bias_shift)):
+            for site in lost_offsets(backbone, of_token=letter == "b") if form == "constant" else []:
+                if isinstance(site.module, Rewritten):
+                    found[names[id(site.module.changes["0"].supports[letter].up)]] = slice(None)  # type: ignore
+        of_keys = offsets_without_effect(
             backbone,
             lambda change: [(change.supports[name].up, name == "d") for name in ("d", "e") if name in change.supports],
         )
+        return found | of_keys

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
-from peftbench.interventions import LinearDelta, Rewritten
+from peftbench.interventions import LinearDelta, Rewritten, joins_as_it_is
 from peftbench.methods.base import Method, norms_keys
 
 # slice of the fused qkv that a target names
@@ -186,3 +186,21 @@ def offsets_without_effect(
             if mask.any():
                 found[names[id(vector)]] = mask.view_as(vector)
     return found
+
+
+def lost_offsets(backbone: Backbone, of_token: bool) -> Iterator[Site]:
+    """attn.proj and mlp.fc2 of blocks where an offset that all channels of their output share reaches nothing.
+
+    It joins the stream as it is, and layer norms, which subtract it, are all that reads the stream. A norm over several
+    tokens at once (a merging step) does so only where the offset is the same for all of them, and not one `of_token`s.
+    """
+    readers = ("norm.1", "norm.2", "norm.merge", "norm.final")
+    subtract = all(isinstance(site.module, nn.LayerNorm) for site in backbone.all_sites if site.shape.role in readers)
+    if not subtract or not backbone.sites("norm.final") or backbone.shape.family not in ("vit", "swin", "video_swin"):
+        return
+    blocks = {site.layer: site.module for site in backbone.sites("block")}
+    for role, half in (("attn.proj", "attn"), ("mlp.fc2", "mlp")):
+        for site in backbone.sites(role):
+            merged = site.shape.out_dim != backbone.shape.width
+            if joins_as_it_is(blocks[site.layer], half) and not (merged and of_token):
+                yield site

@@ -108,7 +108,8 @@ def answer(name: str, family: str) -> tuple[str, str]:
         install(method, backbone, findings=method.observe(evidence) if evidence else None)
     except NotApplicable as error:
         return "no", str(error)
-    return ("adapted" if method.faithfulness == "adapted" else "yes"), ""
+    changed = method.faithfulness == "adapted" and backbone.shape.family not in method.at_home
+    return ("adapted" if changed else "yes"), ""
 
 
 def refusal(model: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +124,26 @@ def first_line(error: BaseException) -> str:
     """The line that says something: torch puts a heading on the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.endswith(":")]
     return (lines or [type(error).__name__])[0][:200]
+
+
+def require_fit(
+    path: Path,
+    state: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    whose: str,
+    advice: Callable[[str], str],
+) -> None:
+    """Raises `BadInput` where tensors of a file are missing, too many, of another shape than `own`, or not finite.
+
+    `whose`: the shapes of `own` in words; `advice`: what to check where the tensor of a name does not fit.
+    """
+    for name in own:
+        if name not in state:
+            raise BadInput(f"{path} lacks {name}; {advice(name)}")
+    for name, tensor in state.items():
+        if name not in own:
+            raise BadInput(f"{path} has {name}, which has no place here; {advice(name)}")
+        if tensor.shape != own[name].shape:
+            raise BadInput(f"{path}: {name} is {list(tensor.shape)}, {whose} {list(own[name].shape)}; {advice(name)}")
+        if not bool(tensor.isfinite().all()):
+            raise BadInput(f"{path}: {name} holds NaN or infinite numbers; the file is damaged")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from peftbench.backbones.checkpoint import read_checkpoint
+from peftbench.backbones.checkpoint import read_checkpoint, require_fit
 from peftbench.backbones.layouts import renamed_by
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.weights import load_weights, resampled
@@ -135,18 +135,11 @@ def _joined(state: State) -> State:
 
 def _take(pair: Pair, state: State, path: Path) -> None:
     """Copies into everything but the image tower, which is loaded already unless the file is this package's own."""
-    own = pair.state_dict()
-    expected = [name for name in own if not name.startswith("image.") or name in state]
-    missing = [name for name in expected if name not in state]
-    unknown = [name for name in state if name not in own]
-    if missing or unknown:
-        wrong = f"lacks {missing[0]}" if missing else f"has {unknown[0]}, which this backbone has not"
-        raise BadInput(f"{path} {wrong}; check backbone.text and backbone.model")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            there, here = list(tensor.shape), list(own[name].shape)
-            check = "model and backbone.img_size" if name.startswith("image") else "text"
-            raise BadInput(f"{path}: {name} is {there}, this backbone's {here}; check backbone.{check}")
-        if not bool(tensor.isfinite().all()):
-            raise BadInput(f"{path}: {name} holds NaN or infinite numbers; the file is damaged")
+    own = {name: t for name, t in pair.state_dict().items() if not name.startswith("image.") or name in state}
+
+    def advice(name: str) -> str:
+        sizes = name in own and name.startswith("image")
+        return f"check {'backbone.model and backbone.img_size' if sizes else 'backbone.text and backbone.model'}"
+
+    require_fit(path, state, own, "this backbone's", advice)
     pair.load_state_dict(state, strict=False)

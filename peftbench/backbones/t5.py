@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, InputSpec, Kind, Site
-from peftbench.backbones.checkpoint import read_checkpoint
+from peftbench.backbones.checkpoint import read_checkpoint, require_fit
 from peftbench.backbones.families import site_at
 from peftbench.backbones.tokenizers import Pieces, pieces_of
 from peftbench.foundation.errors import BadInput, MissingInput
@@ -204,13 +204,6 @@ def _load(net: Any, path: Path) -> None:
             first.setdefault(tensor.data_ptr(), name)
     for name in [name for name in own if name not in state and own[name].data_ptr() in first]:
         state[name] = state[first[own[name].data_ptr()]]
-    if missing := [name for name in own if name not in state]:
-        raise BadInput(f"{path} lacks {missing[0]} of a T5; backbone.writer is a folder with config.json and weights")
-    if unknown := [name for name in state if name not in own]:
-        raise BadInput(f"{path} has {unknown[0]}, which the T5 of its config.json has not")
-    for name, tensor in state.items():
-        if tensor.shape != own[name].shape:
-            raise BadInput(f"{path}: {name} is {list(tensor.shape)}, by its config.json {list(own[name].shape)}")
-        if not bool(tensor.isfinite().all()):
-            raise BadInput(f"{path}: {name} holds NaN or infinite numbers; the file is damaged")
+    words = "backbone.writer is a folder with the config.json and the weights of one T5"
+    require_fit(path, state, own, "by its config.json", lambda _: words)
     net.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""One picture that shows a dataset: a few images of every class under its name, or images beside their maps."""
+"""One picture that shows a dataset: a few images of every class under its name, or images with their maps or texts."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from peftbench.data.base import RawSplit
 from peftbench.data.boxes import has_area
 from peftbench.data.maps import class_colours, coloured, depth_limits
+from peftbench.data.texted import TextedSplit
 from peftbench.foundation.maps import BOXES
 
 if TYPE_CHECKING:
@@ -44,6 +45,53 @@ def contact_sheet(split: RawSplit, class_names: tuple[str, ...], per_class: int 
             corner = (left + place * (tile + 2), top + _TEXT_HEIGHT)
             sheet.paste(picture, (corner[0] + (tile - picture.width) // 2, corner[1] + (tile - picture.height) // 2))
     return sheet
+
+
+def text_sheet(split: TextedSplit, answers: Sequence[str], number: int = 8, tile: int = 128, most: int = 3) -> Image:
+    """The first images of a split, each with its first texts below it: captions, or a question with the one of
+    `answers` that most annotators gave.
+    """
+    from PIL import Image as images
+    from PIL import ImageDraw, ImageFont
+
+    font, width = ImageFont.load_default(12), 2 * tile
+    chosen = range(min(number, len(split)))
+    below = [_lines(_said(split, index, answers, most), font.getlength, width - _MARGIN) for index in chosen]
+    height = tile + _TEXT_HEIGHT * max(map(len, below), default=0) + 2 * _MARGIN
+    across = min(4, len(below))
+    sheet = images.new("RGB", (across * width + _MARGIN, -(-len(below) // across) * height + _MARGIN), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for index, lines in zip(chosen, below, strict=True):
+        left, top = _MARGIN + index % across * width, _MARGIN + index // across * height
+        sheet.paste(_fitted(split.read(index), tile), (left, top))
+        for place, line in enumerate(lines):
+            draw.text((left, top + tile + 4 + place * _TEXT_HEIGHT), line, _INK, font)
+    return sheet
+
+
+def _said(split: TextedSplit, index: int, answers: Sequence[str], most: int) -> list[str]:
+    texts = list(split.texts[index])
+    shown = texts[:most] + ([f"and {len(texts) - most} more"] if len(texts) > most else [])
+    if split.answers is None:
+        return shown
+    given = split.answers[index]
+    known = np.bincount(given[given >= 0]) if (given >= 0).any() else None
+    return [*shown, f"= {'an answer outside the list' if known is None else answers[int(known.argmax())]}"]
+
+
+def _lines(texts: Sequence[str], length: Callable[[str], float], width: int) -> list[str]:
+    """The texts in lines that are at most `width` pixels long; a longer word has a line of its own."""
+    lines = []
+    for text in texts:
+        line = ""
+        for word in text.split():
+            if line and length(f"{line} {word}") > width:
+                lines.append(line)
+                line = word
+            else:
+                line = f"{line} {word}".strip()
+        lines.append(line)
+    return lines
 
 
 def map_sheet(split: RawSplit, class_names: tuple[str, ...], rows: int = 8, tile: int = 96) -> Image:

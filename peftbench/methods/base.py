@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -41,7 +42,8 @@ class Method(Part):
     `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a whole, and reads
     `towers` where it `chooses_towers`), `trains_nothing` (no step is taken: all is there once it is attached),
     `by_task` (makes maps for each task, and so needs several that read them: `shape.tasks`), `faithfulness` (one of
-    `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only.
+    `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only; on families
+    `at_home` nothing was.
     """
 
     section: ClassVar[str] = "method"
@@ -61,14 +63,19 @@ class Method(Part):
     of_pairs: ClassVar[bool] = False
     chooses_towers: ClassVar[bool] = False
     trains_nothing: ClassVar[bool] = False
+    at_home: ClassVar[tuple[str, ...]] = ()
 
     # of a pair of towers, those that it attaches to, in the order of `TOWERS`
     towers: list[str] = option(["image"], choices=TOWERS, later=True)
 
     def __post_init__(self) -> None:
-        # in whichever order they are named, it is one cell
-        known = [name for name in TOWERS for _ in range(self.towers.count(name))]
-        object.__setattr__(self, "towers", known + [name for name in self.towers if name not in TOWERS])
+        # of what is chosen out of a list (towers, targets, halves): in whichever order it is named, it is one cell
+        for field in dataclasses.fields(self):
+            value, choices = getattr(self, field.name), field.metadata.get("choices")
+            if choices is not None and isinstance(value, list):
+                allowed = choices() if callable(choices) else choices
+                known = [name for name in allowed for _ in range(value.count(name))]
+                object.__setattr__(self, field.name, known + [name for name in value if name not in allowed])
         super().__post_init__()
 
     @property

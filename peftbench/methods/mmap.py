@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.backbones.pair import Pair, both_shapes
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import AppendTokens, ReplaceTokens, append_ahead
@@ -65,10 +66,14 @@ class MmAP(OfPair):
         tasks = len(set(pair.class_tasks))
         if tasks == 1:
             return {"members": torch.zeros(1, 1, dtype=torch.int64)}
+        if self.groups > tasks:
+            raise NotApplicable(
+                f"method.groups = {self.groups} is more than the {tasks} tasks of this data; take {tasks} or fewer"
+            )
         slopes = self._slopes(evidence, copy.deepcopy(pair))
         unit = F.normalize(slopes, dim=1)
         affinity = (unit @ unit.T).cpu()
-        groups = groups_of(affinity, min(self.groups, tasks))
+        groups = groups_of(affinity, self.groups)
         members = torch.stack([tasks + groups, torch.arange(tasks)], dim=1)
         return {"members": members, "affinity": affinity}
 

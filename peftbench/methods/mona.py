@@ -81,6 +81,8 @@ class Mona(Method):
         "The paper has Swin only; on a plain ViT the class token and registers pass the convolutions as 1 x 1 maps."
     )
 
+    at_home: ClassVar[tuple[str, ...]] = ("swin",)
+
     bottleneck: int = option(64, ge=1)
     dropout: float = option(0.1, ge=0, lt=1)
 

@@ -79,9 +79,13 @@ def test_tasks_are_alike_by_the_cosine_of_the_gradients_of_shared_prompts() -> N
     torch.manual_seed(3)
     found = method.observe(seen(pair))  # type: ignore[arg-type]
     assert not pair.trainable and found["members"][:, 1].tolist() == [0, 1, 2]
-    for groups, numbers in ((1, 1), (2, 2), (5, 3)):
+    for groups, numbers in ((1, 1), (2, 2), (3, 3)):
         members = replace(method, groups=groups).observe(seen(pair))["members"]  # type: ignore[arg-type]
         assert sorted(set(members[:, 0].tolist())) == list(range(3, 3 + numbers))
+    with pytest.raises(
+        NotApplicable, match=r"method\.groups = 4 is more than the 3 tasks of this data; take 3 or fewer"
+    ):
+        replace(method, groups=4).observe(seen(pair))  # type: ignore[arg-type]
     torch.manual_seed(3)
     method._attach(pair, torch.zeros(3, 1, dtype=torch.int64))
     trained = [tensor for _, tensor in pair.trainable]

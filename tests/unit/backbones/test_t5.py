@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from peftbench.backbones.build import build_backbone
@@ -131,6 +132,17 @@ def test_what_is_no_t5_gets_one_line(folder: Path, tmp_path: Path) -> None:
     described = json.loads((folder / "config.json").read_text())
     for change, said in (({"model_type": "bart"}, "no T5"), ({"d_model": 64}, "by its config.json")):
         (damaged / "config.json").write_text(json.dumps(described | change))
+        with pytest.raises(BadInput, match=said):
+            both_of(damaged)
+    (damaged / "config.json").write_text(json.dumps(described))
+    tensors = load_file(folder / "model.safetensors")
+    first = next(iter(tensors))
+    for name, tensor, said in (
+        ("extra.weight", torch.zeros(2), "has extra.weight, which has no place here"),
+        (first, torch.full_like(tensors[first], torch.nan), f"{first} holds NaN or infinite numbers"),
+    ):
+        save_file(tensors | {name: tensor}, damaged / "model.safetensors", {"format": "pt"})
+        shutil.copy(folder / "tokenizer.json", damaged / "tokenizer.json")
         with pytest.raises(BadInput, match=said):
             both_of(damaged)
     (damaged / "config.json").write_text("[")

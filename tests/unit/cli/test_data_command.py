@@ -9,9 +9,10 @@ from PIL import Image
 
 from peftbench.cli.commands import data as data_command
 from peftbench.data.base import Source
-from peftbench.data.contact_sheet import contact_sheet, map_sheet
+from peftbench.data.contact_sheet import _said, contact_sheet, map_sheet, text_sheet
 from peftbench.data.pixels.entry import listed
 from peftbench.data.splits import ArraySplit, FileSplit
+from peftbench.data.texted import TextedSplit
 from peftbench.data.verify import verify
 from peftbench.foundation import digests
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
@@ -313,6 +314,23 @@ def test_a_wrong_map_ends_a_run_in_its_line(tmp_path):
     wrong = Made(with_masks() | {"test": Masks([10, 11], [*masks([0]), *masks([0, 3])])})
     with pytest.raises(BadInput, match="image 1: its class_map holds 3; it takes 0 to 1, and 255"):
         load_split(wrong, "test", ImageTransform(8), tmp_path)
+
+
+def test_texts_stand_below_their_pictures(tmp_path, capsys):
+    images = ArraySplit(np.full((2, 4, 4, 3), (200, 0, 0), np.uint8), np.zeros(2, np.int64))
+    short = text_sheet(TextedSplit(images, [["a"], ["a"]]), ())
+    long = text_sheet(TextedSplit(images, [["a word " * 40], ["a"]]), ())
+    assert long.width == short.width and long.height > short.height + 3 * 16
+    assert (np.asarray(short) == (200, 0, 0)).all(-1).sum() == 2 * 128 * 128
+    answers = np.array([[1, 1, 0] + [-1] * 7, [-1] * 10], np.int32)
+    asked = TextedSplit(images, [["what?"], ["who?"]], answers)
+    assert _said(asked, 0, ["no", "yes"], 3) == ["what?", "= yes"]
+    assert _said(asked, 1, ["no", "yes"], 3) == ["who?", "= an answer outside the list"]
+    assert _said(TextedSplit(images, [list("abcde"), ["a"]]), 0, (), 3) == ["a", "b", "c", "and 2 more"]
+    for name, said in (("captioned_shapes", "images and captions"), ("asked_shapes", "images and answers")):
+        out = tmp_path / f"{name}.png"
+        assert data_command.main(["show", name, "--out", str(out), "--per-class", "4"]) == 0
+        assert said in capsys.readouterr().out and Image.open(out).height > 128 + 16
 
 
 def test_images_with_maps_are_shown_beside_them(tmp_path):

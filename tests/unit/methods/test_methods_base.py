@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,8 +13,8 @@ from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
 from peftbench.contracts.backbones import images, make
-from peftbench.foundation.errors import NotApplicable
-from peftbench.foundation.spec import option
+from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.spec import default_of, option
 from peftbench.interventions import Bottleneck, ScaleShift
 from peftbench.methods.base import METHODS, Method, MethodContractError, has_interventions, install
 from peftbench.objectives import base as objectives
@@ -125,3 +126,22 @@ def test_merging_twice_changes_nothing_more() -> None:
     once = backbone.eval()(images())
     method.merge(backbone)
     assert torch.equal(backbone(images()), once)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_lists_that_are_chosen_from_are_one_cell_in_any_order(name: str) -> None:
+    """And the defaults are in that order already, so that fingerprints are what they were."""
+    method = METHODS.get(name)()
+    for field in dataclasses.fields(method):
+        value, default = getattr(method, field.name), default_of(field)
+        if field.metadata.get("choices") is not None and isinstance(value, list):
+            assert value == default
+            turned = METHODS.get(name)(**{field.name: value[::-1]})
+            assert turned.identity() == method.identity() and turned.label == name
+
+
+def test_a_target_that_is_named_twice_or_wrongly_is_still_said() -> None:
+    with pytest.raises(ConfigError, match=r"name each target once .*\['q', 'v', 'v'\]"):
+        METHODS.get("lora")(targets=["v", "q", "v"])
+    with pytest.raises(ConfigError, match="cannot be 'x'"):
+        METHODS.get("lora")(targets=["x", "q"])

@@ -41,8 +41,9 @@ SHOWN: dict[str, dict[str, str]] = {
 }
 SEVERAL, DELTA = "several", "delta_m"
 _DECODER = ("decoder", "num_maps", "channels", "behind_merging")
-# what is no share of something
+# what is no share of something, and what of that has no unit
 _PLAIN = ("rmse", "log_rmse", "abs_rel", "mean_angle", "median_angle", "rms_angle")
+_WITHOUT_UNIT = ("rmse", "abs rel")
 
 # key of comparable cells -> task -> mean of the number that delta_m reads, of full fine-tuning on that task alone; None
 # where that was done in several settings, and nothing says which of them is meant
@@ -122,6 +123,11 @@ def _of_record(record: Mapping[str, Any], singles: Singles) -> Iterable[tuple[st
             yield header, _read(name, others[name])
 
 
+def is_plain(header: str) -> bool:
+    """Whether the numbers under this header, of `beside`, are neither percent nor degrees."""
+    return header.endswith(_WITHOUT_UNIT)
+
+
 def _read(name: str, value: float) -> float:
     return value if name in _PLAIN else 100 * value
 
@@ -148,7 +154,9 @@ def notes_on_singles(records: Sequence[Mapping[str, Any]], singles: Singles) -> 
         if nothing := [part for part in parts if not alone[part]]:
             yield f"no {DELTA}: full fine-tuning on {', '.join(nothing)} alone has 0, of which nothing is a share"
             continue
-        shown = ", ".join(f"{_named(part)} {_read(compared(part).name, alone[part]):.2f}" for part in parts)
+        shown = ", ".join(
+            f"{_named(part)} {_read(compared(part).name, alone[part]):.{2 + compared(part).finer}f}" for part in parts
+        )
         yield f"{DELTA} in percent against full fine-tuning on each task alone, of the same recipe and decoder: {shown}"
 
 

@@ -41,6 +41,7 @@ def _table(table: Table, families: Mapping[str, str]) -> dict[str, Any]:
         "overall": "mean of groups" if len(table.groups) > 1 else "flat mean",
         # what a score is multiplied with to be read, its unit, and -1 where less is better
         "scale": table.metric.scale,
+        "finer": table.metric.finer,
         "unit": " %" if table.metric.unit == FRACTION else f" {table.metric.unit}".rstrip(),
         "sign": 1 if table.metric.better == HIGHER else -1,
         "means": [name for name in mean_headers(table) if name != "PPT"],

@@ -160,10 +160,10 @@ def to_markdown(one: Reliability) -> str:
     cells = [
         [
             line.method,
-            _shown(_read(line.iqm, one.metric), 2),
+            _shown(_read(line.iqm, one.metric), 2 + one.metric.finer),
             _shown(line.improvement, 2),
             *(EMPTY if value is None else f"{100 * value:.1f}" for value in (line.ece,)),
-            EMPTY if line.corrupted is None else f"{one.metric.scale * line.corrupted:.1f}",
+            EMPTY if line.corrupted is None else f"{one.metric.scale * line.corrupted:.{1 + one.metric.finer}f}",
         ]
         for line in one.lines
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.boards.dense import PRIMARY, SEVERAL
+from peftbench.boards.dense import PRIMARY, SEVERAL, is_plain
 from peftbench.boards.table import Row, Score, Table
 from peftbench.foundation.metric import Metric
 
@@ -27,7 +27,8 @@ SEEDS, RANK, VERDICT = "seeds", "rank", "verdict"
 DECODER, CROP = "decoder (M)", "crop GFLOPs"
 # those whose head is a decoder
 MAP_TASKS = (*PRIMARY, SEVERAL, "promptable", "region")
-_AS_IT_IS = Metric("", unit="")
+# of numbers that are scaled already
+_SCALED, _PLAIN = Metric("", unit="%"), Metric("", unit="")
 
 
 def cost_headers(table: Table) -> list[str]:
@@ -118,7 +119,7 @@ def text(table: Table, row: Row, header: str) -> str:
         score = row.cells[header]
         return shown(score, table.metric, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
     if header in row.beside:
-        return shown(row.beside[header], _AS_IT_IS, 2)
+        return shown(row.beside[header], _PLAIN if is_plain(header) else _SCALED, 2)
     if header in (RANK, VERDICT):
         return _standing(table, row, header)
     group = header.removesuffix(" mean")
@@ -168,7 +169,7 @@ def shown(score: Score | None, metric: Metric, decimals: int) -> str:
     """Mean and spread, in percent where the metric is a fraction."""
     if score is None:
         return EMPTY
-    scale = metric.scale
+    scale, decimals = metric.scale, decimals + metric.finer
     mean = f"{scale * score.mean:.{decimals}f}"
     return mean if score.std is None else f"{mean} ± {scale * score.std:.{decimals}f}"
 

@@ -22,6 +22,11 @@ class Metric:
         """What a value is multiplied by where people read it: 100 for a fraction (percent), else 1."""
         return 100 if self.unit == FRACTION else 1
 
+    @property
+    def finer(self) -> int:
+        """How many decimals more than a percentage it is written with: two for a plain number, mostly below 1."""
+        return 0 if self.unit else 2
+
     def improves(self, value: float, on: float | None) -> bool:
         """Whether `value` is strictly better than `on`, which is None where there is nothing yet."""
         return on is None or (value > on if self.better == HIGHER else value < on)
@@ -36,10 +41,10 @@ class Metric:
         return 0.0 if self.better == HIGHER else -sys.float_info.max
 
     def shown(self, value: float, decimals: int = 2) -> str:
-        """`83.21%` for a fraction, else `11.24 degrees`."""
+        """`83.21%` for a fraction, else `11.24 degrees`, or `0.1428` where there is no unit."""
         if self.unit == FRACTION:
             return f"{value:.{decimals}%}"
-        return f"{value:.{decimals}f} {self.unit}".rstrip()
+        return f"{value:.{decimals + self.finer}f} {self.unit}".rstrip()
 
 
 ACCURACY = Metric("accuracy")

@@ -84,5 +84,7 @@ const rowOf = (label) => table().rows.find((row) => row.label === label);
 const overall = (row) => row.scores[table().overall];
 // A score on a scale where more is better, and with its unit.
 const good = (score) => table().sign * score.mean;
-const shownScore = (value, digits = 2) => `${value.toFixed(digits)}${table().unit}`;
+// numbers without a unit, mostly below 1, have more decimals
+const fixed = (value, digits = 2) => value.toFixed(digits + table().finer);
+const shownScore = (value, digits = 2) => `${fixed(value, digits)}${table().unit}`;
 const measured = () => measuredOf(table());

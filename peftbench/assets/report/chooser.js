@@ -70,8 +70,8 @@ function card(words, row) {
   const name = html("button", { type: "button", class: "linkish", title: row.label }, html("strong", {}, brief(row.label, 48)));
   name.addEventListener("click", () => openRow(row));
   const score = overall(row);
-  const spread = score.ci95 ? ` ± ${score.ci95.toFixed(2)}` : "";
-  return html("div", {}, html("dt", {}, words), html("dd", {}, name, ` ${score.mean.toFixed(2)}${spread}${table().unit}, ${costWords(row)}`));
+  const spread = score.ci95 ? ` ± ${fixed(score.ci95)}` : "";
+  return html("div", {}, html("dt", {}, words), html("dd", {}, name, ` ${fixed(score.mean)}${spread}${table().unit}, ${costWords(row)}`));
 }
 
 function drawChooser() {

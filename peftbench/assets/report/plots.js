@@ -103,7 +103,7 @@ function scatter(node, points, cost, height) {
     const half = overall(p.row).ci95;
     if (half) picture.append(svg("line", { x1: p.x, x2: p.x, y1: clamp(Y(overall(p.row).mean + half)), y2: clamp(Y(overall(p.row).mean - half)), stroke: "var(--accent)", opacity: 0.45 }));
   }
-  const text = (p) => `${p.row.label}\n${shownScore(overall(p.row).mean)}${overall(p.row).ci95 ? ` ± ${overall(p.row).ci95.toFixed(2)}` : ""}, ${COSTS[cost].unit(p.cost)}${p.state === "out" ? "\ndoes not fit" : p.state === "front" ? "\non the Pareto front" : ""}`;
+  const text = (p) => `${p.row.label}\n${shownScore(overall(p.row).mean)}${overall(p.row).ci95 ? ` ± ${fixed(overall(p.row).ci95)}` : ""}, ${COSTS[cost].unit(p.cost)}${p.state === "out" ? "\ndoes not fit" : p.state === "front" ? "\non the Pareto front" : ""}`;
   const order = { out: 0, fits: 1, front: 2 };
   const marks = new Map();
   for (const p of [...drawn].sort((a, b) => order[a.state] - order[b.state])) {

@@ -29,10 +29,10 @@ function drawCompare() {
   const names = [table().overall, ...table().means, ...table().tasks.map((task) => task.name)];
   const pairs = [...new Set(names)].map((name) => [name, a.scores[name], b.scores[name]]).filter(([, x, y]) => x && y);
   const most = Math.max(0.1, ...pairs.map(([, x, y]) => Math.abs(x.mean - y.mean)));
-  const number = (score) => score.mean.toFixed(2) + (score.ci95 ? ` ± ${score.ci95.toFixed(2)}` : "");
+  const number = (score) => fixed(score.mean) + (score.ci95 ? ` ± ${fixed(score.ci95)}` : "");
   const together = (x, y) => (x.ci95 && y.ci95 ? Math.hypot(x.ci95, y.ci95) : 0);
   const lines = pairs.map(([name, x, y]) => html("tr", {}, html("th", { scope: "row" }, ...breakable(name)), html("td", {}, number(x)), html("td", {}, number(y)),
-    html("td", {}, `${x.mean >= y.mean ? "+" : "−"}${Math.abs(x.mean - y.mean).toFixed(2)}`), diverging(good(x) - good(y), most, together(x, y))));
+    html("td", {}, `${x.mean >= y.mean ? "+" : "−"}${fixed(Math.abs(x.mean - y.mean))}`), diverging(good(x) - good(y), most, together(x, y))));
   for (const cost of Object.keys(COSTS)) {
     const [x, y] = [a.costs[cost], b.costs[cost]];
     if (!x || !y) continue;
@@ -49,9 +49,9 @@ function drawCompare() {
   else {
     const [difference, half] = [good(x) - good(y), together(x, y)];
     const ahead = difference >= 0 ? "A" : "B";
-    words.textContent = `${ahead} is ${Math.abs(difference).toFixed(2)} points ahead in ${table().overall}. `
-      + (half ? Math.abs(difference) > half ? `The 95 % intervals over seeds together are ${half.toFixed(2)} wide: on these data sets that is more than seeds explain.`
-        : `The 95 % intervals over seeds together are ${half.toFixed(2)} wide: the seeds alone could explain it.`
+    words.textContent = `${ahead} is ${fixed(Math.abs(difference))} points ahead in ${table().overall}. `
+      + (half ? Math.abs(difference) > half ? `The 95 % intervals over seeds together are ${fixed(half)} wide: on these data sets that is more than seeds explain.`
+        : `The 95 % intervals over seeds together are ${fixed(half)} wide: the seeds alone could explain it.`
         : "Without several seeds of both nobody can say whether that is chance.")
       + " One pair picked out of many needs the correction that the verdict column makes.";
   }
@@ -78,7 +78,7 @@ function heatTable() {
     const score = row.scores[task.name];
     if (!score) return html("td", {}, "—");
     const [ground, ink] = heatColour(1 - (best[i] - good(score)) / worst);
-    const link = html("button", { type: "button", class: "linkish", tabindex: "-1", style: `color: ${ink}` }, score.mean.toFixed(1));
+    const link = html("button", { type: "button", class: "linkish", tabindex: "-1", style: `color: ${ink}` }, fixed(score.mean, 1));
     link.addEventListener("click", () => openRow(row, task.name));
     return html("td", { style: `background: ${ground}; color: ${ink}` }, link);
   })));
@@ -138,7 +138,7 @@ function drawTask() {
   } else {
     const rows = table().rows.filter((row) => row.scores[chosen]).map((row) => {
       const score = row.scores[chosen];
-      return { row, mean: score.mean, half: score.ci95, words: score.mean.toFixed(2) + (score.ci95 ? ` ± ${score.ci95.toFixed(2)}` : "") + table().unit };
+      return { row, mean: score.mean, half: score.ci95, words: fixed(score.mean) + (score.ci95 ? ` ± ${fixed(score.ci95)}` : "") + table().unit };
     }).sort((a, b) => table().sign * (b.mean - a.mean));
     for (const one of rows) one.strong = Math.abs(one.mean - rows[0].mean) <= (one.half ?? 0) + (rows[0].half ?? 0);
     hint.textContent = "Best first; bars: 95 % intervals over seeds. Diamonds: the best and what its interval touches. Orange: ticked rows.";

@@ -75,6 +75,21 @@ def test_detection_shows_the_average_precision_of_each_class() -> None:
     assert "Average precision of each class, percent" in written and "| full     |   25.0 |    15.0 |" in written
 
 
+def test_errors_of_depth_that_differ_are_told_apart() -> None:
+    scores = {"rmse": 0.1428, "abs_rel": 0.4917, "delta_1": 0.69}
+    [table] = leaderboard(collect([record({"name": "depth"}, scores, PRIMARY["depth"])]))
+    shown = dict(zip(headers(table), texts(table, headers(table))[0][1:], strict=True))
+    assert shown["scenes"] == "0.143" and shown["flat mean"] == "0.1428"
+    assert shown["abs rel"] == "0.4917" and shown["delta 1.25"] == "69.00"
+    task = {"name": "several", "tasks": ["segmentation", "depth"], "weights": []}
+    both = record(task, {"segmentation/miou": 0.43, "depth/rmse": 0.1373}, Metric("segmentation/miou"), "arc")
+    single = record({"name": "depth"}, scores, PRIMARY["depth"])
+    table = table_of([singles()[0], single, both])
+    assert texts(table, ["depth rmse", "segmentation miou"]) == [["arc", "0.1373", "43.00"]]
+    assert any("depth 0.1428" in note for note in table.notes)
+    assert PRIMARY["depth"].shown(0.1428) == "0.1428" and PRIMARY["normals"].shown(19.128) == "19.13 degrees"
+
+
 def singles() -> list[RunRecord]:
     return [
         record({"name": "segmentation"}, {"miou": 0.6721}, Metric("miou")),

@@ -123,7 +123,7 @@ def _of_record(record: Mapping[str, Any], singles: Singles) -> Iterable[tuple[st
             yield header, _read(name, others[name])
 
 
-def is_plain(header: str) -> bool:
+def without_unit(header: str) -> bool:
     """Whether the numbers under this header, of `beside`, are neither percent nor degrees."""
     return header.endswith(_WITHOUT_UNIT)
 

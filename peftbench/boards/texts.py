@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from peftbench.boards.dense import PRIMARY, SEVERAL, is_plain
+from peftbench.boards.dense import PRIMARY, SEVERAL, without_unit
 from peftbench.boards.table import Row, Score, Table
 from peftbench.foundation.metric import Metric
 
@@ -28,7 +28,7 @@ DECODER, CROP = "decoder (M)", "crop GFLOPs"
 # those whose head is a decoder
 MAP_TASKS = (*PRIMARY, SEVERAL, "promptable", "region")
 # of numbers that are scaled already
-_SCALED, _PLAIN = Metric("", unit="%"), Metric("", unit="")
+_WITH_UNIT, _WITHOUT_UNIT = Metric("", unit="%"), Metric("", unit="")
 
 
 def cost_headers(table: Table) -> list[str]:
@@ -119,7 +119,7 @@ def text(table: Table, row: Row, header: str) -> str:
         score = row.cells[header]
         return shown(score, table.metric, 1) + (f" (n={score.n})" if 0 < score.n < row.num_seeds[1] else "")
     if header in row.beside:
-        return shown(row.beside[header], _PLAIN if is_plain(header) else _SCALED, 2)
+        return shown(row.beside[header], _WITHOUT_UNIT if without_unit(header) else _WITH_UNIT, 2)
     if header in (RANK, VERDICT):
         return _standing(table, row, header)
     group = header.removesuffix(" mean")

@@ -60,17 +60,12 @@ class SparseKernel(MatrixDelta):
 def quantile(values: Tensor, share: float) -> Tensor:
     """The quantile of a vector of any length, between neighbours linearly; torch's own takes 16 million values.
 
-    The shorter end is selected and not all sorted, which is the same number in a tenth of the time on a CPU.
+    What is not below it is selected in place of sorting all: the same number, sooner the larger the share.
     """
-    at, count = share * (len(values) - 1), len(values)
+    at = share * (len(values) - 1)
     below, above = math.floor(at), math.ceil(at)
-    if below > count - 1 - above:
-        ends = values.topk(count - below).values.topk(above - below + 1, largest=False).values
-        low, high = ends[0], ends[-1]
-    else:
-        ends = values.topk(above + 1, largest=False).values.topk(above - below + 1).values
-        low, high = ends[-1], ends[0]
-    return torch.lerp(low, high, at - below)
+    kept = values.topk(len(values) - below).values
+    return torch.lerp(kept[-1], kept[below - above - 1], at - below)
 
 
 class CompetingKernel(SparseKernel):

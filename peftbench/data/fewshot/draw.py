@@ -72,8 +72,8 @@ class FewShotSource(SourceAround):
             pool = apart
         order = hash_order(f"few-shot-seed{self.seed}:", range(len(pool)))
         rank, counts = ranks_within_class(pool.labels[order])
-        first = self.shots if not num_val else num_val if apart is not None else 0
-        chosen = rank < first if first else rank >= counts - num_val
+        # out of one pool those that validate are the last, and those that train the first
+        chosen = rank >= counts - num_val if num_val and apart is None else rank < (num_val or self.shots)
         # by rank, then class: the draw for fewer shots is a beginning of the one for more
         rows = order[chosen][np.lexsort((pool.labels[order][chosen], rank[chosen]))]
         return pool.take(rows)

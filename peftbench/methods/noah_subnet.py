@@ -56,8 +56,9 @@ class NOAHSubnet(Method):
     explicit list (`prompts`, `lora_ranks`, `adapter_widths`, one number per block, 0 for none) replaces its part, and
     other depths need all three. The search itself is `noah_supernet`. sum p D + 4 D r + (2 D h + h + D) parameters.
 
-    Prompts start from the xavier bound of the released code, LoRA from kaiming and zero, adapters from xavier. Left
-    out, since they are slips of that code: a second prompt that no block sees, and the init that overwrites B = 0.
+    Prompts start from the xavier bound of the released code, LoRA from kaiming and zero, adapters from xavier with
+    biases of zero, which the adapter's own init there draws with std 1e-6. Left out, since they are slips of that code:
+    a second prompt that no block sees, and the init that overwrites B = 0.
     """
 
     family: ClassVar[str] = "adapter"

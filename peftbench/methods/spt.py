@@ -58,7 +58,8 @@ class _SPT(Method):
     marked entries themselves train, W' = W + scatter(v) (section 3.2; the rule for vectors, alpha and beta as in the
     released code). As many are marked as bring the total closest to `budget`, a share of the backbone's parameters:
     by default 0.4M of ViT-B. The paper sweeps 0.2M to 1M and keeps the best on test. Embeddings stay frozen, the class
-    token always trains. For hierarchical backbones no code is released; they follow the same rule.
+    token always trains. Single entries of norms train like those of other vectors; the released code counts them and
+    leaves them as they are. For hierarchical backbones no code is released; they follow the same rule.
     """
 
     family: ClassVar[str] = "selection"

@@ -20,7 +20,8 @@ class UTuning(Method):
 
     Adapter: U(x) = W_u gelu(W_d x + a) + b, W_d [bottleneck, D]. Prefix, for attention: U(x) = W_o softmax(W_q x P_k^T
     / sqrt(d)) P_v with the frozen W_q and W_o, the parallel form of a prefix P_k, P_v [num_tokens, D]: its softmax is
-    its own, where prefix tuning shares one with the sequence. Init as in the authors' toolkit: xavier-uniform.
+    its own, where prefix tuning shares one with the sequence. Init as in the authors' toolkit: xavier-uniform; biases
+    are zero, where it draws them with std 1e-6.
 
     The paper derives the frame and combines tuners freely. Prefix beside attention with an adapter beside the MLP is
     the default here; which combination gave its published numbers, and the sizes, are not known from what was read.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.data.matlab_files import variables
 from peftbench.data.pixels.decode import opened
 from peftbench.foundation.errors import BadInput
 
@@ -99,22 +98,7 @@ def array_values(file: MapFile, size: Size, channels: int = 1) -> np.ndarray:
 
 def matlab(file: MapFile) -> dict[str, Any]:
     """The variables of a Matlab file by name. Raises `BadInput` for what is none."""
-    from scipy.io import loadmat
-
-    try:
-        found: dict[str, Any] = loadmat(io.BytesIO(file.data))
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        NotImplementedError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        raise BadInput(f"{file.name}: it is no Matlab file up to version 7.2 ({error}); copy it again") from error
-    return found
+    return variables(io.BytesIO(file.data), file.name)
 
 
 def matrix(file: MapFile, variable: str, size: Size) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, RawSplit, Source
 from peftbench.data.boxes import padded
 from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.foundation.maps import BOXES
@@ -29,6 +29,11 @@ _SAMPLES = 4
 _MOST = 6
 # a split keeps the scenes it drew while they have fewer pixels than this, of 21 bytes each
 _KEPT_PIXELS = 10_000_000
+# photos with maps are trained on whole, so that a suite with both needs `train` and the like here as well
+_SPLITS = {
+    **dict(zip(FULL_SPLITS, (BOUNDS["train800"], BOUNDS["val200"], BOUNDS["train800val200"]), strict=True)),
+    **BOUNDS,
+}
 _CORNERS = tuple(np.pi * turn / 6 for turn in (3, 7, 11))
 
 
@@ -66,8 +71,12 @@ class ScenesSource(Source):
     def targets(self) -> tuple[str, ...]:
         return ScenesSplit.maps
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (*FULL_SPLITS, *SPLITS)
+
     def split(self, name: str) -> RawSplit:
-        return ScenesSplit(self.size, self.seed, *BOUNDS[name])
+        return ScenesSplit(self.size, self.seed, *_SPLITS[name])
 
 
 class ScenesSplit(RawSplit):

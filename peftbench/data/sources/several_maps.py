@@ -66,11 +66,12 @@ def nyud(root: Path) -> Found:
     """
     readers: dict[str, Reader] = {"depth": _depth, "normals": _normals, "edges": _marks}
     folders = {"class_map": "segmentation", "depth": "depth", "normals": "normals", "edges": "edge"}
+    usual = {name: ".png" if name == "class_map" else ".npy" for name in folders}
     there = {name: _suffixes(root / folder) for name, folder in folders.items()}
     present = ["class_map", *(name for name in readers if there[name])]
 
     def sample(stem: str) -> Sample:
-        files = {name: (f"{folders[name]}/{stem}{there[name].get(stem, '.png')}",) for name in present}
+        files = {name: (f"{folders[name]}/{stem}{there[name].get(stem, usual[name])}",) for name in present}
         return Sample(f"images/{stem}.jpg", files)
 
     parts = {part: list(map(sample, stems)) for part, stems in listed_stems(root, "gt_sets", "images").items()}

@@ -282,7 +282,7 @@ def test_broken_maps_have_their_line(tmp_path: Path) -> None:
     depth = nyud(tmp_path) / "depth/0001.npy"
     depth.unlink()
     words = refusal(tmp_path, form="nyud")
-    assert "1 of 2 images of train have no mask, first images/0001.jpg, whose mask would be depth/0001.png" in words
+    assert "1 of 2 images of train have no mask, first images/0001.jpg, whose mask would be depth/0001.npy" in words
     for values, said in (
         (np.ones((3, 4)), "depth/0001.npy: the mask has 4 x 3 pixels and its image 12 x 8"),
         (np.ones((8, 12, 3)), "the array has 8 x 12 x 3 numbers and must have height x width"),
@@ -357,6 +357,7 @@ def test_broken_matlab_files_have_their_line(tmp_path: Path) -> None:
         (lambda: put_matlab(parts, anno=people(("wing", np.ones((8, 12), np.uint8)))), "no parts of people"),
         (lambda: put_matlab(parts, anno=people(("head", np.ones((4, 4), np.uint8)))), "no parts of people"),
         (lambda: parts.write_bytes(parts.read_bytes()[:150]), "it is no Matlab file up to version 7.2"),
+        (lambda: parts.write_bytes(b"junk"), "it is no Matlab file up to version 7.2"),
         (lambda: put_matlab(parts, anno=people()), ""),
         (lambda: put_matlab(labels, LabelMap=np.ones((4, 4))), "the mask has 4 x 4 pixels"),
         (lambda: put_matlab(labels, Labels=np.ones((8, 12))), "there is no matrix LabelMap in it"),

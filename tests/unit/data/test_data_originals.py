@@ -203,6 +203,18 @@ def test_svhn_calls_ten_zero_and_keeps_the_axes_straight(tmp_path, monkeypatch):
     check(opened(monkeypatch, "svhn", tmp_path, expected), expected, ("train", 90), ("test", 0))
 
 
+def test_damaged_matlab_files_have_their_line(tmp_path):
+    for split in ("train", "test"):
+        put(tmp_path / f"{split}_32x32.mat", b"junk")
+    with pytest.raises(BadInput, match=r"train_32x32\.mat: it is no Matlab file up to version 7\.2"):
+        VtabOriginal(task="svhn", originals=str(tmp_path)).open()
+    for name in ("imagelabels", "setid"):
+        put(tmp_path / f"flowers-102/{name}.mat", b"")
+    (tmp_path / "flowers-102/jpg").mkdir()
+    with pytest.raises(BadInput, match=r"imagelabels\.mat: it is no Matlab file"):
+        VtabOriginal(task="oxford_flowers102", originals=str(tmp_path)).open()
+
+
 def test_patch_camelyon(tmp_path, monkeypatch):
     h5py = pytest.importorskip("h5py", reason="needs the extra 'originals'")
     expected: Expected = {}

@@ -56,6 +56,13 @@ def test_a_split_holds_images_and_maps_in_step(tmp_path: Path) -> None:
     assert other.digest != split.digest
 
 
+def test_all_scenes_there_are_serve_protocols_of_whole_sets() -> None:
+    source = Scenes().open()
+    for whole, drawn in (("train", "train800"), ("val", "val200"), ("trainval", "train800val200")):
+        assert whole in source.splits
+        assert source.split(whole).content_digest() == source.split(drawn).content_digest()
+
+
 def test_what_stands_out_are_the_solids() -> None:
     drawn = scene(0, 0)
     assert ((drawn.saliency == 1) == ((drawn.class_map > 0) & (drawn.class_map != IGNORED))).all()

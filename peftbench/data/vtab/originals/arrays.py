@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from peftbench.data.matlab_files import variables
 from peftbench.data.vtab.originals.examples import Examples, Splits, stored_examples
 from peftbench.foundation.errors import BadInput, MissingInput
 
@@ -21,19 +22,26 @@ _NORB_TYPES: dict[int, np.dtype[Any]] = {0x1E3D4C55: np.dtype("u1"), 0x1E3D4C54:
 
 def svhn(root: Path) -> tuple[Splits, tuple[str, ...]]:
     """Cropped SVHN digits. Key: the running index; the raw label 10 is digit 0."""
-    from scipy.io import loadmat
 
     def examples(path: Path) -> Examples:
-        labels = loadmat(path, variable_names=["y"])["y"].reshape(-1).astype(np.int64) % 10
+        labels = _variable(path, "y").reshape(-1).astype(np.int64) % 10
 
         def load(rows: np.ndarray) -> np.ndarray:
-            images = loadmat(path, variable_names=["X"])["X"]
+            images = _variable(path, "X")
             return np.ascontiguousarray(np.moveaxis(images[..., rows], -1, 0))
 
         return stored_examples([path], range(len(labels)), labels, load)
 
     splits = {split: examples(root / f"{split}_32x32.mat") for split in ("train", "test")}
     return splits, tuple(str(digit) for digit in range(10))
+
+
+def _variable(path: Path, name: str) -> np.ndarray:
+    with path.open("rb") as stream:
+        found = variables(stream, str(path), variable_names=[name]).get(name)
+    if not isinstance(found, np.ndarray):
+        raise BadInput(f"{path}: there is no matrix {name} in it; copy it again")
+    return found
 
 
 def patch_camelyon(root: Path) -> tuple[Splits, tuple[str, ...]]:

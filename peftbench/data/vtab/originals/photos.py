@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from peftbench.data.matlab_files import variables
 from peftbench.data.tfds_order import hash_order
 from peftbench.data.vtab.originals.examples import Examples, Splits, class_folders, file_examples, lines_of
 from peftbench.foundation.errors import BadInput
@@ -32,11 +33,10 @@ def dtd(root: Path) -> tuple[Splits, tuple[str, ...]]:
 
 def flowers(root: Path) -> tuple[Splits, tuple[str, ...]]:
     """Oxford Flowers 102. Key: `image_00001.jpg`; label: the official one minus 1."""
-    from scipy.io import loadmat
-
     folder = root / "flowers-102"
-    labels = loadmat(folder / "imagelabels.mat", squeeze_me=True)["labels"]
-    parts = loadmat(folder / "setid.mat", squeeze_me=True)
+    with (folder / "imagelabels.mat").open("rb") as numbered, (folder / "setid.mat").open("rb") as divided:
+        labels = variables(numbered, numbered.name, squeeze_me=True)["labels"]
+        parts = variables(divided, divided.name, squeeze_me=True)
     splits = {}
     for split, name in (("train", "trnid"), ("validation", "valid"), ("test", "tstid")):
         numbers = parts[name].tolist()

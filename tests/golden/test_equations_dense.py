@@ -61,6 +61,16 @@ def test_mona_on_swin(size: str, count: int) -> None:
     assert METHODS.get("mona")().expected_params(on_meta(f"swin_{size}_patch4_window7_224").shape) == count
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "base", "large"),
+    [("adapter_houlsby", {"bottleneck": 64}, 3_107_328, 4_659_456), ("lora", {"rank": 64}, 3_080_192, 4_620_288)],
+)
+def test_rows_that_mona_is_compared_with(method: str, options: dict[str, Any], base: int, large: int) -> None:
+    """Two adapters a block; queries and values at rank 64. Published as 3.11 and 4.66, 3.03 and 4.57 M."""
+    for size, count in (("base", base), ("large", large)):
+        assert METHODS.get(method)(**options).expected_params(on_meta(f"swin_{size}_patch4_window7_224").shape) == count
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_places_are_read_as_grid_sample_reads_them(dtype: torch.dtype) -> None:
     values = torch.randn(3, 20, 4, dtype=dtype, requires_grad=True)

@@ -21,7 +21,7 @@ from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
 from peftbench.train.loop import FitResult, Row, fit, unfitted
-from peftbench.train.optim import param_groups
+from peftbench.train.optim import param_groups, require_words
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
         return Trained(unfitted(), probed, 0.0, {})
     # a head may hold frozen tensors, such as SAM's prompt encoder
     head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
+    require_words([name for name, _ in [*model.added, *head]], config.optim)
     groups = param_groups(model.added, head, config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)
     trainee = trainee_of(config, parts, keeper, train_set, val_set)

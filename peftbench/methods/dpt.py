@@ -29,13 +29,16 @@ class DPT(OfPair):
 
     The `num_classes` classes that the untouched pair finds likeliest each become a prompt of the last block: their text
     features, mapped to the image's width, look at its tokens (see `interventions.class_aware`). All tokens stand at
-    the end of the sequence and are cut off behind their block. The context has `TEXT_RATE` of the learning rate. With M
+    the end of the sequence and are cut off behind their block. The context has `TEXT_RATE` of the learning rate
+    behind the warm-up. With M
     vectors, T tokens, E the joint and D_v, D_t the towers' widths: M D_t + (L - 1) T D_v + (E + 1) D_v + 64 D_v + D_v^2
     + 2 D_v + 10 D_v parameters; `objective=dpt` has (C + 2) D_v of its own for C classes.
     """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2208.08340"
+    # 2: the context warms up at the rate of the rest
+    version: ClassVar[int] = 2
     identity_at_init: ClassVar[bool] = False
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = "All warms up for one epoch; in the released code texts do so and images for ten."

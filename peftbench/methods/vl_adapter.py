@@ -24,7 +24,8 @@ class VLAdapter(Method):
     """y <- y + up(gelu(down(y))) behind (cross-)attention and the MLP, ahead of the residual addition (section 3.2).
 
     Of width D / `reduction`, with the tanh form of GELU; all norms of the stream train as well, as in the released
-    code. Weights start from N(0, 0.02) and biases at zero, as BART's library starts what a checkpoint lacks. With
+    code. They start as the library starts what a checkpoint of theirs lacks: in a T5 as PyTorch starts linear maps,
+    elsewhere as in BART, weights from N(0, 0.02) and biases at zero. With
     h = floor(D / reduction): 2 L (2 D h + h + D) + 2 D (2 L + 1) parameters on a plain transformer. Its own setting is
     `task=vqa_written method.towers=[text]` with a T5, or `task=vqa` where none is at hand; the head has the visual
     embedding.
@@ -49,7 +50,10 @@ class VLAdapter(Method):
                 raise NotApplicable(f"method.reduction={self.reduction} leaves nothing of the {width} channels here")
             adapter = Bottleneck(width, width // self.reduction, "gelu_tanh")
             for linear in (adapter.down, adapter.up):
-                nn.init.normal_(linear.weight, std=_STD)
+                if backbone.shape.family == "t5":
+                    linear.reset_parameters()
+                else:
+                    nn.init.normal_(linear.weight, std=_STD)
             site.wrap(partial(Behind, module=adapter, channel_dim=site.channel_dim))
         if self.norms:
             unfreeze(*(site.module for site in backbone.sites("norm")))

@@ -24,9 +24,10 @@ def param_groups(
 ) -> list[dict[str, Any]]:
     """Optimiser groups {method, head} x {decay, no_decay}; empty ones are left out.
 
-    Tensors with at most one axis (biases, norms, scales) get no weight decay unless `decay_vectors` asks for it. Each
-    group carries its `name`, the `names` of its tensors and its `lr_scale`; where `scale_of` the name of a method's
-    tensor is not 1, such tensors make groups of their own.
+    Tensors with at most one axis (biases, norms, scales) get no weight decay unless `decay_vectors` asks for it, and
+    none does whose name holds a word of `undecayed` (mmcv's `custom_keys` with a `decay_mult` of 0). Each group carries
+    its `name`, the `names` of its tensors and its `lr_scale`; where `scale_of` the name of a method's tensor is not 1,
+    such tensors make groups of their own.
 
     Raises `ConfigError` when there is nothing to train.
     """
@@ -38,7 +39,7 @@ def param_groups(
     for (owner, lr_scale), tensors in owners.items():
         own = f"{owner} x {lr_scale:g}" if owner == "method" and lr_scale != 1 else owner
         for kind, decays in (("decay", True), ("no_decay", False)):
-            chosen = [(name, tensor) for name, tensor in tensors if (tensor.ndim > 1 or spec.decay_vectors) == decays]
+            chosen = [(name, tensor) for name, tensor in tensors if _decays(name, tensor, spec) == decays]
             if chosen:
                 groups.append(
                     {
@@ -53,6 +54,19 @@ def param_groups(
     if not groups:
         raise ConfigError(["nothing to train: neither the method nor the head has a trainable tensor"])
     return groups
+
+
+def _decays(name: str, tensor: Tensor, spec: OptimSpec) -> bool:
+    return (tensor.ndim > 1 or spec.decay_vectors) and not any(word in name for word in spec.undecayed)
+
+
+def require_words(names: Iterable[str], spec: OptimSpec) -> None:
+    """Raises `ConfigError` where a word of `undecayed` stands in none of the names of what trains."""
+    names = list(names)
+    for word in spec.undecayed:
+        if not any(word in name for name in names):
+            some = ", ".join(names[:3])
+            raise ConfigError([f"optim.undecayed: '{word}' is in no name of what trains, such as {some}; leave it out"])
 
 
 def build_optimizer(groups: list[dict[str, Any]], spec: OptimSpec) -> Optimizer:
@@ -84,8 +98,8 @@ class Schedule:
     min_lr + (lr - min_lr) * (1 + cos(pi (s-W) / (T-W))) / 2.
 
     `spec.schedule` `epochs` (Dassl's constant warm-up ahead of torch's cosine): with w warm-up epochs of E, epoch
-    e = 0 .. E-1 uses warmup_lr before w, and from w on min_lr + (lr - min_lr) * (1 + cos(pi (e-w) / E)) / 2, which does
-    not reach its end.
+    e = 0 .. E-1 uses warmup_lr before w, in every group alike, and from w on
+    min_lr + (lr - min_lr) * (1 + cos(pi (e-w) / E)) / 2, which does not reach its end.
 
     `poly` (mmsegmentation's polynomial rate, counted by iterations): behind the warm-up of `steps`,
     min_lr + (lr - min_lr) * (1 - (s-W) / (T-W)) ** power.
@@ -102,7 +116,7 @@ class Schedule:
         spec, warmup = self._spec, self.num_warmup_steps
         if spec.schedule == "epochs":
             behind = step // self._steps_per_epoch - int(spec.warmup_epochs)
-            return spec.warmup_lr if behind < 0 else self._cosine(behind / self._epochs)
+            return spec.warmup_lr if self.is_constant(step) else self._cosine(behind / self._epochs)
         if step < warmup:
             return spec.warmup_lr + (spec.lr - spec.warmup_lr) * step / warmup
         progress = (step - warmup) / max(1, self.num_steps - warmup)
@@ -110,16 +124,24 @@ class Schedule:
             return spec.min_lr + (spec.lr - spec.min_lr) * (1 - progress) ** spec.power
         return self._cosine(progress)
 
+    def is_constant(self, step: int) -> bool:
+        """Whether step `step` is of a warm-up at one rate, which is that of every group."""
+        spec = self._spec
+        return spec.schedule == "epochs" and step // self._steps_per_epoch < int(spec.warmup_epochs)
+
+    def rate_at(self, step: int, lr_scale: float) -> float:
+        """The rate of step `step` in a group of `lr_scale`."""
+        return self.lr_at(step) * (1.0 if self.is_constant(step) else lr_scale)
+
     def _cosine(self, progress: float) -> float:
         spec = self._spec
         return spec.min_lr + (spec.lr - spec.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
     def apply(self, optimizer: Optimizer, step: int) -> float:
         """Sets the rate of every group for `step`; returns the rate before scaling."""
-        lr = self.lr_at(step)
         for group in optimizer.param_groups:
-            group["lr"] = lr * group["lr_scale"]
-        return lr
+            group["lr"] = self.rate_at(step, group["lr_scale"])
+        return self.lr_at(step)
 
 
 class HostRates:
@@ -137,9 +159,9 @@ class DeviceRates:
     """The same on the device, which holds the rates of all steps in float32 and counts the steps itself."""
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, device: torch.device) -> None:
-        base = [schedule.lr_at(step) for step in range(schedule.num_steps)]
-        scales = [group["lr_scale"] for group in optimizer.param_groups]
-        self._rates = torch.tensor([[lr * scale for lr in base] for scale in scales], device=device)
+        steps, scales = range(schedule.num_steps), [group["lr_scale"] for group in optimizer.param_groups]
+        rates = [[schedule.rate_at(step, scale) for step in steps] for scale in scales]
+        self._rates = torch.tensor(rates, device=device)
         self._now: Tensor = self._rates[:, :1].clone()
         self._next = torch.zeros(1, dtype=torch.int64, device=device)
         for group, rate in zip(optimizer.param_groups, self._now, strict=True):

@@ -21,12 +21,14 @@ class OptimSpec(Spec):
     The defaults are the recipe of NOAH (arXiv:2206.04673), shared by most visual PEFT papers. `warmup_lr` and
     `min_lr` are absolute rates, not factors of `lr`; the head's rates are all of these times `head_lr_scale`.
     `schedule` `epochs` sets the rate once an epoch, as CoOp's line of work does: `warmup_lr` throughout the warm-up,
-    then a half cosine over all epochs that begins behind it (see `Schedule`). `poly` falls behind the warm-up as the
-    power `power` of the share of steps that is left, as mmsegmentation does; a power of 1 is a straight line.
+    which no scale changes, then a half cosine over all epochs that begins behind it (see `Schedule`). `poly` falls
+    behind the warm-up as the power `power` of the share of steps that is left, as mmsegmentation does; a power of 1 is
+    a straight line.
     `average_mean`, `average_std`: in the end the model holds the mean of its tensors behind every epoch, weighted by a
     normal density over the epochs 1, 2, ... of that mean and deviation; null holds those of the selected epoch.
     `adam` adds the decay to the gradient; `eps` is what it and `adamw` add to the root of the second moment.
-    `decay_vectors` lets weight decay act on tensors of one axis too (biases, norms, scales), as plain optimisers do.
+    `decay_vectors` lets weight decay act on tensors of one axis too (biases, norms, scales), as plain optimisers do;
+    tensors in whose names a word of `undecayed` stands have none in any case (`[.norm.]`, `[pos_embed]`).
     """
 
     section: ClassVar[str] = "optim"
@@ -42,6 +44,7 @@ class OptimSpec(Spec):
     min_lr: float = option(1e-5, ge=0)
     clip_norm: float | None = option(None, gt=0)
     decay_vectors: bool = option(False, later=True)
+    undecayed: list[str] = option([], later=True)
     eps: float = option(1e-8, gt=0, later=True)
     schedule: str = option("steps", choices=SCHEDULES, later=True)
     power: float = option(0.9, gt=0, later=True)
@@ -58,6 +61,8 @@ class OptimSpec(Spec):
             problems.append(
                 f"optim.power is of optim.schedule=poly, which is {self.schedule}; set it or leave power out"
             )
+        if "" in self.undecayed:
+            problems.append("optim.undecayed holds an empty word, which is in every name; leave it out")
         if len(self.betas) != 2:
             problems.append(f"optim.betas must hold two numbers, got {len(self.betas)}")
         if self.min_lr > self.lr:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
+from peftbench.train.optim import param_groups
+from peftbench.train.options import OptimSpec
 from tests.golden.test_equations import WIDTH, agree, attention, block, installed, of_block, plain, run, tokens, weights
 
 PREFIXES = {"vit_layerscale": 1, "vit_avg": 0, "vit_registers": 3, "vit_distilled": 2}
@@ -219,6 +221,17 @@ def test_mona(model: str) -> None:
         return branch
 
     agree(run(backbone, x), reference(x, model, stream=(adapter(0), adapter(1))))
+
+
+def test_monas_recipe_decays_biases_and_scales_but_no_layer_norm() -> None:
+    """mmcv's `custom_keys` with `norm`, which stands in neither of the released `gamma` and `gammax`."""
+    built = make("swin")
+    install(METHODS.get("mona")(), built)
+    spec = OptimSpec(weight_decay=0.01, decay_vectors=True, undecayed=[".norm."])
+    names = {group["name"]: set(group["names"]) for group in param_groups(built.trainable, [], spec)}
+    assert names["method/no_decay"] == {name for name, _ in built.trainable if name.split(".")[-2] == "norm"}
+    ends = {name.rpartition(".")[2] for name in names["method/decay"]}
+    assert ends == {"norm_scale", "skip_scale", "weight", "bias"}
 
 
 @pytest.mark.parametrize("model", ["convnext", "convnext_conv_mlp"])

@@ -20,7 +20,7 @@ from peftbench.contracts.backbones import PAIR, make, samples
 from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS, install
 from peftbench.train.average import EpochAverage, epoch_weights
-from peftbench.train.optim import Schedule
+from peftbench.train.optim import Schedule, build_optimizer, param_groups
 from peftbench.train.options import OptimSpec
 
 
@@ -71,6 +71,23 @@ def test_the_rates_of_coops_line_are_set_by_epochs() -> None:
     rates = [schedule.lr_at(3 * epoch + step) for epoch in range(5) for step in (0, 2)]
     expected = [1e-5, 0.0035, 0.003166, 0.002291, 0.001209]
     assert rates == pytest.approx([rate for rate in expected for _ in range(2)], abs=5e-7)
+
+
+def test_the_constant_warm_up_is_one_rate_for_all_that_trains() -> None:
+    # Dassl's ConstantWarmupScheduler returns its rate for every group, whatever the rate that they warm up to
+    spec = OptimSpec(name="sgd", lr=0.01, warmup_epochs=1, warmup_lr=1e-5, min_lr=0.0, schedule="epochs")
+    pair = moved("dpt")
+    optimizer = build_optimizer(param_groups(pair.trainable, [], spec, METHODS.get("dpt")().lr_scale), spec)
+    schedule = Schedule(spec, epochs=4, steps_per_epoch=2)
+
+    def rates(step: int) -> dict[str, float]:
+        schedule.apply(optimizer, step)
+        return {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+
+    assert set(rates(1).values()) == {1e-5}
+    behind = rates(2)
+    assert behind.pop("classes.context") == pytest.approx(0.002)
+    assert list(behind.values()) == pytest.approx([0.01] * len(behind))
 
 
 def test_promptsrcs_weights_of_epochs() -> None:

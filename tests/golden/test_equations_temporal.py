@@ -18,6 +18,8 @@ from peftbench.contracts.test_methods import nudge
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions import TemporalConvAdapter
 from peftbench.methods.base import METHODS, install
+from peftbench.train.optim import param_groups
+from peftbench.train.options import OptimSpec
 
 WIDTH, HEADS = 48, 3
 ST_BOTH = {"halves": ["attn", "mlp"]}
@@ -173,6 +175,16 @@ def test_aim_starts_with_narrow_down_projections_and_trains_the_final_norm() -> 
     zero = [name for name, tensor in start.items() if name.endswith(("up.weight", "bias", "offsets"))]
     assert all(not start[name].any() for name in zero if not name.startswith("net.norm."))
     assert {"net.norm.weight", "net.norm.bias"} <= set(start)
+
+
+def test_aims_recipe_decays_all_that_trains_but_the_final_norm() -> None:
+    """mmcv with the released `custom_keys`, of which `ln_post` alone trains: biases and offsets of frames decay."""
+    built = make("vit_prenorm" + OF_CLIPS)
+    install(METHODS.get("aim")(), built)
+    spec = OptimSpec(weight_decay=0.05, decay_vectors=True, undecayed=["net.norm."])
+    names = {group["name"]: set(group["names"]) for group in param_groups(built.trainable, [], spec)}
+    assert names["method/no_decay"] == {"net.norm.weight", "net.norm.bias"}
+    assert names["method/decay"] == {name for name, _ in built.trainable} - names["method/no_decay"]
 
 
 @every_form

@@ -94,6 +94,11 @@ def test_adapters_stand_where_vl_t5s_do(folder: Path) -> None:
     assert sum(tensor.numel() for _, tensor in both.trainable) == 13 * (2 * 32 * 4 + 4 + 32) + norms * 32
     adapters = [module for module in both.text.modules() if type(module).__name__ == "Bottleneck"]
     assert [len(half.all_of(type(adapters[0]))) for half in both.text.stacks] == [4, 9]
+    # T5's library leaves linear maps that it does not know as PyTorch starts them, biases too
+    for linear in (linear for adapter in adapters for linear in (adapter.down, adapter.up)):
+        most = linear.in_features**-0.5
+        for tensor in (linear.weight, linear.bias):
+            assert 0.5 * most < tensor.abs().max() <= most
     both = both_of(folder)
     install(METHODS.get("mixphm")(bottleneck=8, towers=["text"]), both, 0)
     heard = type(next(m for m in both.text.modules() if type(m).__name__ == "MixedBottleneck"))

@@ -207,6 +207,18 @@ def test_the_device_sets_the_rates_of_the_schedule() -> None:
             assert rate == torch.tensor(schedule.lr_at(number) * group["lr_scale"])
 
 
+def test_the_device_warms_all_groups_up_at_one_constant_rate() -> None:
+    spec = OptimSpec(lr=0.1, head_lr_scale=10, warmup_epochs=1, warmup_lr=1e-3, min_lr=0.0, schedule="epochs")
+    groups = param_groups([], list(network().named_parameters())[-2:], spec)
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    rates = DeviceRates(optimizer, Schedule(spec, epochs=3, steps_per_epoch=2), torch.device("cpu"))
+    seen = []
+    for _ in range(3):
+        rates.advance()
+        seen.append([group["lr"].item() for group in optimizer.param_groups])
+    assert torch.tensor(seen).equal(torch.tensor([[1e-3] * len(groups)] * 2 + [[1.0] * len(groups)]))
+
+
 @pytest.fixture
 def no_stream_yet() -> Iterator[None]:
     capture._stream.cache_clear()

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from peftbench.foundation.errors import ConfigError
-from peftbench.train.optim import Schedule, build_optimizer, param_groups
+from peftbench.train.optim import Schedule, build_optimizer, param_groups, require_words
 from peftbench.train.options import OptimSpec
 
 
@@ -38,6 +38,26 @@ def test_decay_vectors_decays_every_tensor_as_a_plain_optimiser_does() -> None:
         "method/decay": (["0.weight", "0.bias", "1.weight", "1.bias"], 0.05),
         "head/decay": (["weight", "bias"], 0.05),
     }
+
+
+def test_tensors_named_as_undecayed_have_no_decay_whatever_their_shape() -> None:
+    spec = OptimSpec(weight_decay=0.05, decay_vectors=True, undecayed=["1.", "0.weight"])
+    assert {group["name"]: group["names"] for group in groups_of(model(), spec)} == {
+        "method/decay": ["0.bias"],
+        "method/no_decay": ["0.weight", "1.weight", "1.bias"],
+        "head/decay": ["weight", "bias"],
+    }
+
+
+def test_an_undecayed_word_of_no_name_and_an_empty_one_are_refused() -> None:
+    names = ["net.norm.weight", "head.bias"]
+    require_words(names, OptimSpec(undecayed=["norm.", "head"]))
+    with pytest.raises(
+        ConfigError, match=r"'norn' is in no name of what trains, such as net\.norm\.weight, head\.bias"
+    ):
+        require_words(names, OptimSpec(undecayed=["norn"]))
+    with pytest.raises(ConfigError, match=r"optim\.undecayed holds an empty word"):
+        OptimSpec(undecayed=[""])
 
 
 def test_a_methods_tensors_with_a_rate_of_their_own_make_groups_of_their_own() -> None:

@@ -55,15 +55,18 @@ def micro_words() -> Words:
 
 
 class Pieces:
-    """Parts of words by a tokenizer of the library `tokenizers`; `plain` drops punctuation, as SigLIP's does."""
+    """Parts of words by a tokenizer of the library `tokenizers`; `plain` drops capitals and punctuation, as SigLIP's
+    (big_vision's and OpenCLIP's `canonicalize_text`, in which an underscore is a space)."""
 
     def __init__(self, library: Any, plain: bool = False) -> None:
         self._library, self._plain = library, plain
 
     def pieces(self, text: str) -> list[int]:
-        text = re.sub(r"\s+", " ", html.unescape(html.unescape(text))).strip()
+        text = html.unescape(html.unescape(text))
         if self._plain:
-            text = text.lower().translate(str.maketrans("", "", string.punctuation))
+            text = text.replace("_", " ").translate(str.maketrans("", "", string.punctuation)).lower()
+        # behind what was dropped: of two spaces some vocabularies have a piece
+        text = re.sub(r"\s+", " ", text).strip()
         found: list[int] = self._library.encode(text, add_special_tokens=False).ids
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -60,9 +60,8 @@ def _decays(name: str, tensor: Tensor, spec: OptimSpec) -> bool:
     return (tensor.ndim > 1 or spec.decay_vectors) and not any(word in name for word in spec.undecayed)
 
 
-def require_words(names: Iterable[str], spec: OptimSpec) -> None:
+def require_words(names: Sequence[str], spec: OptimSpec) -> None:
     """Raises `ConfigError` where a word of `undecayed` stands in none of the names of what trains."""
-    names = list(names)
     for word in spec.undecayed:
         if not any(word in name for name in names):
             some = ", ".join(names[:3])

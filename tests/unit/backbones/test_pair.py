@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from peftbench.backbones.pair_weights import load_pair
 from peftbench.backbones.source import weights_files, weights_id
 from peftbench.backbones.text import build_text
 from peftbench.backbones.text_options import TEXTS, TextSpec
-from peftbench.backbones.tokenizers import Words, micro_words, rows_of, tokenizer_of
+from peftbench.backbones.tokenizers import Pieces, Words, micro_words, rows_of, tokenizer_of
 from peftbench.contracts.backbones import PAIR, make, samples
 from peftbench.foundation.errors import BadInput, MissingInput
 
@@ -121,6 +122,27 @@ def test_openais_names_hold_the_same_tensors(tmp_path: Path) -> None:
     finer = timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0, **(VIT | {"patch_size": 4}))
     read = load_pair(Pair(from_timm(finer, 32), build_text(TEXT), Words([])), tmp_path / "openai.safetensors")
     assert "its patches of 8x8 pixels resampled to 4x4" in read
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("A photo of Red - Blue!", "a photo of red blue"),
+        ("baby's  breath (flower)", "babys breath flower"),
+        ("ice_skating_rink / outdoor .", "ice skating rink outdoor"),
+        ("fish &amp; chips", "fish chips"),
+    ],
+)
+def test_siglips_texts_are_canonicalised_as_by_big_vision(text: str, read: str) -> None:
+    """Punctuation that stands alone leaves no second space, for which SigLIP 2's vocabulary has a piece."""
+    seen: list[str] = []
+
+    def encode(text: str, add_special_tokens: bool) -> SimpleNamespace:
+        seen.append(text)
+        return SimpleNamespace(ids=[len(text)])
+
+    assert Pieces(SimpleNamespace(encode=encode), plain=True).pieces(text) == [len(read)]
+    assert seen == [read]
 
 
 def test_transformers_siglip_is_read_and_computes_the_same(tmp_path: Path) -> None:

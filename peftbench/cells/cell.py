@@ -109,7 +109,7 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
         identity["objective"] = {"name": objective.name, "version": objective.version} | objective.identity()
     task = config.task
     if not task.plain:
-        identity["task"] = {"name": task.name, "version": task.version} | task.identity()
+        identity["task"] = {"name": task.name, "version": task.revision} | task.identity()
     labels = {
         "backbone": config.backbone.title,
         "method": method_label(config),

@@ -80,7 +80,7 @@ class Task(Part):
     evaluation), `reads_texts` (its model takes the texts of samples beside their images), `reads_names` (it compares
     images with the texts of class names), `reads_maps` (its head reads maps that are taken off blocks, and `said_of`
     gives what belongs to the image), `faithfulness` and `adapted` as of methods.
-    Where they depend on options, a subclass overrides `metric` and `targets`.
+    Where they depend on options, a subclass overrides `metric`, `targets` and `revision`.
     """
 
     section: ClassVar[str] = "task"
@@ -91,6 +91,11 @@ class Task(Part):
     reads_texts: ClassVar[bool] = False
     reads_names: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
+
+    @property
+    def revision(self) -> int:
+        """What a cell's identity holds: `version`, raised with the version of what the options choose."""
+        return self.version
 
     @property
     def metric(self) -> Metric:

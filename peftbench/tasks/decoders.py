@@ -1,7 +1,7 @@
 """Decoders: feature maps at several blocks -> one map of scores.
 
 `DECODERS` builds one from (taps of the backbone, number of outputs, width of its convolutions or None for the usual
-one).
+one); `VERSIONS` is raised when the meaning of one changes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FCNDecoder(nn.Module):
         sizes = [sum(widths), *[channels] * num_convs]
         self.convs = nn.Sequential(*(conv(a, b, 3) for a, b in pairwise(sizes)))
         self.dropout = nn.Dropout2d(0.1)
-        self.classifier = nn.Conv2d(channels, outputs, 1)
+        self.classifier = classifier(channels, outputs)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         scores: Tensor = self.classifier(self.dropout(self.convs(side_by_side(maps))))
@@ -64,7 +64,7 @@ class PUPDecoder(nn.Module):
     def __init__(self, width: int, outputs: int, channels: int = 256) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv(a, b, 3) for a, b in pairwise([width, *[channels] * 4]))
-        self.classifier = nn.Conv2d(channels, outputs, 1)
+        self.classifier = classifier(channels, outputs)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         x = maps[-1]
@@ -92,7 +92,7 @@ class UPerNetDecoder(nn.Module):
         self.smooth = nn.ModuleList(conv(channels, channels, 3) for _ in finer)
         self.fusion = conv(len(widths) * channels, channels, 3)
         self.dropout = nn.Dropout2d(0.1)
-        self.classifier = nn.Conv2d(channels, outputs, 1)
+        self.classifier = classifier(channels, outputs)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, coarsest = maps
@@ -137,9 +137,21 @@ class HRNetDecoder(nn.Module):
 
 
 def conv(inside: int, outside: int, size: int) -> nn.Sequential:
-    """Convolution without bias, batch norm, relu; the size of the map stays."""
+    """Convolution without bias, batch norm, relu; the size of the map stays.
+
+    Starts normal with variance 2 / (outside size^2), as mmcv's `ConvModule` does (He et al., arXiv:1502.01852, eq. 14).
+    """
     layers = nn.Conv2d(inside, outside, size, padding=size // 2, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+    nn.init.kaiming_normal_(layers[0].weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(*layers)
+
+
+def classifier(inside: int, outputs: int) -> nn.Conv2d:
+    """1 x 1 convolution whose weights start normal with deviation 0.01 and biases at 0, as mmsegmentation's do."""
+    layer = nn.Conv2d(inside, outputs, 1)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def pooled_to(x: Tensor, bins: int) -> Tensor:
@@ -181,3 +193,5 @@ DECODERS: dict[str, Callable[[Taps, int, int | None], nn.Module]] = {
     "upernet": _upernet,
     "hrnet": lambda taps, outputs, channels: HRNetDecoder(taps.widths, outputs, channels or 18),
 }
+# 2: they start as mmsegmentation's
+VERSIONS = {"fcn": 2, "pup": 2, "upernet": 2}

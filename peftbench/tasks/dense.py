@@ -14,7 +14,7 @@ from peftbench.backbones.maps import Taps, feature_maps, of_each_task, taps_of
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
 from peftbench.tasks.base import Targets, Task, mean_loss
-from peftbench.tasks.decoders import DECODERS, resized
+from peftbench.tasks.decoders import DECODERS, VERSIONS, resized
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.loss import LossFn, Model
@@ -39,6 +39,10 @@ class MapTask(Task):
     num_maps: int = option(4, ge=1)
     channels: int | None = option(None, ge=1, later=True)
     behind_merging: bool = option(False, later=True)
+
+    @property
+    def revision(self) -> int:
+        return self.version + VERSIONS.get(self.decoder, 1) - 1
 
     def num_outputs(self, targets: Targets) -> int:
         """How many channels the decoder gives."""

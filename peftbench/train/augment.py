@@ -24,20 +24,22 @@ _ATTEMPTS = 10
 @dataclass(frozen=True)
 class Augment:
     """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip,
-    scale_crop_flip.
+    scale_crop_flip, scale_rotate_flip.
 
     `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
     `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
     places are drawn here. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the augmentation of
-    segmentation; maps move with their images (`train.moved_maps`). Without
-    `mirrors` nothing is flipped, for data whose labels know left from right. With `draw_frames` readers are told which
-    moments of a clip to take.
+    segmentation; `scale_rotate_flip` zooms and turns about the middle, by up to `rotation` degrees either way, that of
+    several tasks at once (ASTMT's and MTI-Net's released code). Maps move with their images (`train.moved_maps`). Two
+    numbers of `zoom` are a range, more of them all there is to choose from. Without `mirrors` nothing is flipped, for
+    data whose labels know left from right. With `draw_frames` readers are told which moments of a clip to take.
     """
 
     kind: str = "none"
     crop_padding: int = 4
     erasing: float = 0.0
-    zoom: tuple[float, float] = (0.5, 2.0)
+    zoom: tuple[float, ...] = (0.5, 2.0)
+    rotation: float = 20.0
     photometric: bool = False
     window: int | None = None
     mirrors: bool = True
@@ -45,12 +47,12 @@ class Augment:
 
     @classmethod
     def of(cls, train: TrainSpec, window: int | None = None, mirrors: bool = True) -> Augment:
-        zoom = train.zoom[0], train.zoom[1]
         return cls(
             train.augment,
             train.crop_padding,
             train.erasing,
-            zoom,
+            tuple(train.zoom),
+            train.rotation,
             train.photometric,
             window,
             mirrors,
@@ -87,8 +89,13 @@ class Augment:
         if self.kind == "scale_crop_flip":
             generator = stream(seed, "augment", epoch, "window")
             uniform = torch.rand(num_samples, 3, generator=generator)
-            draws["zoom"] = self.zoom[0] + (self.zoom[1] - self.zoom[0]) * uniform[:, 0]
+            draws["zoom"] = self._zooms(uniform[:, 0])
             draws["window"] = uniform[:, 1:]
+        if self.kind == "scale_rotate_flip":
+            generator = stream(seed, "augment", epoch, "turn")
+            uniform = torch.rand(num_samples, 2, generator=generator)
+            draws["zoom"] = self._zooms(uniform[:, 0])
+            draws["angle"] = math.radians(self.rotation) * (2 * uniform[:, 1] - 1)
         if self.photometric:
             draws |= random_distortions(num_samples, stream(seed, "augment", epoch, "photometric"))
         if self.kind == "contrast":
@@ -99,6 +106,11 @@ class Augment:
             erased = torch.rand(num_samples, generator=generator) < self.erasing
             draws["erase"] = boxes * erased[:, None]
         return draws
+
+    def _zooms(self, uniform: Tensor) -> Tensor:
+        if len(self.zoom) == 2:
+            return self.zoom[0] + (self.zoom[1] - self.zoom[0]) * uniform
+        return torch.tensor(self.zoom)[(uniform * len(self.zoom)).long()]
 
     def geometry(self, images: Tensor, draws: Draws) -> Tensor:
         """Crop, flip and colours of images [batch, channels, height, width] in 0..1, before normalisation.
@@ -116,12 +128,14 @@ class Augment:
         return change_colours(images, draws) if "grey" in draws else images
 
     def normalised(self, images: Tensor, draws: Draws) -> Tensor:
-        """What is done behind normalisation, where 0 is the mean colour: zoomed windows, whose outside is 0, and
-        erasing.
+        """What is done behind normalisation, where 0 is the mean colour: zoomed windows and turned pictures, whose
+        outside is 0, and erasing.
 
         Random erasing (arXiv:1708.04896) sets a rectangle to 0.
         """
-        if "zoom" in draws:
+        if "angle" in draws:
+            images = turned(images, draws["zoom"], draws["angle"])
+        elif "zoom" in draws:
             images = zoomed_window(images, draws["zoom"], draws["window"], self.window)
         return erase(images, draws["erase"]) if "erase" in draws else images
 
@@ -211,6 +225,25 @@ def window_points(zoom: Tensor, place: Tensor, size: int, window: int | None = N
     start = place * (size * zoom - window)
     centres = torch.arange(window, device=zoom.device, dtype=zoom.dtype) + 0.5
     return (start[:, None] + centres) / zoom[:, None] - 0.5
+
+
+def turned(images: Tensor, zoom: Tensor, angle: Tensor) -> Tensor:
+    """Images zoomed by `zoom` [batch] and turned left by `angle` [batch] (radians) about the middle; 0 outside."""
+    height, width = images.shape[-2:]
+    rows, columns = turned_points(zoom, angle, (height, width))
+    grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def turned_points(zoom: Tensor, angle: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns [batch, height, width], in pixels of the image, where the pixels of a turned image look."""
+    middle = [(side - 1) / 2 for side in size]
+    down, right = (
+        torch.arange(side, device=zoom.device, dtype=zoom.dtype) - half for side, half in zip(size, middle, strict=True)
+    )
+    cosine, sine = ((part / zoom)[:, None, None] for part in (torch.cos(angle), torch.sin(angle)))
+    rows = sine * right + cosine * down[:, None] + middle[0]
+    return rows, cosine * right - sine * down[:, None] + middle[1]
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:

@@ -39,6 +39,10 @@ _STRETCHED = (
     "train.augment=rrc_flip stretches images, which turns their normals and has no one zoom to divide their depth by; "
     "set train.augment=scale_crop_flip or flip"
 )
+_UPRIGHT = (
+    "train.augment=scale_rotate_flip turns images, and the sides of boxes stay upright; set "
+    "train.augment=scale_crop_flip or flip"
+)
 _NOT_IMAGES = (
     "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
     "train.cutmix=0, or train on the images"
@@ -330,6 +334,8 @@ def _check_maps(maps: Collection[str], augment: Augment | None, mix: Mix | None)
         problems.append(_NOT_WITH_MAPS.format(option="train.augment", off="scale_crop_flip"))
     if augment is not None and augment.kind == "rrc_flip" and {"normals", "depth"} & set(maps):
         problems.append(_STRETCHED)
+    if augment is not None and augment.kind == "scale_rotate_flip" and BOXES in maps:
+        problems.append(_UPRIGHT)
     if problems:
         raise ConfigError(problems)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from peftbench.foundation.maps import UNKNOWN
-from peftbench.train.augment import Augment, Draws, window_points
+from peftbench.train.augment import Augment, Draws, turned_points, window_points
 
 # what a map of numbers says where nothing is known
 NAN = float("nan")
@@ -16,7 +16,8 @@ def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
     """Maps [batch, (channels,) height, width] as `augment` moves their images; unknown where it looks outside.
 
     A zoomed picture shows things nearer, so `depth` is divided by the zoom (MTI-Net's and MTLoRA's rule, which holds
-    for perspective cameras). A mirrored picture shows mirrored `normals`: their x changes sign.
+    for perspective cameras). A mirrored picture shows mirrored `normals`: their x changes sign; in a turned one they
+    turn as far (x to the right, y down).
     """
     unknown = NAN if values.is_floating_point() else UNKNOWN
     height, width = values.shape[-2:]
@@ -38,24 +39,41 @@ def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
         if name == "normals":
             mirrored = torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1)
         values = torch.where(draws["flip"].view(-1, *[1] * (values.ndim - 1)), mirrored, values)
-    if "zoom" in draws:
+    if "angle" in draws:
+        places = turned_points(draws["zoom"], draws["angle"], (height, width))
+        values = _at(values, *((place + 0.5).floor().long() for place in places), unknown)
+        if name == "normals":
+            values = _turned(values, draws["angle"][:, None, None])
+    elif "zoom" in draws:
         rows, columns = (
             (window_points(draws["zoom"], draws["window"][:, axis], size, augment.window) + 0.5).floor().long()
             for axis, size in enumerate((height, width))
         )
         values = _taken(values, rows, columns, unknown)
-        if name == "depth":
-            values = values / draws["zoom"][:, None, None]
+    if "zoom" in draws and name == "depth":
+        values = values / draws["zoom"][:, None, None]
     return values
+
+
+def _turned(normals: Tensor, angle: Tensor) -> Tensor:
+    """Normals [batch, 3, height, width] turned left in the plane of the picture."""
+    right, down, away = normals.unbind(dim=1)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    return torch.stack([cosine * right + sine * down, cosine * down - sine * right, away], dim=1)
 
 
 def _taken(values: Tensor, rows: Tensor, columns: Tensor, unknown: float) -> Tensor:
     """The pixels at `rows` [batch, height] and `columns` [batch, width] of each map, `unknown` outside of it."""
+    return _at(values, rows[:, :, None], columns[:, None, :], unknown)
+
+
+def _at(values: Tensor, rows: Tensor, columns: Tensor, unknown: float) -> Tensor:
+    """The pixels of each map at `rows` and `columns`, together [batch, height, width]; `unknown` outside of it."""
     height, width = values.shape[-2:]
     stacked = values if values.ndim == 4 else values[:, None]
     sample = torch.arange(len(values), device=values.device)[:, None, None]
     # the samples' axis, rows and columns are indexed together, so that channels come last
-    found = stacked[sample, :, rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None, :]]
-    inside = ((rows >= 0) & (rows < height))[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
+    found = stacked[sample, :, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     found = found.masked_fill(~inside[..., None], unknown).movedim(-1, 1)
     return found if values.ndim == 4 else found[:, 0]

@@ -10,7 +10,7 @@ from peftbench.foundation.spec import Spec, option
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("steps", "epochs", "poly")
 PRECISIONS = ("fp32", "bf16", "fp16")
-AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip")
+AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip", "scale_rotate_flip")
 SELECTIONS = ("last", "best_val")
 
 
@@ -82,8 +82,9 @@ class TrainSpec(Spec):
 
     `mixup` and `cutmix` are the alphas of their Beta distributions, 0 turns them off; `mix_prob` is the share of
     batches that are mixed. `erasing` is the share of images with an erased rectangle. `crop_padding` is in pixels.
-    `zoom` is the range of `augment=scale_crop_flip`. `photometric` also changes brightness, contrast, saturation and
-    hue.
+    `zoom` is the range of `augment=scale_crop_flip` and `scale_rotate_flip`, or three values or more to choose from;
+    `rotation` the most degrees either way of the latter. `photometric` also changes brightness, contrast, saturation
+    and hue.
     `compile` compiles each block of the network, which changes round-off. `recompute` computes each block a second time
     in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
     frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
@@ -117,11 +118,12 @@ class TrainSpec(Spec):
     frozen_bf16: bool = option(False, later=True)
     draw_frames: bool = option(False, later=True)
     head_dropout: float = option(0.0, ge=0, lt=1, later=True)
+    rotation: float = option(20.0, ge=0, le=180, later=True)
 
     def problems(self) -> list[str]:
         problems = []
-        if len(self.zoom) != 2 or self.zoom[0] > self.zoom[1]:
-            problems.append(f"train.zoom must hold two numbers, the smaller first, got {self.zoom}")
+        if len(self.zoom) < 2 or self.zoom != sorted(self.zoom):
+            problems.append(f"train.zoom must hold two numbers or more, the smallest first, got {self.zoom}")
         if self.frozen_bf16 and self.precision != "bf16":
             problems.append(
                 f"train.frozen_bf16=true is for bf16, train.precision is {self.precision}; set train.precision=bf16"

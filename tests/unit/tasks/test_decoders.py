@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ from peftbench.tasks.decoders import (
 from peftbench.tasks.dense import MapModel
 from peftbench.tasks.pyramid import FlatPyramid
 from peftbench.tasks.segmentation import Segmentation
+from peftbench.tasks.several import Several
 
 CLASSES = Classes(("sky", "road", "car", "absent"))
 
@@ -70,6 +73,30 @@ def test_counts_by_formula(width: int, channels: int, outputs: int) -> None:
     assert size(FCNDecoder([d] * 2, k, c)) == 18 * d * c + 2 * c + (c + 1) * k
     built = DECODERS["upernet"](Taps((0, 1, 2, 3), (d,) * 4, flat=True), k, c)
     assert size(built) == size(FlatPyramid([d] * 4)) + size(UPerNetDecoder([d] * 4, k, c))
+
+
+@pytest.mark.parametrize("name", ["fcn", "pup", "upernet"])
+def test_they_start_as_those_of_mmsegmentation(name: str) -> None:
+    """Convolutions with variance 2 / (outputs x area), the classifier with deviation 0.01, batch norms at 1 and 0."""
+    decoder = DECODERS[name](Taps((0, 1, 2, 3), (96,) * 4, flat=False), 150, 128)
+    inside = [module for module in decoder.modules() if isinstance(module, nn.Conv2d)]
+    classifier = next(module for module in inside if module.bias is not None)
+    assert classifier.out_channels == 150 and inside.count(classifier) == 1
+    for convolution in inside:
+        outputs, _, *area = convolution.weight.shape
+        deviation = 0.01 if convolution is classifier else (2 / (outputs * math.prod(area))) ** 0.5
+        assert convolution.weight.std().item() == pytest.approx(deviation, rel=0.03)
+        assert abs(convolution.weight.mean().item()) < 0.03 * deviation
+        # normal, not uniform: a uniform law has a fourth moment of 1.8
+        assert ((convolution.weight / deviation) ** 4).mean().item() == pytest.approx(3, rel=0.1)
+    assert classifier.bias is not None and not classifier.bias.any()
+    for norm in (module for module in decoder.modules() if isinstance(module, nn.BatchNorm2d)):
+        assert (norm.weight == 1).all() and (norm.bias == 0).all()
+
+
+def test_a_decoder_whose_start_changed_is_another_cell() -> None:
+    assert [Segmentation(decoder=name).revision for name in DECODERS] == [1, 2, 2, 2, 1]
+    assert Several(decoder="upernet").revision == 2 and Several().revision == 1
 
 
 def test_a_flat_pyramid_has_four_sizes() -> None:

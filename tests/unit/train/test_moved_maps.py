@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import affine
 
 from peftbench.foundation.errors import ConfigError
-from peftbench.train.augment import Augment, Mix
+from peftbench.foundation.maps import BOXES
+from peftbench.train.augment import Augment, Mix, turned
 from peftbench.train.batches import Batches
 from peftbench.train.moved_maps import NAN, UNKNOWN, moved
 from peftbench.train.options import TrainSpec
@@ -31,14 +36,14 @@ def batch_of(augment: Augment | None, **targets: np.ndarray) -> dict[str, torch.
     return next(Batches({"image": pixels}, targets, batch_size=6, augment=augment, seed=4).epoch(2))
 
 
-@pytest.mark.parametrize("kind", ["flip", "crop_flip", "scale_crop_flip", "rrc_flip"])
+@pytest.mark.parametrize("kind", ["flip", "crop_flip", "scale_crop_flip", "scale_rotate_flip", "rrc_flip"])
 def test_images_and_class_maps_move_together(kind: str) -> None:
     batch = batch_of(Augment(kind))
     shown, truth = batch["image"][:, 0] * 255 / 60, batch["class_map"]
     plain = batch_of(None)
     assert not torch.equal(truth, plain["class_map"]) and truth.dtype == torch.int64
     known = truth != UNKNOWN
-    assert (~known).any() == (kind in ("crop_flip", "scale_crop_flip"))
+    assert (~known).any() == (kind in ("crop_flip", "scale_crop_flip", "scale_rotate_flip"))
     # bilinear pictures and nearest classes differ on the seams alone
     agree = (shown - truth).abs()[known] < 0.5
     assert agree.float().mean() > (0.999 if kind in ("flip", "crop_flip") else 0.9)
@@ -56,6 +61,76 @@ def test_a_zoom_of_one_and_two_is_exact() -> None:
     half = moved("class_map", maps, {"zoom": torch.full((6,), 0.5), "window": torch.zeros(6, 2)}, augment)
     assert torch.equal(half[:, :24, :24], maps[:, 1::2, 1::2])
     assert (half[:, 24:] == UNKNOWN).all() and (half[:, :, 24:] == UNKNOWN).all()
+
+
+def test_images_turn_as_torchvision_turns_them() -> None:
+    images = torch.rand(2, 3, 20, 31, generator=torch.Generator().manual_seed(0))
+    found = turned(images, torch.tensor([1.0, 0.8]), torch.deg2rad(torch.tensor([17.0, -33.0])))
+    for index, (angle, zoom) in enumerate([(17.0, 1.0), (-33.0, 0.8)]):
+        # torchvision turns to the right where y points down
+        wanted = affine(images[index : index + 1], -angle, [0, 0], zoom, [0.0, 0.0], InterpolationMode.BILINEAR)
+        torch.testing.assert_close(found[index], wanted[0], atol=2e-5, rtol=0)
+
+
+def test_maps_turn_left_by_a_quarter_and_normals_turn_with_them() -> None:
+    draws = {"zoom": torch.tensor([1.0, 2.0]), "angle": torch.full((2,), math.pi / 2)}
+    augment = Augment("scale_rotate_flip")
+    maps = torch.from_numpy(stripes(2)).long()
+    left = maps.rot90(1, (-2, -1))
+    found = moved("class_map", maps, draws, augment)
+    assert torch.equal(found[0], left[0])
+    assert torch.equal(found[1], left[1, 12:36, 12:36].repeat_interleave(2, 0).repeat_interleave(2, 1))
+    depth = torch.rand(2, SIZE, SIZE)
+    assert torch.equal(moved("depth", depth, draws, augment)[0], depth[0].rot90(1, (-2, -1)))
+    nearer = depth[1].rot90(1, (-2, -1))[12:36, 12:36] / 2
+    assert torch.equal(moved("depth", depth, draws, augment)[1, ::2, ::2], nearer)
+    # what pointed to the right points up, what pointed down to the right
+    right, down = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    for before, after in ((right, -down), (down, right), (torch.tensor([0.0, 0, -1]), torch.tensor([0.0, 0, -1]))):
+        normals = before[None, :, None, None].expand(2, 3, SIZE, SIZE)
+        said = moved("normals", normals, draws, augment)
+        torch.testing.assert_close(said, after[None, :, None, None].expand_as(said), atol=1e-6, rtol=0)
+
+
+def test_normals_of_a_turned_surface_are_the_turned_normals() -> None:
+    """A bump's slopes, taken from its depth before and after a turn by 20 degrees."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 200), torch.linspace(-1, 1, 200), indexing="ij")
+    angle = torch.deg2rad(torch.tensor([20.0]))
+    draws = {"zoom": torch.ones(1), "angle": angle}
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    before = torch.exp(-3 * (x - 0.2) ** 2 - 5 * (y + 0.1) ** 2)
+    turned_x, turned_y = cosine * x - sine * y, sine * x + cosine * y
+    after = torch.exp(-3 * (turned_x - 0.2) ** 2 - 5 * (turned_y + 0.1) ** 2)
+    found = moved("normals", normals_of(before)[None], draws, Augment("scale_rotate_flip"))[0]
+    inside = (x**2 + y**2 < 0.8) & ~found.isnan().any(dim=0)
+    cosines = (found * normals_of(after)).sum(dim=0)[inside]
+    # the nearest pixel lies up to 0.7 px aside, where the surface looks a few degrees elsewhere
+    assert inside.sum() > 20_000 and cosines.min() > math.cos(math.radians(4))
+
+
+def normals_of(depth: torch.Tensor) -> torch.Tensor:
+    slope_y, slope_x = torch.gradient(depth, spacing=2 / 199)
+    normals = torch.stack([slope_x, slope_y, -torch.ones_like(depth)])
+    return normals / normals.norm(dim=0)
+
+
+def test_a_turn_is_drawn_within_its_range_and_a_zoom_from_a_list() -> None:
+    augment = Augment.of(TrainSpec(augment="scale_rotate_flip", zoom=[1.0, 1.2, 1.5], rotation=20.0))
+    draws = augment.draw(4000, (SIZE, SIZE), 0, 1)
+    assert set(draws) == {"flip", "zoom", "angle"}
+    assert {round(value, 6) for value in draws["zoom"].tolist()} == {1.0, 1.2, 1.5}
+    shares = [(draws["zoom"] == torch.tensor(value)).float().mean() for value in (1.0, 1.2, 1.5)]
+    assert all(abs(share - 1 / 3) < 0.03 for share in shares)
+    degrees = torch.rad2deg(draws["angle"])
+    assert -20 <= degrees.min() < -19.9 and 19.9 < degrees.max() <= 20 and degrees.mean().abs() < 0.6
+    still = Augment.of(TrainSpec(augment="scale_rotate_flip", zoom=[1.0, 1.0], rotation=0.0))
+    assert (still.draw(4, (SIZE, SIZE), 0, 1)["angle"] == 0).all()
+
+
+def test_boxes_are_not_turned() -> None:
+    pixels, boxes = np.zeros((2, SIZE, SIZE, 3), np.uint8), np.zeros((2, 1, 6), np.float32)
+    with pytest.raises(ConfigError, match=r"sides of boxes stay upright; set train\.augment=scale_crop_flip or flip"):
+        Batches({"image": pixels}, {BOXES: boxes}, batch_size=2, augment=Augment("scale_rotate_flip"))
 
 
 def test_depth_shrinks_by_the_zoom_and_mirrored_normals_point_the_other_way() -> None:

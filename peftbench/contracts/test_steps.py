@@ -52,6 +52,10 @@ OPTIM = OptimSpec(lr=0.01, warmup_epochs=1, clip_norm=1.0)
 # on a CPU one step as it is, one that is recorded, one from the record
 THREE_EPOCHS = TrainSpec(epochs=3, batch_size=8)
 MOVED = TrainSpec(epochs=3, batch_size=8, augment="scale_crop_flip", photometric=True, precision="bf16")
+AUGMENTED = [
+    dataclasses.replace(MOVED, cat_max_ratio=0.75),
+    dataclasses.replace(MOVED, augment="scale_rotate_flip"),
+]
 # the objective's other half begins where steps are done from the record
 FOUR_EPOCHS = TrainSpec(epochs=4, batch_size=8)
 CHANGING = {"dpt": {"apart_epochs": 3}}
@@ -233,6 +237,11 @@ def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask],
     assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
 
 
+@pytest.mark.parametrize("train", AUGMENTED, ids=lambda train: train.augment)
+def test_steps_on_chosen_windows_and_turned_maps_are_done_again_to_the_bit(train: TrainSpec, as_on_cuda: None) -> None:
+    assert captured_as_started(fitting("lora"), "vit_cls", Segmentation(num_maps=2), train)
+
+
 @pytest.mark.parametrize("task", OF_OTHER_TARGETS, ids=lambda task: task.name + getattr(task, "fusion", ""))
 def test_steps_of_tasks_with_boxes_prompts_or_texts_are_done_again_to_the_bit(task: Task, as_on_cuda: None) -> None:
     assert captured_as_started(fitting("lora"), PAIR if task.reads_texts else "vit_cls", task)
@@ -312,6 +321,13 @@ def test_captured_steps_in_bf16_are_the_steps_to_the_bit(name: str) -> None:
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_captured_steps_of_tasks_with_maps_are_the_steps_to_the_bit(kind: type[MapTask]) -> None:
     assert on_cuda(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("train", AUGMENTED, ids=lambda train: train.augment)
+def test_captured_steps_on_chosen_windows_and_turned_maps_are_the_steps_to_the_bit(train: TrainSpec) -> None:
+    assert on_cuda(fitting("lora"), "vit_cls", Segmentation(num_maps=2), train)
 
 
 @pytest.mark.gpu

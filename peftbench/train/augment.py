@@ -31,7 +31,8 @@ class Augment:
     places are drawn here. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the augmentation of
     segmentation; `scale_rotate_flip` zooms and turns about the middle, by up to `rotation` degrees either way, that of
     several tasks at once (ASTMT's and MTI-Net's released code). Maps move with their images (`train.moved_maps`). Two
-    numbers of `zoom` are a range, more of them all there is to choose from. Without `mirrors` nothing is flipped, for
+    numbers of `zoom` are a range, more of them all there is to choose from. Below 1 `cat_max_ratio` is what no class
+    may fill of a window; up to ten others are drawn (mmsegmentation). Without `mirrors` nothing is flipped, for
     data whose labels know left from right. With `draw_frames` readers are told which moments of a clip to take.
     """
 
@@ -44,6 +45,7 @@ class Augment:
     window: int | None = None
     mirrors: bool = True
     draw_frames: bool = False
+    cat_max_ratio: float = 1.0
 
     @classmethod
     def of(cls, train: TrainSpec, window: int | None = None, mirrors: bool = True) -> Augment:
@@ -57,6 +59,7 @@ class Augment:
             window,
             mirrors,
             train.draw_frames,
+            train.cat_max_ratio,
         )
 
     @property
@@ -91,6 +94,9 @@ class Augment:
             uniform = torch.rand(num_samples, 3, generator=generator)
             draws["zoom"] = self._zooms(uniform[:, 0])
             draws["window"] = uniform[:, 1:]
+            if self.cat_max_ratio < 1:
+                others = torch.rand(num_samples, _ATTEMPTS, 2, generator=stream(seed, "augment", epoch, "windows"))
+                draws["windows"] = torch.cat([uniform[:, None, 1:], others], dim=1)
         if self.kind == "scale_rotate_flip":
             generator = stream(seed, "augment", epoch, "turn")
             uniform = torch.rand(num_samples, 2, generator=generator)

@@ -15,14 +15,14 @@ from peftbench.foundation.maps import BOXES
 from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws, Mix
 from peftbench.train.moved_boxes import moved_boxes
-from peftbench.train.moved_maps import moved
+from peftbench.train.moved_maps import moved, varied_windows
 from peftbench.train.options import TrainSpec
 from peftbench.train.readers import FOR_READERS
 from peftbench.train.stored import Stored, Values
 
 Batch: TypeAlias = dict[str, Tensor]
 
-IMAGE, LABEL = "image", "label"
+IMAGE, LABEL, CLASS_MAP = "image", "label", "class_map"
 # among an epoch's draws: the order in which a clip's frames are shown
 _FRAME_ORDER = "frame_order"
 
@@ -43,6 +43,7 @@ _UPRIGHT = (
     "train.augment=scale_rotate_flip turns images, and the sides of boxes stay upright; set "
     "train.augment=scale_crop_flip or flip"
 )
+_NO_CLASSES = "train.cat_max_ratio looks at maps of classes, and this task reads none; leave it at 1"
 _NOT_IMAGES = (
     "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
     "train.cutmix=0, or train on the images"
@@ -100,6 +101,8 @@ class Batches:
         self._mix = mix
         self._maps = [name for name, stored in self._targets.items() if len(stored.shape) > 2]
         _check_maps(self._maps, self._augment, mix)
+        if augment is not None and augment.cat_max_ratio < 1 and CLASS_MAP not in self._targets:
+            raise ConfigError([_NO_CLASSES])
         pixels = [stored for stored in self._inputs.values() if stored.is_pixels]
         if not pixels and (self._augment is not None or mix is not None):
             raise ConfigError([_NOT_IMAGES])
@@ -155,6 +158,8 @@ class Batches:
         """A batch of the stored `values` at `index`, with its own rows of the random numbers; all on the device."""
         batch = dict(zip(self._stored, values, strict=True))
         if self._augment is not None:
+            if "windows" in draws:
+                draws = varied_windows(batch[CLASS_MAP].long(), draws, self._augment)
             for name in self._maps:
                 if name == BOXES:
                     batch[name] = moved_boxes(batch[name], draws, self._augment, self._image_size)

@@ -55,6 +55,25 @@ def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
     return values
 
 
+def varied_windows(classes: Tensor, draws: Draws, augment: Augment) -> Draws:
+    """`draws` with the first of their `windows` in which no class fills `cat_max_ratio` of the known pixels.
+
+    Where none is such a window it is the last one. classes: integers [batch, height, width].
+    """
+    *first, _ = draws["windows"].unbind(dim=1)
+    shown = (moved("class_map", classes, {**draws, "window": place}, augment) for place in first)
+    fits = torch.stack([_is_varied(each, augment.cat_max_ratio) for each in shown])
+    chosen = (fits.cumsum(dim=0) == 0).sum(dim=0)
+    return {**draws, "window": draws["windows"][torch.arange(len(chosen), device=chosen.device), chosen]}
+
+
+def _is_varied(classes: Tensor, most: float) -> Tensor:
+    ordered = classes.flatten(1).sort(dim=1).values
+    each = torch.arange(UNKNOWN, device=classes.device, dtype=classes.dtype).expand(len(ordered), -1).contiguous()
+    counts = torch.searchsorted(ordered, each, right=True) - torch.searchsorted(ordered, each)
+    return counts.amax(dim=1) < most * counts.sum(dim=1)
+
+
 def _turned(normals: Tensor, angle: Tensor) -> Tensor:
     """Normals [batch, 3, height, width] turned left in the plane of the picture."""
     right, down, away = normals.unbind(dim=1)

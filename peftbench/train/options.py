@@ -83,8 +83,8 @@ class TrainSpec(Spec):
     `mixup` and `cutmix` are the alphas of their Beta distributions, 0 turns them off; `mix_prob` is the share of
     batches that are mixed. `erasing` is the share of images with an erased rectangle. `crop_padding` is in pixels.
     `zoom` is the range of `augment=scale_crop_flip` and `scale_rotate_flip`, or three values or more to choose from;
-    `rotation` the most degrees either way of the latter. `photometric` also changes brightness, contrast, saturation
-    and hue.
+    `rotation` the most degrees either way of the latter, `cat_max_ratio` the share of a window that no class may fill
+    in the former. `photometric` also changes brightness, contrast, saturation and hue.
     `compile` compiles each block of the network, which changes round-off. `recompute` computes each block a second time
     in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
     frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
@@ -119,11 +119,16 @@ class TrainSpec(Spec):
     draw_frames: bool = option(False, later=True)
     head_dropout: float = option(0.0, ge=0, lt=1, later=True)
     rotation: float = option(20.0, ge=0, le=180, later=True)
+    cat_max_ratio: float = option(1.0, gt=0, le=1, later=True)
 
     def problems(self) -> list[str]:
         problems = []
         if len(self.zoom) < 2 or self.zoom != sorted(self.zoom):
             problems.append(f"train.zoom must hold two numbers or more, the smallest first, got {self.zoom}")
+        if self.cat_max_ratio < 1 and self.augment != "scale_crop_flip":
+            problems.append(
+                f"train.cat_max_ratio={self.cat_max_ratio:g} chooses among windows; set train.augment=scale_crop_flip"
+            )
         if self.frozen_bf16 and self.precision != "bf16":
             problems.append(
                 f"train.frozen_bf16=true is for bf16, train.precision is {self.precision}; set train.precision=bf16"

@@ -14,7 +14,7 @@ from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.maps import BOXES
 from peftbench.train.augment import Augment, Mix, turned
 from peftbench.train.batches import Batches
-from peftbench.train.moved_maps import NAN, UNKNOWN, moved
+from peftbench.train.moved_maps import NAN, UNKNOWN, moved, varied_windows
 from peftbench.train.options import TrainSpec
 
 SIZE = 48
@@ -125,6 +125,44 @@ def test_a_turn_is_drawn_within_its_range_and_a_zoom_from_a_list() -> None:
     assert -20 <= degrees.min() < -19.9 and 19.9 < degrees.max() <= 20 and degrees.mean().abs() < 0.6
     still = Augment.of(TrainSpec(augment="scale_rotate_flip", zoom=[1.0, 1.0], rotation=0.0))
     assert (still.draw(4, (SIZE, SIZE), 0, 1)["angle"] == 0).all()
+
+
+def test_a_window_that_one_class_fills_is_drawn_again() -> None:
+    """As mmsegmentation's loop does it, sample by sample: the first of ten that is varied enough, else the eleventh."""
+    maps = torch.from_numpy(stripes()).long()
+    maps[1, 20:] = UNKNOWN
+    maps[2] = 3
+    augment = Augment.of(TrainSpec(augment="scale_crop_flip", zoom=[1.5, 4.0], cat_max_ratio=0.6))
+    draws = augment.draw(6, (SIZE, SIZE), 0, 1)
+    assert draws["windows"].shape == (6, 11, 2) and torch.equal(draws["windows"][:, 0], draws["window"])
+    found, again = varied_windows(maps, draws, augment)["window"], []
+    for index in range(6):
+        for attempt in range(11):
+            place = draws["windows"][index, attempt]
+            row = {"flip": draws["flip"][[index]], "zoom": draws["zoom"][[index]], "window": place[None]}
+            labels, counts = moved("class_map", maps[[index]], row, augment).unique(return_counts=True)
+            counts = counts[labels != UNKNOWN]
+            if len(counts) > 1 and counts.max() / counts.sum() < 0.6:
+                break
+        assert torch.equal(found[index], place)
+        again.append(attempt)
+    assert again[2] == 10 and 0 in again and any(0 < attempt < 10 for attempt in again)
+
+
+def test_windows_of_images_and_maps_are_the_chosen_ones() -> None:
+    augment = Augment.of(TrainSpec(augment="scale_crop_flip", zoom=[1.5, 4.0], cat_max_ratio=0.6))
+    batch = batch_of(augment)
+    assert ((batch["image"][:, 0] * 255 / 60 - batch["class_map"]).abs() < 0.5).float().mean() > 0.9
+    shares = [values.unique(return_counts=True)[1].max() / SIZE**2 for values in batch["class_map"]]
+    plain = [
+        values.unique(return_counts=True)[1].max() / SIZE**2
+        for values in batch_of(Augment.of(TrainSpec(augment="scale_crop_flip", zoom=[1.5, 4.0])))["class_map"]
+    ]
+    assert sum(share < 0.6 for share in shares) > sum(share < 0.6 for share in plain)
+    with pytest.raises(ConfigError, match="this task reads none; leave it at 1"):
+        Batches({"image": np.zeros((2, 8, 8, 3), np.uint8)}, {}, batch_size=2, augment=augment)
+    with pytest.raises(ConfigError, match=r"chooses among windows; set train\.augment=scale_crop_flip"):
+        TrainSpec(cat_max_ratio=0.75)
 
 
 def test_boxes_are_not_turned() -> None:

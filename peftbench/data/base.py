@@ -86,7 +86,7 @@ class RawSplit(ABC):
         """
 
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
-        """The `frames` frames of one sample in their order, all of one size.
+        """The `frames` frames of one sample in their order, all of one size; one that is taken twice is one object.
 
         With `draws_frames`, `moments` [frames] in [0, 1) choose them; None is the choice for evaluation.
         """

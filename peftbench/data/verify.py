@@ -36,10 +36,13 @@ class Findings:
 
 @dataclass(frozen=True)
 class Look:
-    """What one image showed: the SHA-256 of its picture, None where it cannot be decoded, and the classes in it."""
+    """What one sample showed: the SHA-256 of its picture or of all frames of its clip, None where it cannot be decoded,
+    the classes in it, and whether a frame stands in its clip twice.
+    """
 
     digest: str | None
     classes: frozenset[int]
+    repeats: bool = False
 
 
 Looks = dict[str, list[Look]]
@@ -58,6 +61,8 @@ def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> F
         # what the union of train and val holds was named there
         told = {line.partition(": ")[2] for line in found.problems} if name == source.whole_splits[2] else set()
         looks[name] = _look(name, split, source.num_classes, found, step, told)
+        if name != source.whole_splits[2]:
+            _check_lengths(name, split, looks[name], found)
         num_classes = len(frozenset().union(*(look.classes for look in looks[name])))
         # every image of a split can only be hashed once all are readable
         whole = all(look.digest for look in looks[name])
@@ -88,14 +93,19 @@ def _look(
 
     def look(index: int) -> tuple[Look, list[str]]:
         try:
-            image = split.read(index)
+            # one frame of a clip does not tell it from others: opposite motions share it
+            pictures = split.read_clip(index)
         except PeftbenchError as error:
             return Look(None, _classes_of(split, index)), [str(error)]
         finally:
             step(1)
-        content = hashlib.sha256(f"{image.mode}{image.size}".encode() + image.tobytes())
+        content = hashlib.sha256()
+        for picture in pictures:
+            content.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
         if not split.maps:
-            return Look(content.hexdigest(), _classes_of(split, index)), []
+            repeats = len(set(map(id, pictures))) < len(pictures)
+            return Look(content.hexdigest(), _classes_of(split, index), repeats), []
+        [image] = pictures
         classes, problems = _maps_of(split, index, (image.height, image.width), num_classes)
         return Look(content.hexdigest(), classes), problems
 
@@ -105,6 +115,15 @@ def _look(
         f"{name}: {problem}" for _, problems in results for problem in problems if problem not in told
     )
     return [seen for seen, _ in results]
+
+
+def _check_lengths(name: str, split: RawSplit, looks: list[Look], found: Findings) -> None:
+    short = [split.describe(row) for row, look in enumerate(looks) if look.repeats]
+    if short:
+        words = "clip shows a frame" if len(short) == 1 else "clips show a frame"
+        found.warnings.append(
+            f"{name}: {len(short)} {words} twice, since the file is too short for {split.frames} frames: {_some(short)}"
+        )
 
 
 def _classes_of(split: RawSplit, index: int) -> frozenset[int]:

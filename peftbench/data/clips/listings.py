@@ -55,17 +55,22 @@ def from_lists(lists: dict[str, Path], class_names: Path | None) -> Clips:
     return Clips(names, parts)
 
 
+# a name and a number, apart by blanks or a comma
+_NUMBERED = re.compile(r"(.+?)(?:\s*,\s*|\s+)(\d+)")
+
+
 def _clip(line: str) -> Clip:
-    name, *words = line.rsplit(maxsplit=1)
-    if not words or not words[0].isdecimal():
+    found = _NUMBERED.fullmatch(line)
+    if not found:
         raise ValueError(f"no label at the end of '{line[:80]}'")
+    name, label = found.groups()
     frames = None
     if not name.lower().endswith(VIDEO_SUFFIXES):
-        name, *counts = name.rsplit(maxsplit=1)
-        if not counts or not counts[0].isdecimal() or int(counts[0]) < 1:
+        found = _NUMBERED.fullmatch(name)
+        if not found or int(found[2]) < 1:
             raise ValueError(f"neither a video file nor a folder with its number of frames in '{line[:80]}'")
-        frames = int(counts[0])
-    return Clip(_inside(name), frames, int(words[0]))
+        name, frames = found[1], int(found[2])
+    return Clip(_inside(name), frames, int(label))
 
 
 def _inside(name: str) -> str:

@@ -11,13 +11,15 @@ from PIL import Image
 
 from peftbench.data.base import ClipSplit
 from peftbench.data.clips import decode
-from peftbench.data.clips.listings import Clip, hold_out
+from peftbench.data.clips.listings import Clip, from_lists, hold_out
 from peftbench.data.clips.sampling import SAMPLINGS, frames_for_evaluation, frames_for_training
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.stream import sample_pixels
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.clips import ClipFiles
+from peftbench.data.sources.moving_shapes import MovingShapes
+from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput, ConfigError
 
 
@@ -250,6 +252,48 @@ def test_either_name_of_the_validation_list_of_kinetics_is_read(tmp_path: Path) 
         (tmp_path / folder).rename(tmp_path / f"no_{folder}")
     with pytest.raises(BadInput, match=r"none of the 2 videos of .*train\.csv is there, e\.g\. train/yoga/AAA_"):
         ClipFiles(root=str(tmp_path), form="kinetics").open()
+
+
+def test_numbers_of_a_list_stand_behind_blanks_or_commas(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x/a, b.mp4,1\nx/c 2.mp4\t0\na folder, 12, 0\nf,3.mp4 1\n")
+    clips = from_lists({"train": tmp_path / "a.csv"}, None).parts["train"]
+    expected = [("x/a, b.mp4", None, 1), ("x/c 2.mp4", None, 0), ("a folder", 12, 0), ("f,3.mp4", None, 1)]
+    assert [(clip.path, clip.num_frames, clip.label) for clip in clips] == expected
+
+
+def _lists(root: Path, shades: dict[str, list[list[int]]]) -> ClipFiles:
+    """Folders of grey frames of size 8, named after their part; of each part the labels are 0, 1, 0, ..."""
+    lists = {}
+    for part, clips in shades.items():
+        lines = []
+        for number, clip in enumerate(clips):
+            (root / f"{part}{number}").mkdir()
+            for moment, shade in enumerate(clip, 1):
+                Image.new("L", (8, 8), shade).save(root / f"{part}{number}" / f"img_{moment:05}.png")
+            lines.append(f"{part}{number} {len(clip)} {number % 2}")
+        (root / f"{part}.txt").write_text("\n".join(lines))
+        lists[f"{part}_list"] = str(root / f"{part}.txt")
+    return ClipFiles(root=str(root), template="img_{:05}.png", frames=3, **lists)  # type: ignore[arg-type]
+
+
+def test_copies_are_of_whole_clips_and_short_ones_are_named(tmp_path: Path) -> None:
+    """Clips that meet in their middle frame are no copies; three frames of uniform segments want four in the file."""
+    ramp = [10, 20, 30, 40, 50]
+    shades = {
+        "train": [ramp, ramp[::-1], [1, 2], [3, 4, 5, 6]],
+        "val": [[60, 61, 62, 63], [64, 65, 66, 67]],
+        "test": [[11, *ramp[1:-1], 51], [1, 2, 3, 5], ramp],
+    }
+    found = verify(_lists(tmp_path, shades).open())
+    assert found.problems == []
+    assert found.doubts == [f"1 picture of test is also in train: {tmp_path}/train0 = {tmp_path}/test2"]
+    short = "train: 1 clip shows a frame twice, since the file is too short for 3 frames"
+    assert found.warnings == [f"{short}: {tmp_path}/train2"]
+
+
+def test_drawn_clips_hold_no_copies() -> None:
+    found = verify(MovingShapes(frames=5, size=16).open())
+    assert (found.problems, found.doubts, found.warnings) == ([], [], [])
 
 
 @pytest.mark.parametrize(("name", "codec"), [("a.avi", "mpeg4"), ("a.mkv", "mpeg4")])

@@ -48,9 +48,10 @@ _WITHOUT_UNIT = ("rmse", "abs rel")
 # key of comparable cells -> task -> mean of the number that delta_m reads, of full fine-tuning on that task alone; None
 # where that was done in several settings, and nothing says which of them is meant
 Singles = Mapping[str, Mapping[str, float | None]]
-# words of a cell of several tasks that its single ones do not share: options, and all options of a section
-_OWN_OPTIONS = ("seed", "task", "task.tasks", "task.weights")
-_OWN_SECTIONS = ("method", "optim", "objective", "hparams", "tune", "runtime", "launcher", "suite")
+# words of a cell of several tasks that its single ones do not share: options, rates among them, and all of a section
+_RATES = ("optim.lr", "optim.head_lr_scale", "optim.min_lr", "optim.warmup_lr")
+_OWN_OPTIONS = ("seed", "task", "task.tasks", "task.weights", *_RATES, "optim.undecayed")
+_OWN_SECTIONS = ("method", "objective", "hparams", "tune", "runtime", "launcher", "suite")
 
 
 def compared(task: str) -> Metric:

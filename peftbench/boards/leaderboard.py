@@ -56,6 +56,7 @@ _USED = (
     "eval_images_per_second",
     "device",
     "order_gap",
+    "top5_accuracy",
     "command",
     "steps",
 )
@@ -259,7 +260,8 @@ def _row(
         beside=both.shown
         if both
         else beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
-        order_gap=_cost(cells, "order_gap"),
+        order_gap=(order_gap := _cost(cells, "order_gap")),
+        top5_accuracy=None if order_gap is None else _cost(cells, "top5_accuracy"),
     )
 
 
@@ -362,7 +364,7 @@ def _notes(
     if any(row.order_gap is not None for row in rows):
         yield (
             "samples are clips: GFLOPs and images per second are of one clip and view; order gap: test score in the "
-            "frames' natural order less that in a random one, on average over data sets"
+            "frames' natural order less that in a random one, and top-5 accuracy, both on average over data sets"
         )
     if len({row.device for row in rows}) > 1:
         yield "images per second were measured on different devices and compare within one device only"

@@ -149,8 +149,9 @@ def _facts(table: Table, row: Row) -> dict[str, Any]:
         "eval_images_per_second": row.eval_images_per_second,
         "device": row.device,
         "ppt": row.ppt,
-        # tables of images have no such column
+        # tables of images have no such columns
         **({} if row.order_gap is None else {"order_gap": table.metric.scale * row.order_gap}),
+        **({} if row.top5_accuracy is None else {"top5_accuracy": table.metric.scale * row.top5_accuracy}),
     }
 
 

@@ -79,6 +79,8 @@ class Row:
     by_class: Mapping[str, float] = field(default_factory=dict)
     # of clips: by how much the score is better in the frames' natural order, mean over data sets
     order_gap: float | None = None
+    # of clips as well; tables of images have it in their records alone
+    top5_accuracy: float | None = None
 
     @property
     def complete(self) -> bool:

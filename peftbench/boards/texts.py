@@ -34,7 +34,7 @@ _WITH_UNIT, _WITHOUT_UNIT = Metric("", unit="%"), Metric("", unit="")
 def cost_headers(table: Table) -> list[str]:
     """Headers of the costs that some row knows; the device is shown where a table has more than one."""
     names = ["lr", "params (M)", head_header(table), "memory (MB)", *([CROP] if of_maps(table) else [])]
-    names = [*names, "train GFLOPs", "train img/s", "eval img/s", "order gap"]
+    names = [*names, "train GFLOPs", "train img/s", "eval img/s", "order gap", "top-5"]
     known = [name for name in names if any(text(table, row, name) != EMPTY for row in all_rows(table))]
     return [*known, *(["device"] if len({row.device for row in table.rows}) > 1 else [])]
 
@@ -136,6 +136,7 @@ def text(table: Table, row: Row, header: str) -> str:
         "train img/s": number(row.train_images_per_second, 1, 0),
         "eval img/s": number(row.eval_images_per_second, 1, 0),
         "order gap": number(row.order_gap, 1 / table.metric.scale, 1),
+        "top-5": number(row.top5_accuracy, 1 / table.metric.scale, 1),
         "device": row.device or EMPTY,
         "mean of groups": shown(row.mean_of_groups, table.metric, 2),
         "flat mean": shown(row.flat_mean, table.metric, 2),

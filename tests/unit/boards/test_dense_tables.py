@@ -153,10 +153,13 @@ def test_what_delta_m_lacks_is_said_as_words_to_run() -> None:
         own = several("lora", 0.70, 18.0, seed=seed)
         words = f"task=several task.tasks=[segmentation,normals] dataset=scenes method=lora method.rank=4 seed={seed}"
         own.provenance["command"] = [*words.split(), "train=short", "train.zoom=[0.5,2.0]", "runtime.threads=1"]
+        # a rate is the method's, a schedule the recipe's
+        own.provenance["command"] += ["optim.lr=0.002", "optim.warmup_epochs=0", "optim.undecayed=[lora]"]
         rows.append(own)
     [note] = [note for note in table_of([singles()[0], *rows]).notes if "delta_m" in note]
     assert note.endswith(
-        ": python -m peftbench -m dataset=scenes train=short 'train.zoom=[0.5,2.0]' method=full task=normals seed=0,2"
+        ": python -m peftbench -m dataset=scenes train=short 'train.zoom=[0.5,2.0]' "
+        "optim.warmup_epochs=0 method=full task=normals seed=0,2"
     )
     rows[1].provenance["command"] = "anything that stands in a file"
     rows[0].provenance["command"] = [1, "\x1b[2J"]

@@ -136,18 +136,21 @@ def test_tables_of_other_columns_share_one_file(tmp_path: Path) -> None:
     assert sorted(path.name for path in csv.parent.iterdir()) == ["leaderboard.csv", "leaderboard.md"]
 
 
-def test_the_order_gap_of_clips_is_a_column_where_there_is_one() -> None:
+def test_order_gap_and_top_5_of_clips_are_columns_where_there_are_clips() -> None:
     values = [record_values(method=method, group="video") for method in ("linear", "aim")]
     for number, record in enumerate(values):
         record["metrics"]["test"] |= {"accuracy_shuffled": 0.25, "order_gap": 0.25 * number}
+        record["metrics"]["test"]["top5_accuracy"] = 0.75 + number / 8
     [table] = leaderboard(collect(RunRecord(**record) for record in values))
     rows = {row["method"]: row for row in markdown_rows(to_markdown(table))}
     assert (rows["aim"]["order gap"], rows["linear"]["order gap"]) == ("25.0", "0.0")
+    assert (rows["aim"]["top-5"], rows["linear"]["top-5"]) == ("87.5", "75.0")
     assert any(note.startswith("samples are clips") for note in table.notes)
     frame = pd.read_csv(io.StringIO(to_csv(table))).set_index("method")
-    assert frame.loc["aim", "order_gap"] == 25
+    assert frame.loc["aim", "order_gap"] == 25 and frame.loc["aim", "top5_accuracy"] == 87.5
     [images] = leaderboard(collect(records()))
     assert "order gap" not in to_markdown(images) and "order_gap" not in to_csv(images)
+    assert "top-5" not in to_markdown(images) and "top5_accuracy" not in to_csv(images)
 
 
 def test_writing_again_gives_the_same_bytes(tmp_path: Path) -> None:

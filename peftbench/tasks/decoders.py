@@ -149,6 +149,7 @@ def conv(inside: int, outside: int, size: int) -> nn.Sequential:
 def classifier(inside: int, outputs: int) -> nn.Conv2d:
     """1 x 1 convolution whose weights start normal with deviation 0.01 and biases at 0, as mmsegmentation's do."""
     layer = nn.Conv2d(inside, outputs, 1)
+    assert layer.bias is not None
     nn.init.normal_(layer.weight, std=0.01)
     nn.init.zeros_(layer.bias)
     return layer

@@ -40,8 +40,8 @@ def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
             mirrored = torch.cat([-mirrored[:, :1], mirrored[:, 1:]], dim=1)
         values = torch.where(draws["flip"].view(-1, *[1] * (values.ndim - 1)), mirrored, values)
     if "angle" in draws:
-        places = turned_points(draws["zoom"], draws["angle"], (height, width))
-        values = _at(values, *((place + 0.5).floor().long() for place in places), unknown)
+        down, right = turned_points(draws["zoom"], draws["angle"], (height, width))
+        values = _at(values, (down + 0.5).floor().long(), (right + 0.5).floor().long(), unknown)
         if name == "normals":
             values = _turned(values, draws["angle"][:, None, None])
     elif "zoom" in draws:

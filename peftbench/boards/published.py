@@ -21,10 +21,13 @@ UNVERIFIED = (
     "‡: the checkpoint, or whether the mean is flat or of groups, is not stated where the row was read, "
     "or the row comes from a summary written by others"
 )
-# Benchmark file -> what precedes its data sets' names in labels.
-BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/", "video": "", "dense": ""}
-# Benchmark file that is not of classification -> its task here, and that task's number.
-TASKS = {"dense": ("segmentation", Metric("miou"))}
+# Benchmark -> what precedes its data sets' names in labels.
+BENCHMARKS = {"vtab1k": "vtab/", "fgvc": "fgvc/", "fewshot_clip": "coop/", "video": "", "dense": "", "boxes": ""}
+# Benchmark that is not of classification -> its task here, that task's number, the file, and the number's name there.
+TASKS = {
+    "dense": ("segmentation", Metric("miou"), "dense", "miou"),
+    "boxes": ("detection", Metric("ap"), "dense", "ap_box"),
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Published:
     @property
     def task(self) -> str:
         """Empty for classification."""
-        return TASKS.get(self.benchmark, ("", ACCURACY))[0]
+        return TASKS[self.benchmark][0] if self.benchmark in TASKS else ""
 
     def stands_beside(self, table: Table) -> bool:
         """Whether a table is of the same backbone and task."""
@@ -106,7 +109,7 @@ def load_sources() -> dict[str, Source]:
 
 
 def load_published() -> list[Published]:
-    """All published rows of classification and segmentation, in the order of the files."""
+    """All published rows of classification, segmentation and detection, in the order of the files."""
     renamed = {kind: _renamed(kind) for kind in ("method", "dataset")}
     found: dict[tuple[object, ...], Published] = {}
     for benchmark, prefix in BENCHMARKS.items():
@@ -195,7 +198,7 @@ def alone() -> list[Table]:
     for (backbone, benchmark), rows in sorted(by_table.items()):
         groups = {label: group for row in rows for label, group in row.groups.items()}
         columns = tuple(Column(label, label, group, "as published", "as published") for label, group in groups.items())
-        task, metric = TASKS.get(benchmark, ("", ACCURACY))
+        task, metric, *_ = TASKS.get(benchmark, ("", ACCURACY))
         empty = Table(
             backbone, benchmark, "as published", columns, (), (), compare((), columns), task=task, metric=metric
         )
@@ -245,11 +248,10 @@ def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Sourc
 
 def _figures(benchmark: str) -> list[dict[str, str]]:
     """The lines of a benchmark; of a file with several metrics those of its task's number, as `accuracy`."""
-    lines = _lines(benchmark)
     if benchmark not in TASKS:
-        return lines
-    metric = TASKS[benchmark][1]
-    return [line | {"accuracy": line["value"], "group": benchmark} for line in lines if line["metric"] == metric.name]
+        return _lines(benchmark)
+    _, _, file, metric = TASKS[benchmark]
+    return [line | {"accuracy": line["value"], "group": benchmark} for line in _lines(file) if line["metric"] == metric]
 
 
 def _renamed(kind: str) -> dict[str, list[str]]:

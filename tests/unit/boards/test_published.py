@@ -108,6 +108,23 @@ def test_rows_of_segmentation_stand_beside_segmentation_alone() -> None:
     assert tests == {"backbone trained": "51.9", "backbone trained, several scales and mirrored": "52.5"}
 
 
+def test_rows_of_boxes_stand_beside_detection_alone() -> None:
+    boxes = [row for row in load_published() if row.benchmark == "boxes"]
+    assert all(row.task == "detection" and row.figures.keys() == {"coco"} for row in boxes)
+    rows = {row.method: row.figures["coco"] for row in boxes if backbones_of(row) == ["swin_b_in22k"]}
+    assert len(rows) == 11 and (rows["full"], rows["linear"], rows["mona"]) == ("51.9", "43.5", "53.4")
+    deit = [row for row in boxes if (row.backbone, row.pretraining) == ("vit_b16", "imagenet1k_deit")]
+    assert {row.variant.split(" 3x")[0]: row.figures["coco"] for row in deit} == {
+        "mask rcnn": "49.6",
+        "cascade mask rcnn": "52.1",
+    }
+    assert len(boxes) == 11 + 12
+    [table] = [t for t in alone() if t.title.startswith("detection (ap), swin_b imagenet22k_sup, boxes")]
+    empty = dataclasses.replace(table, backbone="swin_b_in22k", published=(), notes=())
+    others = [dataclasses.replace(empty, task=task) for task in ("segmentation", "")]
+    assert [len(t.published) for t in beside([empty, *others])] == [11, 0, 0]
+
+
 def test_copies_of_one_row_are_one_row() -> None:
     rows = [row for row in load_published() if row.method == "lora" and VIT in backbones_of(row)]
     # 67.1 on CIFAR-100 and 91.4 on Caltech101 stand in six tables

@@ -237,6 +237,10 @@ def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask],
     assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
 
 
+def test_steps_with_an_auxiliary_head_are_done_again_to_the_bit(as_on_cuda: None) -> None:
+    assert captured_as_started(fitting("lora"), "vit_cls", Segmentation(num_maps=2, auxiliary=0.4), MOVED)
+
+
 @pytest.mark.parametrize("train", AUGMENTED, ids=lambda train: train.augment)
 def test_steps_on_chosen_windows_and_turned_maps_are_done_again_to_the_bit(train: TrainSpec, as_on_cuda: None) -> None:
     assert captured_as_started(fitting("lora"), "vit_cls", Segmentation(num_maps=2), train)

@@ -114,6 +114,22 @@ class UPerNetDecoder(nn.Module):
         return scores
 
 
+class WithAuxiliary(nn.Module):
+    """A decoder and, in training alone, a second one beside it: maps -> (scores, scores of the `auxiliary` one).
+
+    The second is `FCNDecoder` on the third map, or on the last of fewer: mmsegmentation's auxiliary head.
+    """
+
+    def __init__(self, decoder: nn.Module, widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.decoder, self.place = decoder, min(2, len(widths) - 1)
+        self.auxiliary = FCNDecoder([widths[self.place]], outputs)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+        scores: Tensor = self.decoder(maps)
+        return (scores, self.auxiliary([maps[self.place]])) if self.training else scores
+
+
 class HRNetDecoder(nn.Module):
     """Maps at the first one's size side by side, 1 x 1 convolution to 4 S, batch norm, relu, 1 x 1 convolution.
 

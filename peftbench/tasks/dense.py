@@ -98,7 +98,9 @@ class MapModel(TaskModel):
         if isinstance(self.head, nn.ModuleDict):
             own = of_each_task(maps, len(self.head), inputs[0].shape[0])
             return {name: resized(head(read), size) for (name, head), read in zip(self.head.items(), own, strict=True)}
-        return resized(self.head(maps), size)
+        found = self.head(maps)
+        # a second decoder trains beside the first, and is not asked in evaluation
+        return tuple(resized(each, size) for each in found) if isinstance(found, tuple) else resized(found, size)
 
 
 def slide(forward: Callable[..., Any], inputs: Sequence[Tensor], window: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from peftbench.backbones.maps import Taps, tapped_blocks
+from peftbench.backbones.maps import Taps, tapped_blocks, taps_of
 from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images
 from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS, install
@@ -27,6 +28,7 @@ from peftbench.tasks.dense import MapModel
 from peftbench.tasks.pyramid import FlatPyramid
 from peftbench.tasks.segmentation import Segmentation
 from peftbench.tasks.several import Several
+from peftbench.train.options import TrainSpec
 
 CLASSES = Classes(("sky", "road", "car", "absent"))
 
@@ -97,6 +99,29 @@ def test_they_start_as_those_of_mmsegmentation(name: str) -> None:
 def test_a_decoder_whose_start_changed_is_another_cell() -> None:
     assert [Segmentation(decoder=name).revision for name in DECODERS] == [1, 2, 2, 2, 1]
     assert Several(decoder="upernet").revision == 2 and Several().revision == 1
+
+
+@pytest.mark.parametrize("family", ["vit_twelve", "swin"])
+def test_an_auxiliary_head_trains_beside_the_decoder_and_is_silent_in_evaluation(family: str) -> None:
+    backbone = (BUILDERS | TWELVE_BLOCKS)[family]()
+    install(METHODS.get("linear")(), backbone)
+    alone = Segmentation(decoder="upernet", channels=8)
+    task, train = dataclasses.replace(alone, auxiliary=0.4), TrainSpec()
+    model, plain = task.model(backbone, CLASSES, 0), alone.model(backbone, CLASSES, 0)
+    width = taps_of(backbone, 4).widths[:3][-1]
+    # one convolution with 256 channels on the third map, or on the last of fewer
+    assert size(model.head) == size(plain.head) + 9 * width * 256 + 2 * 256 + 257 * 4
+    pictures, truth = images(2), torch.arange(2 * 32 * 32).view(2, 32, 32) % 4
+    scores, beside = model.train()(pictures)
+    assert scores.shape == beside.shape == (2, 4, 32, 32)
+    loss = task.loss((scores, beside), {"class_map": truth}, train)
+    parts = [F.cross_entropy(each, truth) for each in (scores, beside)]
+    torch.testing.assert_close(loss, parts[0] + 0.4 * parts[1])
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.head.parameters())
+    # the decoder starts as without it, and says the same
+    reset = task.model(backbone, CLASSES, 0)
+    torch.testing.assert_close(reset.eval()(pictures), plain.eval()(pictures), rtol=0, atol=0)
 
 
 def test_a_flat_pyramid_has_four_sizes() -> None:

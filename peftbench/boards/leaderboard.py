@@ -228,7 +228,7 @@ def _row(
     both = halves(cells, [column.name for column in shared]) if metric.name == H and flat_mean else None
     if both:
         group_means, mean_of_groups, flat_mean = {}, both.h, both.h
-    params_method = _cost(cells, "params_method")
+    params_method, order_gap = _cost(cells, "params_method"), _cost(cells, "order_gap")
     # the score is defined for a share of right answers
     rated = metric.unit == FRACTION and metric.better == HIGHER
     records = [record for group in cells.values() for record in group]
@@ -260,7 +260,7 @@ def _row(
         beside=both.shown
         if both
         else beside({name: records for name, records in cells.items() if records[0]["others"]}, singles or {}),
-        order_gap=(order_gap := _cost(cells, "order_gap")),
+        order_gap=order_gap,
         top5_accuracy=None if order_gap is None else _cost(cells, "top5_accuracy"),
     )
 

@@ -329,6 +329,12 @@ def test_captured_steps_of_tasks_with_maps_are_the_steps_to_the_bit(kind: type[M
 
 @pytest.mark.gpu
 @needs_cuda
+def test_captured_steps_with_an_auxiliary_head_are_the_steps_to_the_bit() -> None:
+    assert on_cuda(fitting("lora"), "vit_cls", Segmentation(num_maps=2, auxiliary=0.4), MOVED)
+
+
+@pytest.mark.gpu
+@needs_cuda
 @pytest.mark.parametrize("train", AUGMENTED, ids=lambda train: train.augment)
 def test_captured_steps_on_chosen_windows_and_turned_maps_are_the_steps_to_the_bit(train: TrainSpec) -> None:
     assert on_cuda(fitting("lora"), "vit_cls", Segmentation(num_maps=2), train)

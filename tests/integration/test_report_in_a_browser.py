@@ -304,6 +304,22 @@ def test_what_trains_nothing_is_chosen_and_drawn_at_zero(browser: Any, tmp_path:
     assert page.locator("#chooser-plot text.axis").all_text_contents().count("0") == 1
 
 
+def test_every_printed_table_is_drawn_those_without_costs_too(browser: Any, tmp_path: Path) -> None:
+    Store(tmp_path).put(make_record())
+    assert main(["--results", str(tmp_path), "--published", "all"]) == 0
+    page = watched(browser.new_context(offline=True), lambda url: not url.startswith(("file:", "data:", "blob:")))
+    page.goto((tmp_path / "leaderboard" / "published" / "leaderboard.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("body[data-ready]")
+    titles = page.locator("#choose-table option").all_inner_texts()
+    assert len([title for title in titles if title.endswith("as published")]) > 20
+    costless = 0
+    for title in titles:
+        page.select_option("#choose-table", label=title)
+        assert page.locator("h2", has_text=title).count() == 1 and page.problems == [], title
+        costless += page.locator("#chooser-plot", has_text="no complete row knows a cost").count()
+    assert costless > 5
+
+
 def test_classes_have_a_heat_map_and_a_record_its_picture(browser: Any, tmp_path: Path) -> None:
     """Two segmentation records: one class each method finds, one that occurs for one of them only, one kept picture."""
     store = Store(tmp_path)

@@ -69,7 +69,11 @@ const MARKS = {
 
 // points: {row, cost, state} with state front, fits or out. Every point tells its name to pointer and arrow keys.
 function scatter(node, points, cost, height) {
-  if (!points.length) return node.replaceChildren(html("p", { class: "hint", style: "padding: 0 1rem" }, `no complete row knows its ${COSTS[cost].words}`));
+  if (!points.length) {
+    // printed tables may hold no cost at all, so that there is none to choose
+    const words = cost in COSTS ? `its ${COSTS[cost].words}` : "a cost";
+    return node.replaceChildren(html("p", { class: "hint", style: "padding: 0 1rem" }, `no complete row knows ${words}`));
+  }
   const wide = Math.max(300, node.clientWidth || 600);
   const [left, right, top, bottom] = [46, 14, 14, 46];
   // a logarithm has no zero: what costs nothing stands left of all that costs something

@@ -71,9 +71,12 @@ class MapTask(Task):
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         taps = taps_of(backbone, self.num_maps, self.behind_merging)
-        with seeded(seed, "head"):
-            decoder = DECODERS[self.decoder](taps, self.num_outputs(targets), self.channels)
-        return MapModel(backbone, decoder, taps)
+        return MapModel(backbone, self.head_on(taps, targets, seed), taps)
+
+    def head_on(self, taps: Taps, targets: Targets, seed: int, stream: str = "head") -> nn.Module:
+        """What reads the maps, drawn from the seed's `stream`."""
+        with seeded(seed, stream):
+            return DECODERS[self.decoder](taps, self.num_outputs(targets), self.channels)
 
 
 class MapModel(TaskModel):

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from peftbench.backbones.base import Backbone
-from peftbench.backbones.maps import taps_of
+from peftbench.backbones.maps import Taps
 from peftbench.foundation.exact import exact
 from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.metric import Metric
@@ -23,7 +22,6 @@ from peftbench.tasks.base import TASKS, Targets
 from peftbench.tasks.boundaries import boundaries, f_measure, matched, tolerance
 from peftbench.tasks.decoders import WithAuxiliary
 from peftbench.tasks.dense import MapTask, Sums
-from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
 from peftbench.train.evaluate import Measured
 from peftbench.train.options import TrainSpec
@@ -46,13 +44,12 @@ class Segmentation(MapTask):
     def num_outputs(self, targets: Targets) -> int:
         return targets.num_classes
 
-    def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
-        model = super().model(backbone, targets, seed)
-        if self.auxiliary:
-            widths = taps_of(backbone, self.num_maps, self.behind_merging).widths
-            with seeded(seed, "head:auxiliary"):
-                model.head = WithAuxiliary(model.head, widths, self.num_outputs(targets))
-        return model
+    def head_on(self, taps: Taps, targets: Targets, seed: int, stream: str = "head") -> nn.Module:
+        head = super().head_on(taps, targets, seed, stream)
+        if not self.auxiliary:
+            return head
+        with seeded(seed, f"{stream}:auxiliary"):
+            return WithAuxiliary(head, taps.widths, self.num_outputs(targets))
 
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
         if isinstance(outputs, tuple):

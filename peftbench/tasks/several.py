@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.maps import serve, taps_of
 from peftbench.foundation.metric import Metric
-from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import option
 from peftbench.tasks.base import TASKS, Targets
-from peftbench.tasks.decoders import DECODERS
 from peftbench.tasks.dense import MapModel, MapTask
 from peftbench.tasks.depth import Depth
 from peftbench.tasks.human_parts import HumanParts
@@ -86,8 +84,7 @@ class Several(MapTask):
         decoders = nn.ModuleDict()
         for name, part in self.parts.items():
             # a stream each: a decoder does not depend on what stands before it
-            with seeded(seed, f"head:{name}"):
-                decoders[name] = DECODERS[self.decoder](taps, part.num_outputs(targets), self.channels)
+            decoders[name] = part.head_on(taps, targets, seed, f"head:{name}")
         return MapModel(backbone, decoders, taps)
 
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:

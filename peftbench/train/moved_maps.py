@@ -43,7 +43,7 @@ def moved(name: str, values: Tensor, draws: Draws, augment: Augment) -> Tensor:
         down, right = turned_points(draws["zoom"], draws["angle"], (height, width))
         values = _at(values, (down + 0.5).floor().long(), (right + 0.5).floor().long(), unknown)
         if name == "normals":
-            values = _turned(values, draws["angle"][:, None, None])
+            values = _pointing(values, draws["angle"][:, None, None])
     elif "zoom" in draws:
         rows, columns = (
             (window_points(draws["zoom"], draws["window"][:, axis], size, augment.window) + 0.5).floor().long()
@@ -74,7 +74,7 @@ def _is_varied(classes: Tensor, most: float) -> Tensor:
     return counts.amax(dim=1) < most * counts.sum(dim=1)
 
 
-def _turned(normals: Tensor, angle: Tensor) -> Tensor:
+def _pointing(normals: Tensor, angle: Tensor) -> Tensor:
     """Normals [batch, 3, height, width] turned left in the plane of the picture."""
     right, down, away = normals.unbind(dim=1)
     cosine, sine = torch.cos(angle), torch.sin(angle)

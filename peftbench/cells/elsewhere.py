@@ -10,15 +10,14 @@ from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.measure import measure_split
 from peftbench.cells.parts import build_parts
 from peftbench.cells.restore import record_config
+from peftbench.cells.settled import settled
 from peftbench.config.compose import Trees
 from peftbench.config.gate import Builder
 from peftbench.config.words import problems_of
 from peftbench.data.base import DatasetSpec
-from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.seeding import deterministic
 from peftbench.records.owned import own_adapter
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -66,7 +65,7 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
         raise NotApplicable(f"what {config.method.label} learned belongs to the classes of {record.labels['dataset']}")
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
-    with deterministic(pick_device(runtime.device)):
+    with settled(runtime):
         findings = take_findings(tensors)
         moved = replace(config, dataset=dataset)
         parts = build_parts(moved, runtime, Progress(runtime.progress), findings)

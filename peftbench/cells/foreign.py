@@ -8,14 +8,13 @@ from pathlib import Path
 from peftbench.adapters.hf_peft import attach_peft
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import build_parts
+from peftbench.cells.settled import settled
 from peftbench.config.compose import Trees
 from peftbench.config.gate import from_tree
 from peftbench.config.overrides import named_options
 from peftbench.config.words import problems_of
-from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.seeding import deterministic
 from peftbench.tasks.model import Classifier
 from peftbench.train.evaluate import Evaluation
 
@@ -29,7 +28,7 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     if problems := problems_of(chosen):
         raise ConfigError(problems)
     config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
-    with deterministic(pick_device(runtime.device)):
+    with settled(runtime):
         parts = build_parts(config, runtime, Progress(runtime.progress), None)
         if not isinstance(parts.model, Classifier):
             raise NotApplicable(f"PEFT's adapters are measured as classifiers, not for task={config.task.name}")

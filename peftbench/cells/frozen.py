@@ -16,6 +16,7 @@ from peftbench.cells.shared import held_frozen
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
+from peftbench.foundation import matmul
 from peftbench.foundation.memory import free_memory
 from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches
@@ -146,7 +147,8 @@ class Keeper:
         model = self._parts.model
         names = {module: name for name, module in model.named_modules()}
         of_calls = tuple((names[call.module], call.number, call.shape, call.dtype, call.order) for call in calls)
-        return of_calls, id(split), in_order.batch_size, model.training, in_order.device, torch.get_num_threads()
+        sums = torch.get_num_threads(), matmul.in_use()
+        return of_calls, id(split), in_order.batch_size, model.training, in_order.device, *sums
 
     def _room(self, num_samples: int, call: FrozenCall) -> Tensor:
         """An empty tensor [num_samples, *packed_shape], in memory or, where that is short, in a file without a name."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
@@ -55,8 +54,6 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     A method that looks at images first does so here, unless the `findings` of an earlier look are given.
     """
     device = pick_device(runtime.device)
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
     data_set = opened(config)
     source = data_set.source
     for note in source.notes:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from peftbench.foundation import matmul
+from peftbench.foundation.cores import cpuinfo
 from peftbench.foundation.plugins import plugins_digest
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "datasets", "scikit-learn", "hydra-core")
@@ -55,8 +57,8 @@ def git_state() -> tuple[str | None, bool | None]:
     return commit.stdout.strip(), bool(status.stdout.strip())
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """Hardware that bit-exact repetition depends on. No host name: records are shared."""
+def machine(device: torch.device, library: str = matmul.TORCH) -> dict[str, Any]:
+    """Hardware, and the `library` of its products, that bits depend on. No host name: records are shared."""
     facts: dict[str, Any] = {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -65,6 +67,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": device.type,
     }
+    if library != matmul.TORCH:
+        facts["matmul"] = library
     if device.type == "cuda":
         facts |= {
             "gpu": torch.cuda.get_device_name(device),
@@ -91,10 +95,4 @@ def _is_place(value: str) -> bool:
 
 
 def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return cpuinfo("model name") or platform.processor() or platform.machine()

@@ -21,6 +21,7 @@ from peftbench.config.gate import RunConfig, as_tree, without_locations
 from peftbench.config.presets import DEFAULT
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
+from peftbench.foundation import matmul
 from peftbench.records.owned import Attempt, predictions_bytes
 from peftbench.records.record import SCHEMA, RunRecord
 from peftbench.records.store import Store
@@ -79,7 +80,7 @@ def record_of(
         curve=trained.fit.curve,
         data=_data(config, parts, scores.test is not None),
         weights=_weights(cell, parts),
-        provenance=_provenance(cell, parts, clocked),
+        provenance=_provenance(cell, runtime, parts, clocked),
         predictions=_save_predictions(cell, store, scores.test, files),
         tuning=cell.tuning,
         hparams=_hparams(config),
@@ -147,14 +148,14 @@ def _data(config: RunConfig, parts: Parts, tested: bool) -> dict[str, Any]:
     }
 
 
-def _provenance(cell: Cell, parts: Parts, clocked: Clocked) -> dict[str, Any]:
-    commit, dirty = git_state()
+def _provenance(cell: Cell, runtime: RuntimeSpec, parts: Parts, clocked: Clocked) -> dict[str, Any]:
+    (commit, dirty), device = git_state(), parts.data.device
     return {
         "version": package_version(),
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": versions(),
-        "machine": machine(parts.data.device),
+        "machine": machine(device, matmul.chosen(runtime.matmul, device)),
         "started": clocked.started.isoformat(timespec="seconds"),
         "seconds": clocked.seconds,
         "command": command_words(sys.argv[1:] if cell.words is None else cell.words),

@@ -11,14 +11,14 @@ from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import Parts, build_parts
+from peftbench.cells.settled import settled
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.device import pick_device
+from peftbench.foundation import matmul
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
 from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.seeding import deterministic
 from peftbench.foundation.spec import defaults_of
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
@@ -69,7 +69,7 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
-    with deterministic(pick_device(runtime.device)):
+    with settled(runtime):
         findings = take_findings(tensors)
         parts = build_parts(config, runtime, Progress(runtime.progress), findings)
         load_adapter(parts.model, tensors, path)
@@ -84,8 +84,9 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
     Of the record only hyperparameters are taken, and its words as they are: neither it nor an adapter can name a
     place or an environment variable. Raises `ConfigError` for wrong options, `MissingInput` when data or weights are
     not here, `RecordError` when they, or the code, are not the record's.
+    The library that multiplied for the record does so again unless the options say otherwise.
     """
-    tree = {**_without_places(record.config), "runtime": defaults_of(RuntimeSpec)}
+    tree = {**_without_places(record.config), "runtime": {**defaults_of(RuntimeSpec), "matmul": _library(record)}}
     for option, value in option_values(options).items():
         section, _, name = option.partition(".")
         if not name:
@@ -101,6 +102,12 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
             f"the record was made by commit {record.provenance['git_commit']}{_weights_hint(record, cell)}"
         )
     return typed, runtime
+
+
+def _library(record: RunRecord) -> str:
+    """What multiplied for the record, whose bits depend on it; torch's own choice where that is not here."""
+    recorded = record.provenance["machine"].get("matmul", matmul.TORCH)
+    return recorded if recorded in matmul.CHOICES and matmul.available() else matmul.TORCH
 
 
 def _weights_hint(record: RunRecord, cell: Cell) -> str:

@@ -10,11 +10,10 @@ from peftbench.cells.cell import Cell
 from peftbench.cells.measure import measure
 from peftbench.cells.parts import build_parts
 from peftbench.cells.recording import Clocked, record_of
+from peftbench.cells.settled import settled
 from peftbench.cells.train import train_parts
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.device import pick_device
 from peftbench.foundation.progress import Progress
-from peftbench.foundation.seeding import deterministic
 from peftbench.foundation.stopping import stop_if_told
 from peftbench.records.owned import Attempt
 from peftbench.records.record import RunRecord
@@ -29,8 +28,8 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     """
     stop_if_told()
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
-    config, device = cell.config, pick_device(runtime.device)
-    with deterministic(device):
+    config = cell.config
+    with settled(runtime) as device:
         peak = PeakMemory(device)
         for line in config.hparams.lines():
             progress.say(line)

@@ -19,6 +19,7 @@ from peftbench.cli.commands.reproduce import counted_differences, number_differe
 from peftbench.config.gate import from_tree
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.digits import Digits
+from peftbench.foundation import matmul
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from tests.conftest import REPOSITORY
@@ -36,6 +37,23 @@ def test_a_record_is_reproduced_bit_for_bit(run, results, capsys):
     assert "reproduced bit for bit" in shown and "what else differs" not in shown
     assert f"running on {record.provenance['machine']['threads']} threads, as the record says" in said
     assert sorted(path for path in results.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize("library", ["torch", "onednn"])
+def test_the_record_s_library_multiplies_again(library, run, results, capsys):
+    if library == "onednn" and not matmul.available():
+        pytest.skip("this torch carries no oneDNN")
+    assert run("method=lora", f"runtime.matmul={library}", *TINY) == 0
+    (record,) = Store(results).all()
+    assert record.provenance["machine"].get("matmul", "torch") == library
+    capsys.readouterr()
+    assert run("reproduce", record.fingerprint, "--results", str(results), fast=False) == 0
+    shown = capsys.readouterr().out
+    assert "reproduced bit for bit" in shown and "what else differs" not in shown
+    other = {"torch": "onednn", "onednn": "torch"}[library]
+    if matmul.available():
+        run("reproduce", record.fingerprint, "--results", str(results), f"runtime.matmul={other}", fast=False)
+        assert "matmul: " in capsys.readouterr().out
 
 
 def test_what_differs_is_named_and_measured(run, results, capsys):

@@ -1,0 +1,96 @@
+"""Which library multiplies matrices of float32 on a CPU.
+
+torch gives these products to MKL where it was built with it. On processors of other makers than Intel, MKL leaves their
+AVX-512 unused; oneDNN, which every such torch carries for its other kernels, uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from peftbench.foundation.cores import cpuinfo
+from peftbench.foundation.errors import ConfigError
+
+TORCH, ONEDNN = "torch", "onednn"
+CHOICES = ("auto", TORCH, ONEDNN)
+
+_registered: torch.library.Library | None = None
+
+
+def available() -> bool:
+    """Whether this torch carries oneDNN."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def chosen(choice: str, device: torch.device) -> str:
+    """`torch` or `onednn`. auto is `onednn` on a CPU of AMD with AVX-512, where torch would ask MKL.
+
+    Raises `ConfigError` for `onednn` where there is none. On a GPU the choice is without effect, and `torch`.
+    """
+    if choice == ONEDNN and not available():
+        raise ConfigError([f"runtime.matmul={ONEDNN}: this torch was built without oneDNN; use auto or {TORCH}"])
+    if device.type != "cpu":
+        return TORCH
+    return (ONEDNN if _gains() else TORCH) if choice == "auto" else choice
+
+
+def in_use() -> str:
+    """`torch` or `onednn`: what multiplies now."""
+    return TORCH if _registered is None else ONEDNN
+
+
+@contextmanager
+def multiplied_by(library: str) -> Iterator[None]:
+    """Inside, `library` (`torch` or `onednn`) multiplies; behind, what did before.
+
+    It holds for the whole process, gradients included: the CPU kernels of `aten::mm` and `aten::addmm`, which all
+    linear maps end in, are replaced. Batched products and those within attention stay as they are.
+    """
+    before = in_use()
+    _register(library)
+    try:
+        yield
+    finally:
+        _register(before)
+
+
+def _register(library: str) -> None:
+    global _registered
+    if library == in_use():
+        return
+    # torch takes the kernels back when the object is gone
+    _registered = None
+    if library == ONEDNN:
+        replaced = torch.library.Library("aten", "IMPL")
+        replaced.impl("mm", _mm, "CPU")
+        replaced.impl("addmm", _addmm, "CPU")
+        _registered = replaced
+
+
+def _mm(a: Tensor, b: Tensor) -> Tensor:
+    """a b of [n, k] and [k, m]."""
+    if _taken(a, b):
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
+    return torch.ops.aten.mm.out(a, b, out=a.new_empty(a.shape[0], b.shape[1]))
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """beta bias + alpha a b of [n, k] and [k, m]."""
+    if _taken(a, b) and bias.shape == b.shape[1:] and bias.dtype is torch.float32 and beta == alpha == 1:
+        return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias.contiguous(), "none", [], "")
+    return torch.ops.aten.addmm.out(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(a.shape[0], b.shape[1]))
+
+
+def _taken(a: Tensor, b: Tensor) -> bool:
+    """Whether oneDNN multiplies these; what it does not, and what torch refuses, goes to torch's own kernel."""
+    both = a.dtype is torch.float32 and b.dtype is torch.float32
+    return both and a.numel() > 0 and b.numel() > 0 and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+
+
+def _gains() -> bool:
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and torch.backends.mkl.is_available() and available() and cpuinfo("vendor_id") == "AuthenticAMD"

@@ -17,11 +17,13 @@ from peftbench.config.protocol import VALIDATES, ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split, View
 from peftbench.data.pixels.cache import WHOLE, load_split
+from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
 from peftbench.tasks.apart import numbers_of
 from peftbench.train.batches import Batches, evaluation_batches, training_batches
+from peftbench.train.options import TrainSpec
 from peftbench.train.stored import Values
 
 
@@ -49,16 +51,18 @@ class CellData:
         self._config, self._workers = config, runtime.decoders
         self._window = inputs.size
         _check_windows(config, inputs.size, source.mirrors)
-        folder, targets = runtime.cache_root, config.task.targets
+        folder, targets, changes = runtime.cache_root, config.task.targets, _changes(config.train)
 
         @cache
         def split(name: str, view: View = WHOLE) -> Split:
             streamed = _stream_above(config, runtime, name)
 
             def load() -> Split:
-                return load_split(source, name, self.transform, folder, progress.counted, streamed, targets, view)
+                return load_split(
+                    source, name, self.transform, folder, progress.counted, streamed, targets, view, changes
+                )
 
-            found = opened.split((name, self.transform.key(), folder, streamed, targets, view), load)
+            found = opened.split((name, self.transform.key(), folder, streamed, targets, view, changes), load)
             if config.task.tells_tasks:
                 tasks = np.array(numbers_of(source.class_tasks))[found.labels]
                 found = replace(found, inputs={**found.inputs, "task": tasks})
@@ -130,6 +134,11 @@ def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform
     return ImageTransform(size, protocol.resize, interpolation, protocol.antialias, protocol.crop_pct)
 
 
+def _changes(train: TrainSpec) -> Changes:
+    """What is done to pictures while they are read in training."""
+    return Changes(train.augment, (train.short_side[0], train.short_side[1]), train.rand_ops, train.rand_magnitude)
+
+
 def _check_windows(config: RunConfig, window: int, mirrors: bool) -> None:
     """Raises `ConfigError` for pictures larger than the backbone's input, or several looks at them, out of place."""
     protocol, task, problems = config.protocol, config.task, []
@@ -152,7 +161,7 @@ def _check_windows(config: RunConfig, window: int, mirrors: bool) -> None:
 
 
 def _stream_above(config: RunConfig, runtime: RuntimeSpec, split: str) -> int:
-    """Decoded bytes above which a split is not stored; -1 where every epoch takes other squares or frames of it."""
-    if (config.train.augment == "window_flip" or config.train.draw_frames) and split in VALIDATES:
+    """Decoded bytes above which a split is not stored; -1 where every epoch reads it anew."""
+    if config.train.reads_anew and split in VALIDATES:
         return -1
     return int(runtime.stream_above_gb * 1e9)

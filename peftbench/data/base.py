@@ -317,9 +317,7 @@ class OnDemand(Protocol):
     dtype: np.dtype[Any]
     nbytes: int
 
-    def read(
-        self, rows: np.ndarray, places: np.ndarray | None = None, moments: np.ndarray | None = None
-    ) -> np.ndarray: ...
+    def read(self, rows: np.ndarray, drawn: Mapping[str, np.ndarray] | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -271,10 +271,8 @@ class CorruptedImages:
         self.nbytes = int(np.prod(self.shape))
         self._images, self._name, self._severity, self._photos = images, name, severity, photos
 
-    def read(
-        self, rows: NDArray[Any], places: NDArray[Any] | None = None, moments: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        """uint8 [num_rows, height, width, 3]; `places` and `moments` play no part in a test split."""
+    def read(self, rows: NDArray[Any], drawn: Mapping[str, NDArray[Any]] | None = None) -> NDArray[Any]:
+        """uint8 [num_rows, height, width, 3]; what is `drawn` for training plays no part in a test split."""
         stored = self._images
         clean = stored[rows] if isinstance(stored, np.ndarray) else stored.read(rows)
         clean = np.broadcast_to(clean, (*clean.shape[:-1], 3))

@@ -14,23 +14,25 @@ from torch import Tensor
 
 from peftbench.foundation.seeding import stream
 from peftbench.train.colours import change_colours, distort, random_colours, random_distortions
-from peftbench.train.options import TrainSpec
+from peftbench.train.options import CUT_WHILE_READ, TrainSpec
 
 Draws = dict[str, Tensor]
 
 _ATTEMPTS = 10
+_SEEDS = 2**62
+_SEEDED_CUTS = ("whole_rrc_flip", "jitter_flip", "scales_flip")
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What is done to the training images; `kind` is one of none, flip, crop_flip (padded crop), rrc_flip, window_flip,
-    scale_crop_flip, scale_rotate_flip.
+    """What is done to the training images; `kind` is one of `train.options.AUGMENTS`, crop_flip being the padded crop.
 
     `contrast` is the rrc_flip of contrastive learning, which also changes colours (SupCon, arXiv:2004.11362).
     `window_flip` cuts a random square out of the resized picture, which happens where pictures are read: only its
-    places are drawn here. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the augmentation of
-    segmentation; `scale_rotate_flip` zooms and turns about the middle, by up to `rotation` degrees either way, that of
-    several tasks at once (ASTMT's and MTI-Net's released code). Maps move with their images (`train.moved_maps`). Two
+    places are drawn here, and of `whole_rrc_flip`, `jitter_flip`, `scales_flip` and the `rand_ops` of RandAugment only
+    numbers to start chance from. `scale_crop_flip` zooms by a factor from `zoom` and cuts a random window, the
+    augmentation of segmentation; `scale_rotate_flip` zooms and turns about the middle, by up to `rotation` degrees,
+    that of several tasks at once (ASTMT's and MTI-Net's code). Maps move with their images (`train.moved_maps`). Two
     numbers of `zoom` are a range, more of them all there is to choose from. Below 1 `cat_max_ratio` is what no class
     may fill of a window; up to ten others are drawn (mmsegmentation). Without `mirrors` nothing is flipped, for
     data whose labels know left from right. With `draw_frames` readers are told which moments of a clip to take.
@@ -46,6 +48,7 @@ class Augment:
     mirrors: bool = True
     draw_frames: bool = False
     cat_max_ratio: float = 1.0
+    rand_ops: int = 0
 
     @classmethod
     def of(cls, train: TrainSpec, window: int | None = None, mirrors: bool = True) -> Augment:
@@ -60,12 +63,20 @@ class Augment:
             mirrors,
             train.draw_frames,
             train.cat_max_ratio,
+            train.rand_ops,
         )
 
     @property
     def active(self) -> bool:
         moves = self.kind not in ("none", *(() if self.mirrors else ("flip",)))
-        return moves or self.erasing > 0 or self.photometric or self.draw_frames
+        return moves or self.erasing > 0 or self.photometric or self.draw_frames or self.rand_ops > 0
+
+    @property
+    def while_read(self) -> str:
+        """The option that changes pictures where they are read; empty where none does."""
+        if self.kind in CUT_WHILE_READ:
+            return f"train.augment={self.kind}"
+        return f"train.rand_ops={self.rand_ops}" if self.rand_ops else ""
 
     @property
     def on_host(self) -> bool:
@@ -86,6 +97,10 @@ class Augment:
         if self.kind == "window_flip":
             generator = stream(seed, "augment", epoch, "place")
             draws["place"] = torch.rand(num_samples, 2, generator=generator, dtype=torch.float64)
+        if self.kind in _SEEDED_CUTS:
+            draws["cut"] = torch.randint(_SEEDS, (num_samples,), generator=stream(seed, "augment", epoch, "cut"))
+        if self.rand_ops:
+            draws["ops"] = torch.randint(_SEEDS, (num_samples,), generator=stream(seed, "augment", epoch, "ops"))
         if self.kind in ("rrc_flip", "contrast"):
             generator = stream(seed, "augment", epoch, "resized_crop")
             draws["box"] = random_boxes(num_samples, size, (0.08, 1.0), (3 / 4, 4 / 3), generator, whole=True)
@@ -261,76 +276,3 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
     in_rows = (rows >= top) & (rows < top + box_height)
     in_columns = (columns >= left) & (columns < left + box_width)
     return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Mixup (arXiv:1710.09412) and CutMix (arXiv:1905.04899): each batch is blended with itself in another order.
-
-    When both are on, each mixed batch takes one of the two with equal chance.
-    """
-
-    num_classes: int
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    prob: float = 1.0
-
-    @classmethod
-    def of(cls, train: TrainSpec, num_classes: int) -> Mix | None:
-        """The mixing a configuration asks for; None when it asks for none."""
-        if (train.mixup == 0 and train.cutmix == 0) or train.mix_prob == 0:
-            return None
-        return cls(num_classes, train.mixup, train.cutmix, train.mix_prob)
-
-    def draw(self, num_samples: int, size: tuple[int, int], seed: int, epoch: int, step: int) -> Draws:
-        """How one batch of images of `size` (height, width) is mixed.
-
-        `partner` [num_samples]: the order it is blended with. `shares` [4]: of image and partner in the picture, and in
-        the target. `box` [4]: (top, bottom, left, right) of the rectangle that is all partner.
-        """
-        generator = stream(seed, "mix", epoch, step)
-        mixes, picks_cutmix, row, column = torch.rand(4, generator=generator).tolist()
-        partner = torch.randperm(num_samples, generator=generator)
-        picture, target, box = 1.0, 1.0, (0, 0, 0, 0)
-        if mixes < self.prob:
-            cut = self.cutmix > 0 and (self.mixup == 0 or picks_cutmix < 0.5)
-            target = _beta(self.cutmix if cut else self.mixup, generator)
-            if cut:
-                box, target = _rectangle(target, size, (row, column))
-            else:
-                picture = target
-        shares = torch.tensor([picture, 1 - picture, target, 1 - target], dtype=torch.float64).float()
-        return {"partner": partner, "shares": shares, "box": torch.tensor(box)}
-
-    def blend(self, images: Tensor, labels: Tensor, mixing: Draws) -> tuple[Tensor, Tensor]:
-        """Mixed images and soft targets [batch, num_classes] whose rows sum to 1, from what `draw` gave."""
-        partners = images[mixing["partner"]]
-        shares = mixing["shares"].unbind()
-        if self.mixup > 0:
-            images = images * shares[0] + partners * shares[1]
-        if self.cutmix > 0:
-            top, bottom, left, right = mixing["box"].unbind()
-            rows, columns = (torch.arange(side, device=images.device) for side in images.shape[-2:])
-            inside = ((rows >= top) & (rows < bottom))[:, None] & (columns >= left) & (columns < right)
-            images = torch.where(inside, partners, images)
-        targets = (labels[:, None] == torch.arange(self.num_classes, device=labels.device)).float()
-        return images, targets * shares[2] + targets[mixing["partner"]] * shares[3]
-
-
-def _beta(alpha: float, generator: torch.Generator) -> float:
-    """One draw from Beta(alpha, alpha)."""
-    # torch._standard_gamma is the only gamma sampler of torch that takes a generator.
-    first, second = torch._standard_gamma(torch.full((2,), alpha, dtype=torch.float64), generator=generator).tolist()
-    # Both underflow to 0 only for a tiny alpha, where Beta is a fair coin between 0 and 1.
-    return first / (first + second) if first + second > 0 else float(torch.rand((), generator=generator) < 0.5)
-
-
-def _rectangle(
-    keep: float, size: tuple[int, int], centre: tuple[float, float]
-) -> tuple[tuple[int, int, int, int], float]:
-    """(top, bottom, left, right) of about `1 - keep` of the area, and the share that it really leaves."""
-    height, width = size
-    half = math.sqrt(1 - keep) / 2
-    top, bottom = (round(min(max(centre[0] + side * half, 0.0), 1.0) * height) for side in (-1, 1))
-    left, right = (round(min(max(centre[1] + side * half, 0.0), 1.0) * width) for side in (-1, 1))
-    return (top, bottom, left, right), 1 - (bottom - top) * (right - left) / (height * width)

@@ -13,10 +13,11 @@ from torch import Tensor
 from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.foundation.maps import BOXES
 from peftbench.foundation.seeding import stream
-from peftbench.train.augment import Augment, Draws, Mix
+from peftbench.train.augment import Augment, Draws
+from peftbench.train.mixing import Mix
 from peftbench.train.moved_boxes import moved_boxes
 from peftbench.train.moved_maps import moved, varied_windows
-from peftbench.train.options import TrainSpec
+from peftbench.train.options import CUT_WHILE_READ, TrainSpec
 from peftbench.train.readers import FOR_READERS
 from peftbench.train.stored import Stored, Values
 
@@ -30,7 +31,7 @@ _NO_BATCH = (
     "train.keep_last_batch=false leaves no batch: {num} images are fewer than the batch size {batch_size}; "
     "lower train.batch_size or set train.keep_last_batch=true"
 )
-_NO_WINDOW = "train.augment=window_flip cuts its squares while reading; it needs images that are streamed"
+_NOT_READ = "{option} changes pictures while they are read; it needs images that are streamed"
 _NO_MOMENTS = (
     "train.draw_frames=true takes other frames of files in every epoch; these clips come with the frames they have"
 )
@@ -106,8 +107,9 @@ class Batches:
         pixels = [stored for stored in self._inputs.values() if stored.is_pixels]
         if not pixels and (self._augment is not None or mix is not None):
             raise ConfigError([_NOT_IMAGES])
-        if augment is not None and augment.kind == "window_flip" and not all(stored.read_anew for stored in pixels):
-            raise ConfigError([_NO_WINDOW])
+        reading = "" if augment is None else augment.while_read
+        if reading and not all(stored.read_anew for stored in pixels):
+            raise ConfigError([_NOT_READ.format(option=reading)])
         if augment is not None and augment.draw_frames and not all(stored.draws_frames for stored in pixels):
             raise ConfigError([_NO_MOMENTS])
         self._mean = _channels(mean if mean is not None else (0.0, 0.0, 0.0), self.device)
@@ -335,8 +337,10 @@ def _check_maps(maps: Collection[str], augment: Augment | None, mix: Mix | None)
     ]
     if augment is not None and augment.erasing:
         problems.append(_NOT_WITH_MAPS.format(option="train.erasing", off=0))
-    if augment is not None and augment.kind == "window_flip":
+    if augment is not None and augment.kind in CUT_WHILE_READ:
         problems.append(_NOT_WITH_MAPS.format(option="train.augment", off="scale_crop_flip"))
+    if augment is not None and augment.rand_ops:
+        problems.append(_NOT_WITH_MAPS.format(option="train.rand_ops", off=0))
     if augment is not None and augment.kind == "rrc_flip" and {"normals", "depth"} & set(maps):
         problems.append(_STRETCHED)
     if augment is not None and augment.kind == "scale_rotate_flip" and BOXES in maps:

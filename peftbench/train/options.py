@@ -10,7 +10,9 @@ from peftbench.foundation.spec import Spec, option
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("steps", "epochs", "poly")
 PRECISIONS = ("fp32", "bf16", "fp16")
-AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", "window_flip", "scale_crop_flip", "scale_rotate_flip")
+# cut out of pictures while they are read, so that every epoch reads them anew
+CUT_WHILE_READ = ("window_flip", "whole_rrc_flip", "jitter_flip", "scales_flip")
+AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", *CUT_WHILE_READ, "scale_crop_flip", "scale_rotate_flip")
 SELECTIONS = ("last", "best_val")
 
 
@@ -91,6 +93,10 @@ class TrainSpec(Spec):
     weights sees them rounded.
     `head_dropout` is the share of the pooled features that the head of a classifier drops in training.
     `draw_frames` takes other frames out of a clip's file in every epoch, by the dataset's rule for sampling.
+    `augment=whole_rrc_flip` is the random resized crop of whole pictures, as they are read, where `rrc_flip` cuts from
+    the prepared square; `jitter_flip` cuts a random square where the short side is between the two `short_side` times
+    the size; `scales_flip` cuts one of several shapes at one of thirteen places. `rand_ops` is how many of
+    RandAugment's operations come ahead, `rand_magnitude` how strong they are (`data.pixels.changes`).
     """
 
     section: ClassVar[str] = "train"
@@ -120,11 +126,16 @@ class TrainSpec(Spec):
     head_dropout: float = option(0.0, ge=0, lt=1, later=True)
     rotation: float = option(20.0, ge=0, le=180, later=True)
     cat_max_ratio: float = option(1.0, gt=0, le=1, later=True)
+    short_side: list[float] = option([1.0, 1.15], ge=1, le=8, later=True)
+    rand_ops: int = option(0, ge=0, le=15, later=True)
+    rand_magnitude: int = option(7, ge=0, le=10, later=True)
 
     def problems(self) -> list[str]:
         problems = []
         if len(self.zoom) < 2 or self.zoom != sorted(self.zoom):
             problems.append(f"train.zoom must hold two numbers or more, the smallest first, got {self.zoom}")
+        if len(self.short_side) != 2 or self.short_side != sorted(self.short_side):
+            problems.append(f"train.short_side must hold two numbers, the smaller first, got {self.short_side}")
         if self.cat_max_ratio < 1 and self.augment != "scale_crop_flip":
             problems.append(
                 f"train.cat_max_ratio={self.cat_max_ratio:g} chooses among windows; set train.augment=scale_crop_flip"
@@ -139,6 +150,15 @@ class TrainSpec(Spec):
                 "set one of them to false"
             )
         return problems
+
+    @property
+    def reads_anew(self) -> str:
+        """The option for which pictures are read again in every epoch; empty where none is."""
+        if self.augment in CUT_WHILE_READ:
+            return f"train.augment={self.augment}"
+        if self.rand_ops:
+            return f"train.rand_ops={self.rand_ops}"
+        return "train.draw_frames=true" if self.draw_frames else ""
 
 
 def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from peftbench.foundation.errors import PeftbenchError
 
-# draws of an augmentation that are for readers, by the name of `Reader.read`'s argument
-FOR_READERS = {"place": "places", "moment": "moments"}
+# draws of an augmentation that are for readers
+FOR_READERS = ("place", "moment", "cut", "ops")
 Drawn = Mapping[str, Tensor]
 
 
@@ -21,17 +21,16 @@ class Reader(Protocol):
     """Images that are read on demand.
 
     `shape`, `dtype`: as of the whole array, [num, height, width, 3] of uint8, with frames behind num for clips. `read`
-    gives chosen rows, cut at `places` [num_rows, 2] and of clips the `moments` [num_rows, frames] (both in [0, 1));
-    what it gives depends on its arguments alone, so that any number of processes may share the work. One to which
-    moments make a difference has `draws_frames`.
+    gives chosen rows; `drawn` says for each, by the names of `FOR_READERS`, where it is cut (`place` [num_rows, 2] in
+    [0, 1)), which `moment` of a clip is taken ([num_rows, frames] in [0, 1)), and what chance is drawn from for another
+    `cut` or `ops` ([num_rows], integers). What it gives depends on its arguments alone, so that any number of processes
+    may share the work. One to which moments make a difference has `draws_frames`.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
-    def read(
-        self, rows: np.ndarray, places: np.ndarray | None = None, moments: np.ndarray | None = None
-    ) -> np.ndarray: ...
+    def read(self, rows: np.ndarray, drawn: Mapping[str, np.ndarray] | None = None) -> np.ndarray: ...
 
 
 def read_ahead(reader: Reader, indices: list[Tensor], drawn: Drawn, workers: int) -> Iterator[Tensor]:
@@ -40,9 +39,7 @@ def read_ahead(reader: Reader, indices: list[Tensor], drawn: Drawn, workers: int
     With `workers` above 0 that many processes each decode whole batches, two batches ahead.
     Raises what `reader.read` raises.
     """
-    tasks = [
-        (rows.numpy(), {FOR_READERS[name]: values[rows].numpy() for name, values in drawn.items()}) for rows in indices
-    ]
+    tasks = [(rows.numpy(), {name: values[rows].numpy() for name, values in drawn.items()}) for rows in indices]
     loader: DataLoader[Tensor | PeftbenchError] = DataLoader(
         _Tasks(reader, tasks),
         batch_size=None,
@@ -70,7 +67,7 @@ class _Tasks(Dataset[Tensor | PeftbenchError]):
     def __getitem__(self, step: int) -> Tensor | PeftbenchError:
         try:
             rows, drawn = self._tasks[step]
-            return torch.from_numpy(self._reader.read(rows, **drawn))
+            return torch.from_numpy(self._reader.read(rows, drawn))
         except PeftbenchError as error:
             # returned, not raised: the loader would wrap it in a traceback of the worker
             return error

@@ -16,12 +16,13 @@ import numpy as np
 
 from peftbench.data.base import OnDemand, RawSplit, Source, Split, View
 from peftbench.data.maps import map_dtype, map_problem
+from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
-from peftbench.data.pixels.stream import StreamedImages, sample_pixels, sample_shape
+from peftbench.data.pixels.stream import UNCHANGED, StreamedImages, sample_pixels, sample_shape
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.cores import available_cores
-from peftbench.foundation.errors import BadInput, PeftbenchError
+from peftbench.foundation.errors import BadInput, ConfigError, PeftbenchError
 from peftbench.foundation.identity import canonical
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.maps import BOXES
@@ -31,6 +32,10 @@ __all__ = ["CACHE_VERSION", "default_cache_dir", "load_split"]
 
 _CHUNK = 256
 WHOLE = View()
+_MAPS_STAY = (
+    "pictures that are cut or changed while they are read leave their maps behind; set train.augment=scale_crop_flip "
+    "or flip, train.rand_ops=0 and train.draw_frames=false"
+)
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 _NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOLCK, errno.ENOTSUP, errno.EIO)
 
@@ -44,16 +49,18 @@ def load_split(
     stream_above: int | None = None,
     targets: Collection[str] | None = None,
     view: View = WHOLE,
+    changes: Changes = UNCHANGED,
 ) -> Split:
     """The split's pixels from the cache, decoding and resizing them first when they are not there.
 
-    `view` is what of each sample is shown.
+    `view` is what of each sample is shown, `changes` what is done to images that are not stored.
     Of a split with maps those named in `targets` come with it, or all. A split of more than `stream_above` decoded
     bytes is not stored: its images are decoded whenever they are read.
 
     `progress(title, num_images)` gives a context manager around a function told how many images were just done
     (a negative number when decoding starts over because a grey split turned out to hold colour).
     Raises `BadInput` for a split the source does not have, an image that cannot be decoded and a map that is wrong,
+    `ConfigError` for maps beside images that are read anew (`stream_above` below 0),
     `PeftbenchError` when the cache folder is full or closed.
     """
     if split not in source.splits:
@@ -69,8 +76,10 @@ def load_split(
     texted = raw if isinstance(raw, TextedSplit) else None
     words = b"" if texted is None else texted.texts_bytes()
     digest = hashlib.sha256(content.encode() + labels.tobytes() + words).hexdigest()
-    streamed = StreamedImages(raw, transform)
+    streamed = StreamedImages(raw, transform, changes)
     if stream_above is not None and streamed.nbytes > stream_above:
+        if raw.maps and stream_above < 0:
+            raise ConfigError([_MAPS_STAY])
         if raw.maps:
             raise PeftbenchError(f"{split} has maps and is too large to keep decoded; raise runtime.stream_above_gb")
         images: np.ndarray | OnDemand = streamed

@@ -56,7 +56,7 @@ class ImageTransform:
         `place`: (down, across) in [0, 1), where in the resized picture the square is cut out; None is the centre.
         """
         width, height = self._resized(image.width, image.height)
-        pixels = self._resample(image, width, height)
+        pixels = self.resampled(image, width, height)
         if place is None:
             top, left = self._whole((height - self.size) / 2), self._whole((width - self.size) / 2)
             if height > width:
@@ -97,7 +97,8 @@ class ImageTransform:
         long = int(short * max(width, height) / min(width, height))
         return (short, long) if width <= height else (long, short)
 
-    def _resample(self, image: Image, width: int, height: int) -> np.ndarray:
+    def resampled(self, image: Image, width: int, height: int) -> np.ndarray:
+        """`image` in that size: uint8 [height, width, 3], or [height, width] of mode L."""
         from PIL.Image import Resampling
 
         if (image.width, image.height) == (width, height):

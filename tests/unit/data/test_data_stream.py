@@ -7,12 +7,16 @@ from PIL import Image
 
 from peftbench.data.base import RawSplit, Source
 from peftbench.data.pixels.cache import load_split
+from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.stream import StreamedImages
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.sources.scenes import Scenes
 from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, ConfigError
-from peftbench.train.augment import Augment, Mix
+from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches
+from peftbench.train.mixing import Mix
+from peftbench.train.options import CUT_WHILE_READ
 
 TRANSFORM = ImageTransform(16, "crop", "bilinear", crop_pct=0.8)
 
@@ -31,7 +35,7 @@ def raw(num: int = 30) -> ArraySplit:
     return ArraySplit(images, np.arange(num) % 2)
 
 
-def batches(images, workers: int, kind: str, **options):
+def batches(images, workers: int, kind: str, ops: int = 0, **options):
     return Batches(
         {"image": images},
         {"label": np.arange(30) % 2},
@@ -40,7 +44,7 @@ def batches(images, workers: int, kind: str, **options):
         std=(0.2, 0.2, 0.2),
         seed=3,
         shuffle=True,
-        augment=Augment(kind, erasing=0.5),
+        augment=Augment(kind, erasing=0.5, rand_ops=ops),
         workers=workers,
         **options,
     )
@@ -57,10 +61,11 @@ def same(first, second) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ["flip", "crop_flip", "rrc_flip", "window_flip"])
-def test_the_number_of_workers_changes_no_bit(kind):
-    mix = Mix(2, mixup=0.8)
-    alone, two = (drawn(batches(StreamedImages(raw(), TRANSFORM), workers, kind, mix=mix)) for workers in (0, 2))
+@pytest.mark.parametrize("ops", [0, 3])
+@pytest.mark.parametrize("kind", ["flip", "crop_flip", "rrc_flip", *CUT_WHILE_READ])
+def test_the_number_of_workers_changes_no_bit(kind, ops):
+    mix, reader = Mix(2, mixup=0.8), StreamedImages(raw(), TRANSFORM, Changes(kind, ops=ops))
+    alone, two = (drawn(batches(reader, workers, kind, ops, mix=mix)) for workers in (0, 2))
     assert same(alone, two)
     assert not torch.equal(alone[0]["image"], alone[len(alone) // 2]["image"]), "another epoch, other images"
 
@@ -94,7 +99,7 @@ def test_reading_ahead_leaves_the_global_generator_alone():
 def test_a_window_is_a_part_of_the_resized_picture():
     split = raw(6)
     places = np.array([[0.0, 0.0], [0.999, 0.999], [0.5, 0.25], [0.0, 0.999], [0.3, 0.3], [0.9, 0.1]])
-    windows = StreamedImages(split, TRANSFORM).read(np.arange(6), places)
+    windows = StreamedImages(split, TRANSFORM).read(np.arange(6), {"place": places})
     for i, (down, across) in enumerate(places):
         # short side 24 -> 16 / 0.8 = 20
         whole = np.asarray(Image.fromarray(split.images[i]).resize((33, 20), Image.Resampling.BILINEAR))
@@ -102,9 +107,15 @@ def test_a_window_is_a_part_of_the_resized_picture():
         assert np.array_equal(windows[i], whole[top : top + 16, left : left + 16])
 
 
-def test_windows_need_a_stream():
-    with pytest.raises(ConfigError, match="window_flip"):
-        batches(np.zeros((30, 16, 16, 3), np.uint8), 0, "window_flip")
+@pytest.mark.parametrize("kind", CUT_WHILE_READ)
+def test_what_is_cut_while_reading_needs_a_stream(kind):
+    with pytest.raises(ConfigError, match=rf"train\.augment={kind} changes pictures while they are read"):
+        batches(np.zeros((30, 16, 16, 3), np.uint8), 0, kind)
+
+
+def test_randaugment_needs_a_stream():
+    with pytest.raises(ConfigError, match=r"train\.rand_ops=2 changes pictures while they are read"):
+        batches(np.zeros((30, 16, 16, 3), np.uint8), 0, "flip", 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -118,3 +129,8 @@ def test_a_broken_image_ends_in_its_own_one_line_error(workers):
     broken = Broken(raw().images, raw().labels)
     with pytest.raises(BadInput, match=r"^17\.jpg: the image cannot be decoded$"):
         drawn(batches(StreamedImages(broken, TRANSFORM), workers, "flip"))
+
+
+def test_maps_are_not_left_behind(tmp_path):
+    with pytest.raises(ConfigError, match=r"leave their maps behind; set train\.augment=scale_crop_flip"):
+        load_split(Scenes().open(), "train", ImageTransform(32), tmp_path, stream_above=-1)

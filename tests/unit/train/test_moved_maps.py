@@ -12,8 +12,9 @@ from torchvision.transforms.functional import affine
 
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.maps import BOXES
-from peftbench.train.augment import Augment, Mix, turned
+from peftbench.train.augment import Augment, turned
 from peftbench.train.batches import Batches
+from peftbench.train.mixing import Mix
 from peftbench.train.moved_maps import NAN, UNKNOWN, moved, varied_windows
 from peftbench.train.options import TrainSpec
 

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peftbench.train.augment import Augment, Mix, erase, flip, padded_crop, random_boxes, resized_crop
+from peftbench.train.augment import Augment, erase, flip, padded_crop, random_boxes, resized_crop
+from peftbench.train.mixing import Mix
 from peftbench.train.options import TrainSpec
 
 

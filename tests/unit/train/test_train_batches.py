@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peftbench.foundation.errors import BadInput, ConfigError
-from peftbench.train.augment import Augment, Mix
+from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, evaluation_batches, in_groups, training_batches
+from peftbench.train.mixing import Mix
 from peftbench.train.options import TrainSpec
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,8 @@ class Published:
     notes: str
     # "flat" or "group" -> the mean as printed, in percent, of a row whose single figures are not known
     means: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # data set label -> top-5 accuracy in percent, where it is printed beside
+    top5: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -138,6 +141,7 @@ def load_published() -> list[Published]:
                 lines[0]["trainable_params_m"],
                 (source,),
                 lines[0]["notes"],
+                top5={label: line["top5"] for label, line in zip(labels, lines, strict=True) if line.get("top5")},
             )
     return list(found.values())
 
@@ -232,6 +236,7 @@ def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Sourc
     for kind, printed in line.means.items():
         mean = Score(float(printed) / 100, None, num_seeds)
         mean_of_groups, flat_mean = (None, mean) if kind == "flat" else (mean, None)
+    top5 = [float(line.top5[c.dataset]) / 100 for c in columns if c.name in fractions and c.dataset in line.top5]
     params = float(line.params_millions) * 1e6 if line.params_millions else None
     return Row(
         method=line.label,
@@ -243,6 +248,7 @@ def _row(line: Published, columns: Sequence[Column], sources: Mapping[str, Sourc
         params_method=params,
         sources=line.sources,
         unverified=line.unverified,
+        top5_accuracy=statistics.fmean(top5) if top5 and len(top5) == len(fractions) else None,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import FOLDER, alone, backbones_of, beside, load_published, load_sources
+from peftbench.boards.render import to_markdown
 from peftbench.boards.table import Score, Table
 from peftbench.boards.texts import label, text
 from peftbench.cli.commands.compare import differences, main, uncertainty
@@ -94,6 +95,10 @@ def test_rows_of_clips_name_their_views_and_stand_beside_the_backbones_here() ->
     assert len(table.published) == sum(
         row.backbone == "vit_b16" and row.pretraining == "openai_clip" for row in rows.values()
     )
+    beside = {row.method: row.top5_accuracy for row in table.published if row.top5_accuracy is not None}
+    assert beside == pytest.approx({"aim (8x3x1)": 0.963, "aim (16x3x1)": 0.966, "aim (32x3x1)": 0.967})
+    shown = to_markdown(table)
+    assert "top-5" in shown and "96.3" in shown and "order gap" not in shown
 
 
 def test_rows_of_segmentation_stand_beside_segmentation_alone() -> None:

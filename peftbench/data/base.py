@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -92,6 +92,10 @@ class RawSplit(ABC):
         """
         return [self.read(index)]
 
+    def unshown(self, index: int) -> Iterable[Image]:
+        """The frames in the files of one sample that `read_clip` leaves out undecoded. Raises `BadInput` as it does."""
+        return ()
+
     def read_map(self, name: str, index: int) -> np.ndarray:
         """The map `name` of one image, as large as it, or its boxes, as `data.maps` says of it.
 
@@ -145,6 +149,9 @@ class TakenSplit(RawSplit):
 
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
         return self._whole.read_clip(int(self._rows[index]), moments)
+
+    def unshown(self, index: int) -> Iterable[Image]:
+        return self._whole.unshown(int(self._rows[index]))
 
     def read_map(self, name: str, index: int) -> np.ndarray:
         return self._whole.read_map(name, int(self._rows[index]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,10 @@ class JoinedSplit(RawSplit):
     def read_clip(self, index: int, moments: np.ndarray | None = None) -> list[Image]:
         part, row = self._at(index)
         return part.read_clip(row, moments)
+
+    def unshown(self, index: int) -> Iterable[Image]:
+        part, row = self._at(index)
+        return part.unshown(row)
 
     def describe(self, index: int) -> str:
         part, row = self._at(index)

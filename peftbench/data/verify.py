@@ -95,6 +95,8 @@ def _look(
         try:
             # one frame of a clip does not tell it from others: opposite motions share it
             pictures = split.read_clip(index)
+            for _ in split.unshown(index):
+                pass
         except PeftbenchError as error:
             return Look(None, _classes_of(split, index)), [str(error)]
         finally:

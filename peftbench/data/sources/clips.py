@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -228,6 +228,14 @@ class ClipFileSplit(ClipSplit):
             return video_frames(path, choose)
         return folder_frames(path, self.taken.name, clip.num_frames, choose)
 
+    def unshown(self, index: int) -> Iterable[Image]:
+        clip = self.clips[index]
+        if clip.num_frames is None:
+            # of a video all frames are decoded whichever are shown
+            return
+        for frame in sorted(set(range(clip.num_frames)) - set(self.taken.chosen(clip.num_frames))):
+            yield from folder_frames(self.root / clip.path, self.taken.name, clip.num_frames, partial(_only, frame))
+
     def stretch(self, number: int, views: int) -> ClipFileSplit:
         if views > 1 and self.taken.sampling == "uniform":
             words = f"protocol.views={views}: dataset.sampling=uniform spreads one clip over the whole video"
@@ -239,6 +247,11 @@ class ClipFileSplit(ClipSplit):
 
     def describe(self, index: int) -> str:
         return str(self.root / self.clips[index].path)
+
+
+def _only(frame: int, num_frames: int) -> list[int]:
+    """That frame alone, whatever there is."""
+    return [frame]
 
 
 def _files(root: Path, clips: Sequence[Clip], taken: Taken) -> list[Path]:

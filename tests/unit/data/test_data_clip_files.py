@@ -291,6 +291,18 @@ def test_copies_are_of_whole_clips_and_short_ones_are_named(tmp_path: Path) -> N
     assert found.warnings == [f"{short}: {tmp_path}/train2"]
 
 
+def test_a_corrupt_frame_that_sampling_leaves_out_is_named(tmp_path: Path) -> None:
+    shades = {"train": [[1, 2, 3, 4], [5, 6, 7, 8]], "val": [[9] * 4, [10] * 4], "test": [[11] * 4, [12] * 4]}
+    source = _lists(tmp_path, shades).open()
+    train = source.whole_splits[0]
+    spoilt = tmp_path / "train1" / "img_00004.png"
+    # uniform segments of four frames begin at 0, 1 and 2
+    assert all(np.asarray(frame).mean() < 8 for frame in source.split(train).read_clip(1))
+    spoilt.write_bytes(spoilt.read_bytes()[:40])
+    found = verify(source)
+    assert len(found.problems) == 1 and found.problems[0].startswith(f"{train}: {spoilt}: the image cannot be decoded")
+
+
 def test_drawn_clips_hold_no_copies() -> None:
     found = verify(MovingShapes(frames=5, size=16).open())
     assert (found.problems, found.doubts, found.warnings) == ([], [], [])

@@ -1,4 +1,4 @@
-"""Draws what `benchmarks/step.py` measured on one machine: a row per method, its time here over that of the others.
+"""Draws what `benchmarks/step.py` measured: a row per method, its time here over that of the others.
 
 python benchmarks/plot_step.py [--batch 16] [--precision fp32] [--out benchmarks/results/step.svg]
 """
@@ -39,10 +39,11 @@ def main() -> None:
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=6)
     axes.set_ylim(-1, len(rows))
-    first = rows[0]
+    machines = sorted(
+        {f"{row['device']}, {row['cpu']}, {row['threads']} thread(s), torch {row['torch']}" for row in rows}
+    )
     axes.set_xlabel("time of a step here over")
-    where = f"{first['device']}, {first['cpu']}, {first['threads']} thread(s), torch {first['torch']}"
-    axes.set_title(f"{asked.model}, batch {asked.batch}, {asked.precision}\n{where}", fontsize=7)
+    axes.set_title("\n".join([f"{asked.model}, batch {asked.batch}, {asked.precision}", *machines]), fontsize=7)
     axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(asked.out, metadata={"Date": None})

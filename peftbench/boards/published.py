@@ -125,10 +125,12 @@ def load_published() -> list[Published]:
             figures = dict(zip(labels, (line["accuracy"] for line in lines), strict=True))
             [name] = renamed["method"].get(f"{method} {variant}".strip(), [method])
             values = tuple(sorted((label, float(figure)) for label, figure in figures.items()))
+            top5 = {label: line["top5"] for label, line in zip(labels, lines, strict=True) if line.get("top5")}
             key_of_values = (name, backbone, pretraining, values)
             if key_of_values in found:
                 first = found[key_of_values]
-                found[key_of_values] = dataclasses.replace(first, sources=(*first.sources, source))
+                both = (*first.sources, source)
+                found[key_of_values] = dataclasses.replace(first, sources=both, top5={**top5, **first.top5})
                 continue
             found[key_of_values] = Published(
                 name,
@@ -141,7 +143,7 @@ def load_published() -> list[Published]:
                 lines[0]["trainable_params_m"],
                 (source,),
                 lines[0]["notes"],
-                top5={label: line["top5"] for label, line in zip(labels, lines, strict=True) if line.get("top5")},
+                top5=top5,
             )
     return list(found.values())
 

@@ -18,6 +18,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split, View
 from peftbench.data.pixels.cache import WHOLE, load_split
 from peftbench.data.pixels.changes import Changes
+from peftbench.data.pixels.stream import UNCHANGED
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
@@ -56,13 +57,12 @@ class CellData:
         @cache
         def split(name: str, view: View = WHOLE) -> Split:
             streamed = _stream_above(config, runtime, name)
+            own = changes if streamed < 0 else UNCHANGED
 
             def load() -> Split:
-                return load_split(
-                    source, name, self.transform, folder, progress.counted, streamed, targets, view, changes
-                )
+                return load_split(source, name, self.transform, folder, progress.counted, streamed, targets, view, own)
 
-            found = opened.split((name, self.transform.key(), folder, streamed, targets, view, changes), load)
+            found = opened.split((name, self.transform.key(), folder, streamed, targets, view, own), load)
             if config.task.tells_tasks:
                 tasks = np.array(numbers_of(source.class_tasks))[found.labels]
                 found = replace(found, inputs={**found.inputs, "task": tasks})

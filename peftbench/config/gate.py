@@ -261,6 +261,8 @@ def launcher_of(values: Mapping[str, Any]) -> Launcher:
 
 
 def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
+    if train.augment == "jitter_flip" and protocol.resize != "crop":
+        return ["train.augment=jitter_flip keeps a picture's proportions; set protocol.resize=crop, which does too"]
     if train.augment != "window_flip" or protocol.resize != "squash":
         return []
     return [

@@ -59,9 +59,10 @@ def verify(source: Source, step: Callable[[int], None] = lambda done: None) -> F
         elif len(split) == 0:
             found.problems.append(f"{name}: no images")
         # what the union of train and val holds was named there
-        told = {line.partition(": ")[2] for line in found.problems} if name == source.whole_splits[2] else set()
-        looks[name] = _look(name, split, source.num_classes, found, step, told)
-        if name != source.whole_splits[2]:
+        union = name == source.whole_splits[2]
+        told = {line.partition(": ")[2] for line in found.problems} if union else set()
+        looks[name] = _look(name, split, source.num_classes, found, step, told, union)
+        if not union:
             _check_lengths(name, split, looks[name], found)
         num_classes = len(frozenset().union(*(look.classes for look in looks[name])))
         # every image of a split can only be hashed once all are readable
@@ -87,7 +88,13 @@ def _check_labels(name: str, split: RawSplit, num_classes: int, found: Findings)
 
 
 def _look(
-    name: str, split: RawSplit, num_classes: int, found: Findings, step: Callable[[int], None], told: set[str]
+    name: str,
+    split: RawSplit,
+    num_classes: int,
+    found: Findings,
+    step: Callable[[int], None],
+    told: set[str],
+    union: bool,
 ) -> list[Look]:
     """Every image with its maps; a problem that names it for one that cannot be decoded or has a wrong map."""
 
@@ -95,8 +102,6 @@ def _look(
         try:
             # one frame of a clip does not tell it from others: opposite motions share it
             pictures = split.read_clip(index)
-            for _ in split.unshown(index):
-                pass
         except PeftbenchError as error:
             return Look(None, _classes_of(split, index)), [str(error)]
         finally:
@@ -106,7 +111,9 @@ def _look(
             content.update(f"{picture.mode}{picture.size}".encode() + picture.tobytes())
         if not split.maps:
             repeats = len(set(map(id, pictures))) < len(pictures)
-            return Look(content.hexdigest(), _classes_of(split, index), repeats), []
+            # those of the union are in train and val
+            problems = [] if union else _unshown_problems(split, index)
+            return Look(content.hexdigest(), _classes_of(split, index), repeats), problems
         [image] = pictures
         classes, problems = _maps_of(split, index, (image.height, image.width), num_classes)
         return Look(content.hexdigest(), classes), problems
@@ -117,6 +124,16 @@ def _look(
         f"{name}: {problem}" for _, problems in results for problem in problems if problem not in told
     )
     return [seen for seen, _ in results]
+
+
+def _unshown_problems(split: RawSplit, index: int) -> list[str]:
+    """What is wrong with the frames of a clip that are not shown: the first that cannot be decoded."""
+    try:
+        for _ in split.unshown(index):
+            pass
+    except PeftbenchError as error:
+        return [str(error)]
+    return []
 
 
 def _check_lengths(name: str, split: RawSplit, looks: list[Look], found: Findings) -> None:

@@ -6,6 +6,7 @@ AVX-512 unused; oneDNN, which every such torch carries for its other kernels, us
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,8 +48,9 @@ def in_use() -> str:
 def multiplied_by(library: str) -> Iterator[None]:
     """Inside, `library` (`torch` or `onednn`) multiplies; behind, what did before.
 
-    It holds for the whole process, gradients included: the CPU kernels of `aten::mm` and `aten::addmm`, which all
-    linear maps end in, are replaced. Batched products and those within attention stay as they are.
+    It holds for the whole process and all its threads, gradients included: the CPU kernels of `aten::mm` and
+    `aten::addmm`, which linear maps end in, are replaced. Batched products, those within attention and those of
+    compiled blocks, which ask for other kernels, stay as they are; so do other types than float32.
     """
     before = in_use()
     _register(library)
@@ -66,29 +68,39 @@ def _register(library: str) -> None:
     _registered = None
     if library == ONEDNN:
         replaced = torch.library.Library("aten", "IMPL")
-        replaced.impl("mm", _mm, "CPU")
-        replaced.impl("addmm", _addmm, "CPU")
+        with warnings.catch_warnings():
+            # some versions of torch say that a kernel was there
+            warnings.filterwarnings("ignore", "(?s).*previously registered kernel")
+            replaced.impl("mm", _mm, "CPU")
+            replaced.impl("addmm", _addmm, "CPU")
         _registered = replaced
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     """a b of [n, k] and [k, m]."""
     if _taken(a, b):
-        return torch.ops.mkldnn._linear_pointwise(a, b.t(), None, "none", [], "")
-    return torch.ops.aten.mm.out(a, b, out=a.new_empty(a.shape[0], b.shape[1]))
+        return torch.ops.mkldnn._linear_pointwise(a, _laid_out(b).t(), None, "none", [], "")
+    return torch.ops.aten.mm.out(a, b, out=a.new_empty(0))
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """beta bias + alpha a b of [n, k] and [k, m]."""
     if _taken(a, b) and bias.shape == b.shape[1:] and bias.dtype is torch.float32 and beta == alpha == 1:
-        return torch.ops.mkldnn._linear_pointwise(a, b.t(), bias.contiguous(), "none", [], "")
-    return torch.ops.aten.addmm.out(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(a.shape[0], b.shape[1]))
+        return torch.ops.mkldnn._linear_pointwise(a, _laid_out(b).t(), bias.contiguous(), "none", [], "")
+    return torch.ops.aten.addmm.out(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(0))
 
 
 def _taken(a: Tensor, b: Tensor) -> bool:
     """Whether oneDNN multiplies these; what it does not, and what torch refuses, goes to torch's own kernel."""
     both = a.dtype is torch.float32 and b.dtype is torch.float32
     return both and a.numel() > 0 and b.numel() > 0 and a.ndim == b.ndim == 2 and a.shape[1] == b.shape[0]
+
+
+def _laid_out(b: Tensor) -> Tensor:
+    """`b` [k, m] itself where oneDNN can read it as it lies, else a copy: it refuses steps in both directions."""
+    (k, m), (down, across) = b.shape, b.stride()
+    rows, columns = across == 1 and (down >= m or down == 0), down == 1 and across >= k
+    return b if rows or columns else b.contiguous()
 
 
 def _gains() -> bool:

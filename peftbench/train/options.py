@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from peftbench.foundation.spec import Spec, option
+from peftbench.foundation.spec import Spec, defaults_of, option
 
 OPTIMIZERS = ("adamw", "adam", "sgd")
 SCHEDULES = ("steps", "epochs", "poly")
@@ -136,6 +136,15 @@ class TrainSpec(Spec):
             problems.append(f"train.zoom must hold two numbers or more, the smallest first, got {self.zoom}")
         if len(self.short_side) != 2 or self.short_side != sorted(self.short_side):
             problems.append(f"train.short_side must hold two numbers, the smaller first, got {self.short_side}")
+        problems += [
+            f"train.{name}={getattr(self, name)} is of {use}; set that, or leave it out"
+            for name, use, used in (
+                ("short_side", "train.augment=jitter_flip", self.augment == "jitter_flip"),
+                ("rotation", "train.augment=scale_rotate_flip", self.augment == "scale_rotate_flip"),
+                ("rand_magnitude", "train.rand_ops above 0", self.rand_ops > 0),
+            )
+            if not used and getattr(self, name) != defaults_of(TrainSpec)[name]
+        ]
         if self.cat_max_ratio < 1 and self.augment != "scale_crop_flip":
             problems.append(
                 f"train.cat_max_ratio={self.cat_max_ratio:g} chooses among windows; set train.augment=scale_crop_flip"

@@ -44,7 +44,7 @@ def sample_pixels(
 class StreamedImages:
     """Reads like a uint8 array [num_images, (frames,) size, size, 3], decoding the rows that are asked for.
 
-    `changes`: what is done to pictures that are read with `cuts` or `ops`.
+    `changes`: what is done to pictures that are read with numbers for `cut` or `ops`.
     """
 
     def __init__(self, raw: RawSplit, transform: ImageTransform, changes: Changes = UNCHANGED) -> None:

@@ -28,6 +28,10 @@ def operands(dtype: torch.dtype = torch.float32) -> list[tuple[torch.Tensor, tor
         (a, tall[::2]),
         (a[:1].expand(9, 70), b[:, :1].expand(70, 5)),
         (a[:, :1], b[:1]),
+        (a, torch.cat([b, b], 1)[:, 1::2]),
+        (a, torch.cat([b, b[:, :1]], 1)[:, ::2]),
+        (a, b.flatten().unfold(0, 20, 7)[:70]),
+        (a[:, :5], b.flatten()[:5].expand(1, 5).t().expand(5, 9)),
     ]
 
 
@@ -75,6 +79,14 @@ def test_other_numbers_have_the_bits_of_torch(dtype):
 
 
 @needs_onednn
+def test_gradients_of_inputs_that_are_slices():
+    layer, inputs = nn.Linear(49, 3), torch.randn(16, 97)[:, ::2]
+    with multiplied_by("onednn"):
+        layer(inputs).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, inputs.sum(0).expand(3, 49), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
 def test_empty_and_unfitting_matrices_are_answered_as_torch_answers():
     with multiplied_by("onednn"):
         assert (torch.ones(0, 4) @ torch.ones(4, 3)).shape == (0, 3)
@@ -84,6 +96,8 @@ def test_empty_and_unfitting_matrices_are_answered_as_torch_answers():
             torch.ones(2, 4) @ torch.ones(3, 2)
         with pytest.raises(RuntimeError):
             torch.ones(2, 4) @ torch.ones(4, 2).double()
+        with pytest.raises(RuntimeError, match="matrix"):
+            torch.mm(torch.ones(2, 3), torch.ones(3))
 
 
 @needs_onednn

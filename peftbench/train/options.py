@@ -161,13 +161,9 @@ class TrainSpec(Spec):
         return problems
 
     @property
-    def reads_anew(self) -> str:
-        """The option for which pictures are read again in every epoch; empty where none is."""
-        if self.augment in CUT_WHILE_READ:
-            return f"train.augment={self.augment}"
-        if self.rand_ops:
-            return f"train.rand_ops={self.rand_ops}"
-        return "train.draw_frames=true" if self.draw_frames else ""
+    def reads_anew(self) -> bool:
+        """Whether pictures are read again in every epoch."""
+        return self.augment in CUT_WHILE_READ or self.rand_ops > 0 or self.draw_frames
 
 
 def schedule_problems(optim: OptimSpec, train: TrainSpec) -> list[str]:

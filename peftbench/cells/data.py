@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import InputSpec
+from peftbench.cells.rand_augment import RandAugment
 from peftbench.cells.shared import Opened
 from peftbench.config.gate import RunConfig
 from peftbench.config.protocol import VALIDATES, ProtocolSpec
@@ -136,7 +137,8 @@ def image_transform(inputs: InputSpec, protocol: ProtocolSpec) -> ImageTransform
 
 def _changes(train: TrainSpec) -> Changes:
     """What is done to pictures while they are read in training."""
-    return Changes(train.augment, (train.short_side[0], train.short_side[1]), train.rand_ops, train.rand_magnitude)
+    operations = RandAugment(train.rand_ops, train.rand_magnitude) if train.rand_ops else None
+    return Changes(train.augment, (train.short_side[0], train.short_side[1]), operations)
 
 
 def _check_windows(config: RunConfig, window: int, mirrors: bool) -> None:

@@ -95,8 +95,8 @@ class TrainSpec(Spec):
     `draw_frames` takes other frames out of a clip's file in every epoch, by the dataset's rule for sampling.
     `augment=whole_rrc_flip` is the random resized crop of whole pictures, as they are read, where `rrc_flip` cuts from
     the prepared square; `jitter_flip` cuts a random square where the short side is between the two `short_side` times
-    the size; `scales_flip` cuts one of several shapes at one of thirteen places. `rand_ops` is how many of
-    RandAugment's operations come ahead, `rand_magnitude` how strong they are (`data.pixels.changes`).
+    the size; `scales_flip` cuts one of several shapes at one of thirteen places (`data.pixels.changes`). `rand_ops` is
+    how many of RandAugment's operations come ahead, `rand_magnitude` how strong they are (`cells.rand_augment`).
     """
 
     section: ClassVar[str] = "train"

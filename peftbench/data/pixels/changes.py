@@ -1,4 +1,4 @@
-"""What is done to a picture whenever it is read in training: another part of it each time, and RandAugment.
+"""What is done to a picture whenever it is read in training: another part of it each time, and random operations.
 
 All frames of a clip are changed alike.
 """
@@ -6,12 +6,9 @@ All frames of a clip are changed alike.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,13 +19,13 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 Look = Callable[["Image"], np.ndarray]
+# (picture in mode RGB, interpolation, what chance is drawn from) -> picture of the same size
+Operations = Callable[["Image", str, int], "Image"]
 
 # the sides of TSN's crops in shares of the short side, and how many steps width and height may be apart
 SCALES, MOST_STEPS_APART = (1.0, 0.875, 0.75, 0.66), 1
 # the places of TSN's crops, in quarters of what is left over: corners, middle, middles of the sides, quarters
 PLACES = ((0, 0), (4, 0), (0, 4), (4, 4), (2, 2), (0, 2), (4, 2), (2, 4), (2, 0), (1, 1), (3, 1), (1, 3), (3, 3))
-# at 10 timm posterises to no bits at all, which Pillow refuses
-_HIGHEST = 9.99
 _AREA, _RATIO, _ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10
 
 
@@ -41,14 +38,12 @@ class Changes:
       square is cut out (SlowFast, ST-Adapter);
     - `scales_flip`: one of thirteen places and of ten shapes in shares of the short side (TSN, VideoMAE, AdaptFormer).
 
-    Any other cuts nothing here. `ops` of RandAugment's operations come ahead of it, of `magnitude` 0 to 10 with a
-    deviation of 0.5, each with a chance of one half: timm's `rand-mM-nN-mstd0.5-inc1` (arXiv:1909.13719).
+    Any other cuts nothing here. `operations` come ahead of it.
     """
 
     cut: str = "none"
     short_side: tuple[float, float] = (1.0, 1.15)
-    ops: int = 0
-    magnitude: int = 7
+    operations: Operations | None = None
 
     def look(
         self,
@@ -63,8 +58,8 @@ class Changes:
         """
 
         def made(image: Image) -> np.ndarray:
-            if ops is not None:
-                image = self._augmented(image, transform.interpolation, ops)
+            if ops is not None and self.operations is not None:
+                image = self.operations(image.convert("RGB"), transform.interpolation, ops)
             if cut is None:
                 return transform.apply(image, place)
             pixels = self._cut(image, transform, np.random.default_rng(cut))
@@ -84,11 +79,6 @@ class Changes:
             return pixels[top : top + size, left : left + size]
         box = tsn_box if self.cut == "scales_flip" else inception_box
         return transform.resampled(image.crop(box(image.size, size, chance)), size, size)
-
-    def _augmented(self, image: Image, interpolation: str, seed: int) -> Image:
-        with _chance_of(seed):
-            changed: Image = _policy(self.ops, self.magnitude, interpolation)(image.convert("RGB"))
-        return changed
 
 
 def inception_box(picture: tuple[int, int], size: int, chance: np.random.Generator) -> Box:
@@ -126,30 +116,3 @@ def tsn_box(picture: tuple[int, int], size: int, chance: np.random.Generator) ->
         share * ((whole - side) // 4) for share, whole, side in zip(place, picture, (across, down), strict=True)
     )
     return left, top, left + across, top + down
-
-
-@cache
-def _policy(ops: int, magnitude: int, interpolation: str) -> Any:
-    from PIL.Image import Resampling
-    from timm.data.auto_augment import rand_augment_transform
-
-    options = {
-        "interpolation": Resampling[interpolation.upper()],
-        "img_mean": (128, 128, 128),
-        "translate_pct": 0.45,
-        "magnitude_max": _HIGHEST,
-    }
-    return rand_augment_transform(f"rand-m{magnitude}-n{ops}-mstd0.5-inc1", options)
-
-
-@contextmanager
-def _chance_of(seed: int) -> Iterator[None]:
-    """timm draws from the global generators of Python and NumPy: they start from `seed`, and are put back behind."""
-    kept = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        yield
-    finally:
-        random.setstate(kept[0])
-        np.random.set_state(kept[1])

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
+from peftbench.cells.rand_augment import RandAugment
 from peftbench.data.pixels.changes import Changes, inception_box, tsn_box
 from peftbench.data.pixels.stream import StreamedImages
 from peftbench.data.pixels.transform import ImageTransform
@@ -100,7 +101,7 @@ def test_randaugment_is_timm_s_and_leaves_the_global_generators_alone():
     random.seed(1)
     np.random.seed(1)
     before = random.getstate(), np.random.get_state()[1].tolist()
-    changed = [Changes(ops=3, magnitude=6).look(transform, ops=seed)(image) for seed in range(40)]
+    changed = [Changes(operations=RandAugment(3, 6)).look(transform, ops=seed)(image) for seed in range(40)]
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
     for seed, pixels in enumerate(changed):
         random.seed(seed)
@@ -110,7 +111,7 @@ def test_randaugment_is_timm_s_and_leaves_the_global_generators_alone():
 
 
 def test_the_strongest_operations_end_well():
-    looks = [Changes(ops=15, magnitude=10).look(BILINEAR, ops=seed) for seed in range(60)]
+    looks = [Changes(operations=RandAugment(15, 10)).look(BILINEAR, ops=seed) for seed in range(60)]
     assert len({look(picture(16, 16)).tobytes() for look in looks}) > 30
 
 
@@ -122,7 +123,9 @@ def test_all_frames_of_a_clip_are_changed_alike():
             return [self.read(index)] * 3
 
     images = np.stack([np.asarray(picture(40, 24, seed)) for seed in range(4)])
-    reader = StreamedImages(Clip(images, np.zeros(4, np.int64)), BILINEAR, Changes("scales_flip", ops=4))
+    reader = StreamedImages(
+        Clip(images, np.zeros(4, np.int64)), BILINEAR, Changes("scales_flip", operations=RandAugment(4))
+    )
     drawn = {"cut": np.array([3, 3, 4, 5]), "ops": np.array([7, 8, 7, 2**61])}
     clips = reader.read(np.array([0, 0, 1, 2]), drawn)
     assert clips.shape == (4, 3, 16, 16, 3)
@@ -135,4 +138,4 @@ def test_all_frames_of_a_clip_are_changed_alike():
 def test_without_numbers_nothing_is_changed():
     image = picture(40, 24)
     for kind in ("none", "whole_rrc_flip", "jitter_flip", "scales_flip"):
-        assert np.array_equal(Changes(kind, ops=4).look(BILINEAR)(image), BILINEAR.apply(image))
+        assert np.array_equal(Changes(kind, operations=RandAugment(4)).look(BILINEAR)(image), BILINEAR.apply(image))

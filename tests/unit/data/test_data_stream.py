@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from peftbench.cells.rand_augment import RandAugment
 from peftbench.data.base import RawSplit, Source
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.changes import Changes
@@ -64,7 +65,10 @@ def same(first, second) -> bool:
 @pytest.mark.parametrize("ops", [0, 3])
 @pytest.mark.parametrize("kind", ["flip", "crop_flip", "rrc_flip", *CUT_WHILE_READ])
 def test_the_number_of_workers_changes_no_bit(kind, ops):
-    mix, reader = Mix(2, mixup=0.8), StreamedImages(raw(), TRANSFORM, Changes(kind, ops=ops))
+    mix, reader = (
+        Mix(2, mixup=0.8),
+        StreamedImages(raw(), TRANSFORM, Changes(kind, operations=RandAugment(ops) if ops else None)),
+    )
     alone, two = (drawn(batches(reader, workers, kind, ops, mix=mix)) for workers in (0, 2))
     assert same(alone, two)
     assert not torch.equal(alone[0]["image"], alone[len(alone) // 2]["image"]), "another epoch, other images"

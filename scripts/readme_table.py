@@ -1,4 +1,4 @@
-"""Put the head of the longest table of classes in results/leaderboard/leaderboard.md between the markers of README.md.
+"""Put the head of the longest table of classes of images of results/leaderboard/leaderboard.md into README.md.
 
     python scripts/readme_table.py [--check]
 
@@ -17,15 +17,18 @@ ROOT = Path(__file__).resolve().parent.parent
 # rows that are shown wherever they stand: what every method is measured against
 REFERENCES = ("linear", "full", "lora", "bitfit", "vpt_deep")
 NUM_BEST = 10
+# a column that tables of clips alone have
+OF_CLIPS = "order gap"
 # how headings of other tasks than classification begin: `segmentation (miou), vit_micro, ...`
 OTHER_TASK = re.compile(r"\w+ \([\w/]+\), ")
 MARKERS = re.compile(r"(<!-- leaderboard: [^\n]*-->\n).*?(<!-- end of leaderboard -->)", re.DOTALL)
 
 
 def with_table(readme: str, leaderboard: str) -> str:
-    """The README with the first rows of the longest table of classes between its markers."""
+    """The README with the first rows of the longest table of classes of images between its markers."""
     sections = [section for section in leaderboard.split("\n## ")[1:] if not OTHER_TASK.match(section)]
-    heading, *lines = max(map(_of_table, sections), key=len)
+    tables = [table for table in map(_of_table, sections) if OF_CLIPS not in table[1]]
+    heading, *lines = max(tables, key=len)
     rows = lines[2:]
     shown = [row for index, row in enumerate(rows) if index < NUM_BEST or row.split("|")[1].strip() in REFERENCES]
     table = "\n".join([*lines[:2], *shown])

@@ -20,7 +20,6 @@ Draws = dict[str, Tensor]
 
 _ATTEMPTS = 10
 _SEEDS = 2**62
-_SEEDED_CUTS = ("whole_rrc_flip", "jitter_flip", "scales_flip")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Augment:
         if self.kind == "window_flip":
             generator = stream(seed, "augment", epoch, "place")
             draws["place"] = torch.rand(num_samples, 2, generator=generator, dtype=torch.float64)
-        if self.kind in _SEEDED_CUTS:
+        elif self.kind in CUT_WHILE_READ:
             draws["cut"] = torch.randint(_SEEDS, (num_samples,), generator=stream(seed, "augment", epoch, "cut"))
         if self.rand_ops:
             draws["ops"] = torch.randint(_SEEDS, (num_samples,), generator=stream(seed, "augment", epoch, "ops"))

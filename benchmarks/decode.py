@@ -7,7 +7,7 @@ The two photographs of scikit-learn, cut to that size and encoded at quality 90,
     pillow        decoded as every cell does it
     torchvision   decoded by `torchvision.io.decode_jpeg`, and whether its pixels are the same
     streamed      a streamed split's whole way: read, decode, resize to `--size`, one batch array
-    workers       the same through two worker processes, as training has it
+    workers       the same through worker processes, as training has it; by the clock as well
 
 Images per second of the processor, workers included: a machine with more free cores does so many times as many.
 """
@@ -49,14 +49,16 @@ def photographs(width: int, height: int) -> list[bytes]:
     return found
 
 
-def rate(work: Callable[[], object], num_images: int, rounds: int) -> float:
-    """Images per second of the processor: the median over rounds."""
+def rates(work: Callable[[], object], num_images: int, rounds: int) -> tuple[float, float]:
+    """Images per second of the processor and by the clock: medians over rounds."""
     taken = []
     for _ in range(rounds):
         before = os.times()
         work()
-        taken.append(sum(os.times()[:4]) - sum(before[:4]))
-    return num_images / statistics.median(taken)
+        after = os.times()
+        taken.append((sum(after[:4]) - sum(before[:4]), after.elapsed - before.elapsed))
+    processor, clock = (num_images / statistics.median(found) for found in zip(*taken, strict=True))
+    return processor, clock
 
 
 def main() -> None:
@@ -65,6 +67,7 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=375)
     parser.add_argument("--size", type=int, default=224, help="side of the decoded square (%(default)s)")
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "decode.csv")
     asked = parser.parse_args()
@@ -80,15 +83,15 @@ def main() -> None:
         paths = [Path(folder) / f"{number}.jpg" for number in range(2)]
         for path, data in zip(paths, files, strict=True):
             path.write_bytes(data)
-        reader = StreamedImages(FileSplit(paths * half, [0] * num), ImageTransform(asked.size, "crop", "bicubic"))
+        reader = StreamedImages(FileSplit(paths * half, np.zeros(num, dtype=np.int64)), ImageTransform(asked.size, "crop", "bicubic"))
         batches = list(torch.arange(num).split(64))
         works: dict[str, Callable[[], object]] = {
             "pillow": lambda: [np.asarray(decode_image(data, "photograph")) for data in files * half],
             "torchvision": lambda: [of_torchvision(tensor) for tensor in tensors * half],
             "streamed": lambda: list(read_ahead(reader, batches, {}, 0)),
-            "workers": lambda: list(read_ahead(reader, batches, {}, 2)),
+            "workers": lambda: list(read_ahead(reader, batches, {}, asked.workers)),
         }
-        rates = {name: rate(work, num, asked.rounds) for name, work in works.items()}
+        found = {name: rates(work, num, asked.rounds) for name, work in works.items()}
     row = {
         "cpu": machine(torch.device("cpu"))["cpu"],
         "pillow_version": PIL.__version__,
@@ -98,7 +101,8 @@ def main() -> None:
         "size": asked.size,
         "torchvision_same_pixels": same,
     }
-    row |= {f"{name}_per_s": f"{found:.0f}" for name, found in rates.items()}
+    row |= {f"{name}_per_s": f"{processor:.0f}" for name, (processor, _) in found.items()}
+    row |= {"num_workers": asked.workers, "workers_by_clock_per_s": f"{found['workers'][1]:.0f}"}
     append(asked.out, row)
 
 

@@ -1,12 +1,14 @@
 """One training step here against a bare hand-written loop of the same arithmetic, in one process, in turn.
 
     python benchmarks/step.py [--device cuda] [--model NAME --size PX] [--methods lora ssf ...] [--precision fp32 bf16]
+        [--compile]
 
 For each method three arms train on the same random images, dropout included:
 
     ours        the loop of this package, as a cell runs it (captured on CUDA where it can be)
     bare        the same model in the least loop that trains it: no schedule, no checks, batches ready on the device
     hand        the methods of `by_hand.py`: plain modules, in the least loop
+    compiled    with --compile: ours under `train.compile=true`
 
 A round runs some steps of each arm; what is printed and written are medians over rounds, of milliseconds a step (on a
 CPU those of the processor, all threads together) and of ratios within a round. Bytes are those autograd keeps for one
@@ -39,6 +41,7 @@ from peftbench.methods.base import METHODS, install
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
 from peftbench.train.batches import Batches
+from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, reason_against
 from peftbench.train.loop import Captured, Started
 from peftbench.train.measure import Stopwatch, training_memory
@@ -80,24 +83,34 @@ class Bench:
         options = {"img_size": self.size} if self.size else {}
         return timm.create_model(self.model, pretrained=False, num_classes=0, **options)
 
-    def ours(self, model: nn.Module) -> Arm:
+    def ours(self, model: Any, compiled: bool = False) -> Arm:
         """One epoch of this package's loop, which is two steps."""
         named = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
         schedule = Schedule(self.optim, self.train.epochs, len(self.batches))
         groups = param_groups(named, [], self.optim)
-        step = Step(model, self.loss_fn, groups, self.optim, self.train, schedule, self.device)
+        places = model, self.loss_fn, groups, self.optim, self.train, schedule, self.device
+        step = Step(*places, num_micro_batches=len(self.batches))
         stepping = Captured if not reason_against(self.train, self.batches) else Started
         arm = stepping(step, self.batches, self.train, Stopwatch(self.device))
-        return lambda: arm.epoch(0)
+        blocks = [site.module for site in model.backbone.sites("block")]
+        run = Blocks(blocks, TrainSpec(compile=compiled))
 
-    def bare(self, model: nn.Module) -> Arm:
-        """Two steps of the least loop."""
+        def epoch() -> None:
+            step.begin()
+            with run.in_training():
+                arm.epoch(0)
+
+        return epoch
+
+    def two_steps(self, model: nn.Module) -> Callable[[tuple[int, ...]], None]:
+        """The least loop, over batches that are ready on the device."""
         batches = list(self.batches.epoch(0))
         tensors = [tensor for tensor in model.parameters() if tensor.requires_grad]
-        cuda = self.device.type == "cuda"
-        optimizer = torch.optim.AdamW(tensors, lr=1e-3, weight_decay=1e-4, fused=True, capturable=cuda)
+        optimizer = torch.optim.AdamW(
+            tensors, lr=1e-3, weight_decay=1e-4, fused=True, capturable=self.device.type == "cuda"
+        )
 
-        def step(sizes: tuple[int, ...]) -> None:
+        def steps(sizes: tuple[int, ...]) -> None:
             for batch in batches:
                 with autocast(self.device, self.precision):
                     loss = F.cross_entropy(model(batch["image"]).float(), batch["label"])
@@ -105,9 +118,14 @@ class Bench:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-        if not cuda:
-            return lambda: step(())
-        graphs = Graphs(step, self.device)
+        return steps
+
+    def bare(self, model: nn.Module) -> Arm:
+        """Two steps of the least loop, as one graph on CUDA."""
+        steps = self.two_steps(model)
+        if self.device.type != "cuda":
+            return lambda: steps(())
+        graphs = Graphs(steps, self.device)
 
         def replayed() -> None:
             with graphs.running():
@@ -134,7 +152,7 @@ class Bench:
         return time.process_time()
 
 
-def compared(bench: Bench, method: str, rounds: int, repeats: int) -> dict[str, Any]:
+def compared(bench: Bench, method: str, rounds: int, repeats: int, compiled: bool) -> dict[str, Any]:
     """One row: medians of the arms."""
     seed_everything(0)
     model = with_method(bench.net(), method, bench.size).to(bench.device).train()
@@ -145,6 +163,8 @@ def compared(bench: Bench, method: str, rounds: int, repeats: int) -> dict[str, 
         hand = hand.to(bench.device).train()
         arms["hand"] = bench.bare(hand)
         row["hand_kept_mb"] = bench.kept(hand) / 1e6
+    if compiled:
+        arms["compiled"] = bench.ours(model, compiled=True)
     for arm in arms.values():
         for _ in range(4 if bench.device.type == "cuda" else 1):
             arm()
@@ -154,16 +174,18 @@ def compared(bench: Bench, method: str, rounds: int, repeats: int) -> dict[str, 
         for name, arm in list(arms.items())[:: 1 if number % 2 else -1]:
             times[name].append(1e3 * bench.seconds(arm, repeats))
     row |= {f"{name}_ms": statistics.median(found) for name, found in times.items()}
-    for name in arms:
-        if name != "ours":
-            row[f"ours_over_{name}"] = statistics.median(
-                first / second for first, second in zip(times["ours"], times[name], strict=True)
-            )
+    for mine, other in (("ours", "bare"), ("ours", "hand"), ("compiled", "ours")):
+        if mine not in times or other not in times:
+            continue
+        row[f"{mine}_over_{other}"] = statistics.median(
+            first / second for first, second in zip(times[mine], times[other], strict=True)
+        )
     return row
 
 
 COLUMNS = ("device", "cpu", "threads", "torch", "model", "size", "batch", "precision", "method")
 FIGURES = ("ours_ms", "bare_ms", "hand_ms", "ours_over_bare", "ours_over_hand", "ours_kept_mb", "hand_kept_mb")
+COMPILED = ("compiled_ms", "compiled_over_ours")
 
 
 def parser_of_steps(about: str | None) -> argparse.ArgumentParser:
@@ -191,6 +213,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeats", type=int, default=2, help="pairs of steps of an arm in a round (%(default)s)")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--compile", action="store_true", help="measure compiled blocks as well")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "step.csv")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -200,21 +223,21 @@ def main() -> None:
     new = not arguments.out.exists()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     with arguments.out.open("a", newline="", encoding="utf-8") as file, deterministic(arguments.device):
-        writer = csv.DictWriter(file, [*COLUMNS, *FIGURES])
+        writer = csv.DictWriter(file, [*COLUMNS, *FIGURES, *COMPILED])
         if new:
             writer.writeheader()
         for precision in arguments.precision:
             bench = Bench(arguments, precision)
             for method in methods:
                 try:
-                    row = compared(bench, method, arguments.rounds, arguments.repeats)
+                    row = compared(bench, method, arguments.rounds, arguments.repeats, arguments.compile)
                 except Exception as error:
                     # one that does not run on this network, or at all, must not end the others
                     print(f"{method}: left out, {type(error).__name__}: {error}", flush=True)
                     continue
                 writer.writerow(shared | {"precision": precision} | {k: _shown(v) for k, v in row.items()})
                 file.flush()
-                shown = ", ".join(f"{key} {_shown(row[key])}" for key in FIGURES if key in row)
+                shown = ", ".join(f"{key} {_shown(row[key])}" for key in (*FIGURES, *COMPILED) if key in row)
                 print(f"{precision} {method}: {shown}", flush=True)
 
 

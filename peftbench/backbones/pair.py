@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,8 +179,8 @@ class Pair(TwoTowers):
 
     def _to_keep(self, classes: nn.Module, features: Tensor, moves: bool) -> Tensor:
         """Made anew; where nothing moves, in the memory it had, since recorded steps read it there."""
-        # of what does not move evaluation must not make what training cannot use
-        with torch.inference_mode(moves):
+        # of what does not move evaluation must not make what training cannot use, and nothing is dropped in training
+        with torch.inference_mode(moves), in_evaluation(self.text):
             made: Tensor = classes(self, features)
         before = None if moves or self._kept is None else self._kept[1]
         if before is not None and not before.is_inference() and _alike(before, made):
@@ -200,6 +201,17 @@ class Pair(TwoTowers):
         self._old = True
         super().train(mode)
         return self
+
+
+@contextmanager
+def in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Inside, the module is in evaluation mode; put back behind, every part as the module itself was."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 def _alike(first: Tensor, second: Tensor) -> bool:

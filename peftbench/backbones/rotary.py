@@ -1,11 +1,42 @@
-"""Rotary embeddings under a sequence into which methods have put tokens."""
+"""Rotary embeddings: made once for a size, and turned for a sequence into which methods have put tokens."""
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def remember_angles(net: nn.Module) -> None:
+    """Has the rotary embedding of `net`, if it has one, made once for each size instead of in each pass.
+
+    timm puts the grid of a network of any size (DINOv3) together on the host: a device would wait for it in each pass.
+    Left alone are embeddings with parameters, and while it trains one that moves its grid at random.
+    """
+    rope: Any = getattr(net, "rope", None)
+    if hasattr(rope, "get_embed") and not list(rope.parameters()):
+        rope.made_angles = {}
+        # bound, so that a copy of the network asks the copy
+        rope.get_embed = MethodType(_remembered, rope)
+
+
+def _remembered(rope: Any, shape: Any = None, dtype: torch.dtype | None = None) -> Tensor:
+    if rope.training and any(getattr(rope, name, None) for name in _MOVED_GRID):
+        moved: Tensor = type(rope).get_embed(rope, shape, dtype=dtype)
+        return moved
+    like = next(rope.buffers())
+    key = (None if shape is None else tuple(shape), dtype, like.dtype, like.device)
+    if key not in rope.made_angles:
+        # a first pass may be one of evaluation, whose tensors training could not use
+        with torch.inference_mode(False), torch.no_grad():
+            rope.made_angles[key] = type(rope).get_embed(rope, shape, dtype=dtype)
+    made: Tensor = rope.made_angles[key]
+    return made
+
+
+_MOVED_GRID = ("shift_coords", "jitter_coords", "rescale_coords")
 
 
 def turn_only_patches(attn: Any, inputs: tuple[Tensor, ...], options: dict[str, Any]) -> tuple[Any, Any]:

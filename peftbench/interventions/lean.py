@@ -45,6 +45,9 @@ class _Updated(torch.autograd.Function):
         as_read = x.dtype != dtype or len(plan) == 1
         of_x = ctx.needs_input_grad[1]
         kept: list[Tensor | None] = [] if as_read else [x]
+        # the same memory under another name: of an input that is a view, and is written to, autograd would copy the
+        # gradient several times
+        y = y.detach()
         for place, (scale, number) in enumerate(plan):
             down, up = pairs[2 * place].to(dtype), pairs[2 * place + 1].to(dtype)
             mask, dropped = _dropped(x, dropout)
@@ -53,7 +56,6 @@ class _Updated(torch.autograd.Function):
             y.narrow(-1, number * width, width).add_((scale * hidden.mm(up.t())).view(*x.shape[:-1], width))
             kept += [dropped if as_read else None, mask if of_x or not as_read else None]
             kept += [hidden, down if of_x else None, up]
-        ctx.mark_dirty(y)
         ctx.save_for_backward(*kept)
         ctx.plan, ctx.width, ctx.dropout, ctx.as_read = plan, width, dropout, as_read
         ctx.x_dtype, ctx.dtypes = x.dtype, [tensor.dtype for tensor in pairs]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import ConfigError, TrainingDiverged
@@ -93,7 +95,7 @@ def fit(
     assert trainable == grouped, "the groups must hold the trainable tensors, all and only"
     steps_per_epoch = -(-len(batches) // train.accumulate)
     schedule = Schedule(optim, train.epochs, steps_per_epoch)
-    step = Step(model, loss_fn, groups, optim, train, schedule, device)
+    step = Step(model, loss_fn, groups, optim, train, schedule, device, len(batches))
     run = Blocks(blocks, train)
     watch = Stopwatch(device)
     against_capture = against_capture or reason_against(train, batches)
@@ -105,20 +107,21 @@ def fit(
     validated = f"val_{metric.name}"
     best: Row | None = None
     best_score, best_state = None, None
-    images_per_epoch, num_steps = sum(batches.sizes), 0
+    num_steps = 0
 
     for epoch in range(train.epochs):
         stop_if_told()
         model.train()
-        step.loss_sum.zero_()
+        step.begin()
         with watch.measure("train"), run.in_training():
             stepping.epoch(epoch)
         num_steps += steps_per_epoch
-        _stop_if_diverged(int(step.first_bad), step.tensors, num_steps, steps_per_epoch, train.epochs)
+        losses = step.losses.cpu().numpy()
+        _stop_if_diverged(_first_bad(losses, train.accumulate), step.tensors, epoch, steps_per_epoch, train.epochs)
         if average is not None:
             average.add(epoch)
-        loss, lr = step.loss_sum.item() / images_per_epoch, schedule.lr_at(num_steps - 1)
-        row: Row = {"epoch": epoch + 1, "loss": loss, "lr": lr, validated: None}
+        lr = schedule.lr_at(num_steps - 1)
+        row: Row = {"epoch": epoch + 1, "loss": _mean(losses, batches.sizes), "lr": lr, validated: None}
         if validate is not None:
             with watch.measure("eval"):
                 row[validated] = validate()
@@ -137,7 +140,7 @@ def fit(
                 tensor.copy_(best_state[name])
     selected, seconds = (best or curve[-1])["epoch"], dict(watch.seconds)
     capture = against_capture or stepping.outcome
-    return FitResult(curve, selected, best_state, seconds, num_steps, train.epochs * images_per_epoch, capture)
+    return FitResult(curve, selected, best_state, seconds, num_steps, train.epochs * sum(batches.sizes), capture)
 
 
 class Started:
@@ -196,14 +199,28 @@ def _changing(model: nn.Module) -> dict[str, Tensor]:
     return trainable | dict(model.named_buffers())
 
 
-def _stop_if_diverged(bad_step: int, tensors: list[Tensor], step: int, steps_per_epoch: int, epochs: int) -> None:
-    """Raises `TrainingDiverged` when a loss, or a tensor after the last step, is not finite."""
+def _mean(losses: NDArray[np.float32], sizes: Sequence[int]) -> float:
+    """Over the samples of an epoch, added up in float32 in the order of training."""
+    total = np.float32(0)
+    for loss, size in zip(losses, sizes, strict=True):
+        total += loss * np.float32(size)
+    return float(total) / sum(sizes)
+
+
+def _first_bad(losses: NDArray[np.float32], accumulate: int) -> int:
+    """The first step of the epoch, from 0, with a loss that is not finite; -1 where there is none."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    return int(bad[0]) // accumulate if len(bad) else -1
+
+
+def _stop_if_diverged(bad_step: int, tensors: list[Tensor], epoch: int, steps_per_epoch: int, epochs: int) -> None:
+    """Raises `TrainingDiverged` when a loss of epoch `epoch` (from 0), or a tensor behind it, is not finite."""
     if bad_step >= 0:
-        what, last = "the loss", bad_step + 1
+        what, last = "the loss", epoch * steps_per_epoch + bad_step + 1
     elif not torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all():
-        what, last = "a trained tensor", step
+        what, last = "a trained tensor", (epoch + 1) * steps_per_epoch
     else:
         return
-    where = f"step {last} (epoch {(last - 1) // steps_per_epoch + 1} of {epochs})"
+    where = f"step {last} (epoch {epoch + 1} of {epochs})"
     advice = "try a smaller optim.lr, optim.clip_norm=1 or train.precision=fp32"
     raise TrainingDiverged(f"{what} is not finite at {where}; {advice}")

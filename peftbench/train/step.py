@@ -19,8 +19,8 @@ class Step:
     """A call takes the micro-batches of one optimiser step.
 
     All that changes from step to step lies in tensors that are written in place, and nothing waits for the device, so
-    the work of a call can be recorded once and replayed (see `capture`). `loss_sum` adds up loss times samples;
-    `first_bad` is the first step, from 0, whose loss was not finite, or -1.
+    the work of a call can be recorded once and replayed (see `capture`). `losses`, float32 [micro-batches of an epoch],
+    are those since `begin`.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class Step:
         train: TrainSpec,
         schedule: Schedule,
         device: torch.device,
+        num_micro_batches: int,
     ) -> None:
         self._forward, self._loss_fn = forward, loss_fn
         self._optim, self._train, self._device = optim, train, device
@@ -39,9 +40,13 @@ class Step:
         self._optimizer = build_optimizer(groups, optim)
         self._rates = rates(self._optimizer, schedule, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=scales(train, device))
-        self._number = torch.zeros((), dtype=torch.int64, device=device)
-        self.loss_sum = torch.zeros((), device=device)
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)
+        self.losses = torch.zeros(num_micro_batches, device=device)
+        self._places = torch.arange(num_micro_batches, device=device)
+        self._place = torch.zeros((), dtype=torch.int64, device=device)
+
+    def begin(self) -> None:
+        """An epoch begins."""
+        self._place.zero_()
 
     def __call__(self, micro_batches: Sequence[Batch]) -> None:
         self._rates.advance()
@@ -50,18 +55,17 @@ class Step:
             with autocast(self._device, self._train.precision):
                 loss = self._loss_fn(self._forward, batch)
             # Weighted by size, so that a short last micro-batch counts as it would in one large batch.
-            self._scaler.scale(loss * (size_of(batch) / num_in_step)).backward()
-            self.loss_sum += loss.detach() * size_of(batch)
-            # The first bad step is kept on the device: asking for it every step would stall the queue.
-            bad = (self.first_bad < 0) & ~torch.isfinite(loss.detach())
-            self.first_bad.copy_(torch.where(bad, self._number, self.first_bad))
+            share = size_of(batch) / num_in_step
+            self._scaler.scale(loss if share == 1 else loss * share).backward()
+            # Kept on the device: asking for it every step would stall the queue.
+            torch.where(self._places == self._place, loss.detach(), self.losses, out=self.losses)
+            self._place += 1
         if self._optim.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
             torch.nn.utils.clip_grad_norm_(self.tensors, self._optim.clip_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        self._number += 1
 
 
 def size_of(batch: Batch) -> int:

@@ -83,7 +83,8 @@ def main() -> None:
         paths = [Path(folder) / f"{number}.jpg" for number in range(2)]
         for path, data in zip(paths, files, strict=True):
             path.write_bytes(data)
-        reader = StreamedImages(FileSplit(paths * half, np.zeros(num, dtype=np.int64)), ImageTransform(asked.size, "crop", "bicubic"))
+        split = FileSplit(paths * half, np.zeros(num, dtype=np.int64))
+        reader = StreamedImages(split, ImageTransform(asked.size, "crop", "bicubic"))
         batches = list(torch.arange(num).split(64))
         works: dict[str, Callable[[], object]] = {
             "pillow": lambda: [np.asarray(decode_image(data, "photograph")) for data in files * half],

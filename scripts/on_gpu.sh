@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# What only a machine with a CUDA GPU shows, in about ten minutes: the tests that need one, then step and cell times.
+#   scripts/on_gpu.sh [FOLDER]   logs and csv files go to FOLDER (default: on_gpu); PYTHON names the interpreter
+# Every part has a limit of its own and the next one starts in any case; a part that fails says so.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+OUT=$(realpath -m "${1:-on_gpu}")
+mkdir -p "$OUT"
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+MICRO=""
+SMALL="--model vit_small_patch14_dinov2 --size 224"
+BASE="--model vit_base_patch16_224 --size 224"
+
+part() { # NAME SECONDS COMMAND...
+    local name=$1 limit=$2
+    shift 2
+    echo "== $name"
+    timeout "$limit" "$@" >>"$OUT/$name.log" 2>&1 || echo "$name: failed or ran out of its $limit s, see $OUT/$name.log"
+    tail -n 4 "$OUT/$name.log"
+}
+
+step() { # NAME SECONDS OPTIONS...
+    local name=$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$PYTHON" benchmarks/step.py --device cuda --rounds 5 --out "$OUT/step.csv" "$@"
+}
+
+nvidia-smi -L
+OMP_NUM_THREADS=1 part tests 420 "$PYTHON" -m pytest -m gpu -n "$(nproc)" -p no:cacheprovider --timeout 120 --tb=short
+step micro 60 $MICRO --precision fp32 bf16 --methods linear lora adaptformer vpt_deep ssf convpass full
+step base 90 $BASE --precision bf16 --methods lora adaptformer vpt_deep ssf convpass full
+step small 60 $SMALL --precision bf16 --methods lora ssf full
+step single 60 $BASE --precision fp32 --methods lora
+step compiled 120 $BASE --precision bf16 --methods lora ssf --compile
+step compiled_small 60 $SMALL --precision bf16 --methods lora --compile
+step compiled_micro 60 $MICRO --precision bf16 --methods lora adaptformer --compile
+for network in "$MICRO" "$SMALL" "$BASE"; do
+    part kernels 60 "$PYTHON" benchmarks/kernels.py --device cuda $network --out "$OUT/kernels.csv"
+    part streams 60 "$PYTHON" benchmarks/streams.py --device cuda $network --out "$OUT/streams.csv"
+done
+part cell 180 "$PYTHON" benchmarks/cell.py --device cuda $BASE --side 500 --precision bf16 --train 100 --test 150 \
+    --workers 8 --rounds 1 --out "$OUT/cell.csv"
+part decode 60 "$PYTHON" benchmarks/decode.py --images 4096 --workers "$(nproc)" --rounds 1 --out "$OUT/decode.csv"
+part compile 120 "$PYTHON" benchmarks/compile.py --device cuda $BASE --precision bf16 --methods lora --out "$OUT/compile.csv"
+echo "csv files and logs: $OUT"

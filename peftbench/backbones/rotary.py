@@ -23,9 +23,10 @@ def remember_angles(net: nn.Module) -> None:
 
 
 def _remembered(rope: Any, shape: Any = None, dtype: torch.dtype | None = None) -> Tensor:
-    if rope.training and any(getattr(rope, name, None) for name in _MOVED_GRID):
-        moved: Tensor = type(rope).get_embed(rope, shape, dtype=dtype)
-        return moved
+    # what is traced has to stand in the trace, and leaves tensors without numbers
+    if torch.compiler.is_compiling() or (rope.training and any(getattr(rope, name, None) for name in _MOVED_GRID)):
+        made_now: Tensor = type(rope).get_embed(rope, shape, dtype=dtype)
+        return made_now
     like = next(rope.buffers())
     key = (None if shape is None else tuple(shape), dtype, like.dtype, like.device)
     if key not in rope.made_angles:

@@ -182,3 +182,53 @@ def test_what_acts_on_the_first_map_of_an_mlp_acts_on_both_inputs_of_a_gate_and_
     assert any(tensor.requires_grad for tensor in mlp.fc1.parameters()) or backbone.get_submodule("shared")
     installed.merge(backbone)
     torch.testing.assert_close(backbone(images), before, rtol=1e-4, atol=1e-4)
+
+
+def counted(net: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The networks whose angles are made from here on, in order."""
+    made: list[Any] = []
+    plain = type(net.rope).get_embed
+
+    def get_embed(rope: Any, *arguments: Any, **options: Any) -> Tensor:
+        made.append(rope)
+        angles: Tensor = plain(rope, *arguments, **options)
+        return angles
+
+    monkeypatch.setattr(type(net.rope), "get_embed", get_embed)
+    return made
+
+
+def test_angles_are_made_once_for_a_network_and_for_a_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = make("eva_rope")
+    made = counted(backbone.net, monkeypatch)
+    expected = features(backbone.net)
+    with torch.inference_mode():
+        backbone(images())
+    backbone.requires_grad_().train()
+    backbone(images()).sum().backward()
+    assert len(made) <= 1
+    other = copy.deepcopy(backbone).double().eval()
+    twice = other(images().double())
+    assert {id(rope) for rope in made} <= {id(backbone.net.rope), id(other.net.rope)} and len(made) <= 2
+    torch.testing.assert_close(twice.float(), expected, rtol=1e-5, atol=1e-6)
+    assert other.net.rope.made_angles is not backbone.net.rope.made_angles
+
+
+def test_a_grid_that_moves_in_training_is_drawn_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = timms("vit_small_patch16_dinov3", rope_rescale_coords=2.0)
+    backbone = from_timm(net, 32)
+    made = counted(net, monkeypatch)
+    backbone.train()
+    outputs = [backbone(images()) for _ in range(2)]
+    assert len(made) == 2 and not torch.equal(*outputs)
+    backbone.eval()
+    assert torch.equal(backbone(images()), backbone(images())) and len(made) == 3
+
+
+def test_a_network_with_remembered_angles_is_exported_and_runs_on_as_before() -> None:
+    backbone = make("eva_rope")
+    expected = backbone(images())
+    exported = torch.export.export(backbone, (images(),)).module()
+    torch.testing.assert_close(exported(images()), expected)
+    assert torch.equal(backbone(images()), expected)
+    assert all(type(angles) is Tensor for angles in backbone.net.rope.made_angles.values())

@@ -73,6 +73,8 @@ class Pair(TwoTowers):
         super().__init__(image, text)
         self.tokenizer = tokenizer
         spec = text.spec
+        if spec.activation == "gelu_tanh":
+            _use_tanh(image.net)
         width = image.feature_dim
         self.image_projection: nn.Module = nn.Identity()
         if spec.projects_images:
@@ -201,6 +203,14 @@ class Pair(TwoTowers):
         self._old = True
         super().train(mode)
         return self
+
+
+def _use_tanh(net: nn.Module) -> None:
+    """The tanh form of GELU for the exact one, in place: both towers of SigLIP were trained with it (big_vision,
+    `models/vit.py`), and of timm's image towers only some have it."""
+    for module in net.modules():
+        if isinstance(module, nn.GELU):
+            module.approximate = "tanh"
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class TextNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As CLIP starts (openai/CLIP, `initialize_parameters`)."""
+        """As CLIP starts (openai/CLIP, `initialize_parameters`), but for biases of the MLPs: zero, as all others."""
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
         inner = self.spec.width**-0.5

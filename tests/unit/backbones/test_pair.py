@@ -51,14 +51,15 @@ def test_sizes_are_those_of_openais_releases(model: str, text: str, image_count:
     assert pair.shape.num_parameters == image_count + text_count + 1
 
 
-def clip(tmp_path: Path) -> tuple[Any, Pair, Path]:
-    """transformers' CLIP with random weights, a pair of its shape, and its file."""
+def clip(tmp_path: Path, act: str = "quick_gelu") -> tuple[Any, Pair, Path]:
+    """transformers' CLIP with random weights, a pair of its shape, and its file; OpenCLIP's for `act` gelu."""
     from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(0)
+    sizes, ends = SIZES | {"hidden_act": act}, {"bos_token_id": 88, "eos_token_id": 89}
     config = CLIPConfig(
-        text_config=SIZES | {"vocab_size": 90, "max_position_embeddings": 12, "bos_token_id": 88, "eos_token_id": 89},
-        vision_config=SIZES | {"image_size": 32, "patch_size": 8},
+        text_config=sizes | {"vocab_size": 90, "max_position_embeddings": 12} | ends,
+        vision_config=sizes | {"image_size": 32, "patch_size": 8},
         projection_dim=40,
     )
     model = CLIPModel(config).eval()
@@ -66,19 +67,24 @@ def clip(tmp_path: Path) -> tuple[Any, Pair, Path]:
         for tensor in model.parameters():
             tensor.add_(0.1 * torch.randn_like(tensor))
     save_file({name: t.contiguous() for name, t in model.state_dict().items()}, tmp_path / "model.safetensors")
-    net = timm.create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0, **VIT)
-    return model, Pair(from_timm(net, 32), build_text(TEXT), Words([])), tmp_path / "model.safetensors"
+    name = "vit_base_patch16_clip_quickgelu_224" if act == "quick_gelu" else "vit_base_patch16_clip_224"
+    net = timm.create_model(name, num_classes=0, **VIT)
+    spec = replace(TEXT, activation=act)
+    return model, Pair(from_timm(net, 32), build_text(spec), Words([])), tmp_path / "model.safetensors"
 
 
-def test_transformers_clip_is_read_and_computes_the_same(tmp_path: Path) -> None:
-    model, pair, path = clip(tmp_path)
+@pytest.mark.parametrize("name", ["clip_512", "openclip_512"])
+def test_transformers_clip_is_read_and_computes_the_same(name: str, tmp_path: Path) -> None:
+    """In double: the forms of GELU differ by little."""
+    model, pair, path = clip(tmp_path, TEXTS[name].activation)
     assert "text tower" in load_pair(pair, path)
     ids = rows_of(TEXT, [[5, 6, 7], [8], [9, 3, 4, 1, 2, 6]])
     pair.classes = ClassTexts(pair.text.cut(ids), 1)
-    images = torch.randn(4, 3, 32, 32)
+    images = torch.randn(4, 3, 32, 32).double()
     with torch.no_grad():
-        expected = model(input_ids=ids, pixel_values=images, attention_mask=torch.ones_like(ids)).logits_per_image
-        torch.testing.assert_close(pair.eval()(images), expected, rtol=1e-4, atol=1e-4)
+        given = {"input_ids": ids, "pixel_values": images, "attention_mask": torch.ones_like(ids)}
+        expected = model.double()(**given).logits_per_image
+        torch.testing.assert_close(pair.double().eval()(images), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_openais_names_hold_the_same_tensors(tmp_path: Path) -> None:
@@ -145,7 +151,9 @@ def test_siglips_texts_are_canonicalised_as_by_big_vision(text: str, read: str) 
     assert seen == [read]
 
 
-def test_transformers_siglip_is_read_and_computes_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["siglip_768", "siglip2_768"])
+def test_transformers_siglip_is_read_and_computes_the_same(name: str, tmp_path: Path) -> None:
+    """In double, where the exact GELU that timm has in this image tower would show."""
     from transformers import SiglipConfig, SiglipModel
 
     torch.manual_seed(0)
@@ -159,15 +167,15 @@ def test_transformers_siglip_is_read_and_computes_the_same(tmp_path: Path) -> No
             tensor.add_(0.1 * torch.randn_like(tensor))
     save_file({name: t.contiguous() for name, t in model.state_dict().items()}, tmp_path / "model.safetensors")
     net = timm.create_model("vit_base_patch16_siglip_224", num_classes=0, **VIT)
-    spec = replace(TEXTS["siglip_768"], width=48, depth=2, num_heads=2, joint=48, context=12, num_tokens=90)
+    spec = replace(TEXTS[name], width=48, depth=2, num_heads=2, joint=48, context=12, num_tokens=90)
     pair = Pair(from_timm(net, 32), build_text(spec), Words([]))
     load_pair(pair, tmp_path / "model.safetensors")
     ids = rows_of(spec, [[5, 6, 7], [8]])
     pair.classes = ClassTexts(pair.text.cut(ids), 1)
-    images = torch.randn(3, 3, 32, 32)
+    images = torch.randn(3, 3, 32, 32).double()
     with torch.no_grad():
-        expected = model(input_ids=ids, pixel_values=images).logits_per_image
-        torch.testing.assert_close(pair.eval()(images), expected, rtol=1e-4, atol=1e-4)
+        expected = model.double()(input_ids=ids, pixel_values=images).logits_per_image
+        torch.testing.assert_close(pair.double().eval()(images), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_a_file_without_a_text_tower_and_one_of_another_size_are_refused(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ class AttnScale(_Scaled):
 
     The abstract says no more than that scaling parameters are learned for each attention matrix: where alpha acts
     (on the probabilities), that heads share it, and that the offsets lie inside LayerScale is this project's reading.
+    The released code that DRA comes from, whose network has no LayerScale, adds them outside stochastic depth.
     N counts all tokens, so the number of parameters, L N^2 + 2 L D, depends on the image size.
     """
 

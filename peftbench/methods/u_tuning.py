@@ -25,6 +25,8 @@ class UTuning(Method):
 
     The paper derives the frame and combines tuners freely. Prefix beside attention with an adapter beside the MLP is
     the default here; which combination gave its published numbers, and the sizes, are not known from what was read.
+    The authors' released backbone has the forms that the frame unifies, a prefix among the sequence's keys and an
+    adapter behind the MLP, and no parallel one.
     2 p D L + L (2 D h + h + D) parameters on a plain ViT.
     """
 

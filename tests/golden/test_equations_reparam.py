@@ -96,6 +96,18 @@ def test_difffit_scales_each_branch_behind_layerscale() -> None:
     agree(run(backbone, tokens()), x + g2 * w["ls2.gamma"] * branch)
 
 
+@pytest.mark.parametrize("name", ["vit_layerscale", "vit_qknorm", "vit_prenorm"])
+def test_difffit_trains_each_bias_and_both_tensors_of_each_norm(name: str) -> None:
+    # the rule of the released code: what has "bias" or "norm" in its name
+    chosen = {tensor for tensor, _ in make(name).named_parameters() if "bias" in tensor or "norm" in tensor}
+    assert any("q_norm.weight" in tensor for tensor in chosen) == (name == "vit_qknorm")
+    backbone = make(name)
+    install(METHODS.get("difffit")(), backbone)
+    trained = {tensor.replace(".base.", ".") for tensor, _ in backbone.trainable}
+    scales = {tensor for tensor in trained if tensor.endswith(".scale")}
+    assert trained - scales == chosen and len(scales) == 2 * backbone.shape.depth
+
+
 def test_shared_lora_has_one_a_for_queries_keys_and_values() -> None:
     backbone, w = installed("lora_qkv_shared", rank=3, scale=0.6), weights()
     (a,), (b,) = of_block(backbone, "down"), of_block(backbone, "up")

@@ -53,7 +53,7 @@ def test_the_record_s_library_multiplies_again(library, run, results, capsys):
     other = {"torch": "onednn", "onednn": "torch"}[library]
     if matmul.available():
         run("reproduce", record.fingerprint, "--results", str(results), f"runtime.matmul={other}", fast=False)
-        assert "matmul: " in capsys.readouterr().out
+        assert f"matmul: {library} -> {other}" in capsys.readouterr().out
 
 
 def test_what_differs_is_named_and_measured(run, results, capsys):

@@ -13,6 +13,7 @@ from peftbench.cells.cell import plan
 from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
 from peftbench.cli.record_words import record_parser
+from peftbench.foundation import matmul
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import own_predictions
@@ -78,6 +79,10 @@ def number_differences(record: RunRecord, again: RunRecord) -> list[str]:
     return lines
 
 
+# what a record means that leaves this out
+_UNSAID = {"matmul": matmul.TORCH}
+
+
 def setting_differences(record: RunRecord, again: RunRecord) -> list[str]:
     """Software, machine and code that differ: why two runs of one cell need not agree in every bit."""
     lines = []
@@ -85,7 +90,8 @@ def setting_differences(record: RunRecord, again: RunRecord) -> list[str]:
         old, new = record.provenance[part], again.provenance[part]
         for name in dict.fromkeys([*old, *new]):
             if old.get(name) != new.get(name):
-                lines.append(f"{name}: {old.get(name)} -> {new.get(name)}")
+                unsaid = _UNSAID.get(name, "not said")
+                lines.append(f"{name}: {old.get(name, unsaid)} -> {new.get(name, unsaid)}")
     old_code, new_code = (_code(run) for run in (record, again))
     return lines + ([f"code: {old_code} -> {new_code}"] if old_code != new_code else [])
 

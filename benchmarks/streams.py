@@ -2,8 +2,8 @@
 
     python benchmarks/streams.py [--model NAME --size PX] [--methods lora ...] [--cells 2 4]
 
-Each cell is a model of its own with its recorded step. In a round all make the same number of steps: first one cell
-after the other on one stream, then all at once, each on its stream. Medians over rounds of milliseconds for one step of
+Each cell is a model of its own with its recorded step, on a stream of its own. In a round all make the same number of
+steps: first one cell after the other, then all at once. Medians over rounds of milliseconds for one step of
 every cell, and of the ratio in a round, are written. CUDA only.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,19 +21,16 @@ from peftbench.foundation.seeding import deterministic, seed_everything
 from peftbench.train.capture import Graphs
 
 
-def recorded(bench: Bench, method: str) -> tuple[Graphs, Callable[[], None]]:
-    """Two steps of a new model as one graph, recorded on a stream of its own; the graph and what replays it."""
+def recorded(bench: Bench, method: str) -> Graphs:
+    """Two steps of a new model as one graph, recorded on a stream of its own."""
     model = with_method(bench.net(), method, bench.size).to(bench.device).train()
     graphs = Graphs(bench.two_steps(model), bench.device)
     graphs._stream = torch.cuda.Stream(bench.device)
 
-    def replayed() -> None:
+    for _ in range(4):
         with graphs.running():
             graphs(())
-
-    for _ in range(4):
-        replayed()
-    return graphs, replayed
+    return graphs
 
 
 def now() -> float:
@@ -60,18 +56,20 @@ def main() -> None:
                 append(arguments.out, measured_on(arguments) | compared(cells[:number], arguments, method))
 
 
-def compared(cells: list[tuple[Graphs, Callable[[], None]]], arguments: object, method: str) -> dict[str, object]:
+def compared(cells: list[Graphs], arguments: object, method: str) -> dict[str, object]:
     """One row: the same steps in turn and at once."""
     rounds, repeats, precision = (getattr(arguments, name) for name in ("rounds", "repeats", "precision"))
 
     def in_turn() -> None:
-        for _, replayed in cells:
-            for _ in range(repeats):
-                replayed()
+        for graphs in cells:
+            with torch.cuda.stream(graphs._stream):
+                for _ in range(repeats):
+                    graphs(())
+            torch.cuda.synchronize()
 
     def at_once() -> None:
         for _ in range(repeats):
-            for graphs, _ in cells:
+            for graphs in cells:
                 with torch.cuda.stream(graphs._stream):
                     graphs(())
 

@@ -22,7 +22,7 @@ from peftbench.backbones.fused import fuse
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.pair import Pair
 from peftbench.backbones.pair_weights import load_pair
-from peftbench.backbones.rotary import remember_angles
+from peftbench.backbones.rotary import keep_angles
 from peftbench.backbones.source import weights_files, writer_files
 from peftbench.backbones.t5 import build_t5
 from peftbench.backbones.text import build_text
@@ -160,7 +160,7 @@ def from_timm(net: nn.Module, img_size: int | None = None, frames: int = 1, fram
     own = own_frames(net)
     frames = own or frames
     fuse(net)
-    remember_angles(net)
+    keep_angles(net)
     family, sites = sites_of(net)
     shape, expects = replace(shape_of(net, family, sites), frames=frames), _input_spec(net, img_size)
     backbone = Backbone(net, shape, sites, expects)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import activations as timm_activations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -208,9 +209,10 @@ class Pair(TwoTowers):
 def _use_tanh(net: nn.Module) -> None:
     """The tanh form of GELU for the exact one, in place: both towers of SigLIP were trained with it (big_vision,
     `models/vit.py`), and of timm's image towers only some have it."""
-    for module in net.modules():
-        if isinstance(module, nn.GELU):
-            module.approximate = "tanh"
+    for parent in list(net.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.GELU | timm_activations.GELU):
+                setattr(parent, name, nn.GELU("tanh"))
 
 
 @contextmanager

@@ -2,39 +2,53 @@
 
 from __future__ import annotations
 
-from types import MethodType
 from typing import Any
 
 import torch
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
+from torch._guards import detect_fake_mode
+
+# Of sizes beyond these the angles are made in each pass; none is let go of, since recorded steps may read it.
+_MOST_SIZES = 16
 
 
-def remember_angles(net: nn.Module) -> None:
-    """Has the rotary embedding of `net`, if it has one, made once for each size instead of in each pass.
+def keep_angles(net: nn.Module) -> None:
+    """Has the rotary embedding of DINOv3 made once for each size in place of in each pass.
 
-    timm puts the grid of a network of any size (DINOv3) together on the host: a device would wait for it in each pass.
-    Left alone are embeddings with parameters, and while it trains one that moves its grid at random.
+    timm puts its grid together on the host: a device would wait for it in each pass.
     """
     rope: Any = getattr(net, "rope", None)
-    if hasattr(rope, "get_embed") and not list(rope.parameters()):
-        rope.made_angles = {}
-        # bound, so that a copy of the network asks the copy
-        rope.get_embed = MethodType(_remembered, rope)
+    if type(rope) is RotaryEmbeddingDinoV3:
+        rope.__class__ = KeptAngles
+        rope.kept = {}
 
 
-def _remembered(rope: Any, shape: Any = None, dtype: torch.dtype | None = None) -> Tensor:
-    # what is traced has to stand in the trace, and leaves tensors without numbers
-    if torch.compiler.is_compiling() or (rope.training and any(getattr(rope, name, None) for name in _MOVED_GRID)):
-        made_now: Tensor = type(rope).get_embed(rope, shape, dtype=dtype)
-        return made_now
-    like = next(rope.buffers())
-    key = (None if shape is None else tuple(shape), dtype, like.dtype, like.device)
-    if key not in rope.made_angles:
+class KeptAngles(RotaryEmbeddingDinoV3):
+    """timm's embedding, which keeps what it made; a copy of it, or a file, begins with nothing kept."""
+
+    kept: dict[Any, Tensor]
+
+    def get_embed(self, shape: Any = None, **options: Any) -> Tensor:
+        """Sines and cosines [patches, 2 * head width] of a grid (height, width); without one, timm's own buffer."""
+        moves = self.training and any(getattr(self, name, None) for name in _MOVED_GRID)
+        # what is traced has to stand in the trace, and leaves tensors without numbers
+        if shape is None or moves or torch.compiler.is_compiling() or detect_fake_mode() is not None:
+            return super().get_embed(shape, **options)
+        like = self.periods
+        key = (*shape, *options.items(), like.dtype, like.device, like._version)
+        if key in self.kept:
+            return self.kept[key]
         # a first pass may be one of evaluation, whose tensors training could not use
         with torch.inference_mode(False), torch.no_grad():
-            rope.made_angles[key] = type(rope).get_embed(rope, shape, dtype=dtype)
-    made: Tensor = rope.made_angles[key]
-    return made
+            made: Tensor = super().get_embed(shape, **options)
+        self.kept = {known: angles for known, angles in self.kept.items() if angles.device == like.device}
+        if len(self.kept) < _MOST_SIZES:
+            self.kept[key] = made
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"kept": {}}
 
 
 _MOVED_GRID = ("shift_coords", "jitter_coords", "rescale_coords")

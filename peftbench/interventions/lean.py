@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # A [rank, in_dim], B [out_dim, rank], the factor s, and the slice of the output that s B A x is added to
 Update: TypeAlias = tuple[Tensor, Tensor, float, int]
@@ -62,6 +63,7 @@ class _Updated(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         kept = list(ctx.saved_tensors)
         x = None if ctx.as_read else kept.pop(0)
@@ -129,6 +131,7 @@ class _NormedScaledShifted(torch.autograd.Function):
         return (y * scale).add_(shift)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, mean, root, weight, bias, scale = ctx.saved_tensors
         y = torch.native_layer_norm(x, ctx.shape, weight, bias, ctx.eps)[0]
@@ -156,6 +159,7 @@ class _ScaledShifted(torch.autograd.Function):
         return (y * scale.view(shape)).add_(shift.view(shape))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         y, scale = ctx.saved_tensors
         axes = [axis for axis, size in enumerate(ctx.shape) if size == 1]

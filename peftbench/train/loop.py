@@ -202,8 +202,9 @@ def _changing(model: nn.Module) -> dict[str, Tensor]:
 def _mean(losses: NDArray[np.float32], sizes: Sequence[int]) -> float:
     """Over the samples of an epoch, added up in float32 in the order of training."""
     total = np.float32(0)
-    for loss, size in zip(losses, sizes, strict=True):
-        total += loss * np.float32(size)
+    with np.errstate(over="ignore"):
+        for loss, size in zip(losses, sizes, strict=True):
+            total += loss * np.float32(size)
     return float(total) / sum(sizes)
 
 

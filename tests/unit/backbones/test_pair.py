@@ -12,7 +12,11 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import activations
+from torch import nn
+from torch.nn import functional as F
 
+from peftbench.backbones import pair as pair_module
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.class_texts import ClassTexts
 from peftbench.backbones.options import BackboneSpec
@@ -327,3 +331,11 @@ def test_byte_pairs_are_merged_as_clip_merges_them(tmp_path: Path) -> None:
     t_at_the_end = 256 + ord("t") - 33
     assert code.pieces("DOG  cat") == [513, 514, t_at_the_end]
     assert code.pieces("cat &amp;amp; dog") == [514, t_at_the_end, 256 + ord("&") - 33, 513]
+
+
+def test_every_exact_gelu_of_an_image_tower_becomes_the_tanh_form() -> None:
+    net = nn.Sequential(nn.GELU(), activations.GELU(), nn.Sequential(nn.GELU("tanh"), nn.ReLU()))
+    pair_module._use_tanh(net)
+    x = torch.linspace(-3, 3, 50)
+    assert all(torch.equal(module(x), F.gelu(x, approximate="tanh")) for module in (net[0], net[1], net[2][0]))
+    assert type(net[2][1]) is nn.ReLU

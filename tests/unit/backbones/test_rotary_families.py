@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
 import timm
 import torch
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from peftbench.backbones import rotary
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
 from peftbench.contracts.backbones import VIT, images, make, randomised
@@ -184,40 +188,46 @@ def test_what_acts_on_the_first_map_of_an_mlp_acts_on_both_inputs_of_a_gate_and_
     torch.testing.assert_close(backbone(images), before, rtol=1e-4, atol=1e-4)
 
 
-def counted(net: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The networks whose angles are made from here on, in order."""
-    made: list[Any] = []
-    plain = type(net.rope).get_embed
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The embeddings whose angles are made, in order."""
+    found: list[Any] = []
+    plain = RotaryEmbeddingDinoV3.get_embed
 
     def get_embed(rope: Any, *arguments: Any, **options: Any) -> Tensor:
-        made.append(rope)
+        found.append(rope)
         angles: Tensor = plain(rope, *arguments, **options)
         return angles
 
-    monkeypatch.setattr(type(net.rope), "get_embed", get_embed)
-    return made
+    monkeypatch.setattr(RotaryEmbeddingDinoV3, "get_embed", get_embed)
+    return found
 
 
-def test_angles_are_made_once_for_a_network_and_for_a_copy_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_angles_are_made_once_for_a_network_and_for_a_copy_of_it(made: list[Any]) -> None:
     backbone = make("eva_rope")
-    made = counted(backbone.net, monkeypatch)
-    expected = features(backbone.net)
     with torch.inference_mode():
-        backbone(images())
+        expected = backbone(images())
     backbone.requires_grad_().train()
     backbone(images()).sum().backward()
-    assert len(made) <= 1
+    assert made == [backbone.net.rope]
     other = copy.deepcopy(backbone).double().eval()
     twice = other(images().double())
-    assert {id(rope) for rope in made} <= {id(backbone.net.rope), id(other.net.rope)} and len(made) <= 2
+    assert made == [backbone.net.rope, other.net.rope]
     torch.testing.assert_close(twice.float(), expected, rtol=1e-5, atol=1e-6)
-    assert other.net.rope.made_angles is not backbone.net.rope.made_angles
 
 
-def test_a_grid_that_moves_in_training_is_drawn_in_every_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = timms("vit_small_patch16_dinov3", rope_rescale_coords=2.0)
-    backbone = from_timm(net, 32)
-    made = counted(net, monkeypatch)
+def test_angles_follow_what_they_are_made_from(made: list[Any]) -> None:
+    backbone = make("eva_rope")
+    before = backbone(images())
+    backbone.net.rope.periods.mul_(2)
+    assert len(made) == 1 and not torch.equal(backbone(images()), before) and len(made) == 2
+    for side in range(2, 2 + 2 * rotary._MOST_SIZES):
+        backbone.net(torch.zeros(1, 3, 16 * side, 16))
+    assert len(backbone.net.rope.kept) == rotary._MOST_SIZES
+
+
+def test_a_grid_that_moves_in_training_is_drawn_in_every_pass(made: list[Any]) -> None:
+    backbone = from_timm(timms("vit_small_patch16_dinov3", rope_rescale_coords=2.0), 32)
     backbone.train()
     outputs = [backbone(images()) for _ in range(2)]
     assert len(made) == 2 and not torch.equal(*outputs)
@@ -225,10 +235,36 @@ def test_a_grid_that_moves_in_training_is_drawn_in_every_pass(monkeypatch: pytes
     assert torch.equal(backbone(images()), backbone(images())) and len(made) == 3
 
 
-def test_a_network_with_remembered_angles_is_exported_and_runs_on_as_before() -> None:
+def test_a_network_with_kept_angles_goes_through_a_file() -> None:
     backbone = make("eva_rope")
+    expected = backbone(images())
+    again = pickle.loads(pickle.dumps(backbone))
+    assert again.net.rope.kept == {} and torch.equal(again(images()), expected)
+
+
+def test_a_network_with_kept_angles_is_traced_and_runs_on_as_before() -> None:
+    backbone = make("eva_rope")
+    with FakeTensorMode() as mode:
+        torch.func.functional_call(
+            backbone, {name: mode.from_tensor(tensor) for name, tensor in tensors_of(backbone).items()}, images()
+        )
     expected = backbone(images())
     exported = torch.export.export(backbone, (images(),)).module()
     torch.testing.assert_close(exported(images()), expected)
     assert torch.equal(backbone(images()), expected)
-    assert all(type(angles) is Tensor for angles in backbone.net.rope.made_angles.values())
+    assert all(type(angles) is Tensor for angles in backbone.net.rope.kept.values())
+
+
+def tensors_of(net: nn.Module) -> dict[str, Tensor]:
+    return dict([*net.named_parameters(), *net.named_buffers()])
+
+
+def test_a_network_of_one_size_takes_another_size_as_timm_gives_it() -> None:
+    net = timm.create_model("eva02_tiny_patch14_224", num_classes=0, img_size=28)
+    backbone = from_timm(net, 28)
+    small, large = torch.randn(1, 3, 28, 28), torch.randn(1, 3, 56, 56)
+    other = copy.deepcopy(backbone)
+    backbone(small)
+    for each in (backbone, other):
+        each.net.set_input_size(56)
+    assert torch.equal(backbone.net(large), other.net(large))

@@ -9,51 +9,63 @@ rounds, of milliseconds of the processor a step and of the ratio within a round.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import torch
 from by_hand import NAMES
 from rows import append
-from step import Bench, measured_on, parser_of_steps, with_method
+from step import Arm, Bench, measured_on, parser_of_steps, with_method
 
 from peftbench.foundation import matmul
 from peftbench.foundation.seeding import deterministic, seed_everything
 
+Ways = Mapping[str, Callable[[], AbstractContextManager[None]]]
 
-def milliseconds(bench: Bench, method: str, rounds: int) -> dict[str, list[float]]:
-    """Of one step, in each round, by the library that multiplies."""
-    seed_everything(0)
-    arm = bench.ours(with_method(bench.net(), method, bench.size).train())
-    libraries = matmul.TORCH, matmul.ONEDNN
-    times: dict[str, list[float]] = {library: [] for library in libraries}
+
+def milliseconds(arm: Arm, bench: Bench, ways: Ways, rounds: int) -> dict[str, list[float]]:
+    """Of one step, in each round, by the way that it is computed."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 1):
-        for library in libraries[:: 1 if number % 2 else -1]:
-            with matmul.multiplied_by(library):
+        for name in list(ways)[:: 1 if number % 2 else -1]:
+            with ways[name]():
                 seconds = bench.seconds(arm, repeats=1)
             # the first round makes what is kept for later ones
             if number:
-                times[library].append(1e3 * seconds)
+                times[name].append(1e3 * seconds)
     return times
 
 
-def main() -> None:
-    parser = parser_of_steps(__doc__)
+def compared(about: str | None, ways: Ways, precision: str, out: str) -> None:
+    """A row for each method: medians of a step by either of two ways, and of their ratio in one round, in `out`."""
+    parser = parser_of_steps(about)
     parser.set_defaults(device="cpu", batch=16)
     parser.add_argument("--methods", nargs="+", default=[name for name in NAMES if name != "linear"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "matmul.csv")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / out)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     shared = measured_on(arguments)
-    with deterministic("cpu"):
-        for method in arguments.methods:
-            times = milliseconds(Bench(arguments, "fp32"), method, arguments.rounds)
-            row = shared | {"method": method}
-            row |= {f"{library}_ms": f"{statistics.median(found):.1f}" for library, found in times.items()}
-            ratios = [new / old for new, old in zip(times[matmul.ONEDNN], times[matmul.TORCH], strict=True)]
-            append(arguments.out, row | {"onednn_over_torch": f"{statistics.median(ratios):.3f}"})
+    before, after = ways
+    for method in arguments.methods:
+        with deterministic("cpu"):
+            seed_everything(0)
+            bench = Bench(arguments, precision)
+            arm = bench.ours(with_method(bench.net(), method, bench.size).train())
+            times = milliseconds(arm, bench, ways, arguments.rounds)
+        row = shared | {"method": method}
+        row |= {f"{name}_ms": f"{statistics.median(found):.1f}" for name, found in times.items()}
+        ratios = [new / old for new, old in zip(times[after], times[before], strict=True)]
+        append(arguments.out, row | {f"{after}_over_{before}": f"{statistics.median(ratios):.3f}"})
 
 
 if __name__ == "__main__":
-    main()
+    compared(
+        __doc__,
+        {name: partial(matmul.multiplied_by, name) for name in (matmul.TORCH, matmul.ONEDNN)},
+        "fp32",
+        "matmul.csv",
+    )

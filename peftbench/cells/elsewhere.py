@@ -65,7 +65,7 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
         raise NotApplicable(f"what {config.method.label} learned belongs to the classes of {record.labels['dataset']}")
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
-    with settled(runtime):
+    with settled(runtime, config.train):
         findings = take_findings(tensors)
         moved = replace(config, dataset=dataset)
         parts = build_parts(moved, runtime, Progress(runtime.progress), findings)

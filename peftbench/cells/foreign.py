@@ -28,7 +28,7 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     if problems := problems_of(chosen):
         raise ConfigError(problems)
     config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
-    with settled(runtime):
+    with settled(runtime, config.train):
         parts = build_parts(config, runtime, Progress(runtime.progress), None)
         if not isinstance(parts.model, Classifier):
             raise NotApplicable(f"PEFT's adapters are measured as classifiers, not for task={config.task.name}")

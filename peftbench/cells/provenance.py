@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from peftbench.foundation import matmul
 from peftbench.foundation.cores import cpuinfo
 from peftbench.foundation.plugins import plugins_digest
 
@@ -57,8 +56,11 @@ def git_state() -> tuple[str | None, bool | None]:
     return commit.stdout.strip(), bool(status.stdout.strip())
 
 
-def machine(device: torch.device, library: str = matmul.TORCH) -> dict[str, Any]:
-    """Hardware, and the `library` of its products, that bits depend on. No host name: records are shared."""
+def machine(device: torch.device, kernels: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Hardware, and which `kernels` are not torch's choice (`kernels_of`), that bits depend on.
+
+    No host name: records are shared.
+    """
     facts: dict[str, Any] = {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -67,8 +69,7 @@ def machine(device: torch.device, library: str = matmul.TORCH) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "device": device.type,
     }
-    if library != matmul.TORCH:
-        facts["matmul"] = library
+    facts |= kernels or {}
     if device.type == "cuda":
         facts |= {
             "gpu": torch.cuda.get_device_name(device),

@@ -16,12 +16,12 @@ from peftbench.cells.cost import NOT_PROBED, measured
 from peftbench.cells.measure import Scores
 from peftbench.cells.parts import Parts
 from peftbench.cells.provenance import command_words, git_state, machine, package_version, versions
+from peftbench.cells.settled import kernels_of
 from peftbench.cells.train import Trained
 from peftbench.config.gate import RunConfig, as_tree, without_locations
 from peftbench.config.presets import DEFAULT
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.data.base import Split
-from peftbench.foundation import matmul
 from peftbench.records.owned import Attempt, predictions_bytes
 from peftbench.records.record import SCHEMA, RunRecord
 from peftbench.records.store import Store
@@ -155,7 +155,7 @@ def _provenance(cell: Cell, runtime: RuntimeSpec, parts: Parts, clocked: Clocked
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": versions(),
-        "machine": machine(device, matmul.chosen(runtime.matmul, device)),
+        "machine": machine(device, kernels_of(runtime, cell.config.train, device)),
         "started": clocked.started.isoformat(timespec="seconds"),
         "seconds": clocked.seconds,
         "command": command_words(sys.argv[1:] if cell.words is None else cell.words),

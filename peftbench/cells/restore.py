@@ -15,7 +15,7 @@ from peftbench.cells.settled import settled
 from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation import matmul
+from peftbench.foundation import attention, matmul
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
 from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
@@ -69,7 +69,7 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
-    with settled(runtime):
+    with settled(runtime, config.train):
         findings = take_findings(tensors)
         parts = build_parts(config, runtime, Progress(runtime.progress), findings)
         load_adapter(parts.model, tensors, path)
@@ -84,9 +84,9 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
     Of the record only hyperparameters are taken, and its words as they are: neither it nor an adapter can name a
     place or an environment variable. Raises `ConfigError` for wrong options, `MissingInput` when data or weights are
     not here, `RecordError` when they, or the code, are not the record's.
-    The library that multiplied for the record does so again unless the options say otherwise.
+    The kernels that computed for the record do so again unless the options say otherwise.
     """
-    tree = {**_without_places(record.config), "runtime": {**defaults_of(RuntimeSpec), "matmul": _library(record)}}
+    tree = {**_without_places(record.config), "runtime": {**defaults_of(RuntimeSpec), **_kernels(record)}}
     for option, value in option_values(options).items():
         section, _, name = option.partition(".")
         if not name:
@@ -104,10 +104,14 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
     return typed, runtime
 
 
-def _library(record: RunRecord) -> str:
-    """What multiplied for the record, whose bits depend on it; torch's own choice where that is not here."""
-    recorded = record.provenance["machine"].get("matmul", matmul.TORCH)
-    return recorded if recorded in matmul.CHOICES and matmul.available() else matmul.TORCH
+def _kernels(record: RunRecord) -> dict[str, str]:
+    """What computed for the record, whose bits depend on it; torch's own choice where that is not here."""
+    facts = record.provenance["machine"]
+    library, kind = facts.get("matmul", matmul.TORCH), facts.get("attention_grad", attention.TORCH)
+    return {
+        "matmul": library if library in matmul.CHOICES and matmul.available() else matmul.TORCH,
+        "attention_grad": kind if kind in attention.CHOICES else attention.TORCH,
+    }
 
 
 def _weights_hint(record: RunRecord, cell: Cell) -> str:

@@ -29,7 +29,7 @@ def run_cell(cell: Cell, runtime: RuntimeSpec, store: Store, progress: Progress)
     stop_if_told()
     started, clock = datetime.datetime.now(datetime.timezone.utc), time.perf_counter()
     config = cell.config
-    with settled(runtime) as device:
+    with settled(runtime, config.train) as device:
         peak = PeakMemory(device)
         for line in config.hparams.lines():
             progress.say(line)

@@ -21,7 +21,9 @@ MOST_DECODERS = 16
 class RuntimeSpec(Spec):
     """`device`: auto, cpu, cuda or cuda:N. `threads`: CPU threads, 0 leaves torch's choice. `matmul`: which library
     multiplies float32 on a CPU: torch's own choice (torch), oneDNN (onednn), or oneDNN on a processor of AMD with
-    AVX-512 and torch's choice elsewhere (auto). Like threads it moves last bits, and the record says which it was.
+    AVX-512 and torch's choice elsewhere (auto). `attention_grad`: in which type a CPU computes gradients of attention
+    in bf16 and fp16: float32 (auto, the quicker one), or that of the inputs as torch does (torch). Like threads these
+    two move last bits, and the record says which they were.
 
     `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
     to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.
@@ -40,6 +42,7 @@ class RuntimeSpec(Spec):
     device: str = option("auto")
     threads: int = option(0, ge=0, le=1024)
     matmul: str = option("auto", choices=("auto", "torch", "onednn"))
+    attention_grad: str = option("auto", choices=("auto", "torch", "float32"))
     results: str = option("results")
     cache: str | None = option(None)
     workers: int | None = option(None, ge=0, le=1024)

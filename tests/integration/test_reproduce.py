@@ -56,6 +56,29 @@ def test_the_record_s_library_multiplies_again(library, run, results, capsys):
         assert f"matmul: {library} -> {other}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["torch", "float32"])
+def test_gradients_of_attention_are_computed_again_as_for_the_record(kind, run, results, capsys):
+    cell = ["method=lora", f"runtime.attention_grad={kind}", "train.precision=bf16", *TINY]
+    assert run(*cell, "runtime.device=cpu") == 0
+    (record,) = Store(results).all()
+    assert record.provenance["machine"].get("attention_grad", "torch") == kind
+    capsys.readouterr()
+    again = ["reproduce", record.fingerprint, "--results", str(results), "runtime.device=cpu"]
+    assert run(*again, fast=False) == 0
+    shown = capsys.readouterr().out
+    assert "reproduced bit for bit" in shown and "what else differs" not in shown
+    other = {"torch": "float32", "float32": "torch"}[kind]
+    assert run(*again, f"runtime.attention_grad={other}", fast=False) == 1
+    shown = capsys.readouterr().out
+    assert f"attention_grad: {kind} -> {other}" in shown and "not the same numbers" in shown
+
+
+def test_in_fp32_gradients_of_attention_are_not_spoken_of(run, results):
+    assert run("method=lora", "runtime.attention_grad=float32", *TINY) == 0
+    (record,) = Store(results).all()
+    assert "attention_grad" not in record.provenance["machine"]
+
+
 def test_what_differs_is_named_and_measured(run, results, capsys):
     assert run("method=bitfit", *TINY) == 0
     (record,) = Store(results).all()

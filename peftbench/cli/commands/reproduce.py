@@ -13,7 +13,7 @@ from peftbench.cells.cell import plan
 from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
 from peftbench.cli.record_words import record_parser
-from peftbench.foundation import matmul
+from peftbench.foundation import attention, matmul
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import own_predictions
@@ -80,7 +80,7 @@ def number_differences(record: RunRecord, again: RunRecord) -> list[str]:
 
 
 # what a record means that leaves this out
-_UNSAID = {"matmul": matmul.TORCH}
+_UNSAID = {"matmul": matmul.TORCH, "attention_grad": attention.TORCH}
 
 
 def setting_differences(record: RunRecord, again: RunRecord) -> list[str]:

@@ -1,0 +1,117 @@
+"""In which type a CPU computes the gradients of attention under autocast.
+
+torch's CPU kernel for the gradients of attention takes several times as long for q, k and v of bfloat16 as for those of
+float32 (`benchmarks/attention.py`). In float32 it also rounds once, at the end, and so is closer to the exact numbers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TORCH, FLOAT32 = "torch", "float32"
+CHOICES = ("auto", TORCH, FLOAT32)
+_REDUCED = (torch.bfloat16, torch.float16)
+
+_registered: torch.library.Library | None = None
+
+
+def chosen(choice: str, device: torch.device, precision: str, compiled: bool) -> str:
+    """`torch` or `float32`. auto is `float32`; on a GPU, in fp32 and under compiled blocks all are `torch`."""
+    plain = device.type == "cpu" and precision != "fp32" and not compiled
+    return FLOAT32 if plain and choice != TORCH else TORCH
+
+
+def in_use() -> str:
+    """`torch` or `float32`: how gradients of attention are computed now."""
+    return TORCH if _registered is None else FLOAT32
+
+
+@contextmanager
+def gradients_in(kind: str) -> Iterator[None]:
+    """Inside, gradients of attention in bfloat16 and float16 are computed so on a CPU; behind, as before.
+
+    kind: `float32`, or `torch` for the type of q, k and v. It holds for the whole process and for what is computed
+    forward inside. Results of the forward pass, other types, and attention that torch does not give to its own kernel
+    for CPUs (with a mask that trains, say) keep their bits.
+    """
+    before = in_use()
+    _register(kind)
+    try:
+        yield
+    finally:
+        _register(before)
+
+
+def _register(kind: str) -> None:
+    global _registered
+    if kind == in_use():
+        return
+    # torch takes its formula back when the object is gone
+    _registered = None
+    if kind == FLOAT32:
+        replaced = torch.library.Library("aten", "IMPL")
+        with warnings.catch_warnings():
+            # some versions of torch say that a kernel was there
+            warnings.filterwarnings("ignore", "(?s).*previously registered kernel")
+            replaced.impl("_scaled_dot_product_flash_attention_for_cpu", _attention, "AutogradCPU")
+        _registered = replaced
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    attn_mask: Tensor | None = None,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """torch's own forward pass: attention [batch, heads, tokens, width] and its log-sum-exp [batch, heads, tokens]."""
+    found: tuple[Tensor, Tensor] = _Attention.apply(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    return found
+
+
+class _Attention(torch.autograd.Function):
+    """torch's kernels for both passes; the second one in float32 where q, k and v are of fewer bits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        dropout_p: float,
+        is_causal: bool,
+        scale: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        # straight to the kernel: this function stands where autograd would
+        with torch._C._AutoDispatchBelowAutograd():
+            out, sums = forward(query, key, value, dropout_p, is_causal, attn_mask=mask, scale=scale)
+        ctx.save_for_backward(query, key, value, mask, out, sums)
+        ctx.options = dropout_p, is_causal, scale
+        ctx.mark_non_differentiable(sums)
+        return out, sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, mask, out, sums = ctx.saved_tensors
+        dropout_p, is_causal, scale = ctx.options
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        wide = (_wide(tensor) for tensor in (grad, query, key, value, out))
+        mask = None if mask is None else _wide(mask)
+        grads = backward(*wide, sums, dropout_p, is_causal, attn_mask=mask, scale=scale)
+        return *(found.to(query.dtype) for found in grads), None, None, None, None
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _REDUCED else tensor

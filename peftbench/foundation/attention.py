@@ -6,19 +6,17 @@ float32 (`benchmarks/attention.py`). In float32 it also rounds once, at the end,
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from peftbench.foundation.replaced import Replaced
+
 TORCH, FLOAT32 = "torch", "float32"
 CHOICES = ("auto", TORCH, FLOAT32)
 _REDUCED = (torch.bfloat16, torch.float16)
-
-_registered: torch.library.Library | None = None
 
 
 def chosen(choice: str, device: torch.device, precision: str, compiled: bool) -> str:
@@ -29,38 +27,17 @@ def chosen(choice: str, device: torch.device, precision: str, compiled: bool) ->
 
 def in_use() -> str:
     """`torch` or `float32`: how gradients of attention are computed now."""
-    return TORCH if _registered is None else FLOAT32
+    return FLOAT32 if _IN_FLOAT32.on else TORCH
 
 
-@contextmanager
-def gradients_in(kind: str) -> Iterator[None]:
+def gradients_in(kind: str) -> AbstractContextManager[None]:
     """Inside, gradients of attention in bfloat16 and float16 are computed so on a CPU; behind, as before.
 
     kind: `float32`, or `torch` for the type of q, k and v. It holds for the whole process and for what is computed
     forward inside. Results of the forward pass, other types, and attention that torch does not give to its own kernel
     for CPUs (with a mask that trains, say) keep their bits.
     """
-    before = in_use()
-    _register(kind)
-    try:
-        yield
-    finally:
-        _register(before)
-
-
-def _register(kind: str) -> None:
-    global _registered
-    if kind == in_use():
-        return
-    # torch takes its formula back when the object is gone
-    _registered = None
-    if kind == FLOAT32:
-        replaced = torch.library.Library("aten", "IMPL")
-        with warnings.catch_warnings():
-            # some versions of torch say that a kernel was there
-            warnings.filterwarnings("ignore", "(?s).*previously registered kernel")
-            replaced.impl("_scaled_dot_product_flash_attention_for_cpu", _attention, "AutogradCPU")
-        _registered = replaced
+    return _IN_FLOAT32.where(kind == FLOAT32)
 
 
 def _attention(
@@ -76,6 +53,9 @@ def _attention(
     """torch's own forward pass: attention [batch, heads, tokens, width] and its log-sum-exp [batch, heads, tokens]."""
     found: tuple[Tensor, Tensor] = _Attention.apply(query, key, value, attn_mask, dropout_p, is_causal, scale)
     return found
+
+
+_IN_FLOAT32 = Replaced(_scaled_dot_product_flash_attention_for_cpu=("AutogradCPU", _attention))
 
 
 class _Attention(torch.autograd.Function):

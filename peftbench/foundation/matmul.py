@@ -6,20 +6,17 @@ AVX-512 unused; oneDNN, which every such torch carries for its other kernels, us
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from peftbench.foundation.cores import cpuinfo
 from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.replaced import Replaced
 
 TORCH, ONEDNN = "torch", "onednn"
 CHOICES = ("auto", TORCH, ONEDNN)
-
-_registered: torch.library.Library | None = None
 
 
 def available() -> bool:
@@ -41,39 +38,17 @@ def chosen(choice: str, device: torch.device) -> str:
 
 def in_use() -> str:
     """`torch` or `onednn`: what multiplies now."""
-    return TORCH if _registered is None else ONEDNN
+    return ONEDNN if _ONEDNN.on else TORCH
 
 
-@contextmanager
-def multiplied_by(library: str) -> Iterator[None]:
+def multiplied_by(library: str) -> AbstractContextManager[None]:
     """Inside, `library` (`torch` or `onednn`) multiplies; behind, what did before.
 
     It holds for the whole process and all its threads, gradients included: the CPU kernels of `aten::mm` and
     `aten::addmm`, which linear maps end in, are replaced. Batched products, those within attention and those of
     compiled blocks, which ask for other kernels, stay as they are; so do other types than float32.
     """
-    before = in_use()
-    _register(library)
-    try:
-        yield
-    finally:
-        _register(before)
-
-
-def _register(library: str) -> None:
-    global _registered
-    if library == in_use():
-        return
-    # torch takes the kernels back when the object is gone
-    _registered = None
-    if library == ONEDNN:
-        replaced = torch.library.Library("aten", "IMPL")
-        with warnings.catch_warnings():
-            # some versions of torch say that a kernel was there
-            warnings.filterwarnings("ignore", "(?s).*previously registered kernel")
-            replaced.impl("mm", _mm, "CPU")
-            replaced.impl("addmm", _addmm, "CPU")
-        _registered = replaced
+    return _ONEDNN.where(library == ONEDNN)
 
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
@@ -88,6 +63,9 @@ def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float 
     if _taken(a, b) and bias.shape == b.shape[1:] and bias.dtype is torch.float32 and beta == alpha == 1:
         return torch.ops.mkldnn._linear_pointwise(a, _laid_out(b).t(), bias.contiguous(), "none", [], "")
     return torch.ops.aten.addmm.out(bias, a, b, beta=beta, alpha=alpha, out=a.new_empty(0))
+
+
+_ONEDNN = Replaced(mm=("CPU", _mm), addmm=("CPU", _addmm))
 
 
 def _taken(a: Tensor, b: Tensor) -> bool:

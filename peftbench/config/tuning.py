@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from peftbench.foundation.spec import Spec, option
 
+# of a cell's own rate: as wide for every method as the trials behind hparams=ours
+_LOWEST, _HIGHEST = 0.1, 30.0
 STRATEGIES = ("none", "grid", "random", "optuna")
 
 
@@ -16,8 +18,8 @@ class TuneSpec(Spec):
     """How hyperparameters are chosen before the reported run; `strategy=none` takes them as they are.
 
     Every method gets `num_trials` trials over learning rate, weight decay and its one size option (rank, width, number
-    of tokens), if it has one. Rates and decays lie in their range on a logarithmic scale, sizes are the default times
-    `size_factors`. A trial trains on 800 images with the seed `tune.seed` and is measured on 200 others. `options` is
+    of tokens), if it has one. Rates and decays lie in their range on a logarithmic scale, which for rates is from a tenth
+    to thirty times the cell's own where `lr` is null; sizes are the default times `size_factors`. A trial trains on 800 images with the seed `tune.seed` and is measured on 200 others. `options` is
     what tuning may set; null means all three, without those that the command line names.
     """
 
@@ -25,7 +27,7 @@ class TuneSpec(Spec):
 
     strategy: str = option("none", choices=STRATEGIES)
     num_trials: int = option(16, ge=2)
-    lr: list[float] = option([1e-4, 3e-2], gt=0)
+    lr: list[float] | None = option(None, gt=0)
     weight_decay: list[float] = option([1e-4, 1e-1], gt=0)
     size_factors: list[float] = option([0.25, 0.5, 1.0, 2.0, 4.0], gt=0)
     seed: int = option(0, ge=0)
@@ -35,13 +37,21 @@ class TuneSpec(Spec):
         problems = [
             f"tune.{name} must be two numbers, the lower one first, got {bounds}"
             for name, bounds in (("lr", self.lr), ("weight_decay", self.weight_decay))
-            if len(bounds) != 2 or bounds[0] >= bounds[1]
+            if bounds is not None and (len(bounds) != 2 or bounds[0] >= bounds[1])
         ]
         if not self.size_factors:
             problems.append("tune.size_factors must hold at least one number")
         if self.options == []:
             problems.append("tune.options is empty: every option of tuning is named on the command line; name fewer")
         return problems
+
+    def rates(self, own: float) -> tuple[float, float]:
+        """Between which learning rates is searched for a cell whose own is `own`.
+
+        One range for all would hold the papers' rates of some methods (FourierFT 0.3) and not of others.
+        """
+        low, high = (own * _LOWEST, own * _HIGHEST) if self.lr is None else self.lr
+        return low, high
 
     @property
     def active(self) -> bool:

@@ -70,7 +70,8 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
             setting = _next(sampler, None if score is None else metric.goodness(score))
     best = best_trial([trial.val_score for trial in trials], metric)
     if best is None:
-        raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr={config.tune.lr}")
+        low, high = config.tune.rates(config.optim.lr)
+        raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr=[{low:.3g},{high:.3g}]")
     say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {_shown(config, trials[best])})")
     num_val = (store.get(trials[best].fingerprint).metrics["val"] or {}).get("n")
     if metric.name == "accuracy" and num_val and num_val < FEW_IMAGES:

@@ -57,7 +57,7 @@ def search_space(config: RunConfig) -> list[Axis]:
     if unknown:
         raise ConfigError([f"tune.options cannot be {', '.join(unknown)}; for {method.name}: {', '.join(known)}"])
     axes: dict[str, Axis] = {
-        "optim.lr": LogAxis("optim.lr", config.optim.lr, *tune.lr),
+        "optim.lr": LogAxis("optim.lr", config.optim.lr, *tune.rates(config.optim.lr)),
         "optim.weight_decay": LogAxis("optim.weight_decay", config.optim.weight_decay, *tune.weight_decay),
     }
     if method.size_option:

@@ -89,6 +89,21 @@ def test_what_the_command_line_names_is_not_searched():
         gate("method=linear", "tune=random", "optim.lr=0.3", "optim.weight_decay=0")
 
 
+@pytest.mark.parametrize("method", ["lora", "fourierft", "c3a", "toast", "vera"])
+def test_rates_lie_around_the_method_s_own(method):
+    config = gate(f"method={method}", "tune=random")
+    (axis,) = [axis for axis in search_space(config) if axis.option == "optim.lr"]
+    assert (axis.low, axis.high) == (0.1 * config.optim.lr, 30 * config.optim.lr)
+    assert axis.default == config.optim.lr
+
+
+def test_one_range_of_rates_for_all_is_taken_as_it_is_and_named():
+    config = gate("method=fourierft", "tune=random", "tune.lr=[1e-4,3e-2]")
+    assert [(axis.low, axis.high) for axis in search_space(config) if axis.option == "optim.lr"] == [(1e-4, 3e-2)]
+    assert config.tune.label == "tuned (budget 16, random, lr=[0.0001, 0.03])"
+    assert gate("method=fourierft", "tune=random").tune.label == "tuned (budget 16, random)"
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -69,6 +69,12 @@ LEFT_OUT = {
     "prompt to another block by a policy learnt from the loss on the way; the loop has no such pass.",
     "MixPHM's alignment loss": "`objective=mixphm` leaves it out: it holds adapters to the last hidden states.",
     "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
+    "PACE's lazy and fast forms": "`objective=pace` makes two passes in every step. The release also compares in every "
+    "k-th step alone, on half a batch, or with the logits of the epoch before.",
+    "Adapter+'s other places": "`adapter_plus` is the paper's choice: behind the block, Houlsby's start, a scale for "
+    "each channel. The ablations' six other places, two other starts and one scale for all have no option.",
+    "HF peft's extras": "COFT and `block_share` of `oft`, rank and module dropout of `oft`, `loha` and `lokr`, "
+    "`decompose_both` of `lokr` have no option.",
     "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",
 }
 

@@ -18,9 +18,10 @@ from peftbench.foundation.errors import BadInput
 
 State = dict[str, Tensor]
 
-# Moving averages of the weights, as timm prefers them; `teacher` is the moving average of DINO, iBOT and DINOv2.
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher")
-_NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "student", "encoder", "target_encoder")
+# Moving averages of the weights, as timm prefers them; `teacher` is that of DINO, iBOT and DINOv2, `target_encoder` of
+# I-JEPA.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "teacher", "target_encoder")
+_NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "student", "encoder")
 # Of two copies of the backbone in one file, the one whose name holds the earlier of these words is taken.
 _PREFERRED = ("ema", "teacher", "base_encoder", "vision", "visual")
 # What pre-training needs and a backbone does not.
@@ -67,7 +68,11 @@ def find_state(content: Mapping[str, Any], net: nn.Module, ema: bool = True) -> 
         words += [f"under '{prefix}'"] if prefix else []
         words += [f"from '{where}'"] if where else []
         kept = {name: tensor for name, tensor in inside.items() if not _COMPUTED.search(name)}
-        return Found(layout.convert(kept), ", ".join(words), _heads(outside + dropped))
+        converted, zeros = _without_zero_biases(layout.convert(kept), net)
+        if "mask_token" in inside:
+            converted, renamed = _pooled_norm(converted, net)
+            words += renamed
+        return Found(converted, ", ".join(words), (*_heads(outside + dropped), *zeros))
     return Found(state, "no known layout" + (f", from '{where}'" if where else ""), ())
 
 
@@ -138,6 +143,31 @@ def _official(state: State) -> State:
         state.setdefault("mask_token", torch.zeros(1))
     keep = {"register_tokens", "storage_tokens"} & state.keys()
     return {name: tensor for name, tensor in state.items() if keep or not _PRETRAINING.match(name)}
+
+
+def _without_zero_biases(state: State, net: nn.Module) -> tuple[State, tuple[str, ...]]:
+    """DINOv3 for a network without biases of queries, keys and values: timm's, since those of the releases are zero.
+
+    Also in words what was left out. Raises `BadInput` where one is not zero; keys have none, their third is masked.
+    """
+    if not {"storage_tokens", "reg_token"} & state.keys() or any("q_bias" in name for name in net.state_dict()):
+        return state, ()
+    biases = [name for name in state if name.endswith(".attn.qkv.bias") and name not in net.state_dict()]
+    for name in biases:
+        queries, _, values = state[name].chunk(3)
+        if bool(queries.any()) or bool(values.any()):
+            raise BadInput(f"{name} is not zero, and this model has no such bias; take timm's with 'qkvb' in its name")
+    rest = {name: tensor for name, tensor in state.items() if name not in biases}
+    return rest, ("qkv.bias (all zero)",) if biases else ()
+
+
+def _pooled_norm(state: State, net: nn.Module) -> tuple[State, list[str]]:
+    """EVA-02 as pre-trained, for a network that norms the mean of tokens: its last norm is that one, as in timm."""
+    own, rule = net.state_dict(), (r"^norm\.", "fc_norm.")
+    moved = "norm.weight" in state and "fc_norm.weight" in own and "norm.weight" not in own
+    if not moved or not type(net).__module__.endswith(".eva") or "fc_norm.weight" in state:
+        return state, []
+    return renamed_by(state, (rule,)), ["its norm as fc_norm"]
 
 
 def _clip(state: State) -> State:

@@ -18,9 +18,10 @@ class TuneSpec(Spec):
     """How hyperparameters are chosen before the reported run; `strategy=none` takes them as they are.
 
     Every method gets `num_trials` trials over learning rate, weight decay and its one size option (rank, width, number
-    of tokens), if it has one. Rates and decays lie in their range on a logarithmic scale, which for rates is from a tenth
-    to thirty times the cell's own where `lr` is null; sizes are the default times `size_factors`. A trial trains on 800 images with the seed `tune.seed` and is measured on 200 others. `options` is
-    what tuning may set; null means all three, without those that the command line names.
+    of tokens), if it has one. Rates and decays lie in their range on a logarithmic scale, sizes are the default times
+    `size_factors`. Where `lr` is null, rates are searched from a tenth to thirty times the cell's own. A trial trains
+    on 800 images with the seed `tune.seed` and is measured on 200 others. `options` is what tuning may set; null means
+    all three, without those that the command line names.
     """
 
     section: ClassVar[str] = "tune"

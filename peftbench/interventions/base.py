@@ -21,6 +21,13 @@ class Intervention(nn.Module):
         return None
 
 
+def innermost(module: nn.Module) -> nn.Module:
+    """The network's own module that `module` wraps, through any number of wrappers; `module` itself if it is none."""
+    while isinstance(module, Intervention):
+        module = module.base
+    return module
+
+
 @torch.no_grad()
 def fold_all(root: nn.Module) -> list[Intervention]:
     """Replace every wrapper below `root` that can be folded, innermost first. Returns the wrappers that remain."""

@@ -8,7 +8,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from peftbench.interventions.base import Intervention
+from peftbench.interventions.base import Intervention, innermost
 
 
 class Noise:
@@ -24,13 +24,13 @@ class Noise:
         if not module.training:
             return output
         wraps = isinstance(module, Intervention)
-        channel = 1 if wraps and isinstance(module.base, nn.Conv2d) else output.ndim - 1
+        frozen: Any = innermost(module)
+        channel = 1 if wraps and isinstance(frozen, nn.Conv2d) else output.ndim - 1
         dims = [1] * output.ndim
         dims[0], dims[channel] = len(output), output.shape[channel]
         noise = 1 + self.sigma * torch.randn(dims, dtype=output.dtype, device=output.device)
         if not wraps:
             return output * noise
-        frozen: Any = module.base
         base: Tensor = frozen(*inputs)
         return base + (output - base) * noise
 
@@ -42,8 +42,8 @@ def add_noise(module: nn.Module, sigma: float) -> None:
 
 
 def changes_linear(module: nn.Module) -> bool:
-    """Whether `module` is a method's wrapper of a frozen linear map or convolution."""
-    return isinstance(module, Intervention) and isinstance(module.base, (nn.Linear, nn.Conv2d))
+    """Whether `module` is a method's wrapper, or several around each other, of a frozen linear map or convolution."""
+    return isinstance(module, Intervention) and isinstance(innermost(module), (nn.Linear, nn.Conv2d))
 
 
 class SharedDropPath(DropPath):

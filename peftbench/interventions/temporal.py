@@ -9,7 +9,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from peftbench.interventions.base import Intervention
+from peftbench.interventions.base import Intervention, innermost
 from peftbench.interventions.block import halves
 from peftbench.interventions.side import small_block
 
@@ -74,7 +74,7 @@ class TemporalPass(Intervention):
         self.drop = DropPath(drop)
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
-        half = halves(_innermost(self.base), {})["attn"]
+        half = halves(innermost(self.base), {})["attn"]
         normed = self.ahead(half.norm(x))
         attended = over_time(half.core, normed, self.frames)
         y: Tensor = self.base(x + self.drop(self.module(attended)), **arguments)
@@ -133,12 +133,6 @@ class FrameTransformer(Intervention):
             x = block(x)
         y: Tensor = self.base(x)
         return y
-
-
-def _innermost(module: nn.Module) -> nn.Module:
-    while isinstance(module, Intervention):
-        module = module.base
-    return module
 
 
 class Added(nn.Module):

@@ -60,8 +60,8 @@ class BOFT(Rewriting):
 
     m = `num_factors` mix b 2^(m-1) inputs where OFT's blocks mix b. Blocks of b = `block_size` are stored whole, as
     released, though their skew-symmetric part alone acts: m b in + out parameters for each matrix. Where b does not fit
-    the width, the largest smaller size is taken. s [out] is the released magnitude; biases stay. Folds exactly. The
-    defaults are those of the paper's runs on VTAB-1k, which adapt all linear maps.
+    the width, the largest smaller size is taken. s [out] is the released magnitude; biases stay. Folds exactly. b
+    and m are those of the paper's runs on VTAB-1k, which adapt all linear maps; `targets` here are q and v.
     """
 
     paper: ClassVar[str] = "arXiv:2311.06243"

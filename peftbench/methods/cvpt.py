@@ -44,9 +44,9 @@ class CVPT(Method):
     """x = x + CA(x, P_l) on the stream, CA cross-attention with the frozen weights of the block's own attention.
 
     Behind attention's half of each block (`place: after_attn`, position 3 of the paper) or behind the block. Neither
-    the stream nor the prompts are normed. P is drawn xavier-uniform as one tensor [L, p, D]; the function changes. p D
-    L parameters. Under rotary embeddings the prompts have no place on the grid, and the queries that look at them do
-    not turn.
+    the stream nor the prompts are normed. P is drawn xavier-uniform as one tensor [L, p, D], or starts at `zero`; the
+    function changes either way. p D L parameters. Under rotary embeddings the prompts have no place on the grid, and
+    the queries that look at them do not turn.
     """
 
     family: ClassVar[str] = "prompt"
@@ -57,12 +57,13 @@ class CVPT(Method):
     num_tokens: int = option(10, ge=1)
     dropout: float = option(0.0, ge=0, lt=1)
     place: str = option("after_attn", choices=tuple(PLACES))
+    init: str = option("xavier", choices=("xavier", "zero"), later=True)
 
     def attach(self, backbone: Backbone) -> None:
         blocks, attentions = backbone.sites("block"), backbone.sites("attn")
         shape = backbone.shape
         # xavier of [layers, tokens, width]: the fans are tokens and layers, each times the width
-        bound = math.sqrt(6 / ((self.num_tokens + len(blocks)) * shape.width))
+        bound = math.sqrt(6 / ((self.num_tokens + len(blocks)) * shape.width)) if self.init == "xavier" else 0.0
         for block, attention in zip(blocks, attentions, strict=True):
             require_plain(attention.module)
             prompts = torch.empty(self.num_tokens, shape.width).uniform_(-bound, bound)

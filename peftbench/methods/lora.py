@@ -62,8 +62,10 @@ class LoRA(Targeted):
 
     def problems(self) -> Sequence[str]:
         drawn = self.down_seed is None or self.init == "kaiming"
-        message = f"method.down_seed draws A, which method.init={self.init} sets"
-        return [*super().problems(), *([] if drawn else [message])]
+        found = [] if drawn else [f"method.down_seed draws A, which method.init={self.init} sets"]
+        if self.init == "mica" and self.up_rate != 1:
+            found.append("method.up_rate is the rate of B, which method.init=mica freezes")
+        return [*super().problems(), *found]
 
     def lr_scale(self, tensor: str) -> float:
         return self.up_rate if tensor.endswith(".up") else 1.0

@@ -46,7 +46,8 @@ class SelfPrompt(Started):
     Deep: those of block l are drawn from what the block is given, all but the prefix, block by block; shallow (`deep`
     false, 100 prompts in the paper): ahead of the first block only. There they are patches without their position.
     `pooling` draws among means or maxima of p - 1 windows of an image's patches and of the rest instead. L p D
-    parameters, p D of the shallow form. The paper's k-means starts from files that were not released.
+    parameters, p D of the shallow form. The paper's k-means starts from files that were not released. The release
+    saves a moving average of the weights beside them, which its test does not read; there is none here.
     """
 
     paper: ClassVar[str] = "arXiv:2402.02382"

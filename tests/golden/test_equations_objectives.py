@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from timm.layers import DropPath
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.contracts.backbones import images, make
 from peftbench.contracts.test_objectives import CLASSES, batch, build, loss_of, nudge
+from peftbench.interventions.base import innermost
 from peftbench.interventions.noise import SharedDropPath
 from peftbench.objectives.base import OBJECTIVES
 from peftbench.tasks.classification import classification_loss
@@ -120,6 +121,27 @@ def test_pace_asks_two_passes_under_noise_to_agree() -> None:
     torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
     # no noise in evaluation
     torch.testing.assert_close(model.eval()(x), noisy_vit(model, x, [0.0] * 4), rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("method", ["karst", "lora_vpt"])
+def test_pace_has_noise_on_all_that_a_method_stacks_on_a_linear_map(method: str) -> None:
+    """What is multiplied is the whole output less that of the frozen map, through any number of wrappers."""
+    model: Any = nudge(build(method, "pace", sigma=0.9)[0]).double()
+    wrapper = model.backbone.net.blocks[1].mlp.fc2
+    frozen = innermost(wrapper)
+    assert isinstance(frozen, nn.Linear)
+    x = torch.randn(4, 17, frozen.in_features, dtype=torch.float64)
+    plain, base = wrapper.eval()(x), frozen(x)
+    assert not torch.equal(plain, base)
+    wrapper.train()
+    for dropout in (module for module in wrapper.modules() if isinstance(module, nn.Dropout)):
+        dropout.eval()
+    torch.manual_seed(0)
+    found = wrapper(x)
+    torch.manual_seed(0)
+    noise = 1 + 0.9 * torch.randn(4, 1, frozen.out_features, dtype=torch.float64)
+    torch.testing.assert_close(found, base + (plain - base) * noise, rtol=0, atol=1e-12)
 
 
 def test_paces_two_copies_share_the_draws_of_stochastic_depth() -> None:

@@ -53,6 +53,10 @@ def test_cvpts_prompts_start_as_one_tensor_of_all_layers() -> None:
     assert 0.95 * bound < drawn.abs().max() <= bound
 
 
+def test_cvpts_prompts_may_start_at_zero() -> None:
+    assert not torch.stack(fresh("cvpt", num_tokens=6, init="zero")).any()
+
+
 def test_e2vpt_adds_prompts_to_the_sequence_and_to_keys_and_values() -> None:
     backbone, w = moved("e2vpt", num_tokens=3, num_key_values=2), doubles()
     inserted = own_tensor(backbone, "tokens")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import images, installed, look, make, random_evidence
-from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, Method, MethodContractError, install
 from peftbench.methods.observation import Findings
 from tests.golden.test_equations_lowrank import OUT, WIDTH, frozen
@@ -125,6 +125,11 @@ def test_lora_ga_takes_singular_vectors_of_the_losss_gradient() -> None:
 def test_lora_ga_needs_twice_as_many_directions_as_ranks() -> None:
     with pytest.raises(NotApplicable, match="2 x 30 singular vectors of q"):
         found("lora_ga", rank=30)
+
+
+def test_micas_frozen_side_has_no_rate() -> None:
+    with pytest.raises(ConfigError, match=r"method\.up_rate is the rate of B, which method\.init=mica freezes"):
+        METHODS.get("lora")(init="mica", up_rate=16.0)
 
 
 def test_mica_trains_what_the_smallest_directions_are_given() -> None:

@@ -161,7 +161,7 @@ def eva(**options: Any) -> Eva:
     )
 
 
-def test_official_dinov3_files_load(tmp_path: Path) -> None:
+def test_official_dinov3_files_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = randomised(eva())
     names = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "reg_token": "storage_tokens"}
     official = {}
@@ -170,7 +170,50 @@ def test_official_dinov3_files_load(tmp_path: Path) -> None:
             name = name.replace(ours, theirs)
         official[name] = tensor
     official |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.zeros(4)}
-    loads(official, state, tmp_path / "a.pth", eva())
+    for number in range(2):
+        # of the keys' third the mask makes nothing of it
+        bias = torch.cat([torch.zeros(32), torch.ones(32), torch.zeros(32)])
+        official[f"blocks.{number}.attn.qkv.bias"] = bias
+        official[f"blocks.{number}.attn.qkv.bias_mask"] = 1 - bias
+    assert "left out: mask_token, qkv.bias (all zero)" in loads(official, state, tmp_path / "a.pth", eva())
+    assert capsys.readouterr().out == ""
+    official["blocks.1.attn.qkv.bias"] = torch.full((96,), 0.01)
+    with pytest.raises(BadInput, match=r"blocks\.1\.attn\.qkv\.bias is not zero.*'qkvb'"):
+        loads(official, state, tmp_path / "b.pth", eva())
+
+
+def test_official_dinov3_biases_load_into_the_network_that_has_them(tmp_path: Path) -> None:
+    net = eva(qkv_bias=True, qkv_fused=True)
+    state = {name: tensor for name, tensor in randomised(net).items() if not name.endswith("k_bias")}
+    names = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "reg_token": "storage_tokens"}
+    official = {}
+    for name, tensor in state.items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        official[name] = tensor
+    for number in range(2):
+        place = f"blocks.{number}.attn."
+        queries, values = (official.pop(f"{place}{kind}_bias") for kind in "qv")
+        official[f"{place}qkv.bias"] = torch.cat([queries, torch.ones(32), values])
+    torch.save(official, tmp_path / "a.pth")
+    assert "qkv.bias" not in load_weights(net, tmp_path / "a.pth")
+    loaded = net.state_dict()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def test_eva02_as_pre_trained_loads_into_the_network_of_its_mean_tokens(tmp_path: Path) -> None:
+    net = Eva(**{**SIZES, "num_classes": 0, "use_rot_pos_emb": True, "use_fc_norm": True, "global_pool": "avg"})
+    state = randomised(net)
+    official = {name.replace("fc_norm.", "norm."): tensor for name, tensor in state.items()}
+    official |= {"mask_token": torch.zeros(1, 1, 32), "lm_head.weight": torch.zeros(8, 32)}
+    words = loads({"module": official}, state, tmp_path / "a.pth", net)
+    assert "its norm as fc_norm" in words and "left out: lm_head, mask_token" in words
+
+
+def test_the_average_of_an_i_jepa_file_wins_over_its_raw_encoder(tmp_path: Path) -> None:
+    content = {"encoder": under("module.", OTHER), "target_encoder": under("module.", STATE), "epoch": 300}
+    assert "from 'target_encoder'" in loads(content, STATE, tmp_path / "a.pth")
+    assert "from 'encoder'" in loads(content, OTHER, tmp_path / "b.pth", ema=False)
 
 
 def openai_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:

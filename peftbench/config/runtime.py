@@ -22,8 +22,9 @@ class RuntimeSpec(Spec):
     """`device`: auto, cpu, cuda or cuda:N. `threads`: CPU threads, 0 leaves torch's choice. `matmul`: which library
     multiplies float32 on a CPU: torch's own choice (torch), oneDNN (onednn), or oneDNN on a processor of AMD with
     AVX-512 and torch's choice elsewhere (auto). `attention_grad`: in which type a CPU computes gradients of attention
-    in bf16 and fp16: float32 (auto, the quicker one), or that of the inputs as torch does (torch). Like threads these
-    two move last bits, and the record says which they were.
+    in bf16 and fp16 over at most 400 tokens: float32, that of the inputs as torch does (torch), or float32 but on
+    processors with AMX (auto); without effect in fp32, on a GPU and under `train.compile`. Like threads these two move
+    last bits, and the record says which they were.
 
     `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
     to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.

@@ -31,7 +31,7 @@ class PACE(Objective):
     """
 
     paper: ClassVar[str] = "arXiv:2409.17137"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     weight: float = option(1.0, gt=0)
     sigma: float = option(1.2, ge=0)

@@ -91,10 +91,17 @@ def collect(records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series([values[name] for values in rows], dtype=object) for name in COLUMNS})
 
 
+# until November 2026 the usual range of rates, which labels of tuned records left out
+_UNSAID_RATES = [1e-4, 3e-2]
+
+
 def _hyperparameters(record: RunRecord) -> str:
     """How the hyperparameters were chosen, in the words of tables that never mix them."""
     chosen = record.tuning or record.hparams
-    return PAPER_DEFAULTS if chosen is None else str(chosen.get("label", "tuned"))
+    label = PAPER_DEFAULTS if chosen is None else str(chosen.get("label", "tuned"))
+    if record.tuning and record.tuning.get("lr") == _UNSAID_RATES and "lr=" not in label and label.endswith(")"):
+        return f"{label[:-1]}, lr={_UNSAID_RATES})"
+    return label
 
 
 def _data_identity(record: RunRecord) -> dict[str, Any]:

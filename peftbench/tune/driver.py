@@ -70,8 +70,11 @@ def tuned(cell: Cell, runtime: RuntimeSpec, store: Store) -> Cell:
             setting = _next(sampler, None if score is None else metric.goodness(score))
     best = best_trial([trial.val_score for trial in trials], metric)
     if best is None:
-        low, high = config.tune.rates(config.optim.lr)
-        raise PeftbenchError(f"all {len(trials)} trials diverged; lower tune.lr=[{low:.3g},{high:.3g}]")
+        rates = [trial.setting.get("optim.lr", config.optim.lr) for trial in trials]
+        raise PeftbenchError(
+            f"all {len(trials)} trials diverged, at learning rates from {min(rates):.3g} to {max(rates):.3g}; "
+            "lower optim.lr, or give tune.lr=[LOW,HIGH]"
+        )
     say(f"chosen: {_words(trials[best].setting)} (trial {best + 1}, val {_shown(config, trials[best])})")
     num_val = (store.get(trials[best].fingerprint).metrics["val"] or {}).get("n")
     if metric.name == "accuracy" and num_val and num_val < FEW_IMAGES:

@@ -94,8 +94,31 @@ def test_what_was_before_is_put_back_behind_errors_too():
     assert attention.in_use() == "torch"
 
 
+def test_long_sequences_keep_their_type(monkeypatch):
+    asked = []
+    real = attention._wide
+    monkeypatch.setattr(attention, "_wide", lambda tensor: (asked.append(tensor.shape[-2]), real(tensor))[1])
+    query, short = (torch.randn(1, 1, n, 8, dtype=torch.bfloat16, requires_grad=True) for n in (401, 5))
+    with gradients_in("float32"):
+        for q, k in ((query, short), (short, query), (query, query)):
+            F.scaled_dot_product_attention(q, k, k).sum().backward()
+        assert asked == []
+        F.scaled_dot_product_attention(query[:, :, 1:], short, short).sum().backward()
+    assert 400 in asked and query.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind"), [("fpu avx512f", "float32"), ("fpu amx_bf16 amx_tile", "torch"), (None, "float32")]
+)
+def test_auto_asks_whether_the_processor_has_amx(flags, kind, monkeypatch):
+    monkeypatch.setattr(attention, "cpuinfo", lambda _: flags)
+    assert attention.chosen("auto", CPU, "bf16", False) == kind
+    assert attention.chosen("float32", CPU, "bf16", False) == "float32"
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_auto_is_float32_on_a_cpu_in_few_bits_and_uncompiled(precision):
+def test_auto_is_float32_on_a_cpu_in_few_bits_and_uncompiled(precision, monkeypatch):
+    monkeypatch.setattr(attention, "cpuinfo", lambda _: "fpu")
     assert attention.chosen("auto", CPU, precision, False) == "float32"
     assert attention.chosen("float32", CPU, precision, False) == "float32"
     assert attention.chosen("torch", CPU, precision, False) == "torch"

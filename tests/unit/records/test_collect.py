@@ -81,6 +81,19 @@ def test_no_records_give_no_rows_but_all_columns() -> None:
     assert collect([]).shape == (0, len(COLUMNS))
 
 
+def test_a_search_that_left_its_usual_rates_unsaid_is_told_from_the_search_of_today() -> None:
+    before, now, named = (
+        make_record(tuning={"label": f"tuned (budget 12, random{words})", "lr": rates})
+        for words, rates in (("", [1e-4, 3e-2]), ("", None), (", lr=[0.001, 0.1]", [1e-3, 1e-1]))
+    )
+    frame = collect([before, now, named])
+    assert sorted(frame["hyperparameters"]) == [
+        "tuned (budget 12, random)",
+        "tuned (budget 12, random, lr=[0.0001, 0.03])",
+        "tuned (budget 12, random, lr=[0.001, 0.1])",
+    ]
+
+
 def test_a_record_says_how_its_hyperparameters_were_chosen() -> None:
     tuned = make_record(tuning={"label": "tuned (budget 12, random)"})
     published = make_record(seed=1, hparams={"label": "published (x)", "chosen_on": "test", "replaced": {"a.b": 1}})

@@ -13,6 +13,7 @@ from peftbench.boards.comparison import compare
 from peftbench.boards.dense import Singles, beside, by_class, notes_on_singles, single_tasks
 from peftbench.boards.halves import H, halves
 from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
+from peftbench.boards.sharing import on_sharing, repeated_columns, shared_columns
 from peftbench.boards.shots import by_shots, family_names
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
 from peftbench.boards.untrained import stands_in, without_recipe
@@ -160,6 +161,8 @@ def _table(
             by_row[unique] = row_cells
     columns = sorted(_columns(records, names), key=_column_key)
     shared = shared_columns([set(row_cells) for row_cells in by_row.values()], columns)
+    seeds = [{name: len(cell) for name, cell in row_cells.items()} for row_cells in by_row.values()]
+    shared = repeated_columns(seeds, shared)
     metric = key.judged.as_metric
     found = (_row(method, row_cells, columns, shared, shipped, metric, singles) for method, row_cells in by_row.items())
     rows = sorted(found, key=lambda row: row_key(row, metric))
@@ -183,20 +186,6 @@ def _table(
         shots=json.loads(records[0]["setting"]).get("protocol", {}).get("shots"),
         family=key.family,
     )
-
-
-def shared_columns(rows: Sequence[set[str]], columns: Sequence[Column]) -> list[Column]:
-    """The columns that means and ranks are taken over, so that one row with a data set of its own changes no other's.
-
-    `rows` are the names of each row's columns. Of the sets of columns that rows have in common, the one with the most
-    cells: columns times rows that have them all. Equal ones: the one with more columns, then the first by name.
-    """
-    distinct = {frozenset(row) for row in rows}
-    candidates = distinct | {first & second for first in distinct for second in distinct}
-    sizes = {names: (len(names) * sum(names <= row for row in rows), len(names)) for names in candidates if names}
-    most = max(sizes.values())
-    chosen = min(sorted(names) for names, size in sizes.items() if size == most)
-    return [column for column in columns if column.name in chosen]
 
 
 def _columns(records: Iterable[Mapping[str, Any]], names: Mapping[tuple[str, str], str]) -> list[Column]:
@@ -315,18 +304,6 @@ def row_key(row: Row, metric: Metric = ACCURACY) -> tuple[bool, float, str]:
     return not row.complete, -metric.goodness(row.mean_of_groups.mean) if row.mean_of_groups else 0.0, row.method
 
 
-def _on_sharing(columns: Sequence[Column], shared: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
-    """Over what the means are, wherever that is not simply everything."""
-    complete = sum(row.complete for row in rows)
-    others = [column.name for column in columns if column not in shared]
-    if others:
-        named = ", ".join(column.name for column in shared) if len(shared) <= 6 else f"{len(shared)} data sets"
-        beside = ", ".join(others) if len(others) <= 6 else f"{len(others)} data sets"
-        yield f"means and ranks are over {named}, which {complete} of {len(rows)} rows share; not in them: {beside}"
-    if complete < len(rows):
-        yield f"without means, for lack of a shared data set: {len(rows) - complete} of {len(rows)} rows"
-
-
 def _on_reference(rows: Sequence[Row], metric: Metric) -> Iterable[str]:
     """Full fine-tuning below a linear probe is no upper reference."""
     linear = [row for row in rows if row.method.split(" ")[0] == "linear" and row.mean_of_groups]
@@ -354,7 +331,7 @@ def _notes(
     if twice:
         yield f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership"
     else:
-        yield from _on_sharing(columns, shared, rows)
+        yield from on_sharing(columns, shared, rows)
     yield from _on_reference(rows, metric)
     if metric.name == H:
         yield "h: harmonic mean of base and new accuracy; flat mean: that of the mean base and the mean new accuracy"

@@ -23,8 +23,8 @@ def shared_columns(rows: Sequence[set[str]], columns: Sequence[Column]) -> list[
 
 
 def repeated_columns(seeds: Sequence[Mapping[str, int]], shared: Sequence[Column]) -> list[Column]:
-    """Those of the shared columns that were repeated, where most were: one seed of a new data set would take the spread
-    over seeds, and with it every verdict, from all rows.
+    """Those of the shared columns that have as many seeds as more than half of them have, or more: fewer seeds of a new
+    data set would take the spread over seeds, and with it every verdict, from all rows.
 
     `seeds` says of each row how many seeds each of its columns has; a column counts as most rows have it.
     """
@@ -32,16 +32,16 @@ def repeated_columns(seeds: Sequence[Mapping[str, int]], shared: Sequence[Column
         column.name: Counter(row[column.name] for row in seeds if column.name in row).most_common(1)[0][0]
         for column in shared
     }
-    repeated = [column for column in shared if usual[column.name] > 1]
-    return repeated if 2 * len(repeated) > len(shared) else list(shared)
+    counts = sorted(usual.values())
+    most_have = counts[(len(counts) - 1) // 2]
+    return [column for column in shared if usual[column.name] >= most_have]
 
 
 def on_sharing(columns: Sequence[Column], shared: Sequence[Column], rows: Sequence[Row]) -> Iterable[str]:
     """Over what the means are, wherever that is not simply everything."""
     complete = sum(row.complete for row in rows)
-    others = [column.name for column in columns if column not in shared]
-    if any(row.cells[column.name].n > 1 for row in rows for column in shared if column.name in row.cells):
-        others = [_with_seeds(name, rows) for name in others]
+    fewest = min((row.cells[column.name].n for row in rows for column in shared if column.name in row.cells), default=0)
+    others = [_with_seeds(column.name, rows, fewest) for column in columns if column not in shared]
     if others:
         named = ", ".join(column.name for column in shared) if len(shared) <= 6 else f"{len(shared)} data sets"
         beside = ", ".join(others) if len(others) <= 6 else f"{len(others)} data sets"
@@ -50,7 +50,7 @@ def on_sharing(columns: Sequence[Column], shared: Sequence[Column], rows: Sequen
         yield f"without means, for lack of a shared data set: {len(rows) - complete} of {len(rows)} rows"
 
 
-def _with_seeds(name: str, rows: Sequence[Row]) -> str:
-    """A data set that no row has repeated is said to be so."""
-    cells = [row.cells[name] for row in rows if name in row.cells]
-    return f"{name} (one seed)" if all(cell.n == 1 for cell in cells) else name
+def _with_seeds(name: str, rows: Sequence[Row], fewest: int) -> str:
+    """A data set that no row has repeated as often as the shared ones is said to have fewer seeds."""
+    fewer = all(row.cells[name].n < fewest for row in rows if name in row.cells)
+    return f"{name} (fewer seeds)" if fewer else name

@@ -133,7 +133,9 @@ function scatter(node, points, cost, height) {
     picture.append(mark);
   }
   marks.get(front[0] ?? drawn[0]).setAttribute("tabindex", "0");
-  const named = front.map((p) => ({ x: p.x, y: p.y, text: brief(nameOf(p.row.label), 20) }));
+  // several rows of one method are told apart by their options
+  const alone = (p) => drawn.every((q) => q === p || nameOf(q.row.label) !== nameOf(p.row.label));
+  const named = front.map((p) => ({ x: p.x, y: p.y, text: alone(p) ? brief(nameOf(p.row.label), 20) : brief(p.row.label, 28) }));
   placeLabels(named, (words) => 6.7 * words.length, [left, top + 8, wide - right, height - bottom]).forEach((place, i) => {
     if (place.far > 12) picture.append(svg("line", { class: "lead", x1: named[i].x, y1: named[i].y, x2: Math.max(place.left, Math.min(place.left + place.w, named[i].x)), y2: place.y }));
     picture.append(svg("text", { class: "halo front-name", x: place.left, y: place.y + 4, "pointer-events": "none" }, named[i].text));

@@ -161,14 +161,19 @@ def eva(**options: Any) -> Eva:
     )
 
 
-def test_official_dinov3_files_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    state = randomised(eva())
+def official_dinov3(state: dict[str, Tensor]) -> dict[str, Tensor]:
     names = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "reg_token": "storage_tokens"}
     official = {}
     for name, tensor in state.items():
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
         official[name] = tensor
+    return official
+
+
+def test_official_dinov3_files_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = randomised(eva())
+    official = official_dinov3(state)
     official |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.zeros(4)}
     for number in range(2):
         # of the keys' third the mask makes nothing of it
@@ -185,12 +190,7 @@ def test_official_dinov3_files_load(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_official_dinov3_biases_load_into_the_network_that_has_them(tmp_path: Path) -> None:
     net = eva(qkv_bias=True, qkv_fused=True)
     state = {name: tensor for name, tensor in randomised(net).items() if not name.endswith("k_bias")}
-    names = {"gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma", "reg_token": "storage_tokens"}
-    official = {}
-    for name, tensor in state.items():
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        official[name] = tensor
+    official = official_dinov3(state)
     for number in range(2):
         place = f"blocks.{number}.attn."
         queries, values = (official.pop(f"{place}{kind}_bias") for kind in "qv")

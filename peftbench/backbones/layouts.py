@@ -150,9 +150,10 @@ def _without_zero_biases(state: State, net: nn.Module) -> tuple[State, tuple[str
 
     Also in words what was left out. Raises `BadInput` where one is not zero; keys have none, their third is masked.
     """
-    if not {"storage_tokens", "reg_token"} & state.keys() or any("q_bias" in name for name in net.state_dict()):
+    own = net.state_dict().keys()
+    if not {"storage_tokens", "reg_token"} & state.keys() or any("q_bias" in name for name in own):
         return state, ()
-    biases = [name for name in state if name.endswith(".attn.qkv.bias") and name not in net.state_dict()]
+    biases = [name for name in state if name.endswith(".attn.qkv.bias") and name not in own]
     for name in biases:
         queries, _, values = state[name].chunk(3)
         if bool(queries.any()) or bool(values.any()):

@@ -83,17 +83,6 @@ def test_a_mask_that_trains_has_its_gradient():
     assert bias.grad is not None and bias.grad.abs().sum() > 0
 
 
-def test_what_was_before_is_put_back_behind_errors_too():
-    assert attention.in_use() == "torch"
-    with gradients_in("float32"):
-        with gradients_in("torch"):
-            assert attention.in_use() == "torch"
-        assert attention.in_use() == "float32"
-    with pytest.raises(ValueError, match="inside"), gradients_in("float32"):
-        raise ValueError("inside")
-    assert attention.in_use() == "torch"
-
-
 def test_long_sequences_keep_their_type(monkeypatch):
     asked = []
     real = attention._wide

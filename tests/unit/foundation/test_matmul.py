@@ -101,21 +101,6 @@ def test_empty_and_unfitting_matrices_are_answered_as_torch_answers():
 
 
 @needs_onednn
-def test_what_multiplied_before_multiplies_again_behind_errors_too():
-    assert matmul.in_use() == "torch"
-    with multiplied_by("onednn"):
-        with multiplied_by("torch"):
-            assert matmul.in_use() == "torch"
-        assert matmul.in_use() == "onednn"
-        with multiplied_by("onednn"):
-            pass
-        assert matmul.in_use() == "onednn"
-    with pytest.raises(ValueError, match="inside"), multiplied_by("onednn"):
-        raise ValueError("inside")
-    assert matmul.in_use() == "torch"
-
-
-@needs_onednn
 def test_the_kernels_are_torch_s_own_again(monkeypatch):
     asked = []
     monkeypatch.setattr(matmul, "_taken", lambda a, b: bool(asked.append(a.shape)))

@@ -71,10 +71,8 @@ LEFT_OUT = {
     "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
     "PACE's lazy and fast forms": "`objective=pace` makes two passes in every step. The release also compares in every "
     "k-th step alone, on half a batch, or with the logits of the epoch before.",
-    "Adapter+'s other places": "`adapter_plus` is the paper's choice: behind the block, Houlsby's start, a scale for "
-    "each channel. The ablations' six other places, two other starts and one scale for all have no option.",
-    "HF peft's extras": "COFT and `block_share` of `oft`, rank and module dropout of `oft`, `loha` and `lokr`, "
-    "`decompose_both` of `lokr` have no option.",
+    "HF peft's extras": "COFT (`oft`) and the rank and module dropout of `loha` and `lokr` have no option.",
+    "Bi-Head": "The binary adapters' release can also train a head of few bits; the head is the task's here.",
     "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,7 +17,7 @@ from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
 from peftbench.methods.base import METHODS, Method, key_third
-from peftbench.methods.observation import Evidence, Findings
+from peftbench.methods.observation import Batch, Evidence, Findings
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv")
 
@@ -32,6 +33,11 @@ class GPS(Method):
     embedding, qkv, proj, fc1, fc2, and the convolutions and merging steps of hierarchical models. As in the released
     code the biases of these train whole and norms stay frozen. Layer scales and a window's position bias, which that
     code also trains because of their names, stay frozen here. R (K + 1) parameters with R rows.
+
+    That code scores batches of the size it trains with and leaves out a short last one (`whole_batches`;
+    `hparams=paper` has both), crops its views from the original pictures by bicubic interpolation, and scores in fp16;
+    here views are cut from the prepared images (bilinear) and scored in the network's own type. It has features to
+    score for plain ViTs alone; other families follow the same rule.
     """
 
     family: ClassVar[str] = "selection"
@@ -44,13 +50,14 @@ class GPS(Method):
     num_connections: int = option(1, ge=1)
     temperature: float = option(0.07, gt=0)
     batch_size: int = option(32, ge=2)
+    whole_batches: bool = option(False, later=True)
 
     def observe(self, evidence: Evidence) -> Findings:
         """Columns [rows, num_connections] of the chosen entries for each matrix, under the number of its site."""
         backbone = copy.deepcopy(evidence.backbone).train()
         weights = {number: site.module.get_parameter("weight") for number, site in _matrices(backbone).items()}
         unfreeze(*weights.values())
-        for first, second in evidence.views(self.batch_size):
+        for first, second in self._scored(evidence):
             features = backbone(torch.cat([first["image"], second["image"]]))
             contrastive(features, first["label"].repeat(2), self.temperature).backward()
         found = {}
@@ -59,6 +66,13 @@ class GPS(Method):
             order = weight.grad.abs().flatten(1).sort(dim=1, descending=True, stable=True).indices
             found[str(number)] = order[:, : self.num_connections].sort(dim=1).values.to(torch.int32)
         return found
+
+    def _scored(self, evidence: Evidence) -> Iterator[tuple[Batch, Batch]]:
+        """The batches whose gradients count; a short last one is left out by `whole_batches`, unless it is the only."""
+        for number, views in enumerate(evidence.views(self.batch_size)):
+            short = len(views[0]["label"]) < self.batch_size
+            if number == 0 or not (short and self.whole_batches):
+                yield views
 
     def attach_with(self, backbone: Backbone, findings: Findings) -> None:
         for number, site in _matrices(backbone).items():

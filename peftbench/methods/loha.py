@@ -18,15 +18,20 @@ from peftbench.methods.targets import TARGETS, Matrix, Targeted
 class HadamardProduct(MatrixDelta):
     """x -> scale * ((U_1 D_1) * (U_2 D_2)) x, the product of two matrices of low rank entry by entry.
 
-    `ups` U [out_dim, rank] and `downs` D [rank, in_dim] are kaiming-uniform with a = sqrt(5), D_2 is zero.
+    `ups` U [out_dim, rank] and `downs` D [rank, in_dim]. `init` `peft`: D_2 is zero, the others kaiming-uniform with
+    a = sqrt(5); `lycoris`: U_2 is zero, U_1 normal with a deviation of 0.1, D_1 and D_2 with one of 1.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float) -> None:
+    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float, init: str = "peft") -> None:
         super().__init__()
-        self.ups = nn.ParameterList([torch.empty(out_dim, rank) for _ in range(2)])
-        self.downs = nn.ParameterList([torch.empty(rank, in_dim), torch.zeros(rank, in_dim)])
-        for factor in (self.ups[0], self.downs[0], self.ups[1]):
-            nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+        self.ups = nn.ParameterList([torch.zeros(out_dim, rank) for _ in range(2)])
+        self.downs = nn.ParameterList([torch.zeros(rank, in_dim) for _ in range(2)])
+        if init == "peft":
+            for factor in (self.ups[0], self.downs[0], self.ups[1]):
+                nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
+        else:
+            for factor, deviation in ((self.downs[0], 1.0), (self.ups[0], 0.1), (self.downs[1], 1.0)):
+                nn.init.normal_(factor, std=deviation)
         self.scale = scale
 
     def weight(self) -> Tensor:
@@ -39,7 +44,8 @@ class HadamardProduct(MatrixDelta):
 class LoHa(Targeted):
     """W' = W + s (U_1 D_1) * (U_2 D_2) entry by entry, s = alpha / rank: up to rank^2 from 2 rank (in + out) numbers.
 
-    The last factor starts at zero, so the function is unchanged. Folds exactly.
+    One factor starts at zero, so the function is unchanged. Folds exactly. `init: peft` is the PEFT library's start, by
+    default; with LyCORIS' own (`lycoris`) the first gradients are some hundred times as large.
     """
 
     paper: ClassVar[str] = "arXiv:2309.14859"
@@ -48,9 +54,10 @@ class LoHa(Targeted):
     rank: int = option(8, ge=1)
     alpha: float = option(8.0, gt=0)
     targets: list[str] = option(["q", "v"], choices=TARGETS)
+    init: str = option("peft", choices=("peft", "lycoris"), later=True)
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, self.alpha / self.rank)
+        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, self.alpha / self.rank, self.init)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return 2 * self.rank * (in_dim + out_dim)

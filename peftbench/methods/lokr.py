@@ -18,24 +18,34 @@ from peftbench.methods.targets import TARGETS, Matrix, Targeted
 class KroneckerLowRank(MatrixDelta):
     """x -> scale * (C kron (U D)) x, or scale * (C kron B) x where the rank is no less than half of B's larger side.
 
-    C [out_small, in_small] and B [out_large, in_large] have the sides of `sides`. C and U are kaiming-uniform with
-    a = sqrt(5); D, or B, is zero.
+    C [out_small, in_small] and B [out_large, in_large] have the sides of `sides`. With `both`, C is of low rank by the
+    same rule, `small_up` [out_small, rank] times `small` [rank, in_small]. All factors are kaiming-uniform with
+    a = sqrt(5), but for D, or B, which is zero.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float) -> None:
+    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float, both: bool = False) -> None:
         super().__init__()
         (in_small, in_large), (out_small, out_large) = sides(in_dim), sides(out_dim)
-        self.small = nn.Parameter(torch.empty(out_small, in_small))
-        low = rank < max(out_large, in_large) / 2
-        if low:
+        self.low, self.low_small = _low(rank, in_large, out_large), both and _low(rank, in_small, out_small)
+        self.small = nn.Parameter(torch.empty(rank if self.low_small else out_small, in_small))
+        if self.low_small:
+            self.small_up = nn.Parameter(torch.empty(out_small, rank))
+        if self.low:
             self.up = nn.Parameter(torch.empty(out_large, rank))
-        self.down = nn.Parameter(torch.zeros(rank if low else out_large, in_large))
-        for factor in (self.small, *([self.up] if low else [])):
+        self.down = nn.Parameter(torch.zeros(rank if self.low else out_large, in_large))
+        drawn = [self.small, *([self.small_up] if self.low_small else []), *([self.up] if self.low else [])]
+        for factor in drawn:
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
-        self.low, self.scale = low, scale
+        self.scale = scale
 
     def weight(self) -> Tensor:
-        return self.scale * torch.kron(self.small, self.up @ self.down if self.low else self.down)
+        small = self.small_up @ self.small if self.low_small else self.small
+        return self.scale * torch.kron(small, self.up @ self.down if self.low else self.down)
+
+
+def _low(rank: int, in_dim: int, out_dim: int) -> bool:
+    """Whether a factor [out_dim, in_dim] is of low rank."""
+    return rank < max(out_dim, in_dim) / 2
 
 
 def sides(width: int) -> tuple[int, int]:
@@ -49,9 +59,10 @@ def sides(width: int) -> tuple[int, int]:
 class LoKr(Targeted):
     """W' = W + s C kron (U D), s = alpha / rank, with the factors' sides nearest to the roots of in and out.
 
-    C is whole, the larger factor of low rank (whole from half of its larger side on; rank then sets s alone). As in
-    LyCORIS the larger factor starts at zero; the PEFT library zeroes C instead. The function is unchanged. Folds
-    exactly.
+    C is whole, the larger factor of low rank (whole from half of its larger side on; rank then sets s alone). With
+    `decompose_both` C is of low rank by the same rule. As in
+    LyCORIS the larger factor starts at zero; the PEFT library zeroes C instead. s is as in that library also where
+    both factors are whole; LyCORIS takes 1 there. The function is unchanged. Folds exactly.
     """
 
     paper: ClassVar[str] = "arXiv:2309.14859"
@@ -59,11 +70,17 @@ class LoKr(Targeted):
     rank: int = option(8, ge=1)
     alpha: float = option(8.0, gt=0)
     targets: list[str] = option(["q", "v"], choices=TARGETS)
+    decompose_both: bool = option(False, later=True)
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, self.alpha / self.rank)
+        scale = self.alpha / self.rank
+        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, scale, self.decompose_both)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         (in_small, in_large), (out_small, out_large) = sides(in_dim), sides(out_dim)
-        low = self.rank < max(out_large, in_large) / 2
-        return out_small * in_small + (self.rank * (out_large + in_large) if low else out_large * in_large)
+        small = self._factor(in_small, out_small) if self.decompose_both else out_small * in_small
+        return small + self._factor(in_large, out_large)
+
+    def _factor(self, in_dim: int, out_dim: int) -> int:
+        low = _low(self.rank, in_dim, out_dim)
+        return self.rank * (out_dim + in_dim) if low else out_dim * in_dim

@@ -15,11 +15,14 @@ from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 
 class BlockRotation(nn.Module):
-    """W -> W R with R block-diagonal; `values` [blocks, size (size - 1) / 2] are the triangles, zero at the start."""
+    """W -> W R with R block-diagonal; `values` [blocks, size (size - 1) / 2] are the triangles, zero at the start.
 
-    def __init__(self, in_dim: int, size: int, exact: bool) -> None:
+    `shared`: there is one triangle, for all blocks.
+    """
+
+    def __init__(self, in_dim: int, size: int, exact: bool, shared: bool = False) -> None:
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(in_dim // size, size * (size - 1) // 2))
+        self.values = nn.Parameter(torch.zeros(1 if shared else in_dim // size, size * (size - 1) // 2))
         self.size, self.exact = size, exact
 
     def forward(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -27,7 +30,7 @@ class BlockRotation(nn.Module):
         # the series is that of the transpose, as released with it
         rotation = cayley(q) if self.exact else cayley_series(-q)
         blocks = weight.unflatten(1, (-1, self.size))
-        return torch.einsum("onk,nkc->onc", blocks, rotation).flatten(1), bias
+        return torch.einsum("onk,nkc->onc", blocks, rotation.expand(blocks.shape[1], -1, -1)).flatten(1), bias
 
 
 @METHODS.add("oft")
@@ -36,7 +39,8 @@ class OFT(Rewriting):
     """W' = W R, R = diag(R_1, ...) with blocks R_i = (I + Q_i)(I - Q_i)^-1, Q_i skew-symmetric.
 
     Q starts at zero. in (b - 1) / 2 parameters for each matrix with blocks of b = `block_size`, or of the largest size
-    below it that divides the width. Biases stay; folds exactly.
+    below it that divides the width; with `block_share` the blocks of a matrix are one, (b (b - 1)) / 2 parameters.
+    Biases stay; folds exactly.
 
     `cayley: series` is OFTv2's cheap form (arXiv:2506.19847), I + 2 Q + 2 Q^2 + 2 Q^3 + Q^4, that the PEFT library
     takes by default. It turns the other way, so that tensors of one form are not those of the other, and is no rotation
@@ -49,9 +53,12 @@ class OFT(Rewriting):
     block_size: int = option(32, ge=2)
     cayley: str = option("exact", choices=("exact", "series"))
     targets: list[str] = option(["q", "v"], choices=TARGETS)
+    block_share: bool = option(False, later=True)
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        return BlockRotation(matrix.in_dim, largest_block(matrix.in_dim, self.block_size), self.cayley == "exact")
+        size = largest_block(matrix.in_dim, self.block_size)
+        return BlockRotation(matrix.in_dim, size, self.cayley == "exact", self.block_share)
 
     def size(self, in_dim: int, out_dim: int) -> int:
-        return in_dim * (largest_block(in_dim, self.block_size) - 1) // 2
+        size = largest_block(in_dim, self.block_size)
+        return (size if self.block_share else in_dim) * (size - 1) // 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, class_token_of, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions import BehindSlices, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
+from peftbench.interventions import BehindSlices, Beside, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
 from peftbench.methods.base import METHODS, Method, norms_keys
 from peftbench.methods.observation import Evidence, Findings
 
@@ -59,7 +59,9 @@ class _SPT(Method):
     released code). As many are marked as bring the total closest to `budget`, a share of the backbone's parameters:
     by default 0.4M of ViT-B. The paper sweeps 0.2M to 1M and keeps the best on test. Embeddings stay frozen, the class
     token always trains. Single entries of norms train like those of other vectors; the released code counts them and
-    leaves them as they are. For hierarchical backbones no code is released; they follow the same rule.
+    leaves them as they are. It scores the first 512 images of VTAB's 800 before it trains on all 1,000, under the
+    stochastic depth of training (0.1 in its scripts; here `train.drop_path`); here the cell's own training images are
+    scored. For hierarchical backbones no code is released; they follow the same rule.
     """
 
     family: ClassVar[str] = "selection"
@@ -239,6 +241,14 @@ def _require_linear(backbone: Backbone) -> None:
             )
 
 
+def _require_square(shape: SiteShape) -> None:
+    if shape.in_dim != shape.out_dim:
+        raise NotApplicable(
+            f"method.proj_reads=input needs as many channels ahead of {shape.role} as behind it, here are "
+            f"{shape.in_dim} and {shape.out_dim}"
+        )
+
+
 @METHODS.add("spt_lora")
 @dataclass(frozen=True)
 class SPTLoRA(_SPT):
@@ -265,9 +275,12 @@ class SPTAdapter(_SPT):
     """Sensitivity decides: an adapter behind the most sensitive matrices, single entries of W elsewhere, in a budget.
 
     y + up(gelu(down(dropout(y)))) on the matrix' output y: 2 rank out + rank + out parameters, stochastic depth of its
-    own. The released code lets the one at attention's output projection read that layer's input instead, and trains
-    on entries that were chosen for LoRA.
+    own. In the released code the one at attention's output projection reads that layer's input (`proj_reads: input`),
+    up starts at a truncated normal of 0.02, because a later initialisation passes over its zeros, and the entries that
+    train were chosen for LoRA.
     """
+
+    proj_reads: str = option("output", choices=("output", "input"), later=True)
 
     def module_size(self, in_dim: int, out_dim: int) -> int:
         return 2 * self.rank * out_dim + self.rank + out_dim
@@ -277,4 +290,8 @@ class SPTAdapter(_SPT):
         for part in parts:
             adapter = nn.Sequential(nn.Dropout(self.dropout_at(site)), Bottleneck(width, self.rank))
             modules[part] = Thinned(adapter, self.drop_path)
+        if site.shape.role == "attn.proj" and self.proj_reads == "input":
+            _require_square(site.shape)
+            site.wrap(partial(Beside, module=modules[0]))
+            return
         site.wrap(partial(BehindSlices, modules=modules, num_slices=len(_parts(site.shape)[0])))

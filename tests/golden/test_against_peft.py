@@ -65,6 +65,13 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, str]]] = [
         {"values": "oft_R.default.weight"},
     ),
     (
+        "oft",
+        {"block_size": 8, "block_share": True, "targets": ALL},
+        "OFTConfig",
+        {"oft_block_size": 8, "block_share": True, "use_cayley_neumann": False, "target_modules": THEIR_ALL},
+        {"values": "oft_R.default.weight"},
+    ),
+    (
         "boft",
         {"block_size": 4, "num_factors": 1, "targets": ALL},
         "BOFTConfig",
@@ -129,6 +136,18 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, str]]] = [
         "LoKrConfig",
         {"r": 4, "alpha": 6, "target_modules": QV},
         {"small": "lokr_w1.default", "down": "lokr_w2.default"},
+    ),
+    (
+        "lokr",
+        {"rank": 2, "alpha": 6.0, "decompose_both": True},
+        "LoKrConfig",
+        {"r": 2, "alpha": 6, "decompose_both": True, "target_modules": QV},
+        {
+            "small_up": "lokr_w1_a.default",
+            "small": "lokr_w1_b.default",
+            "up": "lokr_w2_a.default",
+            "down": "lokr_w2_b.default",
+        },
     ),
     (
         "delora",

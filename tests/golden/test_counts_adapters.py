@@ -22,6 +22,11 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("adapter_plus", {"bottleneck": 1}, 36_876),
     ("adapter_plus", {}, 165_984),
     ("adapter_plus", {"bottleneck": 16}, 313_536),
+    ("adapter_plus", {"place": "pre"}, 165_984),
+    # 12 (2 8 768 + 8 + 768), twice that and 24 numbers, and 12 768 3 more
+    ("adapter_plus", {"place": "parallel", "scaling": "none"}, 156_768),
+    ("adapter_plus", {"place": "houlsby", "scaling": "single"}, 313_560),
+    ("adapter_plus", {"place": "intermediate", "norm": True}, 184_416),
     # 2 (50 768 + 12 (50 + 768)), and half of it
     ("arc", {}, 96_432),
     ("arc", {"places": ["attn"]}, 48_216),

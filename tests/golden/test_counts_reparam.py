@@ -86,6 +86,8 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     # 24 (24 24 + 2 8 32), and 48 of those, 12 (24 48 + 8 96) and the same again
     ("lokr", {}, 26_112),
     ("lokr", {"targets": ALL}, 98_304),
+    # 24 (8 (24 + 24) + 8 (32 + 32))
+    ("lokr", {"decompose_both": True}, 21_504),
     ("delora", {}, 294_936),
     ("mlae", {}, 1_180_032),
     # 24 x 768, 72 widths of outputs 12 (5 x 768 + 3072), twice and four times as many

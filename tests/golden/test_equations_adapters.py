@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.binary import codebook
 from peftbench.train.optim import param_groups
 from peftbench.train.options import OptimSpec
 from tests.golden.test_equations import WIDTH, agree, attention, block, installed, of_block, plain, run, tokens, weights
@@ -264,6 +267,19 @@ def few_bits(weight: Tensor, bits: int) -> Tensor:
     standard = (weight - weight.mean()) / (weight.std() + 1e-5)
     nearest = (standard.unsqueeze(-1) - codes).abs().argmin(-1)
     return codes[nearest] * weight.std() + weight.mean()
+
+
+@pytest.mark.parametrize("bits", [1, 3, 4, 8])
+def test_the_code_is_what_500_steps_from_zeros_come_to(bits: int) -> None:
+    """The released scheme by scipy's normal; with eight bits it stops short of its limit, at +-2.81."""
+    values = np.zeros(2**bits)
+    for _ in range(500):
+        boundaries = (values[1:] + values[:-1]) / 2
+        below = np.concatenate([[0.0], norm.cdf(boundaries), [1.0]])
+        values = norm.ppf((below[1:] + below[:-1]) / 2)
+    for found, expected in zip(codebook(bits), (values, boundaries), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-6)
+    assert bits < 8 or abs(values[-1] - 2.81) < 0.01
 
 
 @pytest.mark.parametrize("bits", [1, 2])

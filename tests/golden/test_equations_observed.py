@@ -105,6 +105,15 @@ def test_gps_chooses_by_the_gradient_of_the_supervised_contrastive_loss() -> Non
     assert torch.equal(found[str(number_of(backbone, "attn.proj"))].long(), expected)
 
 
+@pytest.mark.parametrize(("num_images", "seen"), [(8, 2), (10, 2), (3, 1)])
+def test_gps_leaves_a_short_last_batch_out_where_told(num_images: int, seen: int) -> None:
+    method: Any = METHODS.get("gps")(batch_size=4, whole_batches=True)
+    evidence = random_evidence(make("vit_cls"), num_images)
+    assert len(list(method._scored(evidence))) == seen
+    everything: Any = METHODS.get("gps")(batch_size=4)
+    assert sum(len(first["label"]) for first, _ in everything._scored(evidence)) == num_images
+
+
 @pytest.mark.parametrize(("place", "stream"), [("attn", 1.0), ("mlp", 1.0), ("attn", 0.3)])
 def test_sct_changes_the_salient_channels(place: str, stream: float) -> None:
     channels = {str(layer): torch.tensor([3, 10, 20, 21, 40, 47]) for layer in range(3)}
@@ -254,6 +263,17 @@ def test_spt_adds_entries_and_modules(name: str) -> None:
     shift[11] += norm.bias_values.detach()[0]
     expected = F.layer_norm(x, (WIDTH,), scale, shift, eps=1e-6)
     torch.testing.assert_close(norm(x), expected, atol=1e-5, rtol=0)
+
+
+def test_spts_adapter_may_read_what_attentions_output_projection_reads() -> None:
+    bare = make("vit_cls")
+    found = {f"{number_of(bare, 'attn.proj')}.modules": torch.tensor([0]), "class_token": torch.tensor(48)}
+    backbone = moved("spt_adapter", found, rank=2, proj_reads="input")
+    x = torch.randn(2, 5, WIDTH)
+    hidden = F.gelu(x @ tensor(backbone, "down.weight").T + tensor(backbone, "down.bias"))
+    expected = x @ tensor(bare, "attn.proj.weight").T + tensor(bare, "attn.proj.bias")
+    expected = expected + hidden @ tensor(backbone, "up.weight").T + tensor(backbone, "up.bias")
+    torch.testing.assert_close(backbone.sites("attn.proj")[LAYER].module(x), expected, atol=1e-5, rtol=0)
 
 
 def test_spt_lora_drops_the_input_of_q_k_and_v_with_one_mask_and_that_of_proj_never() -> None:

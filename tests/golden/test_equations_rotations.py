@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -9,8 +13,10 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone
 from peftbench.contracts.backbones import make
 from peftbench.methods.base import METHODS, install
-from tests.golden.test_equations import LAYER, WIDTH, block, plain, tokens, weights
+from tests.golden.test_equations import LAYER, WIDTH, attention, block, plain, tokens, weights
 from tests.golden.test_equations_lowrank import OUT, agrees, frozen, moved, own
+
+PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
 
 
 def doubles() -> dict[str, Tensor]:
@@ -32,9 +38,9 @@ def same_from(backbone: Backbone, x: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def fresh(name: str) -> Backbone:
+def fresh(name: str, **options: Any) -> Backbone:
     backbone = make("vit_layerscale")
-    install(METHODS.get(name)(), backbone, seed=5)
+    install(METHODS.get(name)(**options), backbone, seed=5)
     return backbone
 
 
@@ -219,6 +225,48 @@ def test_adapter_plus_stands_behind_the_block() -> None:
     scale = own_tensor(backbone, "taps.0.scale")
     x = block(tokens().double(), w, plain(w))
     same(backbone, x + scale * (F.gelu(x @ down.T + down_bias) @ up.T + up_bias))
+
+
+def halves_with(backbone: Backbone, place: str, added: Callable[[str, Tensor], Tensor]) -> Tensor:
+    """The block with an adapter at `place`; `added` gives what its tap adds, x being what that reads."""
+    w, x = doubles(), tokens().double()
+    op = plain(w)
+    q, k, v = op("attn.qkv", op("norm1", x)).split(WIDTH, dim=-1)
+    y = w["ls1.gamma"] * op("attn.proj", attention(q, k, v))
+    x = x + (y + added("taps.0", y) if place == "houlsby" else y)
+    if place == "pre":
+        x = x + added("taps.0", x)
+    y = w["ls2.gamma"] * op("mlp.fc2", F.gelu(op("mlp.fc1", op("norm2", x))))
+    reads = {"intermediate": ("taps.0", y), "houlsby": ("taps.1", y), "parallel": ("taps.0", x)}
+    return x + y + (added(*reads[place]) if place in reads else 0)
+
+
+@pytest.mark.parametrize("place", ["pre", "intermediate", "parallel", "houlsby"])
+@pytest.mark.parametrize(("scaling", "norm"), [("channel", False), ("single", True), ("none", True)])
+def test_adapter_pluss_other_places(place: str, scaling: str, norm: bool) -> None:
+    backbone = moved("adapter_plus", bottleneck=3, place=place, scaling=scaling, norm=norm)
+
+    def added(tap: str, x: Tensor) -> Tensor:
+        if norm:
+            scale, shift = (own_tensor(backbone, f"{tap}.norm.{name}") for name in ("weight", "bias"))
+            centred = x - x.mean(dim=-1, keepdim=True)
+            x = centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * scale + shift
+        down, a, up, b = (own_tensor(backbone, f"{tap}.branch.delta.{name}") for name in PARTS)
+        y = F.gelu(x @ down.T + a) @ up.T + b
+        return y if scaling == "none" else y * own_tensor(backbone, f"{tap}.scale")
+
+    same(backbone, halves_with(backbone, place, added))
+
+
+def test_adapter_plus_starts_as_bert_and_as_lora() -> None:
+    bert, lora = fresh("adapter_plus", init="bert"), fresh("adapter_plus", init="lora", scaling="none")
+    for name in ("down", "up"):
+        assert abs(own_tensor(bert, f"taps.0.branch.delta.{name}.weight").std() / 0.02 - 1) < 0.15
+        assert not own_tensor(bert, f"taps.0.branch.delta.{name}.bias").any()
+    down, bias = (own_tensor(lora, f"taps.0.branch.delta.down.{name}") for name in ("weight", "bias"))
+    for drawn in (down, bias):
+        assert 0.6 * WIDTH**-0.5 < drawn.abs().max() <= WIDTH**-0.5
+    assert not own_tensor(lora, "taps.0.branch.delta.up.weight").any()
 
 
 def test_adapter_plus_starts_from_a_cut_normal_and_scales_of_one() -> None:

@@ -57,6 +57,16 @@ def test_loha_multiplies_two_low_rank_matrices_entry_by_entry() -> None:
     agrees(backbone, new)
 
 
+def test_loha_starts_as_lycoris_does_where_told() -> None:
+    backbone = make("vit_layerscale")
+    install(METHODS.get("loha")(rank=16, init="lycoris"), backbone, seed=5)
+    for part in ("q", "v"):
+        deviations = {"ups.0": 0.1, "downs.0": 1.0, "ups.1": 0.0, "downs.1": 1.0}
+        for name, deviation in deviations.items():
+            factor = own(backbone, f"deltas.{OUT[part]}.{name}")
+            assert factor.std().item() == pytest.approx(deviation, rel=0.1)
+
+
 @pytest.mark.parametrize("rank", [2, 5])
 def test_lokr_spreads_a_low_rank_block_by_a_small_matrix(rank: int) -> None:
     """48 = 6 x 8: the larger factor [8, 8] is of low rank below 4 and whole from there on."""

@@ -83,6 +83,12 @@ def test_the_widths_of_adapter_plus_are_those_of_the_specification(shared):
     assert (config.method.bottleneck, config.train.drop_path, config.optim.warmup_lr) == (32, 0.1, 1e-5)
 
 
+@pytest.mark.parametrize(("task", "size"), [("dtd", 16), ("svhn", 32)])
+def test_gps_scores_the_batches_that_it_trains_with(task, size):
+    config = gate("method=gps", f"dataset=vtab/{task}", "hparams=paper")
+    assert config.method.batch_size == config.train.batch_size == size and config.method.whole_batches
+
+
 def test_every_row_is_whole():
     for row in ROWS:
         assert row.preset in ("osu", "paper") and row.source and row.published
@@ -132,8 +138,8 @@ def test_a_preset_fills_what_the_command_line_does_not_name():
 def test_biases_and_norms_decay_where_the_authors_hand_all_that_trains_to_one_adamw():
     decaying = {(row.preset, row.method) for row in ROWS if row.option == "optim.decay_vectors" and row.value == "true"}
     assert {method for preset, method in decaying if preset == "osu"} == {r.method for r in ROWS if r.preset == "osu"}
-    # SSF decays the head alone; Adapter+, DTL, GPS and NOAH tell vectors apart or do not decay
-    apart = {"ssf", "adapter_plus", "dtl", "dtl_plus", "gps", "noah_subnet"}
+    # SSF decays the head alone; Adapter+, DTL, GPS, NOAH and SPT tell vectors apart or do not decay
+    apart = {"ssf", "adapter_plus", "dtl", "dtl_plus", "gps", "noah_subnet", "spt_lora", "spt_adapter"}
     assert {m for preset, m in decaying if preset == "paper"} == {r.method for r in ROWS if r.preset == "paper"} - apart
     assert gate("method=bitfit", "dataset=vtab/dtd", "hparams=osu").optim.decay_vectors
 

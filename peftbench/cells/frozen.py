@@ -70,9 +70,11 @@ class Keeper:
         What is kept is computed in batches of the training size, in the order of the split. That the shuffled
         batches of an epoch give the very same bits is tried on a few of them.
         """
+        if not self._wanted():
+            return None
         data, train = self._parts.data, self._config.train
         in_order = data.evaluation(split, batch_size=train.batch_size)
-        if not self._wanted() or (work := self._work(in_order, training=True)) is None:
+        if (work := self._work(in_order, training=True)) is None:
             return None
         self.facts = {"share": round(work.share, 4), "bytes": 0}
         if why := self._no_room(work, split, in_order):
@@ -89,8 +91,10 @@ class Keeper:
 
     def validation(self, split: Split) -> Kept | None:
         """The same for validation, whose batches hold the same samples every time."""
+        if not self._wanted():
+            return None
         in_order = self._parts.data.evaluation(split)
-        if not self._wanted() or (work := self._work(in_order, training=False)) is None:
+        if (work := self._work(in_order, training=False)) is None:
             return None
         if self._no_room(work, split, in_order):
             return None

@@ -57,6 +57,10 @@ class TrainingDiverged(PeftbenchError):
     """The loss stopped being a finite number."""
 
 
+class DeviceLost(PeftbenchError):
+    """The GPU gives no more answers in this process; another process can go on."""
+
+
 class RecordError(PeftbenchError):
     """A record cannot be read, written or reproduced."""
 

@@ -15,6 +15,7 @@ from peftbench.foundation.device import WORKSPACE, WORKSPACE_SIZE
 from peftbench.foundation.identity import canonical
 
 _FILL = "fill_uninitialized_memory"
+_CUDNN = {"deterministic": True, "benchmark": False, "allow_tf32": False}
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -40,28 +41,31 @@ def seed_everything(seed: int) -> None:
 
 @contextmanager
 def deterministic(device: torch.device | str) -> Iterator[None]:
-    """Only kernels that repeat bit for bit; puts the former flags back at the end.
+    """Only kernels that repeat bit for bit, in the precision that is asked for; puts the former flags back at the end.
 
     torch raises `RuntimeError` when an operation has no such kernel. On CUDA enter this before the first matrix
     product of the process: cuBLAS reads its workspace setting once. New memory is not filled, as torch would do beside:
     nothing reads it before it is written (a test fills it with NaN), and filling it costs a pass over every tensor.
+    Convolutions of float32 are of float32: by default cuDNN rounds what they multiply to TF32 on GPUs that have it.
     """
     filled = getattr(torch.utils.deterministic, _FILL)
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn = (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark)
+    cudnn = {name: getattr(torch.backends.cudnn, name) for name in _CUDNN}
     workspace = os.environ.get(WORKSPACE)
     if torch.device(device).type == "cuda" and workspace is None:
         os.environ[WORKSPACE] = WORKSPACE_SIZE
     torch.use_deterministic_algorithms(True)
     setattr(torch.utils.deterministic, _FILL, False)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    for name, value in _CUDNN.items():
+        setattr(torch.backends.cudnn, name, value)
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
         setattr(torch.utils.deterministic, _FILL, filled)
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
+        for name, value in cudnn.items():
+            setattr(torch.backends.cudnn, name, value)
         if workspace is None:
             os.environ.pop(WORKSPACE, None)
 

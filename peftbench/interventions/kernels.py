@@ -103,7 +103,10 @@ class CompetingKernel(SparseKernel):
         return self.thinned(dense, torch.lerp(below, above, (at - at.floor()).to(ordered.dtype)))
 
     def watched(self, keep_mean: float, keep_spread: float) -> None:
-        """Begin to keep running means, which hold that share of what they were at every backward pass."""
+        """Begin to keep running means, which hold that share of what they were at every backward pass.
+
+        A pass whose gradients are not all finite, as fp16 has where its scale was too large, leaves them as they were.
+        """
         self.watch = watch = object()
         for name in ("inner", "outer"):
             factor: nn.Parameter = getattr(self, name)
@@ -115,8 +118,10 @@ class CompetingKernel(SparseKernel):
                 if self.watch is watch and factor.grad is not None:
                     sensitivity = (factor * factor.grad).abs().nan_to_num(nan=0.0)
                     mean, spread = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_spread")
-                    mean.lerp_(sensitivity, 1 - keep_mean)
-                    spread.lerp_((sensitivity - mean).abs(), 1 - keep_spread)
+                    finite = factor.grad.isfinite().all()
+                    mean.copy_(torch.where(finite, mean.lerp(sensitivity, 1 - keep_mean), mean))
+                    moved = spread.lerp((sensitivity - mean).abs(), 1 - keep_spread)
+                    spread.copy_(torch.where(finite, moved, spread))
 
             factor.register_post_accumulate_grad_hook(note)
 

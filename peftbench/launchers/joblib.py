@@ -12,12 +12,14 @@ from pathlib import Path
 
 from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.foundation.cores import available_cores
-from peftbench.foundation.errors import PeftbenchError, error_line
+from peftbench.foundation.errors import DeviceLost, PeftbenchError, error_line
 from peftbench.foundation.spec import option
 from peftbench.foundation.stopping import INTERRUPTED, leave_by_signals, stop_by_signals, stop_with
 
 _CODE = "import sys; from peftbench.launchers.joblib import main; sys.exit(main(*sys.argv[1:]))"
 _LOOK_SECONDS = 0.2
+# how a worker ends whose GPU gives no more answers: another process can go on
+_DEVICE_LOST = 75
 
 
 @LAUNCHERS.add("joblib")
@@ -94,7 +96,7 @@ class Worker:
         if self.process is None or self.process.poll() in (None, 0):
             return None
         code, self.process = self.process.returncode, None
-        self.failed = code > 0 and code != INTERRUPTED
+        self.failed = code > 0 and code not in (INTERRUPTED, _DEVICE_LOST)
         return f"was ended by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"ended with code {code}"
 
 
@@ -123,7 +125,7 @@ def main(plan_file: str, threads: str, parent: str) -> int:
         work(plan_file, int(threads))
     except PeftbenchError as error:
         print(error_line(error), file=sys.stderr)
-        return error.exit_code
+        return _DEVICE_LOST if isinstance(error, DeviceLost) else error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from peftbench.config.launcher import LAUNCHERS, Launcher, needs
-from peftbench.foundation.errors import MissingInput, PeftbenchError
+from peftbench.foundation.errors import DeviceLost, MissingInput, PeftbenchError
 from peftbench.foundation.spec import option
 
 
@@ -96,4 +97,8 @@ def _knock(address: str | None) -> None:
 def _work(plan_file: str, threads: int) -> int:
     from peftbench.sweep.worker import work
 
-    return work(plan_file, threads)
+    try:
+        return work(plan_file, threads)
+    except DeviceLost:
+        # the failed cell has its note; Ray starts a task anew whose process died, and no other
+        os._exit(1)

@@ -77,6 +77,7 @@ class VIPAMIN(Started):
         sizes = self.num_tokens, shape.width, shape.patch_size, shape.num_prefix_tokens
         for site in prompted.sites("block", layers):
             site.wrap(lambda block: InsertTokens(block, *sizes, dropout=0.0, strip=True))
+        prompted.to(next(bare.parameters()).device)
         with ExitStack() as hooks, torch.no_grad():
             given, mapped, mixed = (
                 [Mean(place, site.module) for site in network.sites(role, layers)]

@@ -12,7 +12,8 @@ from peftbench.cells.lines import finished_line, summary
 from peftbench.cells.loggers import open_logger
 from peftbench.cells.run import run_cell
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.foundation.errors import NotApplicable, PeftbenchError, RecordError
+from peftbench.foundation.device import device_answers
+from peftbench.foundation.errors import DeviceLost, NotApplicable, PeftbenchError, RecordError
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.system import system_problem
 from peftbench.foundation.terminal import print_fitted
@@ -40,7 +41,8 @@ def run_noted(
 ) -> Outcome:
     """Run a cell that is this worker's. Errors end in the outcome and in a note beside the records.
 
-    `say` prints the finished cell's line.
+    `say` prints the finished cell's line. Raises `DeviceLost`, the note written, when an error has left the GPU without
+    use: whatever came behind it in this process would fail as well.
     """
     started = time.perf_counter()
     try:
@@ -58,6 +60,11 @@ def run_noted(
             return Outcome("skipped", cell.title)
         shown = _explained(error)
         note = store.put_failure(cell.fingerprint, cell.labels, str(shown), traceback.format_exc())
+        if not device_answers():
+            raise DeviceLost(
+                f"{shown} (traceback in {note}). Behind it the GPU gives no more answers in this process, so that no "
+                "other cell was begun; the same command goes on with the next one"
+            ) from error
         if shown is not error and not isinstance(error, OSError):
             shown = PeftbenchError(f"{shown} (traceback in {note})")
         return Outcome("failed", cell.title, str(shown), shown)

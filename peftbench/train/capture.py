@@ -83,9 +83,11 @@ class Graphs:
         """All calls must be made in here: recording needs a stream of its own, and the first steps the same one."""
         outside = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(outside)
-        with torch.cuda.stream(self._stream):
-            yield
-        outside.wait_stream(self._stream)
+        try:
+            with torch.cuda.stream(self._stream):
+                yield
+        finally:
+            outside.wait_stream(self._stream)
 
     def __call__(self, sizes: Sizes) -> None:
         if sizes in self._graphs:

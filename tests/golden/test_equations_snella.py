@@ -110,6 +110,20 @@ def test_scores_are_means_of_sensitivity_times_spread_and_say_how_many_entries_a
     assert free.sum() > 3 and ratio.max() / ratio.min() < 1.05
 
 
+def test_a_pass_whose_gradients_overflow_is_not_counted() -> None:
+    """As in fp16, whose losses are scaled by what turns out to be too much; the share of the next epoch stays sound."""
+    model, objective, loss_fn = trained()
+    batch = {"image": images(4).double(), "label": torch.tensor([0, 3, 1, 4])}
+    loss_fn(model, batch).backward()
+    before = [kernel.score() for kernel in kernels(model.backbone)]
+    model.zero_grad()
+    (loss_fn(model, batch) * 1e308 * 1e10).backward()
+    assert any(not factor.grad.isfinite().all() for factor in model.parameters() if factor.grad is not None)
+    torch.testing.assert_close([kernel.score() for kernel in kernels(model.backbone)], before, rtol=0, atol=0)
+    objective.after_epoch(model, 0.5)
+    assert all(0 <= float(kernel.left_out) <= 1 for kernel in kernels(model.backbone))
+
+
 def test_what_was_measured_behind_the_last_epoch_stays() -> None:
     model, objective, _ = trained()
     before = [kernel.left_out.clone() for kernel in kernels(model.backbone)]

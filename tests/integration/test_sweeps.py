@@ -48,6 +48,20 @@ def test_failed_cells_are_left_alone_until_a_retry_is_asked_for(run, results, ca
     assert Store(results).failures() == []
 
 
+def test_cells_behind_one_that_took_the_gpu_with_it_are_not_failed(run, results, capsys, monkeypatch):
+    words = ["-m", "method=linear,bitfit", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setattr("peftbench.sweep.attempt.run_cell", lambda *_: 1 / 0)
+        patch.setattr("peftbench.sweep.attempt.device_answers", lambda: False)
+        assert run(*words) == 1
+    shown = capsys.readouterr()
+    assert "ZeroDivisionError" in shown.err and "the same command goes on with the next one" in shown.err
+    assert len(Store(results).failures()) == 1
+    # as it says: the failed one is left alone, the other runs
+    assert run(*words) == 1
+    assert {key: counts(capsys.readouterr().out)[key] for key in ("done",)} == {"done": 1}
+
+
 def test_not_applicable_is_told_from_failed_and_remembered(run, results, capsys):
     words = ["backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none", "backbone.img_size=32"]
     assert run("-m", "method=vpt_deep", *words) == 0

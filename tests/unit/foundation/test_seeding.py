@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from peftbench.foundation.device import WORKSPACE, pick_device
+from peftbench.foundation.device import WORKSPACE, device_answers, pick_device
+from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.seeding import derive, deterministic, seed_everything, stream
 
 
@@ -49,7 +50,7 @@ def test_deterministic_refuses_kernels_that_do_not_repeat_and_puts_the_flags_bac
     before = flags()
     with pytest.raises(ZeroDivisionError), deterministic("cpu"):
         assert torch.are_deterministic_algorithms_enabled()
-        assert torch.backends.cudnn.deterministic
+        assert torch.backends.cudnn.deterministic and not torch.backends.cudnn.allow_tf32
         assert not torch.utils.deterministic.fill_uninitialized_memory
         raise ZeroDivisionError
     assert flags() == before
@@ -63,7 +64,10 @@ def test_deterministic_on_cuda_sets_the_cublas_workspace_only_inside(monkeypatch
 
 
 def test_the_first_product_on_a_gpu_finds_the_workspace_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setenv(WORKSPACE, "")
     monkeypatch.delenv(WORKSPACE)
     assert pick_device("cpu").type == "cpu" and WORKSPACE not in os.environ
@@ -71,3 +75,20 @@ def test_the_first_product_on_a_gpu_finds_the_workspace_settled(monkeypatch: pyt
     # what somebody chose stays
     monkeypatch.setenv(WORKSPACE, ":16:8")
     assert pick_device("cuda:1").index == 1 and os.environ[WORKSPACE] == ":16:8"
+    # memory is pinned for, and measured on, the one that was named
+    assert chosen == [torch.device("cuda:1")]
+    with pytest.raises(ConfigError, match=r"runtime.device=cuda:2: the CUDA devices here are cuda:0 to cuda:1"):
+        pick_device("cuda:2")
+
+
+@pytest.mark.parametrize(("begun", "error", "answers"), [(False, None, True), (True, None, True), (True, 1, False)])
+def test_a_gpu_that_an_error_left_without_use_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, begun: bool, error: int | None, answers: bool
+) -> None:
+    def wait() -> None:
+        if error:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: begun)
+    monkeypatch.setattr(torch.cuda, "synchronize", wait)
+    assert device_answers() is answers

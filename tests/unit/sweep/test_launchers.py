@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from peftbench.config.launcher import LAUNCHERS
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
+from peftbench.foundation.errors import ConfigError, DeviceLost, MissingInput, PeftbenchError
 from peftbench.launchers import joblib as joblib_launcher
-from peftbench.launchers.joblib import Joblib, end, visible_gpus
+from peftbench.launchers.joblib import _DEVICE_LOST, Joblib, end, visible_gpus
 from peftbench.launchers.ray import Ray
 from peftbench.launchers.slurm import Slurm, SlurmWork, queued
 
@@ -194,6 +194,21 @@ def test_restarts_are_counted(workers_do, capsys):
 def test_a_worker_with_an_error_of_its_own_is_not_started_again(workers_do, capsys):
     assert len(workers_do("sys.exit(2)", num_workers=2)) == 2
     assert capsys.readouterr().out.count("a worker ended with code 2; see its message above") == 2
+
+
+def test_a_worker_whose_gpu_gives_no_more_answers_is_replaced(workers_do, capsys):
+    assert len(workers_do(f"sys.exit({_DEVICE_LOST} if number < 2 else 0)", num_workers=1)) == 3
+    assert capsys.readouterr().out.count("a worker ended with code 75; another takes its place\n") == 2
+
+
+def test_what_a_joblib_worker_says_of_a_lost_gpu(monkeypatch, tmp_path, capsys):
+    def lost(*_: object) -> int:
+        raise DeviceLost("no more answers")
+
+    monkeypatch.setattr("peftbench.sweep.worker.work", lost)
+    monkeypatch.setattr(joblib_launcher, "stop_with", lambda parent: None)
+    assert joblib_launcher.main(str(tmp_path), "1", "1") == _DEVICE_LOST
+    assert capsys.readouterr().err == "peftbench: no more answers\n"
 
 
 def test_workers_are_gone_when_the_launcher_is_interrupted(workers_do, monkeypatch):

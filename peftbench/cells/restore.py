@@ -41,7 +41,9 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
                 return read_record(shipped), store
             return store.get(named), store
         except RecordError as error:
-            raise MissingInput(f"{brief(error)}; name a record's file, or a fingerprint under --results") from error
+            if store.find(named) is not None:
+                raise BadInput(str(error)) from error
+            raise MissingInput(f"{brief(error, 400)}; name a record's file or a fingerprint under --results") from error
     if not path.is_file():
         raise MissingInput(f"there is no record at {path}")
     try:

@@ -88,7 +88,12 @@ def own_rate(values: Mapping[str, Any]) -> OwnRate:
     rows = {row.method: row for row in own_rates() if row.family == family}
     if method not in rows:
         known = ", ".join(sorted(rows))
-        raise ConfigError([f"hparams={PRESET} has no rate for {method} on {family}; it has one for {known}"])
+        raise ConfigError(
+            [
+                f"hparams={PRESET} has no rate for {method} on {family}; tune=random chooses one on validation images, "
+                f"and there is one for {known}"
+            ]
+        )
     row = rows[method]
     other = [word for word in row.recipe.split() if _shown(values, word.partition("=")[0]) != word]
     if other:

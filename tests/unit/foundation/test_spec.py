@@ -149,5 +149,6 @@ def test_describe_words_types() -> None:
 
 def test_suggestions_name_near_words_or_list_what_is_known() -> None:
     assert did_you_mean("lroa", ["lora", "ssf"]) == "; did you mean 'lora'?"
+    assert did_you_mean("LoRA", ["lora", "lora_xs"]) == "; did you mean 'lora'?"
     assert did_you_mean("zzz", ["ssf", "lora"]) == "; known: lora, ssf"
     assert did_you_mean("x", []) == ""

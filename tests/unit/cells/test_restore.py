@@ -1,0 +1,30 @@
+"""A record is found by fingerprint or file; what is wrong with one is said whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from peftbench.cells.restore import find_record
+from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.records.store import Store
+from tests.record_factory import make_record
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered"])
+def test_a_damaged_record_is_told_from_none(tmp_path: Path, damage: str) -> None:
+    store, record = Store(tmp_path), make_record()
+    path = store.put(record)
+    text = path.read_text()
+    path.write_text(text[:200] if damage == "cut" else text.replace('"seed": 0', '"seed": 5', 1))
+    reason = {"cut": "not valid JSON", "altered": "the identity gives"}[damage]
+    for named in (record.fingerprint, str(path)):
+        with pytest.raises(BadInput) as caught:
+            find_record(named, tmp_path)
+        assert str(path) in str(caught.value) and reason in str(caught.value) and "..." not in str(caught.value)
+
+
+def test_no_record_is_said_with_where_to_look(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match=r"0123456789abcdef.*a fingerprint under --results"):
+        find_record("0123456789abcdef", tmp_path)

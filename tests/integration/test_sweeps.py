@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -60,6 +61,21 @@ def test_cells_behind_one_that_took_the_gpu_with_it_are_not_failed(run, results,
     # as it says: the failed one is left alone, the other runs
     assert run(*words) == 1
     assert {key: counts(capsys.readouterr().out)[key] for key in ("done",)} == {"done": 1}
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_logging_that_does_not_start_is_no_failure_of_a_cell(run, results, capsys, monkeypatch, flags):
+    def init(**_):
+        raise RuntimeError("No API key configured")
+
+    words = [*flags, "method=linear", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+        assert run(*words, "runtime.wandb=online") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("peftbench: runtime.wandb=online: wandb did not start") and "runtime.wandb=offline" in line
+    assert Store(results).failures() == [] and list(Store(results).all()) == []
+    assert run(*words) == 0
 
 
 def test_not_applicable_is_told_from_failed_and_remembered(run, results, capsys):

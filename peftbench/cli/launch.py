@@ -27,7 +27,7 @@ from peftbench.records.store import Store
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
-from peftbench.sweep.state import states
+from peftbench.sweep.state import recorded, states
 from peftbench.sweep.summary import sweep_lines
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -133,7 +133,7 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     if path is not None and runtime.on_existing == "error":
         raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
     if path is not None and runtime.on_existing == "skip":
-        print_fitted(skipped_line(summary(store.get(cell.fingerprint)), path))
+        print_fitted(skipped_line(summary(recorded(cell, store)), path))
     else:
         _note(cautions(config))
         if runtime.progress and sys.stderr.isatty():

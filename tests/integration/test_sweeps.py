@@ -100,6 +100,29 @@ def test_rerun_measures_again_and_keeps_the_old_record(run, results, capsys):
     assert kept.read_text() == old
 
 
+@pytest.mark.parametrize("content", [b"", b'{\n "schema": 1,\n "seed"', b"\xff\x00 no text"])
+def test_a_damaged_record_is_not_done_and_the_rest_goes_on(run, results, capsys, content):
+    assert run("-m", "method=linear", *TINY) == 0
+    (record,) = Store(results).all()
+    path = Store(results).find(record.fingerprint)
+    path.write_bytes(content)
+    words = ["method=linear,bitfit", *TINY]
+    capsys.readouterr()
+    assert run("-m", *words) == 1
+    shown = capsys.readouterr().out
+    assert counts(shown) == {"done": 1, "skipped": 0, "failed": 1, "missing": 0, "not applicable": 0}
+    (line,) = [line for line in shown.splitlines() if line.startswith("failed: linear on digits")]
+    assert f"{path.name} is damaged" in line and "runtime.on_existing=rerun" in line
+    assert run("status", *FAST, *words, fast=False) == 1
+    assert "is damaged (empty or cut off); runtime.on_existing=rerun" in capsys.readouterr().out
+    assert run("method=linear", *TINY) == 1
+    assert "runtime.on_existing=rerun measures the cell again" in capsys.readouterr().err
+    # which it does
+    assert run("-m", *words, "runtime.on_existing=rerun") == 0
+    assert Store(results).get(record.fingerprint).metrics == record.metrics
+    assert content in [kept.read_bytes() for kept in (results / "work" / "replaced").iterdir()]
+
+
 def test_a_launcher_that_is_not_installed_is_said_and_nothing_is_summed_up(run, results, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert run("-m", "launcher=slurm", "method=linear", "seed=0,1", *TINY) == 2

@@ -73,7 +73,7 @@ def run_noted(
         return Outcome("failed", cell.title, str(shown), shown)
     if say:
         path = store.path_of(cell.labels, cell.fingerprint)
-        print_fitted(finished_line(summary(record), path, time.perf_counter() - started))
+        print_fitted(finished_line(summary(record), path, time.perf_counter() - started, cell.apart))
     return Outcome("done", cell.title)
 
 

@@ -123,6 +123,23 @@ def test_a_damaged_record_is_not_done_and_the_rest_goes_on(run, results, capsys,
     assert content in [kept.read_bytes() for kept in (results / "work" / "replaced").iterdir()]
 
 
+def test_titles_name_the_words_that_differ_within_the_sweep(run, results, capsys):
+    words = ["method=linear,lora", "optim.lr=0.01,1e30", "train.label_smoothing=0.1", *TINY]
+    assert run("-m", *words) == 1
+    shown = capsys.readouterr().out
+    assert "failed: linear on digits, vit_micro, seed 0, optim.lr=1e+30: " in shown
+    assert "lora on digits (vit_micro, seed 0, optim.lr=0.01): test" in shown
+    assert run("status", "--by", "cell", *FAST, *words, fast=False) == 1
+    shown = capsys.readouterr().out
+    for method, lr in (("linear", "0.01"), ("linear", "1e+30"), ("lora", "0.01"), ("lora", "1e+30")):
+        assert f"{method} on digits, vit_micro, seed 0, optim.lr={lr} " in shown
+    assert "label_smoothing" not in shown and "train.epochs" not in shown
+    # what a label shows is not said again
+    run("status", "--by", "cell", *FAST, "method=lora", "method.rank=2,4", *TINY, fast=False)
+    shown = capsys.readouterr().out
+    assert "lora (rank=2) on digits, vit_micro, seed 0 " in shown and "method.rank" not in shown
+
+
 def test_a_launcher_that_is_not_installed_is_said_and_nothing_is_summed_up(run, results, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert run("-m", "launcher=slurm", "method=linear", "seed=0,1", *TINY) == 2

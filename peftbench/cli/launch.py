@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench.cells.cell import plan
 from peftbench.cells.lines import skipped_line, summary
+from peftbench.cli.arguments import results_hint
 from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
 from peftbench.config.cautions import cautions
@@ -61,7 +62,7 @@ def _shown(flags: set[str], words: list[str]) -> int:
     """Hydra's own program, for its flags, which print a configuration or more."""
     known = SHOWING_FLAGS | SWEEP_FLAGS | {DRY_RUN, "--help", "--version"}
     problems = [
-        f"unknown flag {flag}{did_you_mean(flag, known)}"
+        f"unknown flag {flag}{results_hint(flag.partition('=')[0]) or did_you_mean(flag, known)}"
         for flag in sorted(flags)
         if flag.partition("=")[0] not in known
     ]

@@ -88,16 +88,16 @@ def _started(cell: Cell, runtime: RuntimeSpec, folder: str) -> Any:
             f"runtime.wandb={runtime.wandb} needs the package wandb: pip install 'peftbench[wandb]'"
         ) from error
     except Exception as error:
-        way = "runtime.wandb=offline logs to files (`wandb sync` sends them later)" if online else "runtime.wandb=off"
+        offline = "runtime.wandb=offline needs neither key nor network (`wandb sync` sends its files later)"
+        way = offline if online else "runtime.wandb=off goes without it"
         raise LoggingUnavailable(
-            f"runtime.wandb={runtime.wandb}: wandb did not start, so nothing was run: {_reason(error)}; {way} needs "
-            "neither key nor network"
+            f"runtime.wandb={runtime.wandb}: wandb did not start, so nothing was run: {_reason(error)}; {way}"
         ) from error
 
 
 def _reason(error: Exception) -> str:
     """What wandb said, on one line."""
-    return f"{type(error).__name__}: {brief(' '.join(str(error).split()), 300)}"
+    return f"{type(error).__name__}: {brief(' '.join(str(error).split()).rstrip('.'), 300)}"
 
 
 def end_of(record: RunRecord) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Cell:
     """One point of the grid.
 
     `tuning` says, for a cell whose hyperparameters were tuned, which trials chose them.
-    `words` asked for it, where the command line of this process did not (a worker of a sweep).
+    `words` asked for it, where the command line of this process did not (a worker of a sweep). `apart` are those of
+    them that tell it from the other cells of its sweep and that no label shows: for its title alone.
     """
 
     config: RunConfig
@@ -36,11 +37,13 @@ class Cell:
     labels: dict[str, str]
     tuning: dict[str, Any] | None = None
     words: tuple[str, ...] | None = None
+    apart: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         labels = self.labels
-        return f"{labels['method']} on {labels['dataset']}, {labels['backbone']}, seed {self.config.seed}"
+        named = f"{labels['method']} on {labels['dataset']}, {labels['backbone']}, seed {self.config.seed}"
+        return ", ".join([named, *self.apart])
 
     def inputs(self) -> list[Path] | None:
         """Every file and folder whose change could change the identity; None where something else can as well."""

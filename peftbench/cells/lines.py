@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +26,19 @@ def summary(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def finished_line(facts: Mapping[str, Any], path: Path, seconds: float) -> str:
-    return f"{_facts(facts)}, {seconds:.0f} s\nrecord {path}"
+def finished_line(facts: Mapping[str, Any], path: Path, seconds: float, apart: Sequence[str] = ()) -> str:
+    """`apart`: words that tell the cell from the others of its sweep."""
+    return f"{_facts(facts, apart)}, {seconds:.0f} s\nrecord {path}"
 
 
 def skipped_line(facts: Mapping[str, Any], path: Path) -> str:
     return f"already done: {_facts(facts)}\nrecord {path}"
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
+def _facts(facts: Mapping[str, Any], apart: Sequence[str] = ()) -> str:
+    where = ", ".join([str(facts["backbone"]), f"seed {facts['seed']}", *apart])
     return (
-        f"{facts['method']} on {facts['dataset']} ({facts['backbone']}, seed {facts['seed']}): "
+        f"{facts['method']} on {facts['dataset']} ({where}): "
         f"{facts['split']} {facts['metric']} {facts['score']} of {facts['n']:,} images, "
         f"{facts['params_method']:,} + {facts['params_head']:,} trainable parameters (method + head)"
     )

@@ -11,6 +11,8 @@ from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.location import user_path
 
 _PROGRAM = "python -m peftbench "
+# the two spellings of the results folder: commands on records take the first, words of cells are the second
+RESULTS_FLAG, RESULTS_WORD = "--results", "runtime.results"
 
 
 class Arguments(argparse.ArgumentParser):
@@ -27,6 +29,7 @@ class Arguments(argparse.ArgumentParser):
             first = unknown[1].split()[0] if unknown[1].split() else ""
             options = [name for name in self._known_options() if name.startswith("--")]
             hint = did_you_mean(first.partition("=")[0], options) if first.startswith("-") else f"; see {self.prog} -h"
+            hint = self._results_hint(first.partition("=")[0]) or hint
             raise ConfigError([f"{self._command}: unknown words {brief(unknown[1])}{hint}"])
         raise ConfigError([f"{self._command}: {brief(message, 400)}; see {self.prog} -h"])
 
@@ -44,6 +47,13 @@ class Arguments(argparse.ArgumentParser):
 
     _between = False
 
+    def _results_hint(self, name: str) -> str:
+        """How this command spells the results folder, for one that was named as others spell it."""
+        if name == RESULTS_WORD and RESULTS_FLAG in self._option_string_actions:
+            return f"; the results folder is written {RESULTS_FLAG} DIR"
+        takes_words = any(action.dest == "words" for action in self._actions)
+        return results_hint(name) if takes_words else ""
+
     @property
     def _command(self) -> str:
         return self.prog.removeprefix(_PROGRAM)
@@ -55,6 +65,11 @@ class Arguments(argparse.ArgumentParser):
             if isinstance(action.choices, dict):
                 names += [name for parser in action.choices.values() for name in parser._option_string_actions]
         return names
+
+
+def results_hint(name: str) -> str:
+    """How the words of cells spell the results folder, for `--results`; "" for other names."""
+    return f"; the results folder is written {RESULTS_WORD}=DIR" if name == RESULTS_FLAG else ""
 
 
 def a_folder(named: str) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 from peftbench.cells.cell import plan
 from peftbench.cells.lines import skipped_line, summary
+from peftbench.cli.arguments import results_hint
 from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
 from peftbench.config.cautions import cautions
@@ -27,7 +28,7 @@ from peftbench.records.store import Store
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
-from peftbench.sweep.state import states
+from peftbench.sweep.state import recorded, states
 from peftbench.sweep.summary import sweep_lines
 
 SWEEP_FLAGS = {"-m", "--multirun"}
@@ -61,7 +62,7 @@ def _shown(flags: set[str], words: list[str]) -> int:
     """Hydra's own program, for its flags, which print a configuration or more."""
     known = SHOWING_FLAGS | SWEEP_FLAGS | {DRY_RUN, "--help", "--version"}
     problems = [
-        f"unknown flag {flag}{did_you_mean(flag, known)}"
+        f"unknown flag {flag}{results_hint(flag.partition('=')[0]) or did_you_mean(flag, known)}"
         for flag in sorted(flags)
         if flag.partition("=")[0] not in known
     ]
@@ -133,7 +134,7 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     if path is not None and runtime.on_existing == "error":
         raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
     if path is not None and runtime.on_existing == "skip":
-        print_fitted(skipped_line(summary(store.get(cell.fingerprint)), path))
+        print_fitted(skipped_line(summary(recorded(cell, store)), path))
     else:
         _note(cautions(config))
         if runtime.progress and sys.stderr.isatty():

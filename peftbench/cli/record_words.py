@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from peftbench.cli.arguments import Arguments, a_folder
+from peftbench.cli.arguments import RESULTS_WORD, Arguments, a_folder
+from peftbench.config.overrides import option_values
+from peftbench.foundation.location import user_path
 
 
 def record_parser(command: str, doc: str | None) -> Arguments:
@@ -14,5 +16,16 @@ def record_parser(command: str, doc: str | None) -> Arguments:
     parser.add_argument(
         "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"
     )
-    parser.add_argument("--results", type=a_folder, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     return parser
+
+
+def results_folder(named: Path | None, options: list[str]) -> Path:
+    """Where a record is looked for: what --results names, else `runtime.results` among the options, else `results`.
+
+    Raises `ConfigError` for a word that cannot be read.
+    """
+    if named is not None:
+        return named
+    said = option_values(word for word in options if word.startswith(f"{RESULTS_WORD}="))
+    return user_path(str(said.get(RESULTS_WORD, "results")), RESULTS_WORD)

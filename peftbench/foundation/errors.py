@@ -61,6 +61,12 @@ class DeviceLost(PeftbenchError):
     """The GPU gives no more answers in this process; another process can go on."""
 
 
+class LoggingUnavailable(PeftbenchError):
+    """The service that was asked to log cannot be reached or is not installed: says nothing about any cell."""
+
+    exit_code = 2
+
+
 class RecordError(PeftbenchError):
     """A record cannot be read, written or reproduced."""
 

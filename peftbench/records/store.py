@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import re
 import stat
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.foundation.errors import RecordError
-from peftbench.foundation.files import create_text, replace_text
+from peftbench.foundation.files import create_text, replace_bytes, replace_text
 from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
 from peftbench.records.record import LARGEST_BYTES, RunRecord
 
+# bytes at either end of a file that are looked at; white space may stand around a record
+_ENDS = 64
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
@@ -207,9 +210,10 @@ class Store:
 
     def _keep_replaced(self, existing: Path) -> None:
         """A copy of a record that a new run of its cell is about to replace, under a name of its own."""
-        content = existing.read_text(encoding="utf-8")
-        digest = hashlib.sha256(content.encode()).hexdigest()[:8]
-        replace_text(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
+        # bytes, since a damaged one need not be text
+        content = existing.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:8]
+        replace_bytes(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
 
     def record_files(self) -> list[Path]:
         """The files of records that are not packed, by path."""
@@ -228,6 +232,25 @@ def _folder_name(label: str) -> str:
     if name.startswith("."):
         name = "_" + name[1:]
     return name[:100]
+
+
+def cut_off(path: Path) -> bool:
+    """Whether a record's file is empty or lacks its opening or closing brace, as after a full disk or a broken copy.
+
+    A look at both ends, cheap enough for every cell of a large grid: damage in the middle shows only where the record
+    is read. Packed records are not looked at.
+    """
+    if path.name.endswith(SUFFIX):
+        return False
+    try:
+        with path.open("rb") as stream:
+            first = stream.read(_ENDS)
+            size = stream.seek(0, io.SEEK_END)
+            stream.seek(max(0, size - _ENDS))
+            last = stream.read(_ENDS)
+    except OSError:
+        return True
+    return not (first.lstrip().startswith(b"{") and last.rstrip().endswith(b"}"))
 
 
 def second_file(path: Path, fingerprint: str) -> str:

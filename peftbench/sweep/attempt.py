@@ -13,7 +13,7 @@ from peftbench.cells.loggers import open_logger
 from peftbench.cells.run import run_cell
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.device import device_answers
-from peftbench.foundation.errors import DeviceLost, NotApplicable, PeftbenchError, RecordError
+from peftbench.foundation.errors import DeviceLost, LoggingUnavailable, NotApplicable, PeftbenchError, RecordError
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.system import system_problem
 from peftbench.foundation.terminal import print_fitted
@@ -42,7 +42,8 @@ def run_noted(
     """Run a cell that is this worker's. Errors end in the outcome and in a note beside the records.
 
     `say` prints the finished cell's line. Raises `DeviceLost`, the note written, when an error has left the GPU without
-    use: whatever came behind it in this process would fail as well.
+    use: whatever came behind it in this process would fail as well. Raises `LoggingUnavailable` without a note: it
+    stops every cell alike, and none of them is to blame.
     """
     started = time.perf_counter()
     try:
@@ -51,6 +52,8 @@ def run_noted(
             record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
             if logger:
                 logger.record(record)
+    except LoggingUnavailable:
+        raise
     except NotApplicable as error:
         store.put_failure(cell.fingerprint, cell.labels, str(error), "", "not applicable")
         return Outcome("not applicable", cell.title, str(error), error)
@@ -70,7 +73,7 @@ def run_noted(
         return Outcome("failed", cell.title, str(shown), shown)
     if say:
         path = store.path_of(cell.labels, cell.fingerprint)
-        print_fitted(finished_line(summary(record), path, time.perf_counter() - started))
+        print_fitted(finished_line(summary(record), path, time.perf_counter() - started, cell.apart))
     return Outcome("done", cell.title)
 
 

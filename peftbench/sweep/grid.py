@@ -21,13 +21,15 @@ from peftbench.config.words import problems_of
 from peftbench.data.base import DATASETS
 from peftbench.data.suites import suite as datasets_of
 from peftbench.data.suites import task_of
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
+from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, brief
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
 
 ALL_METHODS = "method=all"
 ROOT = "dataset.root"
+# sections that the title of every cell names
+_TITLED = {"method", "dataset", "backbone", "seed"}
 _UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
@@ -129,13 +131,13 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
     absent: list[tuple[str, str]] = []
     wrong: dict[str, list[list[str]]] = {}
     known: dict[Path, set[str]] = {}
-    builder, asked = Builder(outline=True), Asked()
+    builder, asked, swept = Builder(outline=True), Asked(), _swept(combinations)
     own_seed: list[int | str | None] = [None]
     for words, seed in itertools.product(combinations, seeds or own_seed):
         all_words = words if seed is None else [*words, f"seed={seed}"]
         try:
             config, runtime = from_tree(trees.of(words, seed), named_options(all_words), builder)
-            cell = _planned_cell(config, runtime, all_words, known, asked)
+            cell = _planned_cell(config, runtime, all_words, known, asked, swept)
             cells.setdefault(cell.fingerprint, cell)
         except ConfigError as error:
             for problem in error.problems:
@@ -179,9 +181,15 @@ def _choice_of(section: str, words: list[str]) -> str:
 
 
 def _planned_cell(
-    config: RunConfig, runtime: RuntimeSpec, words: list[str], known: dict[Path, set[str]], asked: Asked
+    config: RunConfig,
+    runtime: RuntimeSpec,
+    words: list[str],
+    known: dict[Path, set[str]],
+    asked: Asked,
+    swept: set[str],
 ) -> PlannedCell:
     cell, store = plan(config, asked), Store(runtime.results_root)
+    cell = dataclasses.replace(cell, apart=_apart(words, swept, cell.labels["method"]))
     # a look at each cell's own path costs little; only records that lie elsewhere need the list of all
     path = store.path_of(cell.labels, cell.fingerprint)
     if not path.is_file():
@@ -203,7 +211,24 @@ def _planned_cell(
         failure_path=str(failure),
         failure=file_state(failure),
         inapplicable=why_not(config),
+        apart=cell.apart,
     )
+
+
+def _swept(combinations: list[list[str]]) -> set[str]:
+    """Keys with several values, without those that every title names and those that change no cell."""
+    values: dict[str, set[str]] = {}
+    for word in {word for words in combinations for word in words}:
+        values.setdefault(_key(word), set()).add(word)
+    several = {key for key, words in values.items() if len(words) > 1}
+    return {key for key in several - _TITLED if not key.startswith(("runtime.", "launcher."))}
+
+
+def _apart(words: list[str], swept: set[str], method: str) -> tuple[str, ...]:
+    """The words of a cell that differ within the sweep, without the options that the method's label shows."""
+    shown = set(re.findall(r"(\w+)=", method))
+    named = [word for word in words if _key(word) in swept]
+    return tuple(brief(word, 60) for word in named if _key(word).removeprefix("method.") not in shown)
 
 
 def _refuse_existing(cells: Iterable[PlannedCell]) -> None:

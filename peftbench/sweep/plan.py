@@ -21,7 +21,7 @@ class PlannedCell:
     """One cell of a grid. `record` and `failure` are the states of those files when the grid was planned.
 
     A worker compares them with the states it finds: whatever appeared since was made by this sweep or beside it.
-    `inapplicable`: why it cannot apply, where its options tell that ahead of any attempt.
+    `inapplicable`: why it cannot apply, where its options tell that ahead of any attempt. `apart`: as in `Cell`.
     """
 
     fingerprint: str
@@ -35,6 +35,7 @@ class PlannedCell:
     failure_path: str
     failure: list[int] | None
     inapplicable: str = ""
+    apart: tuple[str, ...] | list[str] = ()
 
     @property
     def results(self) -> Path:

@@ -13,6 +13,7 @@ from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.sweep.attempt import run_claimed
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.state import recorded
 
 
 def planned(words: list[str]) -> tuple[Cell, RuntimeSpec]:
@@ -41,7 +42,7 @@ def found_or_run(words: list[str], silent: bool = False) -> tuple[RunRecord, boo
     found = store.find(cell.fingerprint, cell.labels) is not None and runtime.on_existing != "rerun"
     if not found:
         run_claimed(cell, runtime, store, say=not silent)
-    return store.get(cell.fingerprint), found
+    return recorded(cell, store), found
 
 
 def written(value: Any) -> str:

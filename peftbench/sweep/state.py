@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
+from peftbench.cells.cell import Cell
 from peftbench.foundation.errors import RecordError
 from peftbench.records.claims import claims_of
-from peftbench.records.store import Store
+from peftbench.records.packed import SUFFIX
+from peftbench.records.record import RunRecord
+from peftbench.records.store import Store, cut_off
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 
 # done: recorded since the plan was made; skipped: recorded before; missing: neither recorded nor noted as failed
 STATES = ("done", "skipped", "failed", "missing", "not applicable")
 # stands for the method of a cell that could not be planned
 UNPLANNED = "not planned"
+# what to do about a cell whose record cannot be read
+_REMEDY = "runtime.on_existing=rerun measures the cell again and keeps the damaged file in work/replaced"
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,15 @@ class CellState:
 
 
 def state_of(cell: PlannedCell) -> tuple[str, str]:
-    """State and message of one cell; only a missing one is still to be run."""
+    """State and message of one cell; only a missing one is still to be run.
+
+    A record that is cut off counts as failed. Records are not read for this (see `cut_off`).
+    """
     record = file_state(cell.record_path)
-    if record is not None and record != cell.record:
-        return "done", ""
-    if record is not None and not cell.reruns:
-        return "skipped", ""
+    if record is not None and (record != cell.record or not cell.reruns):
+        if cut_off(Path(cell.record_path)):
+            return "failed", f"the record {cell.record_path} is damaged (empty or cut off); {_REMEDY}"
+        return ("done" if record != cell.record else "skipped"), ""
     failure = file_state(cell.failure_path)
     if failure is None or (failure == cell.failure and cell.retries):
         return "missing", ""
@@ -51,6 +60,17 @@ def state_of(cell: PlannedCell) -> tuple[str, str]:
         when = datetime.fromtimestamp(failure[1] / 1e9).strftime("%Y-%m-%d %H:%M")
         message = f"failed before, on {when}: {message}; runtime.on_failed=retry tries it again"
     return note.state, message
+
+
+def recorded(cell: Cell, store: Store) -> RunRecord:
+    """The record of a cell that is done. Raises `RecordError`, with what to do, when it cannot be read."""
+    try:
+        return store.get(cell.fingerprint)
+    except RecordError as error:
+        path = store.find(cell.fingerprint, cell.labels)
+        if path is None or path.name.endswith(SUFFIX) or not path.is_file():
+            raise
+        raise RecordError(f"{error}; {_REMEDY}") from None
 
 
 def states(plan: Plan) -> list[CellState]:

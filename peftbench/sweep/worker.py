@@ -90,7 +90,7 @@ def _as_planned(planned: PlannedCell) -> tuple[Cell, RuntimeSpec]:
     cell = plan(config)
     if cell.fingerprint != planned.fingerprint:
         raise PeftbenchError("data, weights or code have changed since the sweep was planned; start it again")
-    return dataclasses.replace(cell, words=tuple(planned.words)), runtime
+    return dataclasses.replace(cell, words=tuple(planned.words), apart=tuple(planned.apart)), runtime
 
 
 def _freed(cells: list[PlannedCell]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_cells_behind_one_that_took_the_gpu_with_it_are_not_failed(run, results,
     assert {key: counts(capsys.readouterr().out)[key] for key in ("done",)} == {"done": 1}
 
 
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+def test_logging_that_does_not_start_is_no_failure_of_a_cell(run, results, capsys, monkeypatch, flags):
+    def init(**_):
+        raise RuntimeError("No API key configured")
+
+    words = [*flags, "method=linear", *TINY]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+        assert run(*words, "runtime.wandb=online") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("peftbench: runtime.wandb=online: wandb did not start") and "runtime.wandb=offline" in line
+    assert Store(results).failures() == [] and list(Store(results).all()) == []
+    assert run(*words) == 0
+
+
 def test_not_applicable_is_told_from_failed_and_remembered(run, results, capsys):
     words = ["backbone=timm", "backbone.model=convnext_atto", "backbone.weights=none", "backbone.img_size=32"]
     assert run("-m", "method=vpt_deep", *words) == 0
@@ -82,6 +98,46 @@ def test_rerun_measures_again_and_keeps_the_old_record(run, results, capsys):
     assert path.read_text() != old, "times differ"
     (kept,) = (results / "work" / "replaced").iterdir()
     assert kept.read_text() == old
+
+
+@pytest.mark.parametrize("content", [b"", b'{\n "schema": 1,\n "seed"', b"\xff\x00 no text"])
+def test_a_damaged_record_is_not_done_and_the_rest_goes_on(run, results, capsys, content):
+    assert run("-m", "method=linear", *TINY) == 0
+    (record,) = Store(results).all()
+    path = Store(results).find(record.fingerprint)
+    path.write_bytes(content)
+    words = ["method=linear,bitfit", *TINY]
+    capsys.readouterr()
+    assert run("-m", *words) == 1
+    shown = capsys.readouterr().out
+    assert counts(shown) == {"done": 1, "skipped": 0, "failed": 1, "missing": 0, "not applicable": 0}
+    (line,) = [line for line in shown.splitlines() if line.startswith("failed: linear on digits")]
+    assert f"{path.name} is damaged" in line and "runtime.on_existing=rerun" in line
+    assert run("status", *FAST, *words, fast=False) == 1
+    assert "is damaged (empty or cut off); runtime.on_existing=rerun" in capsys.readouterr().out
+    assert run("method=linear", *TINY) == 1
+    assert "runtime.on_existing=rerun measures the cell again" in capsys.readouterr().err
+    # which it does
+    assert run("-m", *words, "runtime.on_existing=rerun") == 0
+    assert Store(results).get(record.fingerprint).metrics == record.metrics
+    assert content in [kept.read_bytes() for kept in (results / "work" / "replaced").iterdir()]
+
+
+def test_titles_name_the_words_that_differ_within_the_sweep(run, results, capsys):
+    words = ["method=linear,lora", "optim.lr=0.01,1e30", "train.label_smoothing=0.1", *TINY]
+    assert run("-m", *words) == 1
+    shown = capsys.readouterr().out
+    assert "failed: linear on digits, vit_micro, seed 0, optim.lr=1e+30: " in shown
+    assert "lora on digits (vit_micro, seed 0, optim.lr=0.01): test" in shown
+    assert run("status", "--by", "cell", *FAST, *words, fast=False) == 1
+    shown = capsys.readouterr().out
+    for method, lr in (("linear", "0.01"), ("linear", "1e+30"), ("lora", "0.01"), ("lora", "1e+30")):
+        assert f"{method} on digits, vit_micro, seed 0, optim.lr={lr} " in shown
+    assert "label_smoothing" not in shown and "train.epochs" not in shown
+    # what a label shows is not said again
+    run("status", "--by", "cell", *FAST, "method=lora", "method.rank=2,4", *TINY, fast=False)
+    shown = capsys.readouterr().out
+    assert "lora (rank=2) on digits, vit_micro, seed 0 " in shown and "method.rank" not in shown
 
 
 def test_a_launcher_that_is_not_installed_is_said_and_nothing_is_summed_up(run, results, capsys, monkeypatch):

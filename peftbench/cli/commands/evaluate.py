@@ -9,7 +9,7 @@ from peftbench.adapters.hf_peft import CONFIG
 from peftbench.cells.elsewhere import evaluate_elsewhere, names_dataset
 from peftbench.cells.foreign import evaluate_peft
 from peftbench.cells.restore import find_record, restore_and_evaluate
-from peftbench.cli.record_words import record_parser
+from peftbench.cli.record_words import record_parser, results_folder
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import predictions_bytes
 
@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
             f"{arguments.record}: {metrics['accuracy']:.2%} of {metrics['n']:,} test images; no record is made of it"
         )
         return 0
-    record, store = find_record(arguments.record, arguments.results)
+    record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     if names_dataset(arguments.options):
         moved = evaluate_elsewhere(record, store, arguments.options)
         found, metric = moved.evaluation.metrics, moved.metric

@@ -10,6 +10,7 @@ from peftbench.adapters.hub import push, ready_to_push
 from peftbench.cells.export import FORMS, card_of, export_record, files_of
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.record_words import results_folder
 from peftbench.foundation.errors import ConfigError, brief
 from peftbench.foundation.terminal import print_fitted
 
@@ -25,7 +26,7 @@ def main(words: list[str]) -> int:
         "Hugging Face PEFT's format, for methods of low-rank pairs",
     )
     parser.add_argument("options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR")
-    parser.add_argument("--results", type=a_folder, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     parser.add_argument(
         "--push",
         type=_repo,
@@ -36,7 +37,7 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.private and arguments.push is None:
         raise ConfigError(["export: --private says what --push makes; add --push OWNER/NAME"])
-    record, store = find_record(arguments.record, arguments.results)
+    record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     if arguments.push is not None:
         ready_to_push()
     path = export_record(record, store, arguments.options, arguments.file, arguments.push)

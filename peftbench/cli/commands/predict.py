@@ -12,6 +12,7 @@ from peftbench.adapters.predictor import Predictor, image_files, snippet
 from peftbench.cells.export import export_record
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.record_words import results_folder
 from peftbench.foundation.errors import printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress
@@ -29,14 +30,14 @@ def main(words: list[str]) -> int:
     parser.add_argument("--all", action="store_true", help="a column with the probability of every class")
     parser.add_argument("--checkpoint", type=Path, help="the backbone's weights, where they came from a file")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--results", type=a_folder, default=Path("results"), help="results folder (default: results)")
+    parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     arguments = parser.parse_args(words)
     options = [word for word in arguments.images if _is_option(word)]
     files = image_files([word for word in arguments.images if word not in options])
     with tempfile.TemporaryDirectory() as folder:
         model = Path(arguments.model)
         if model.suffix != ".safetensors":
-            record, store = find_record(arguments.model, arguments.results)
+            record, store = find_record(arguments.model, results_folder(arguments.results, options))
             model = export_record(record, store, options, Path(folder) / "model.safetensors")
         predictor = Predictor(model, arguments.checkpoint, arguments.device)
     text = io.StringIO()

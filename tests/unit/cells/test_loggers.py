@@ -12,6 +12,7 @@ from peftbench.cells.cell import Cell, plan
 from peftbench.cells.loggers import open_logger
 from peftbench.config.gate import as_tree
 from peftbench.config.runtime import RuntimeSpec
+from peftbench.foundation.errors import LoggingUnavailable
 from tests.composing import gate
 from tests.record_factory import make_record
 
@@ -84,3 +85,34 @@ def test_off_logs_nothing(runs: list[Run]) -> None:
     with open_logger(*cell_of()) as logger:
         assert logger is None
     assert runs == []
+
+
+@pytest.mark.parametrize(("mode", "way"), [("online", "runtime.wandb=offline"), ("offline", "runtime.wandb=off ")])
+def test_wandb_that_does_not_start_is_one_line_that_names_a_way(monkeypatch, tmp_path, mode: str, way: str) -> None:
+    def init(**_: Any) -> None:
+        raise OSError("No API key configured.\nUse `wandb login`")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init, Settings=dict))
+    with (
+        pytest.raises(LoggingUnavailable) as raised,
+        open_logger(*cell_of(f"runtime.results={tmp_path}", f"runtime.wandb={mode}")),
+    ):
+        raise AssertionError("the cell was begun")
+    shown = str(raised.value)
+    assert "\n" not in shown and "No API key configured. Use `wandb login`" in shown and way in shown
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("failing", ["log", "finish"])
+def test_wandb_that_fails_later_is_said_once_and_stops_nothing(runs, monkeypatch, tmp_path, capsys, failing) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(Run, failing, fails)
+    with open_logger(*cell_of(f"runtime.results={tmp_path}", "runtime.wandb=online")) as logger:
+        assert logger is not None
+        logger.epoch({"epoch": 1, "loss": 0.5})
+        logger.epoch({"epoch": 2, "loss": 0.4})
+        logger.record(make_record())
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: wandb logs no more of lora") and line.endswith("ConnectionError: gone")

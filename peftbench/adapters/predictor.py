@@ -78,7 +78,7 @@ class Predictor:
         wrong = next((item for item in named if not isinstance(item, (str, Path))), None)
         if wrong is not None:
             raise BadInput(
-                f"a predictor takes the path of an image file or folder, or a list of them, got {type(wrong).__name__}; "
+                f"a predictor takes paths of image files or folders, one or a list, got {type(wrong).__name__}; "
                 "for pictures in memory there is .probabilities([image]), with PIL's images (Image.fromarray(array))"
             )
         return list(self.stream(image_files(named)))

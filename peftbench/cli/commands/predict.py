@@ -60,9 +60,11 @@ def main(words: list[str]) -> int:
             writer.writerow([*row, *(f"{value:.4f}" for value in (found.probabilities if arguments.all else ()))])
             rows += 1
             step(1)
-    _name(unread)
+    named = _named(unread)
     if not rows:
-        raise BadInput("none of the images can be read")
+        raise BadInput("\n".join(["none of the images can be read", *named] if len(named) > 1 else named))
+    for line in named:
+        print(error_line(f"left out: {line}"), file=sys.stderr)
     if arguments.out is None:
         # a pipe gets the names as they are
         sys.stdout.write(printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
@@ -72,11 +74,10 @@ def main(words: list[str]) -> int:
     return 1 if unread else 0
 
 
-def _name(unread: list[PeftbenchError]) -> None:
-    for error in unread[:NAMED]:
-        print(error_line(f"left out: {error}"), file=sys.stderr)
-    if len(unread) > NAMED:
-        print(error_line(f"left out: {len(unread) - NAMED:,} more"), file=sys.stderr)
+def _named(unread: list[PeftbenchError]) -> list[str]:
+    """A line for each of the first, and one that counts the rest."""
+    more = len(unread) - NAMED
+    return [*map(str, unread[:NAMED]), *([f"{more:,} more"] if more > 0 else [])]
 
 
 def _is_option(word: str) -> bool:

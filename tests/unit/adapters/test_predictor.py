@@ -135,17 +135,20 @@ def test_no_good_image_at_all_is_an_error(
 ) -> None:
     for number in range(predict.NAMED + 3):
         (tmp_path / f"{number}.jpg").write_text("no image")
-    with pytest.raises(BadInput, match="none of the images can be read"):
+    with pytest.raises(BadInput, match="none of the images can be read") as caught:
         predict.main(["model.safetensors", str(tmp_path), "--out", str(tmp_path / "out.csv")])
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == predict.NAMED + 1 and "3 more" in lines[-1]
+    lines = str(caught.value).splitlines()
+    assert len(lines) == predict.NAMED + 2 and lines[-1] == "3 more"
+    with pytest.raises(BadInput, match=r"^\S+/0\.jpg: the image cannot be decoded .*truncated$"):
+        predict.main(["model.safetensors", str(tmp_path / "0.jpg")])
+    assert capsys.readouterr().out == ""
     assert not (tmp_path / "out.csv").exists()
 
 
 @pytest.mark.parametrize("pictures", [Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8), 3])
 def test_pictures_in_memory_have_a_method_of_their_own(tmp_path: Path, darkness: Predictor, pictures: object) -> None:
     for wrong in (pictures, [pictures]):
-        with pytest.raises(BadInput, match=r"takes the path of an image .*\.probabilities\("):
+        with pytest.raises(BadInput, match=r"takes paths of image files .*\.probabilities\("):
             darkness(wrong)
     modes = [Image.new(mode, (4, 4)) for mode in ("RGB", "L", "RGBA", "P")]
     assert (darkness.probabilities(modes).argmax(axis=1) == 0).all()

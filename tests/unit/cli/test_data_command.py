@@ -223,6 +223,7 @@ PNG = [_png(level) for level in range(256)]
         (["show", "digit"], "did you mean 'digits'"),
         (["verify", "digits", "dataset.sed=1"], "did you mean 'seed'"),
         (["show", "digits", "--per-class", "0"], "at least 1"),
+        (["show", "folder", "dataset.root=nowhere", "--out", "x.xyz"], r"ends in \.png, got x\.xyz"),
         (["cache", "--unused-days", "3"], "--prune"),
     ],
 )

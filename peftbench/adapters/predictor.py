@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,16 +17,25 @@ from peftbench.adapters.sharing import adapter_facts, task_of, with_adapter
 from peftbench.backbones.build import build_backbone
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import ships
-from peftbench.data.pixels.decode import decode_image
+from peftbench.data.pixels.decode import decode_image, to_rgb_or_grey
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.folder import SUFFIXES
 from peftbench.foundation.device import pick_device
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from peftbench.foundation.system import system_problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 BATCH = 64
+
+# told of every image and folder that cannot be read; what returns goes on without it
+Refused = Callable[[PeftbenchError], None]
+
+
+def stop(error: PeftbenchError) -> NoReturn:
+    """The answer to what cannot be read where nothing may be left out: raises it."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -60,23 +71,37 @@ class Predictor:
     def __call__(self, files: Path | str | Sequence[Path | str]) -> list[Prediction]:
         """One prediction for each image, in order; images of a folder in order of name.
 
-        Raises `MissingInput` for a file that is not there, `BadInput` naming one that is no image.
+        Raises `MissingInput` for a file that is not there, `BadInput` naming one that is no image, or for what is no
+        path. `probabilities` takes pictures that are no files.
         """
-        return list(self.stream(image_files([files] if isinstance(files, (str, Path)) else files)))
+        named = _items(files)
+        wrong = next((item for item in named if not isinstance(item, (str, Path))), None)
+        if wrong is not None:
+            raise BadInput(
+                f"a predictor takes paths of image files or folders, one or a list, got {type(wrong).__name__}; "
+                "for pictures in memory there is .probabilities([image]), with PIL's images (Image.fromarray(array))"
+            )
+        return list(self.stream(image_files(named)))
 
-    def stream(self, files: Iterable[Path]) -> Iterator[Prediction]:
-        """The same one after the other, with no more than a batch of images in memory."""
+    def stream(self, files: Iterable[Path], refused: Refused = stop) -> Iterator[Prediction]:
+        """The same one after the other, with no more than a batch of images in memory.
+
+        A file that is no image has no prediction, once `refused` was told of it.
+        """
         batch: list[Path] = []
         for file in files:
             batch.append(file)
             if len(batch) == BATCH:
-                yield from self._predicted(batch)
+                yield from self._predicted(batch, refused)
                 batch = []
         if batch:
-            yield from self._predicted(batch)
+            yield from self._predicted(batch, refused)
 
     def probabilities(self, images: Iterable[Image]) -> np.ndarray:
-        """Images in mode RGB or L -> probabilities of the classes, float32 [num_images, classes]."""
+        """PIL's images -> probabilities of the classes, float32 [num_images, classes].
+
+        Raises `BadInput` for pixels of more than 8 bits that are not grey.
+        """
         found, batch = [], []
         for image in images:
             batch.append(self._pixels(image))
@@ -85,10 +110,18 @@ class Predictor:
                 batch = []
         if batch:
             found.append(self._forward(batch))
-        return np.concatenate(found)
+        return np.concatenate(found) if found else np.empty((0, len(self.class_names)), np.float32)
 
-    def _predicted(self, files: list[Path]) -> Iterator[Prediction]:
-        for file, row in zip(files, self.probabilities(map(_image, files)), strict=True):
+    def _predicted(self, files: list[Path], refused: Refused) -> Iterator[Prediction]:
+        read, batch = [], []
+        for file in files:
+            try:
+                batch.append(self._pixels(_image(file)))
+            except BadInput as error:
+                refused(error)
+            else:
+                read.append(file)
+        for file, row in zip(read, self._forward(batch) if batch else (), strict=True):
             best = int(row.argmax())
             yield Prediction(file, self.class_names[best], float(row[best]), tuple(row.tolist()))
 
@@ -100,7 +133,7 @@ class Predictor:
         return probabilities
 
     def _pixels(self, image: Image) -> np.ndarray:
-        pixels = self.transform.apply(image)
+        pixels = self.transform.apply(image if image.mode in ("RGB", "L") else to_rgb_or_grey(image, "the image"))
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
 
 
@@ -120,6 +153,10 @@ def _image(file: Path) -> Image:
     try:
         data = file.read_bytes()
     except OSError as error:
+        # a disk that is lost is no fault of one image
+        known = system_problem(error)
+        if known is not None and not isinstance(known, BadInput):
+            raise known from error
         raise BadInput(f"{file}: the image cannot be read ({error.strerror})") from error
     return decode_image(data, str(file))
 
@@ -141,24 +178,54 @@ def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> 
     )
 
 
-def image_files(named: Sequence[Path | str]) -> list[Path]:
+def image_files(named: Sequence[Path | str], refused: Refused = stop) -> list[Path]:
     """The images that are named, and those in and below the folders that are, in order of name, without hidden ones.
 
-    Raises `MissingInput` for a name that is neither, or where there is no image at all.
+    A folder that cannot be read is left out once `refused` was told of it. Raises `MissingInput` for a name that is
+    neither, or where there is no image at all.
     """
     found: list[Path] = []
+    told: list[PeftbenchError] = []
+
+    def tell(error: OSError) -> None:
+        told.append(system_problem(error) or BadInput(f"{error.filename}: cannot be read ({error.strerror})"))
+        refused(told[-1])
+
     for name in named:
         path = Path(name).expanduser()
         if path.is_dir():
-            inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            found += sorted(file for file in inside if not any(part[0] == "." for part in file.relative_to(path).parts))
+            found += sorted(_images_below(path, tell))
         elif path.is_file():
             found.append(path)
         else:
             raise MissingInput(f"there is no image and no folder at {name}")
-    if not found:
+    if not found and not told:
         raise MissingInput(f"no images in {', '.join(map(str, named))} (names end in .jpg, .png, ...)")
     return found
+
+
+def _images_below(folder: Path, tell: Callable[[OSError], None]) -> Iterator[Path]:
+    # Path.rglob passes over what it may not read without a word
+    for place, folders, names in os.walk(folder, onerror=tell):
+        folders[:] = [name for name in folders if name[0] != "."]
+        for name in names:
+            file = Path(place, name)
+            if name[0] != "." and file.suffix.lower() in SUFFIXES and not _is_device(file):
+                yield file
+
+
+def _is_device(file: Path) -> bool:
+    """Whether this is a pipe or the like, which never ends. What cannot be looked at says so when it is read."""
+    try:
+        return not stat.S_ISREG(os.stat(file).st_mode)  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _items(named: Any) -> list[Any]:
+    """What stands in a list; the thing itself where it is none, or an array, whose rows are no paths."""
+    listed = isinstance(named, Iterable) and not isinstance(named, str) and not hasattr(named, "__array_interface__")
+    return list(named) if listed else [named]
 
 
 def snippet(path: Path | str) -> str:

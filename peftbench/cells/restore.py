@@ -96,7 +96,10 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
         own = tree.get(section)
         tree[section] = {**(own if isinstance(own, dict) else {}), name: value}
     typed, runtime = from_tree(tree)
-    cell = plan(typed)
+    try:
+        cell = plan(typed)
+    except MissingInput as error:
+        raise error.of_record() from error
     if cell.fingerprint != record.fingerprint:
         raise RecordError(
             f"this is not the cell of record {record.fingerprint}: "

@@ -88,6 +88,14 @@ def a_file(named: str) -> Path:
     return path
 
 
+def a_png(named: str) -> Path:
+    """A file of that ending that is there or may be made."""
+    path = a_file(named)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"a PNG is written, whose name ends in .png, got {brief(named)}")
+    return path
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 9 or int(text) < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -39,6 +40,10 @@ class MissingInput(PeftbenchError):
 
     def __init__(self, what: str, *advice: str) -> None:
         super().__init__("\n".join([what, *advice]))
+
+    def of_record(self) -> MissingInput:
+        """The same where a record has settled the data set: without the words that name another to try."""
+        return MissingInput(re.sub(r"\s*dataset=\w+ needs no files\.", "", str(self)))
 
 
 class BadInput(PeftbenchError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from peftbench.cli.arguments import Arguments, a_file, count, days
+from peftbench.cli.arguments import Arguments, a_png, count, days
 from peftbench.data.base import FULL_SPLITS, SPLITS
 from peftbench.foundation.errors import ConfigError, did_you_mean
 
@@ -46,7 +46,7 @@ def _parser() -> Arguments:
     )
     verifying.add_argument("--deep", action="store_true", help="read all bytes anew, whatever is remembered of files")
     show = action("show", "a contact sheet with class names", "dataset")
-    show.add_argument("--out", type=a_file, help="the PNG to write (default: <dataset>.png here)")
+    show.add_argument("--out", type=a_png, help="the PNG to write (default: <dataset>.png here)")
     show.add_argument("--split", choices=(*SPLITS, *FULL_SPLITS), help="default: all training images")
     show.add_argument("--per-class", type=count, default=8, help="images of each class, or of all with maps (8)")
     cache = action("cache", "what the image cache holds", "")

@@ -13,19 +13,29 @@ from peftbench.cells.export import export_record
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.cli.record_words import results_folder
-from peftbench.foundation.errors import printable
+from peftbench.foundation.errors import BadInput, PeftbenchError, error_line, printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress
 
 COLUMNS = ("file", "class", "probability")
+# images and folders named one by one of those that cannot be read
+NAMED = 20
 
 
 def main(words: list[str]) -> int:
-    """Exit code 0 once every image has its line."""
+    """Exit code 0 once every image has its line; 1 when some have none, because they or their folder cannot be read.
+
+    Raises `BadInput` when no image can be read.
+    """
     in_python = "The same in Python: " + "; ".join(snippet("MODEL").splitlines())
     parser = Arguments.of("predict", __doc__, in_python)
     parser.add_argument("model", help="a file of 'export' or 'advise', or a record's file or fingerprint")
-    parser.add_argument("images", nargs="+", help="image files, or folders that hold them; section.option=value")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        help="image files, or folders that hold them; section.option=value. What cannot be read is named on stderr, "
+        "and the exit code is 1",
+    )
     parser.add_argument("--out", type=a_file, help="the CSV to write (default: the terminal)")
     parser.add_argument("--all", action="store_true", help="a column with the probability of every class")
     parser.add_argument("--checkpoint", type=Path, help="the backbone's weights, where they came from a file")
@@ -33,7 +43,8 @@ def main(words: list[str]) -> int:
     parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     arguments = parser.parse_args(words)
     options = [word for word in arguments.images if _is_option(word)]
-    files = image_files([word for word in arguments.images if word not in options])
+    unread: list[PeftbenchError] = []
+    files = image_files([word for word in arguments.images if word not in options], unread.append)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(arguments.model)
         if model.suffix != ".safetensors":
@@ -43,18 +54,31 @@ def main(words: list[str]) -> int:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(predictor.class_names if arguments.all else ())])
+    rows = 0
     with Progress(arguments.out is not None).counted("predicting", len(files)) as step:
-        for found in predictor.stream(files):
+        for found in predictor.stream(files, unread.append):
             row = [str(found.file), found.label, f"{found.probability:.4f}"]
             writer.writerow([*row, *(f"{value:.4f}" for value in (found.probabilities if arguments.all else ()))])
+            rows += 1
             step(1)
+    named = _named(unread)
+    if not rows:
+        raise BadInput("\n".join(["none of the images can be read", *named] if len(named) > 1 else named))
+    for line in named:
+        print(error_line(f"left out: {line}"), file=sys.stderr)
     if arguments.out is None:
         # a pipe gets the names as they are
         sys.stdout.write(printable(text.getvalue()) if sys.stdout.isatty() else text.getvalue())
     else:
         replace_text(arguments.out, text.getvalue())
-        print(f"wrote {arguments.out}: {len(files):,} images")
-    return 0
+        print(f"wrote {arguments.out}: {rows:,} images")
+    return 1 if unread else 0
+
+
+def _named(unread: list[PeftbenchError]) -> list[str]:
+    """A line for each of the first, and one that counts the rest."""
+    more = len(unread) - NAMED
+    return [*map(str, unread[:NAMED]), *([f"{more:,} more"] if more > 0 else [])]
 
 
 def _is_option(word: str) -> bool:

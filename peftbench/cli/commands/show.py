@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peftbench.cells.pictures import predicted_sheet
 from peftbench.cells.restore import find_record, with_restored
-from peftbench.cli.arguments import a_file, count
+from peftbench.cli.arguments import a_png, count
 from peftbench.cli.record_words import record_parser, results_folder
 from peftbench.foundation.errors import BadInput, ConfigError
 
@@ -14,7 +14,7 @@ from peftbench.foundation.errors import BadInput, ConfigError
 def main(words: list[str]) -> int:
     """Exit code 0. Raises what restoring a record raises, `NotApplicable` for images without maps."""
     parser = record_parser("show", __doc__)
-    parser.add_argument("--out", type=a_file, help="the PNG to write (default: <fingerprint>.png here)")
+    parser.add_argument("--out", type=a_png, help="the PNG to write (default: <fingerprint>.png here)")
     parser.add_argument("--keep", action="store_true", help="put it where the HTML report of the leaderboard finds it")
     parser.add_argument("--rows", type=count, default=8, help="how many test images, up to a batch (default: 8)")
     arguments = parser.parse_args(words)

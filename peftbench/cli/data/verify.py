@@ -5,23 +5,34 @@ from __future__ import annotations
 import argparse
 
 from peftbench.cli.data.composed import divided
+from peftbench.data.sources.obstacles import collecting
 from peftbench.data.verify import verify
 from peftbench.foundation.digests import read_anew
+from peftbench.foundation.errors import BadInput
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.terminal import number_of, print_fitted
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Exit code 0; 1 when there are problems."""
-    config, runtime, few = divided(arguments)
-    source = config.dataset.open()
+    """Exit code 0; 1 when there are problems. Raises `BadInput` with all that was found where nothing can be opened."""
+    with collecting() as obstacles:
+        try:
+            config, runtime, few = divided(arguments)
+            source = config.dataset.open()
+        except BadInput as error:
+            raise BadInput("\n".join([*obstacles, str(error)])) from error
     total = sum(len(source.split(name)) for name in source.whole_splits)
     with Progress(runtime.progress).counted("verifying", total) as step:
         found = verify(source, step)
     found.warnings.extend(few)
+    found.problems[:0] = obstacles
     if arguments.deep:
         with read_anew() as differing:
-            found.facts.append(f"all bytes read anew: revision {config.dataset.revision()}")
+            try:
+                found.facts.append(f"all bytes read anew: revision {config.dataset.revision()}")
+            except BadInput as error:
+                # an obstacle that is known leaves the data without a revision
+                found.problems.extend([str(error)] if str(error) not in found.problems else [])
         found.problems.extend(f"{path}: its bytes changed and its times do not show it" for path in sorted(differing))
     print_fitted(f"{config.dataset.label}: {source.membership}, pixels {source.pixels}, test {source.test}")
     doubts = found.doubts

@@ -11,6 +11,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS
 from peftbench.data.sources.image_lists import ImageList, listed_files
+from peftbench.data.sources.obstacles import refuse
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
@@ -107,10 +108,15 @@ class Folder(OwnFiles):
         return {part: parts[part] for part in ("train", "val", "test") if part in parts}
 
     def _subfolders(self, folder: Path) -> list[str]:
-        found = [entry for entry in _entries(folder) if _is_folder(entry)]
-        for entry in found:
-            _refuse_linked(entry, self.follow_links)
-        return [entry.name for entry in found]
+        found = []
+        for entry in filter(_is_folder, _entries(folder)):
+            try:
+                _refuse_linked(entry, self.follow_links)
+            except BadInput as error:
+                refuse(error)
+            else:
+                found.append(entry.name)
+        return found
 
     def _notes(self, left_out: list[str]) -> tuple[str, ...]:
         if not left_out:
@@ -138,9 +144,13 @@ def class_images(
     left_out: list[str] = []
     for name in present:
         below = f"{folder}/{name}" if folder else name
-        found, others = _files_below(root, below, follow_links)
-        if not found:
-            raise BadInput(f"{root / below}: no images in this class folder; add some or remove the folder")
+        try:
+            found, others = _files_below(root, below, follow_links)
+            if not found:
+                raise BadInput(f"{root / below}: no images in this class folder; add some or remove the folder")
+        except BadInput as error:
+            refuse(error)
+            continue
         paths += found
         labels += [names.index(name)] * len(found)
         left_out += others
@@ -156,10 +166,16 @@ def _files_below(root: Path, below: str, follow_links: bool) -> tuple[list[str],
     for entry in _entries(root / below):
         path = f"{below}/{entry.name}"
         if _is_folder(entry):
-            if _is_image(entry.name):
-                raise BadInput(f"{entry.path}: a folder with the name of an image; rename it or put the image there")
-            _refuse_linked(entry, follow_links)
-            deeper = _files_below(root, path, follow_links)
+            try:
+                if _is_image(entry.name):
+                    raise BadInput(
+                        f"{entry.path}: a folder with the name of an image; rename it or put the image there"
+                    )
+                _refuse_linked(entry, follow_links)
+                deeper = _files_below(root, path, follow_links)
+            except BadInput as error:
+                refuse(error)
+                continue
             images += deeper[0]
             others += deeper[1]
         else:
@@ -175,14 +191,16 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _loose_images(root: Path) -> list[str]:
-    """Files beside the class folders. Raises `BadInput` for images, which would have no class."""
+    """Files beside the class folders. Refuses images, which would have no class."""
     files = [entry.name for entry in _entries(root) if not _is_folder(entry)]
     images = [name for name in files if _is_image(name)]
     if images:
-        raise BadInput(
-            f"{root}: {len(images)} images lie beside the class folders, first {images[0]}; put each into its class"
+        refuse(
+            BadInput(
+                f"{root}: {len(images)} images lie beside the class folders, first {images[0]}; put each into its class"
+            )
         )
-    return files
+    return [name for name in files if not _is_image(name)]
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -8,19 +8,31 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.system import system_problem
 
 # beside tables these hold words about the data and no data
 _DOCUMENTS = frozenset({"", ".md", ".txt", ".json", ".yaml", ".yml", ".py"})
 
 
 def data_files(place: Path) -> list[Path]:
-    """The data below a folder, by path: all files; beside parquet files without documents. A file is its own."""
+    """The data below a folder, by path: all files; beside parquet files without documents. A file is its own.
+
+    Raises `BadInput` for a folder in it that cannot be read.
+    """
     if place.is_file():
         return [place]
-    files = sorted(file for file in place.rglob("*") if file.is_file() and not file.name.startswith("."))
+    # Path.rglob passes over what it may not read, and the data would be other data without a word
+    below = (Path(folder, name) for folder, _, names in os.walk(place, onerror=_unreadable) for name in names)
+    files = sorted(file for file in below if file.is_file() and not file.name.startswith("."))
     if any(file.suffix == ".parquet" for file in files):
         return [file for file in files if file.suffix.lower() not in _DOCUMENTS]
     return files
+
+
+def _unreadable(error: OSError) -> None:
+    # a folder that is gone holds nothing
+    if not isinstance(error, FileNotFoundError):
+        raise system_problem(error) or BadInput(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def card_header(place: Path) -> bytes:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.data.sources.obstacles import is_collecting, refuse
 from peftbench.foundation.digests import digests_of
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.system import system_problem
@@ -71,6 +72,7 @@ def image_sizes(folder: Path, names: Iterable[str], follow_links: bool = False) 
     """Size in bytes of every listed image, by one scan of each directory the lists name.
 
     Raises `BadInput` when images are missing, empty, or links that lead outside `folder` and are not to be followed.
+    Missing and empty ones are left to who decodes all images, while obstacles are collected.
     """
     inside = None if follow_links else os.path.realpath(folder)
     found: dict[str, dict[str, int]] = {}
@@ -90,7 +92,7 @@ def image_sizes(folder: Path, names: Iterable[str], follow_links: bool = False) 
         ("are missing", [name for name, size in sizes.items() if size is None]),
         ("are empty (0 bytes)", [name for name, size in sizes.items() if size == 0]),
     ):
-        if bad:
+        if bad and not is_collecting():
             raise BadInput(
                 f"{folder}: {len(bad)} of {len(sizes)} listed images {problem}: {', '.join(bad[:3])}"
                 f"{', ...' if len(bad) > 3 else ''}; copy them again, or take them off the list"
@@ -152,9 +154,11 @@ def refuse_overlap(place: Path, lists: Mapping[str, ImageList]) -> None:
     for first, second in combinations(lists, 2):
         shared = set(lists[first].paths) & set(lists[second].paths)
         if shared:
-            raise BadInput(
-                f"{place}: {len(shared)} images are listed in both {first} and {second}, first {min(shared)}; "
-                "the splits must not share images"
+            refuse(
+                BadInput(
+                    f"{place}: {len(shared)} images are listed in both {first} and {second}, first {min(shared)}; "
+                    "the splits must not share images"
+                )
             )
 
 
@@ -180,7 +184,11 @@ def _scan(directory: Path, inside: str | None) -> dict[str, int]:
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.is_symlink() and inside is not None:
-                    refuse_outside(Path(entry.path), inside)
+                    try:
+                        refuse_outside(Path(entry.path), inside)
+                    except BadInput as error:
+                        refuse(error)
+                        continue
                 if entry.is_file():
                     sizes[entry.name] = entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):

@@ -2,14 +2,58 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from peftbench.adapters.predictor import backbone_of, image_files
+from peftbench.adapters import predictor as predictors
+from peftbench.adapters.predictor import Predictor, backbone_of, image_files
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
-from peftbench.foundation.errors import MissingInput
+from peftbench.cli.commands import predict
+from peftbench.data.pixels.transform import ImageTransform
+from peftbench.foundation.errors import BadInput, MissingInput
+
+
+class Darkness(torch.nn.Module):
+    """Two classes told apart by the mean of all pixels, from -1 (black) to 1 (white)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = images.mean(dim=(1, 2, 3))
+        return torch.stack([-level, level], dim=1)
+
+
+@pytest.fixture
+def darkness(monkeypatch: pytest.MonkeyPatch) -> Predictor:
+    """A predictor of `dark` and `light`, which the command takes whatever model it is given."""
+    made = object.__new__(Predictor)
+    made.class_names, made.transform, made.device = ("dark", "light"), ImageTransform(8), torch.device("cpu")
+    made.model, made._mean, made._std = Darkness(), torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)
+    monkeypatch.setattr(predict, "Predictor", lambda *_: made)
+    return made
+
+
+def photos(folder: Path, **levels: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, level in levels.items():
+        Image.new("RGB", (8, 8), (level,) * 3).save(folder / f"{name}.png")
+
+
+def refuse_folder(monkeypatch: pytest.MonkeyPatch, refused: Path) -> None:
+    """What another user's folder answers; the tests may run as root, who may read all."""
+    scandir = os.scandir
+
+    def scan(place: str | Path | int = "."):
+        if place in (refused, str(refused)):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", scan)
 
 
 def test_folders_are_searched_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
@@ -35,3 +79,79 @@ def test_weights_are_found_again_or_asked_for() -> None:
     with pytest.raises(MissingInput, match="--checkpoint FILE"):
         backbone_of({**facts, "weights": "sha256:00"})
     assert backbone_of({**facts, "weights": "sha256:00"}, "w.pth").source == "checkpoint"
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path / "open", a=0)
+    photos(tmp_path / "closed", b=0)
+    refuse_folder(monkeypatch, tmp_path / "closed")
+    with pytest.raises(BadInput, match="closed: permission denied"):
+        image_files([tmp_path])
+    told: list[Exception] = []
+    assert image_files([tmp_path], told.append) == [tmp_path / "open" / "a.png"]
+    assert [str(error).partition(";")[0] for error in told] == [f"{tmp_path}/closed: permission denied"]
+
+
+def test_links_that_lead_nowhere_are_named_and_pipes_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert image_files([tmp_path]) == [tmp_path / "gone.png"]
+
+
+def test_good_images_have_their_rows_and_bad_ones_are_named(
+    tmp_path: Path, darkness: Predictor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(predictors, "BATCH", 2)
+    root = tmp_path / "new"
+    photos(root, a=0, d=255, f=0)
+    photos(root / "closed", z=0)
+    (root / "b.jpg").write_text("no image")
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(root / "c.tif")
+    (root / "e.png").symlink_to(tmp_path / "nowhere")
+    refuse_folder(monkeypatch, root / "closed")
+    out = tmp_path / "out.csv"
+    assert predict.main(["model.safetensors", str(root), "--out", str(out)]) == 1
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [(Path(row["file"]).name, row["class"]) for row in rows] == [
+        ("a.png", "dark"),
+        ("d.png", "light"),
+        ("f.png", "dark"),
+    ]
+    said = capsys.readouterr()
+    assert "3 images" in said.out
+    lines = [line for line in said.err.splitlines() if "left out: " in line]
+    assert [next(name for name in ("closed", "b.jpg", "c.tif", "e.png") if name in line) for line in lines] == [
+        "closed",
+        "b.jpg",
+        "c.tif",
+        "e.png",
+    ]
+    assert predict.main(["model.safetensors", str(root / "a.png")]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_no_good_image_at_all_is_an_error(
+    tmp_path: Path, darkness: Predictor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(predict.NAMED + 3):
+        (tmp_path / f"{number}.jpg").write_text("no image")
+    with pytest.raises(BadInput, match="none of the images can be read") as caught:
+        predict.main(["model.safetensors", str(tmp_path), "--out", str(tmp_path / "out.csv")])
+    lines = str(caught.value).splitlines()
+    assert len(lines) == predict.NAMED + 2 and lines[-1] == "3 more"
+    with pytest.raises(BadInput, match=r"^\S+/0\.jpg: the image cannot be decoded .*truncated$"):
+        predict.main(["model.safetensors", str(tmp_path / "0.jpg")])
+    assert capsys.readouterr().out == ""
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize("pictures", [Image.new("RGB", (4, 4)), np.zeros((4, 4, 3), np.uint8), 3])
+def test_pictures_in_memory_have_a_method_of_their_own(tmp_path: Path, darkness: Predictor, pictures: object) -> None:
+    for wrong in (pictures, [pictures]):
+        with pytest.raises(BadInput, match=r"takes paths of image files .*\.probabilities\("):
+            darkness(wrong)
+    modes = [Image.new(mode, (4, 4)) for mode in ("RGB", "L", "RGBA", "P")]
+    assert (darkness.probabilities(modes).argmax(axis=1) == 0).all()
+    assert darkness.probabilities([]).shape == (0, 2)
+    photos(tmp_path, a=255)
+    assert darkness(tmp_path / "a.png")[0].label == darkness([str(tmp_path)])[0].label == "light"

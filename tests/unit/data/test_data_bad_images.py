@@ -224,3 +224,19 @@ def test_a_parquet_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(BadInput, match=r"\.parquet: cannot be read \(Permission denied\)"):
         spec.revision()
+
+
+def test_a_folder_of_tables_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    spec = in_parquet(tmp_path / "data", PLAIN)
+    refused = tmp_path / "data" / "more"
+    refused.mkdir()
+    scandir = os.scandir
+
+    def refuse(place="."):
+        if place in (refused, str(refused)):
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(BadInput, match="more: permission denied"):
+        spec.revision()

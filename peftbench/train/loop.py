@@ -223,6 +223,6 @@ def _stop_if_diverged(bad_step: int, tensors: list[Tensor], epoch: int, steps_pe
     else:
         return
     where = f"step {last} (epoch {epoch + 1} of {train.epochs})"
-    exact = train.precision == "fp32"
-    advice = f"try a smaller optim.lr{' or' if exact else ','} optim.clip_norm=1{'' if exact else ' or train.precision=fp32'}"
-    raise TrainingDiverged(f"{what} is not finite at {where}; {advice}")
+    advice = ["a smaller optim.lr", "optim.clip_norm=1"]
+    advice += [] if train.precision == "fp32" else ["train.precision=fp32"]
+    raise TrainingDiverged(f"{what} is not finite at {where}; try {' or '.join(advice)}")

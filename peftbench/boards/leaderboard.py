@@ -337,7 +337,10 @@ def _notes(
     datasets = [column.dataset for column in shared]
     twice = sorted({dataset for dataset in datasets if datasets.count(dataset) > 1})
     if twice:
-        yield f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership"
+        yield (
+            f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership, by "
+            "its membership or its revision"
+        )
     else:
         yield from on_sharing(columns, shared, rows)
     yield from _on_reference(rows, metric)

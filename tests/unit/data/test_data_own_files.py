@@ -214,9 +214,7 @@ def test_folders_without_classes_or_with_loose_images(tmp_path):
 
 def test_too_few_images_to_divide_say_which_options_to_set(tmp_path):
     class_folders(tmp_path / "few", {"cat": 30, "dog": 30})
-    with pytest.raises(
-        BadInput, match=r"few: 60 images cannot .*num_train=38 dataset\.num_val=10 and .*fewshot"
-    ):
+    with pytest.raises(BadInput, match=r"few: 60 images cannot .*num_train=38 dataset\.num_val=10 and .*fewshot"):
         folder(tmp_path / "few").open()
     assert dividing_words(folder(tmp_path / "few"), lambda option: False) == [
         "dataset.num_train=38",

@@ -23,7 +23,7 @@ from peftbench.config.cautions import cautions
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, NotApplicable, PeftbenchError
-from peftbench.foundation.files import replace_text
+from peftbench.foundation.files import check_writable, replace_text
 from peftbench.foundation.metric import ACCURACY
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
@@ -33,6 +33,8 @@ from peftbench.records.store import Store
 from peftbench.sweep.single import found_or_run
 from peftbench.sweep.single import planned as planned_cell
 
+# what an advice leaves in its folder
+MODEL, PAGE, FACTS = "model.safetensors", "advice.html", "advice.json"
 MOST_METHODS = 9
 PACED_BY, PACE_EPOCHS = "lora", 2
 
@@ -70,6 +72,8 @@ class Adviser:
 
     def run(self) -> Advice:
         """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
+        for name in (MODEL, PAGE, FACTS):
+            check_writable(self.out / name)
         seen = self._look()
         entries, plan = self._entries()
         self.race = Race(plan, found=self._found)
@@ -118,7 +122,7 @@ class Adviser:
         if not standing:
             return ["nothing was trained yet; the same words start again"]
         best = standing[0]
-        model = export_record(best.record, self._store, self._options, self.out / "model.safetensors")
+        model = export_record(best.record, self._store, self._options, self.out / MODEL)
         return [
             f"best so far: {best.entry.method}, rate {best.rate:g}, {best.accuracy:.1%} of the validation images; "
             f"exported to {model}",
@@ -227,7 +231,7 @@ class Adviser:
         return ""
 
     def _finish(self, seen: Look, verdict: Verdict) -> Advice:
-        model = export_record(verdict.record, self._store, self._options, self.out / "model.safetensors")
+        model = export_record(verdict.record, self._store, self._options, self.out / MODEL)
         checkpoint = self.config.backbone.checkpoint
         test = seen.source.split("test")
         images = (test.read(row) for row in range(len(test)))
@@ -235,7 +239,7 @@ class Adviser:
         title = f"Which method for {self.config.dataset.label}?"
         notes = [*cautions(self.config), *seen.warnings]
         page = write_page(
-            self.out / "advice.html",
+            self.out / PAGE,
             title,
             verdict.lines(),
             notes,
@@ -254,7 +258,7 @@ class Adviser:
             "trials": [_facts(trial) for trial in verdict.race.trials],
             "words": verdict.lines(),
         }
-        replace_text(self.out / "advice.json", json.dumps(facts, indent=1) + "\n")
+        replace_text(self.out / FACTS, json.dumps(facts, indent=1) + "\n")
         return Advice(verdict, model, page, tuple(verdict.lines()))
 
     @property

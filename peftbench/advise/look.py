@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from peftbench.data.base import DatasetSpec, Source
-from peftbench.data.sources.own_files import OwnFiles
+from peftbench.data.sources.own_files import OwnFiles, division
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.terminal import number_of
 from peftbench.tune.doubt import smallest_difference
 
-# of an undivided folder: validation chooses, test is read once, the rest trains
-VAL_SHARE, TEST_SHARE = 0.16, 0.2
 UNEVEN = 5.0
 SIZES_READ = 100
 
@@ -39,13 +36,13 @@ def dividing_words(dataset: DatasetSpec, named: Callable[[str], bool]) -> list[s
     if "all" not in listing.parts:
         return []
     total = len(listing.parts["all"].paths)
-    num_val, num_test = math.ceil(total * VAL_SHARE), math.ceil(total * TEST_SHARE)
-    if total - num_val - num_test < len(listing.class_names):
+    sizes = division(total, len(listing.class_names))
+    if sizes is None:
         raise BadInput(
             f"{dataset.label}: {total} images in {len(listing.class_names)} classes are too few to train, choose and "
             "test on; gather at least a few of each class"
         )
-    return [f"dataset.num_train={total - num_val - num_test}", f"dataset.num_val={num_val}"]
+    return [f"dataset.num_train={sizes[0]}", f"dataset.num_val={sizes[1]}"]
 
 
 def look(dataset: DatasetSpec, splits: tuple[str, str, str], step: Callable[[int], None] = lambda done: None) -> Look:

@@ -18,6 +18,18 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def margins(first: int, second: int, n: int) -> tuple[float, float]:
+    """95 % interval of the difference of two shares of n images, by Newcombe's hybrid score (Stat. Med. 1998).
+
+    Unlike the usual normal one it does not shrink to nothing where a share is 0 or 1.
+    """
+    (low_a, high_a), (low_b, high_b) = wilson(first, n), wilson(second, n)
+    share_a, share_b = first / n, second / n
+    below = math.hypot(share_a - low_a, high_b - share_b)
+    above = math.hypot(high_a - share_a, share_b - low_b)
+    return share_a - share_b - below, share_a - share_b + above
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The winner's reported record, and what else is known of it. `runner_up` is None where one method was left."""
@@ -74,17 +86,15 @@ class Verdict:
         same = first.rung == second.rung
         n = int(first.record.metrics["val"]["n"])
         difference = 100 * (first.accuracy - second.accuracy)
-        half = 196 * math.sqrt(sum(t.accuracy * (1 - t.accuracy) for t in (first, second)) / n)
+        low, high = (100 * bound for bound in margins(*(round(t.accuracy * n) for t in (first, second)), n))
+        margin = f"{difference:.1f} points, 95 % interval {low:.1f} to {high:.1f}"
         against = (
             f"Runner-up: {second.entry.method} with {second.accuracy:.1%} against {first.accuracy:.1%} of {n} "
             f"validation images{'' if same else f', after {second.epochs} epochs where the winner had {first.epochs}'}"
         )
-        if difference > half:
-            return f"{against}: a clear difference ({difference:.1f} points, 95 % margin {half:.1f})."
-        return (
-            f"{against}: so few images cannot tell the two apart ({difference:.1f} points, 95 % margin {half:.1f}); "
-            f"{_cheaper(first, second)}"
-        )
+        if low > 0:
+            return f"{against}: a clear difference ({margin})."
+        return f"{against}: so few images cannot tell the two apart ({margin}); {_cheaper(first, second)}"
 
     def more(self) -> str:
         """What a larger budget might bring, from what longer rungs have brought."""
@@ -100,8 +110,10 @@ class Verdict:
 
 
 def _cheaper(first: Trial, second: Trial) -> str:
-    counts = {t.entry.method: int(t.record.params["method"]) for t in (first, second)}
-    small = min(counts, key=lambda name: counts[name])
-    if small == first.entry.method:
-        return f"{small} also trains fewer parameters."
-    return f"{small} trains fewer parameters and may be as good."
+    """Which of the two trains fewer parameters, those of the classifier among them."""
+    ours, theirs = (int(trial.record.params["method"] + trial.record.params["head"]) for trial in (first, second))
+    if ours == theirs:
+        return "both train equally many parameters."
+    if ours < theirs:
+        return f"{first.entry.method} also trains fewer parameters."
+    return f"{second.entry.method} trains fewer parameters and may be as good."

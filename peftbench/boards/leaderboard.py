@@ -12,7 +12,7 @@ import pandas as pd
 from peftbench.boards.comparison import compare
 from peftbench.boards.dense import Singles, beside, by_class, notes_on_singles, single_tasks
 from peftbench.boards.halves import H, halves
-from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite
+from peftbench.boards.recipe import Shipped, changed, rates, recipe, setting, suite, unknown_methods
 from peftbench.boards.sharing import on_sharing, repeated_columns, shared_columns
 from peftbench.boards.shots import by_shots, family_names
 from peftbench.boards.table import Column, Row, Score, Table, ppt, score
@@ -93,6 +93,10 @@ class Key(NamedTuple):
 # Full fine-tuning: what every paper measures against, and no PEFT method.
 REFERENCE = "full"
 
+_UNKNOWN = (
+    "this method is not installed here, so what it ships is not known (PEFTBENCH_PLUGINS names the folders of plug-ins)"
+)
+
 # One repetition group in one column: seed -> score.
 Repetitions = dict[int, float]
 
@@ -166,7 +170,11 @@ def _table(
     metric = key.judged.as_metric
     found = (_row(method, row_cells, columns, shared, shipped, metric, singles) for method, row_cells in by_row.items())
     rows = sorted(found, key=lambda row: row_key(row, metric))
-    notes = (*_notes(records, columns, shared, rows, metric), *notes_on_singles(records, singles))
+    notes = (
+        *_notes(records, columns, shared, rows, metric),
+        *notes_on_singles(records, singles),
+        *(f"{method}: {_UNKNOWN}" for method in unknown_methods(records, shipped)),
+    )
     words, short = recipe(records)
     return Table(
         key.backbone,
@@ -329,7 +337,10 @@ def _notes(
     datasets = [column.dataset for column in shared]
     twice = sorted({dataset for dataset in datasets if datasets.count(dataset) > 1})
     if twice:
-        yield f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership"
+        yield (
+            f"{', '.join(twice)}: several sets of images under one name, so no means; choose one with --membership, by "
+            "its membership or its revision"
+        )
     else:
         yield from on_sharing(columns, shared, rows)
     yield from _on_reference(rows, metric)

@@ -57,10 +57,11 @@ def setting(record: Mapping[str, Any]) -> dict[str, Any]:
 def changed(record: Mapping[str, Any], shipped: Shipped) -> str:
     """Options of the optimiser that are not as the shipped configuration sets them for this method and recipe.
 
-    In words, with the shipped values behind; "" where nothing was changed or a preset or tuning chose on purpose.
+    In words, with the shipped values behind; "" where nothing was changed, a preset or tuning chose on purpose, or the
+    method is not installed here.
     """
     values = restored(setting(record), json.loads(record["replaced"]))
-    if not shipped or "optim.lr" not in values:
+    if "optim.lr" not in values or f"method/{values['method.name']}" not in shipped:
         return ""
     expected = dict(shipped["optim"])
     for part in (
@@ -74,16 +75,36 @@ def changed(record: Mapping[str, Any], shipped: Shipped) -> str:
     return f"{describe(values, names)} (shipped: {describe(expected, names)})" if names else ""
 
 
+def unknown_methods(records: Iterable[Mapping[str, Any]], shipped: Shipped) -> list[str]:
+    """Labels of the trained rows whose method ships nothing that is known here, as that of a plug-in not named."""
+    if not shipped:
+        return []
+    flat = ((str(record["method"]), setting(record)) for record in records)
+    trained = ((label, values["method.name"]) for label, values in flat if "optim.lr" in values)
+    return sorted({label for label, name in trained if f"method/{name}" not in shipped})
+
+
 def _recipes(values: Mapping[str, Any], shipped: Shipped) -> list[str]:
-    """Names of the shipped training recipes that a setting follows; one with a batch size is known by it."""
-    found = []
+    """Names of the shipped training recipes that a setting follows, whatever its epochs.
+
+    One with a batch size is known by it; one that sets the epochs alone by these or, where a setting follows no other,
+    by what it sets of the optimiser.
+    """
+    known, alike = [], []
+    own_method = shipped.get(f"method/{values['method.name']}", {}).get("optim", {})
     for name in sorted(name for name in shipped if name.startswith("train/")):
-        own = dict(shipped[name].get("train", {}))
-        if len(own) > 1:
-            own.pop("epochs", None)
-        if own and all(values.get(f"train.{option}") == value for option, value in own.items()):
-            found.append(name)
-    return found
+        train = dict(shipped[name].get("train", {}))
+        rates = {key: value for key, value in shipped[name].get("optim", {}).items() if key not in own_method}
+        telling = {key: value for key, value in train.items() if key != "epochs"} or train
+        if train and _holds(values, "train", telling):
+            known.append(name)
+        elif telling == train and rates and _holds(values, "optim", rates):
+            alike.append(name)
+    return known or alike
+
+
+def _holds(values: Mapping[str, Any], section: str, options: Mapping[str, Any]) -> bool:
+    return all(values.get(f"{section}.{option}") == value for option, value in options.items())
 
 
 def _values(settings: Iterable[Mapping[str, Any]], name: str) -> list[Any]:

@@ -42,7 +42,7 @@ def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def describe(setting: Mapping[str, Any], names: Sequence[str]) -> str:
     """The named options in words: `optim.lr=0.01, method.rank=4`; `unset` for one that a setting does not have."""
-    return ", ".join(f"{name}={_text(setting.get(name, _UNSET))}" for name in names)
+    return ", ".join(f"{name}={shown(setting.get(name, _UNSET))}" for name in names)
 
 
 def extend_label(label: str, words: str) -> str:
@@ -112,7 +112,8 @@ def _flat(setting: str) -> dict[str, Any]:
     return flatten(json.loads(setting))
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value of an option as tables print it, a digest by its first digits."""
     if value is _UNSET:
         return "unset"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))

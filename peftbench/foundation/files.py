@@ -28,6 +28,15 @@ def replace_bytes(path: Path, content: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """Try ahead of long work what `replace_bytes` does to `path`; the folder stays. Raises `RecordError` as it does."""
+    with _explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        with _temporary(path, b""):
+            pass
+
+
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Within this no other process, on this host or another, holds the lock at `path`. Waits for it.

@@ -178,7 +178,7 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
         except (TypeError, ValueError):
             wanted = f"{prefix}{key} must be {describe(hints[key])}, got {brief(repr(value))}"
             problems.append(
-                wanted + (f"; write {prefix}{key}=[{brief(str(value))}]" if _fits([value], hints[key]) else "")
+                wanted + (f"; write {prefix}{key}={_in_a_list(cls, key, value)}" if _fits([value], hints[key]) else "")
             )
     try:
         instance = cls(**converted)
@@ -187,6 +187,19 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
     if problems:
         raise ConfigError(problems)
     return instance
+
+
+def _in_a_list(cls: type[Spec], key: str, value: Any) -> str:
+    """A lone value as the list to write; the default where the class takes no list of that one value."""
+    default = defaults_of(cls)[key]
+    if default:
+        try:
+            cls(**{key: _convert([value], _hints(cls)[key])})
+        except ConfigError:
+            return f"[{','.join(map(str, default))}]"
+        except TypeError:  # other options have no defaults, so it cannot be tried alone
+            pass
+    return f"[{brief(str(value))}]"
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

@@ -30,6 +30,7 @@ ALL_METHODS = "method=all"
 ROOT = "dataset.root"
 # sections that the title of every cell names
 _TITLED = {"method", "dataset", "backbone", "seed"}
+MOST_NAMED = 5
 _UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
@@ -159,7 +160,7 @@ def _explained(wrong: dict[str, list[list[str]]], combinations: list[list[str]])
     for problem, where in wrong.items():
         unknown = _UNKNOWN.match(problem)
         if unknown is None or not any(_choice_of(unknown[1], words) for words in where):
-            lines[problem] = None
+            lines[problem + _only_of(problem, where, combinations)] = None
             continue
         lacking.setdefault((unknown[1], unknown[2]), []).extend(_choice_of(unknown[1], words) for words in where)
     for (section, option), choices in lacking.items():
@@ -173,6 +174,18 @@ def _explained(wrong: dict[str, list[list[str]]], combinations: list[list[str]])
             f"{section}={','.join(having)} has it: sweep it with {section}={','.join(having)} alone"
         ] = None
     return list(lines)
+
+
+def _only_of(problem: str, where: list[list[str]], combinations: list[list[str]]) -> str:
+    """` (method=lora, vpt)`: the swept choices that a problem is about; "" where it is about all or names them."""
+    parts = []
+    for key in dict.fromkeys(_key(word) for words in combinations for word in words):
+        everyone = {_choice_of(key, words) for words in combinations}
+        choices = list(dict.fromkeys(_choice_of(key, words) for words in where))
+        if len(choices) < len(everyone) and "" not in everyone and not ("." in key and key in problem):
+            more = f" and {len(choices) - MOST_NAMED} more" if len(choices) > MOST_NAMED else ""
+            parts.append(f"{key}={', '.join(choices[:MOST_NAMED])}{more}")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _choice_of(section: str, words: list[str]) -> str:

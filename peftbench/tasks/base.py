@@ -49,7 +49,8 @@ def mean_loss(total: Tensor, count: float) -> float:
     """A split's mean evaluation loss from its sum. Raises `TrainingDiverged` where it is not a finite number."""
     mean = total.item() / count
     if not math.isfinite(mean):
-        raise TrainingDiverged(f"the evaluation loss is {mean}; try a smaller optim.lr or train.precision=fp32")
+        advice = "try a smaller optim.lr, or train.precision=fp32 where it is another"
+        raise TrainingDiverged(f"the evaluation loss is {mean}; {advice}")
     return mean
 
 

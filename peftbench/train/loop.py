@@ -117,7 +117,7 @@ def fit(
             stepping.epoch(epoch)
         num_steps += steps_per_epoch
         losses = step.losses.cpu().numpy()
-        _stop_if_diverged(_first_bad(losses, train.accumulate), step.tensors, epoch, steps_per_epoch, train.epochs)
+        _stop_if_diverged(_first_bad(losses, train.accumulate), step.tensors, epoch, steps_per_epoch, train)
         if average is not None:
             average.add(epoch)
         lr = schedule.lr_at(num_steps - 1)
@@ -214,7 +214,7 @@ def _first_bad(losses: NDArray[np.float32], accumulate: int) -> int:
     return int(bad[0]) // accumulate if len(bad) else -1
 
 
-def _stop_if_diverged(bad_step: int, tensors: list[Tensor], epoch: int, steps_per_epoch: int, epochs: int) -> None:
+def _stop_if_diverged(bad_step: int, tensors: list[Tensor], epoch: int, steps_per_epoch: int, train: TrainSpec) -> None:
     """Raises `TrainingDiverged` when a loss of epoch `epoch` (from 0), or a tensor behind it, is not finite."""
     if bad_step >= 0:
         what, last = "the loss", epoch * steps_per_epoch + bad_step + 1
@@ -222,6 +222,7 @@ def _stop_if_diverged(bad_step: int, tensors: list[Tensor], epoch: int, steps_pe
         what, last = "a trained tensor", (epoch + 1) * steps_per_epoch
     else:
         return
-    where = f"step {last} (epoch {epoch + 1} of {epochs})"
-    advice = "try a smaller optim.lr, optim.clip_norm=1 or train.precision=fp32"
-    raise TrainingDiverged(f"{what} is not finite at {where}; {advice}")
+    where = f"step {last} (epoch {epoch + 1} of {train.epochs})"
+    advice = ["a smaller optim.lr", "optim.clip_norm=1"]
+    advice += [] if train.precision == "fp32" else ["train.precision=fp32"]
+    raise TrainingDiverged(f"{what} is not finite at {where}; try {' or '.join(advice)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from peftbench.boards.render import write
 from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
+from peftbench.boards.variants import shown
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.cli.strips import GROUP, strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
@@ -210,14 +212,27 @@ def _nothing_to_show(folder: Path, num_records: int, num_chosen: int, split: str
 
 def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:
     """Rows whose labels are among the chosen ones; raises `ConfigError` for a label that no record has."""
+    labels = {
+        column: [_labels(column, *pair) for pair in zip(rows[column], rows["data"], strict=True)] for column in chosen
+    }
+    known = {column: {name for names in of_rows for name in names} for column, of_rows in labels.items()}
     problems = [
-        f"--{column}: no record has '{name}'{did_you_mean(name, rows[column])}"
+        f"--{column}: no record has '{name}'{did_you_mean(name, known[column])}"
         for column, names in chosen.items()
         for name in names
-        if len(rows) and name not in set(rows[column])
+        if len(rows) and name not in known[column]
     ]
     if problems:
         raise ConfigError(problems)
-    for column, names in chosen.items():
-        rows = rows[rows[column].isin(names)]
-    return rows
+    kept = [
+        all(not labels[column][place].isdisjoint(names) for column, names in chosen.items())
+        for place in range(len(rows))
+    ]
+    return rows[kept]
+
+
+def _labels(column: str, label: str, data: str) -> set[str]:
+    """What a row answers to; images also to their revision, in full or as a table's column shows it."""
+    dataset = json.loads(data)["dataset"] if column == "membership" else None
+    revision = dataset.get("revision") if isinstance(dataset, dict) else None
+    return {label} if revision is None else {label, str(revision), shown(revision)}

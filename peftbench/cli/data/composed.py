@@ -33,7 +33,6 @@ def divided(arguments: argparse.Namespace) -> tuple[RunConfig, RuntimeSpec, list
     named = {word.partition("=")[0] for word in arguments.options}
     words = dividing_words(config.dataset, named.__contains__)
     arguments.options = [*arguments.options, *words]
-    few = (
-        f"too few images for the usual 800 + 200: a run needs {' '.join(words)} protocol=full; 'advise' does so itself"
-    )
+    needed = " ".join([*words, *([] if "protocol" in named else ["protocol=full"])])
+    few = f"too few images for the usual 800 + 200: a run needs {needed}; 'advise' does so itself"
     return *composed(arguments), [few]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,10 @@ _PECULIARITIES = {
     "rotated": "are to be turned by their EXIF data, which is ignored (dataset.apply_exif=true turns them)",
     "16-bit": "have 16 bits, which are scaled to 8",
 }
+
+
+# of an undivided folder: validation chooses, test is read once, the rest trains
+VAL_SHARE, TEST_SHARE = 0.16, 0.2
 
 
 @dataclass(frozen=True)
@@ -155,13 +160,21 @@ class OwnFiles(DatasetSpec):
         return {name: pick(images, order[start:stop]) for name, (start, stop) in bounds.items()}
 
 
+def division(total: int, num_classes: int) -> tuple[int, int] | None:
+    """How many of few images train and how many validate, the rest being to test on; None for too few to train on."""
+    num_val, num_test = math.ceil(total * VAL_SHARE), math.ceil(total * TEST_SHARE)
+    num_train = total - num_val - num_test
+    return None if num_train < num_classes else (num_train, num_val)
+
+
 def _smaller(total: int, num_classes: int) -> str:
-    """The words with which so few images run: a fifth validates, a fifth tests."""
-    fifth = max(total // 5, 1)
-    num_train = total - 2 * fifth
-    if num_train < num_classes:
+    """The words with which so few images run."""
+    sizes = division(total, num_classes)
+    if sizes is None:
         return f"that is too few for {num_classes} classes: get more"
-    return f"with dataset.num_train={num_train} dataset.num_val={fifth} protocol=full they can"
+    return (
+        f"with dataset.num_train={sizes[0]} dataset.num_val={sizes[1]} and protocol=full or protocol=fewshot they can"
+    )
 
 
 def pick(images: ImageList, rows: np.ndarray) -> ImageList:

@@ -8,19 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from peftbench.advise import shortlist as shortlist_module
 from peftbench.advise.advise import Adviser
 from peftbench.advise.look import dividing_words, look
 from peftbench.advise.page import calibration, confusion, worst
+from peftbench.advise.race import Entry, Plan, Race, Trial
 from peftbench.advise.request import read_request
 from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, applicable, shortlist
-from peftbench.advise.verdict import wilson
+from peftbench.advise.verdict import Verdict, margins, wilson
 from peftbench.data.sources.folder import Folder
-from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.errors import BadInput, ConfigError, RecordError
 from peftbench.methods.base import METHODS
+from peftbench.records.record import RunRecord
 from peftbench.sweep.grid import plan_grid
+from tests.record_factory import record_values
 
 
 def photos(root: Path, counts: dict[str, int]) -> Path:
@@ -117,6 +120,53 @@ def test_a_step_that_no_board_has_counted_is_taken_to_be_dear(monkeypatch: pytes
 @pytest.mark.parametrize(("correct", "n"), [(0, 10), (87, 155), (155, 155), (1, 2)])
 def test_the_interval_is_wilsons(correct: int, n: int) -> None:
     assert wilson(correct, n) == pytest.approx(proportion_confint(correct, n, method="wilson"), abs=1e-6)
+
+
+@pytest.mark.parametrize(("first", "second", "n"), [(10, 10, 10), (1, 0, 1), (90, 80, 100), (0, 7, 9)])
+def test_the_interval_of_a_difference_is_newcombes(first: int, second: int, n: int) -> None:
+    known = confint_proportions_2indep(first, n, second, n, method="newcomb", compare="diff")
+    assert margins(first, second, n) == pytest.approx(known, abs=1e-6)
+
+
+def trial(method: str, correct: int, n: int, params: tuple[int, int]) -> Trial:
+    values = record_values(method=method, method_params=params[0], head_params=params[1])
+    score = {"accuracy": correct / n, "mean_class_accuracy": correct / n, "loss": 1.0, "correct": correct, "n": n}
+    values["metrics"] = {"val": score, "test": None}
+    values["data"]["splits"] |= {"val": {"name": "val", "n": n, "digest": "v"}, "test": None}
+    return Trial(Entry(method, 1.0), 0, 2, RunRecord(**values | {"predictions": None}))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "n", "params", "said"),
+    [
+        (1, 0, 1, (0, 20), "cannot tell the two apart"),
+        (10, 10, 10, (0, 20), "(0.0 points, 95 % interval -27.8 to 27.8); linear also trains fewer parameters."),
+        (10, 10, 10, (0, 40), "both train equally many parameters."),
+        (10, 10, 10, (9, 40), "head2toe trains fewer parameters and may be as good."),
+        (95, 50, 100, (0, 20), "a clear difference"),
+    ],
+)
+def test_a_runner_up_is_told_apart_by_images_and_parameters(
+    first: int, second: int, n: int, params: tuple[int, int], said: str
+) -> None:
+    winner, other = trial("linear", first, n, params), trial("head2toe", second, n, (0, 40))
+    verdict = Verdict(winner, other, winner.record, Race(Plan((2,), (2,))))
+    assert said in verdict.certainty()
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "taken").write_text("")
+    adviser = Adviser(read_request(["dataset=digits", "backbone=vit_micro"]), print)
+    adviser.out = tmp_path / "taken" / "here"
+    monkeypatch.setattr(adviser, "_look", lambda: pytest.fail("the race began"))
+    with pytest.raises(RecordError, match=r"cannot write .*model\.safetensors"):
+        adviser.run()
+    (tmp_path / "made" / "model.safetensors").mkdir(parents=True)
+    adviser.out = tmp_path / "made"
+    with pytest.raises(RecordError, match=r"cannot write .*model\.safetensors: Is a directory"):
+        adviser.run()
 
 
 def test_confusion_calibration_and_mistakes_of_three_images() -> None:

@@ -206,6 +206,43 @@ def test_a_title_says_what_was_done_and_a_changed_rate_marks_its_row() -> None:
     assert rows["ssf"].changed == "optim.lr=0.002 (shipped: optim.lr=0.005)"
 
 
+@pytest.mark.parametrize(
+    ("epochs", "batch_size", "warmup", "lr", "said"),
+    [
+        (2, 64, 0.5, 0.001, ""),  # train=smoke
+        (1, 64, 0.5, 0.001, ""),  # train=smoke train.epochs=1
+        (20, 64, 0.5, 0.001, ""),
+        (4, 16, 0.5, 0.005, ""),  # train=short train.epochs=4
+        (100, 64, 10.0, 0.001, ""),
+        (1, 64, 0.2, 0.001, "optim.warmup_epochs=0.2 (shipped: optim.warmup_epochs=10.0)"),
+        (1, 64, 0.5, 0.002, "optim.lr=0.002 (shipped: optim.lr=0.001)"),
+        (4, 16, 0.2, 0.005, "optim.warmup_epochs=0.2 (shipped: optim.warmup_epochs=0.5)"),
+    ],
+)
+def test_a_shipped_recipe_for_other_epochs_is_as_shipped(
+    epochs: int, batch_size: int, warmup: float, lr: float, said: str
+) -> None:
+    options = {
+        "optim": OptimSpec(lr=lr, warmup_epochs=warmup).identity(),
+        "train": {"epochs": epochs, "batch_size": batch_size, "precision": "fp32"},
+    }
+    [table] = leaderboard(collect([make_record(method="lora", options=options)]), shipped_options())
+    assert table.rows[0].changed == said
+
+
+def test_of_a_method_that_is_not_installed_it_is_not_said_what_it_ships() -> None:
+    records = [recipe_record("lora", 0.005), recipe_record("mine", 0.01)]
+    [table] = leaderboard(collect(records), shipped_options())
+    assert {row.method: row.changed for row in table.rows} == {"lora": "", "mine": ""}
+    assert [note for note in table.notes if "not installed" in note] == [
+        "mine: this method is not installed here, so what it ships is not known "
+        "(PEFTBENCH_PLUGINS names the folders of plug-ins)"
+    ]
+    known = {**shipped_options(), "method/mine": {"optim": {"lr": 0.01}}}
+    [table] = leaderboard(collect(records), known)
+    assert not [note for note in table.notes if "not installed" in note] and not any(row.changed for row in table.rows)
+
+
 def test_one_own_cell_changes_no_mean_of_the_others() -> None:
     shipped = [recipe_record(method, 0.005, dataset, 0.6) for method in ("lora", "ssf") for dataset in ("a", "b")]
     [before] = leaderboard(collect(shipped))

@@ -70,6 +70,22 @@ def test_an_unknown_name_is_answered_with_the_nearest(main, results: Path, capsy
     assert capsys.readouterr().err == "peftbench: --method: no record has 'loar'; did you mean 'lora'?\n"
 
 
+def test_one_of_two_sets_of_images_is_chosen_by_the_revision_that_its_column_shows(
+    main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, digests = Store(tmp_path), ("a1" * 32, "b2" * 32)
+    for digest, accuracy in zip(digests, (0.25, 0.75), strict=True):
+        dataset = {"kind": "folder", "revision": f"files:{digest}"}
+        store.put(make_record(dataset="ok", accuracy=accuracy, membership="own", options={"dataset": dataset}))
+    assert main(["--results", str(tmp_path), "--no-report"]) == 0
+    assert "by its membership or its revision" in " ".join(capsys.readouterr().out.split())
+    for revision in (f"files:{digests[1]}", f"files:{digests[1][:12]}"):
+        assert main(["--results", str(tmp_path), "--no-report", "--membership", revision]) == 0
+        said = capsys.readouterr().out
+        assert "75.0" in said and "25.0" not in said and "several sets" not in said
+    assert main(["--results", str(tmp_path), "--membership", "files:c3"]) == 2
+
+
 def test_skipped_files_are_named(main, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     damaged = next((results / "records").rglob("*.json")).with_name("damaged.json")
     damaged.write_text("{")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from peftbench.advise.look import dividing_words
 from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.sources.folder import Folder
 from peftbench.data.verify import verify
@@ -213,8 +214,12 @@ def test_folders_without_classes_or_with_loose_images(tmp_path):
 
 def test_too_few_images_to_divide_say_which_options_to_set(tmp_path):
     class_folders(tmp_path / "few", {"cat": 30, "dog": 30})
-    with pytest.raises(BadInput, match=r"few: 60 images cannot be divided .*dataset\.num_train=36 dataset\.num_val=12"):
+    with pytest.raises(BadInput, match=r"few: 60 images cannot .*num_train=38 dataset\.num_val=10 and .*fewshot"):
         folder(tmp_path / "few").open()
+    assert dividing_words(folder(tmp_path / "few"), lambda option: False) == [
+        "dataset.num_train=38",
+        "dataset.num_val=10",
+    ], "one rule for a run and for 'data verify'"
     with pytest.raises(BadInput, match=r"dataset\.num_train=1 is less than one image for each of the 2 classes"):
         folder(tmp_path / "few", num_train=1, num_val=1).open()
 

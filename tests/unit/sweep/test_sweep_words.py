@@ -45,3 +45,8 @@ def test_a_suite_brings_its_task_unless_one_is_named() -> None:
     assert not any(word.startswith("task=") for word in expanded(["+suite=micro"]))
     with pytest.raises(ConfigError, match="suites of different tasks"):
         expanded(["+suite=dense,micro"])
+
+
+def test_a_problem_of_some_choices_names_them() -> None:
+    with pytest.raises(ConfigError, match=r"optim\.warmup_epochs .* must be smaller .* \(train=default\)$"):
+        plan_grid(["dataset=digits", "backbone=vit_micro", "method=lora", "train=smoke,default", "train.epochs=2"])

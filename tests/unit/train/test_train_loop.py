@@ -153,9 +153,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_epoch() -> None:
         return loss * float("nan") if len(calls) == 5 else loss
 
     # 3 steps an epoch: the fifth step lies in the second epoch; later steps are bad as well but not the first
-    with pytest.raises(TrainingDiverged, match=r"step 5 \(epoch 2 of 4\).*optim\.lr.*precision=fp32"):
+    with pytest.raises(TrainingDiverged, match=r"step 5 \(epoch 2 of 4\).*a smaller optim\.lr or optim\.clip_norm=1$"):
         run(network(), TrainSpec(epochs=4, batch_size=16), loss_fn=loss_fn)
     assert len(calls) == 6
+    calls.clear()
+    with pytest.raises(TrainingDiverged, match=r"optim\.clip_norm=1 or train\.precision=fp32$"):
+        run(network(), TrainSpec(epochs=4, batch_size=16, precision="bf16"), loss_fn=loss_fn)
 
 
 def test_tensors_ruined_by_the_very_last_step_are_noticed() -> None:

@@ -26,6 +26,7 @@ def test_every_bad_option_is_reported_with_its_name() -> None:
     ("values", "words"),
     [
         ({"betas": [0.9]}, "optim.betas must hold two numbers"),
+        ({"betas": 0.9}, r"optim.betas must be a list of numbers, got 0.9; write optim.betas=\[0.9,0.999\]"),
         ({"lr": 1e-6, "warmup_lr": 0.0}, "optim.min_lr"),
         ({"warmup_lr": 1.0}, "optim.warmup_lr"),
     ],

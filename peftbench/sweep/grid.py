@@ -30,6 +30,7 @@ ALL_METHODS = "method=all"
 ROOT = "dataset.root"
 # sections that the title of every cell names
 _TITLED = {"method", "dataset", "backbone", "seed"}
+# of the choices that a problem of a sweep is about, so many are named
 MOST_NAMED = 5
 _UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 

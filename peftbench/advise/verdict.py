@@ -86,7 +86,7 @@ class Verdict:
         same = first.rung == second.rung
         n = int(first.record.metrics["val"]["n"])
         difference = 100 * (first.accuracy - second.accuracy)
-        low, high = (100 * bound for bound in margins(*(round(t.accuracy * n) for t in (first, second)), n))
+        low, high = (100 * bound for bound in margins(round(first.accuracy * n), round(second.accuracy * n), n))
         margin = f"{difference:.1f} points, 95 % interval {low:.1f} to {high:.1f}"
         against = (
             f"Runner-up: {second.entry.method} with {second.accuracy:.1%} against {first.accuracy:.1%} of {n} "

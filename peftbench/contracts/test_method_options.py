@@ -26,8 +26,8 @@ FIELDS = [
 ]
 # options that mean nothing more above a tiny width
 SIZES = {"num_classes", "num_coefficients", "block_size", "num_groups", "rank", "group_size"}
-# options that mean nothing, and are refused, without another one
-BESIDE = {("coop", "zeros"): {"words": "a photo of a"}}
+# options that mean nothing without another one
+BESIDE = {("coop", "zeros"): {"words": "a photo of a"}, ("gps", "whole_batches"): {"batch_size": 12}}
 # options that mean something with several tasks alone, and are tested there: tests/golden/test_mmap.py
 OF_SEVERAL = {("mmap", "groups")}
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))

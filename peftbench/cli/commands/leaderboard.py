@@ -228,7 +228,7 @@ def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:
         all(not labels[column][place].isdisjoint(names) for column, names in chosen.items())
         for place in range(len(rows))
     ]
-    return rows[kept]
+    return rows[pd.Series(kept, index=rows.index, dtype=bool)]
 
 
 def _labels(column: str, label: str, data: str) -> set[str]:

@@ -22,7 +22,7 @@ from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.folder import SUFFIXES
 from peftbench.foundation.device import pick_device
 from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
-from peftbench.foundation.system import system_problem
+from peftbench.foundation.system import system_problem, unreadable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -188,7 +188,7 @@ def image_files(named: Sequence[Path | str], refused: Refused = stop) -> list[Pa
     told: list[PeftbenchError] = []
 
     def tell(error: OSError) -> None:
-        told.append(system_problem(error) or BadInput(f"{error.filename}: cannot be read ({error.strerror})"))
+        told.append(unreadable(error))
         refused(told[-1])
 
     for name in named:

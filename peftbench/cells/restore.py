@@ -35,13 +35,14 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
     """
     path = user_path(named, "the record")
     if path.suffix != ".json":
-        store = Store(results)
+        store, stands = Store(results), False
         try:
-            if store.find(named) is None and (shipped := store.shipped(named, ".json")).is_file():
+            stands = store.find(named) is not None
+            if not stands and (shipped := store.shipped(named, ".json")).is_file():
                 return read_record(shipped), store
             return store.get(named), store
         except RecordError as error:
-            if _stands(store, named):
+            if stands:
                 raise BadInput(str(error)) from error
             raise MissingInput(f"{brief(error, 400)}; name a record's file or a fingerprint under --results") from error
     if not path.is_file():
@@ -52,13 +53,6 @@ def find_record(named: str, results: Path) -> tuple[RunRecord, Store]:
         raise BadInput(str(error)) from error
     inside = [parent for parent in path.resolve().parents if parent.name == "records"]
     return record, Store(inside[0].parent if inside else results)
-
-
-def _stands(store: Store, named: str) -> bool:
-    try:
-        return store.find(named) is not None
-    except RecordError:  # no fingerprint at all
-        return False
 
 
 def restore_and_evaluate(record: RunRecord, store: Store, options: list[str]) -> Evaluation:

@@ -45,7 +45,7 @@ class Mixed(Exception):
 
 
 class Apart(TorchDispatchMode):
-    """Raises `Mixed`, as CUDA would an error. The host reads one half there, as whole numbers 0 to 3 in turn."""
+    """Raises `Mixed`, as CUDA would an error. The host reads ones, halves or 0 to 3 in turn there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         name, kwargs = func._schema.name, kwargs or {}

@@ -41,3 +41,8 @@ def system_problem(error: OSError) -> PeftbenchError | None:
     if number in _WRONG_PATH and place:
         return BadInput(f"{place}{reason}; {_WRONG_PATH[number]}")
     return None
+
+
+def unreadable(error: OSError, place: object = None) -> PeftbenchError:
+    """The same for a file or folder that was to be read, by default the one that the error names: always a message."""
+    return system_problem(error) or BadInput(f"{place or error.filename}: cannot be read ({error.strerror})")

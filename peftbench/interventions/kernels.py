@@ -116,9 +116,9 @@ class CompetingKernel(SparseKernel):
             @torch.no_grad()
             def note(factor: Tensor, name: str = name) -> None:
                 if self.watch is watch and factor.grad is not None:
-                    sensitivity = (factor * factor.grad).abs().nan_to_num(nan=0.0)
+                    sensitivity = (factor * factor.grad).abs()
                     mean, spread = self.get_buffer(f"{name}_mean"), self.get_buffer(f"{name}_spread")
-                    finite = factor.grad.isfinite().all()
+                    finite = sensitivity.isfinite().all()
                     mean.copy_(torch.where(finite, mean.lerp(sensitivity, 1 - keep_mean), mean))
                     moved = spread.lerp((sensitivity - mean).abs(), 1 - keep_spread)
                     spread.copy_(torch.where(finite, moved, spread))

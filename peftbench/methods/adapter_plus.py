@@ -30,6 +30,11 @@ INITS = ("houlsby", "lora", "bert")
 SCALINGS = ("channel", "single", "none")
 
 
+def num_scales(scaling: str, width: int) -> int:
+    """How many numbers scale what an adapter of `width` channels adds."""
+    return {"channel": width, "single": 1, "none": 0}[scaling]
+
+
 class ScaledAdapter(nn.Module):
     """x -> c * drop_path(up(dropout(gelu(down(norm(x)))))), channels last, added to x where `to_input`.
 
@@ -44,10 +49,10 @@ class ScaledAdapter(nn.Module):
         bottleneck: int,
         dropout: float,
         drop_path: float,
-        to_input: bool = True,
-        init: str = "houlsby",
-        scaling: str = "channel",
-        norm: bool = False,
+        to_input: bool,
+        init: str,
+        scaling: str,
+        norm: bool,
     ) -> None:
         super().__init__()
         branch = Bottleneck(width, bottleneck, "gelu", dropout)
@@ -60,8 +65,8 @@ class ScaledAdapter(nn.Module):
             else:
                 nn.init.normal_(linear.weight, std=BERT_STD)
         self.branch = Thinned(branch, drop_path)
-        numbers = {"channel": width, "single": 1}
-        self.scale = nn.Parameter(torch.ones(numbers[scaling])) if scaling in numbers else None
+        scales = num_scales(scaling, width)
+        self.scale = nn.Parameter(torch.ones(scales)) if scales else None
         self.norm = nn.LayerNorm(width, eps=1e-6) if norm else None
         self.to_input = to_input
 
@@ -117,6 +122,5 @@ class AdapterPlus(Method):
 
     def _size(self, width: int) -> int:
         """Of the adapters of a block."""
-        scale = {"channel": width, "single": 1, "none": 0}[self.scaling]
         branch = 2 * width * self.bottleneck + self.bottleneck + width
-        return len(PLACES[self.place]) * (branch + scale + 2 * width * self.norm)
+        return len(PLACES[self.place]) * (branch + num_scales(self.scaling, width) + 2 * width * self.norm)

@@ -16,7 +16,7 @@ from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
-from peftbench.foundation.system import system_problem
+from peftbench.foundation.system import unreadable
 from peftbench.foundation.terminal import number_of
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -187,7 +187,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        raise system_problem(error) or BadInput(f"{entry.path}: cannot be read ({error.strerror})") from error
+        raise unreadable(error, entry.path) from error
 
 
 def _loose_images(root: Path) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from peftbench.foundation.errors import BadInput
-from peftbench.foundation.system import system_problem
+from peftbench.foundation.system import unreadable
 
 # beside tables these hold words about the data and no data
 _DOCUMENTS = frozenset({"", ".md", ".txt", ".json", ".yaml", ".yml", ".py"})
@@ -32,7 +32,7 @@ def data_files(place: Path) -> list[Path]:
 def _unreadable(error: OSError) -> None:
     # a folder that is gone holds nothing
     if not isinstance(error, FileNotFoundError):
-        raise system_problem(error) or BadInput(f"{error.filename}: cannot be read ({error.strerror})") from error
+        raise unreadable(error) from error
 
 
 def card_header(place: Path) -> bytes:

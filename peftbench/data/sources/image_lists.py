@@ -17,7 +17,7 @@ import numpy as np
 from peftbench.data.sources.obstacles import is_collecting, refuse
 from peftbench.foundation.digests import digests_of
 from peftbench.foundation.errors import BadInput
-from peftbench.foundation.system import system_problem
+from peftbench.foundation.system import unreadable
 
 
 @dataclass(frozen=True)
@@ -194,5 +194,5 @@ def _scan(directory: Path, inside: str | None) -> dict[str, int]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise system_problem(error) or BadInput(f"{directory}: cannot be read ({error.strerror})") from error
+        raise unreadable(error, directory) from error
     return sizes

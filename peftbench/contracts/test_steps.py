@@ -63,6 +63,14 @@ IN_PAIRS = {"dpt": "dpt", "kgcoop": "coop", "prograd": "coop", "promptsrc": "ivl
 CLASSES = ("a", "b", "c")
 OF_MAPS = [Segmentation, HumanParts, Depth, Normals, Edges, Saliency]
 OF_OTHER_TARGETS = [Detection(), Promptable(), Region(), Retrieval(), VQA(), VQA(fusion="product")]
+# options under which a step draws, or writes into what trains
+DRAWN: list[tuple[str, dict[str, Any]]] = [
+    ("oft", {"block_size": 4, "block_dropout": 0.5}),
+    ("oft", {"block_size": 4, "coft": True, "eps": 1e-3}),
+    ("boft", {"block_size": 4, "num_factors": 3, "block_dropout": 0.5}),
+    ("loha", {"rank_dropout": 0.3, "module_dropout": 0.3}),
+    ("lokr", {"rank_dropout": 0.3, "module_dropout": 0.3, "rank_dropout_scale": True}),
+]
 # the plain transformer, and the ones whose blocks are other code
 PLACES = ("vit_cls", "eva_rope", "swin", "convnext")
 
@@ -232,6 +240,13 @@ def test_steps_done_again_without_python_are_the_steps_unless_the_method_says_ot
     assert same == method.steps_alike
 
 
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_steps_under_options_that_draw_are_done_again_to_the_bit(
+    name: str, options: dict[str, Any], as_on_cuda: None
+) -> None:
+    assert captured_as_started(METHODS.get(name)(**options), "vit_cls")
+
+
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask], as_on_cuda: None) -> None:
     assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
@@ -310,6 +325,13 @@ def on_cuda(*arguments: Any, **options: Any) -> bool:
 def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> None:
     place = suited(METHODS.get(name), backbone)
     assert on_cuda(stepping(name, place), place)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_captured_steps_under_options_that_draw_are_the_steps_to_the_bit(name: str, options: dict[str, Any]) -> None:
+    assert on_cuda(METHODS.get(name)(**options), "vit_cls")
 
 
 @pytest.mark.gpu

@@ -17,7 +17,7 @@ from peftbench.backbones.pair import Pair
 from peftbench.cells.train import against_capture_of_passes
 from peftbench.contracts.backbones import PAIR, findings, installed, make, samples, suited
 from peftbench.contracts.replaying import NotReplayable, Replayed, Watched
-from peftbench.contracts.test_methods import default_refusal, fitting
+from peftbench.contracts.test_methods import default_refusal, fitting, nudge
 from peftbench.foundation.seeding import deterministic
 from peftbench.interventions import diffeomorphism
 from peftbench.methods.base import METHODS, Method, install
@@ -286,10 +286,21 @@ def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cud
 def test_blocks_computed_again_change_no_bit(name: str) -> None:
     place = suited(METHODS.get(name), "vit_cls")
     method = method_on(name, place)
-    backbone = set_dropout(installed(method, place).train(), 0.2)
+    assert alike_computed_again(set_dropout(installed(method, place).train(), 0.2))
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_blocks_computed_again_under_options_that_draw_change_no_bit(name: str, options: dict[str, Any]) -> None:
+    assert alike_computed_again(nudge(installed(METHODS.get(name)(**options), "vit_cls")).train())
+
+
+def alike_computed_again(backbone: Backbone) -> bool:
+    """Whether features and gradients of a pass are the same to the bit, blocks computed again or not."""
+    start = {name: tensor.detach().clone() for name, tensor in backbone.trainable}
 
     def gradients(again: bool) -> list[Tensor]:
         torch.manual_seed(0)
+        backbone.load_state_dict(start, strict=False)
         backbone.zero_grad(set_to_none=True)
         with recomputed([site.module for site in backbone.sites("block")] if again else []):
             features: Tensor = backbone(samples(backbone))
@@ -298,8 +309,7 @@ def test_blocks_computed_again_change_no_bit(name: str) -> None:
         return [features.detach(), *(tensor.grad for _, tensor in backbone.trainable if tensor.grad is not None)]
 
     once, twice = gradients(again=False), gradients(again=True)
-    assert len(once) == len(twice)
-    assert all(torch.equal(first, second) for first, second in zip(once, twice, strict=True))
+    return len(once) == len(twice) and all(map(torch.equal, once, twice))
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -32,9 +32,14 @@ def cayley_series(q: Tensor) -> Tensor:
 
 
 def into_ball(values: Tensor, radius: float) -> Tensor:
-    """Triangles [..., size (size - 1) / 2]; those of a Q with a Frobenius norm above `radius` are scaled down to it."""
+    """Triangles [..., size (size - 1) / 2]; those of a Q with a Frobenius norm above `radius` are scaled down to it.
+
+    Those that were scaled down already stay as they are to the bit, so that a pass may be computed again.
+    """
     norm = math.sqrt(2) * values.norm(dim=-1, keepdim=True)
-    return torch.where(norm <= radius, values, values * (radius / norm))
+    # their norm may be above by rounding
+    within = norm <= radius * (1 + 64 * torch.finfo(values.dtype).eps)
+    return torch.where(within, values, values * (radius / norm))
 
 
 def drawn_blocks(number: int, share: float, device: torch.device) -> Tensor:

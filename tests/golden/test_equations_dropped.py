@@ -13,6 +13,7 @@ from torch import Tensor
 
 from peftbench.contracts.backbones import images
 from peftbench.foundation.errors import ConfigError
+from peftbench.interventions.rotation import into_ball
 from peftbench.methods.base import METHODS
 from tests.golden.test_equations import LAYER, WIDTH
 from tests.golden.test_equations_lowrank import OUT, agrees, frozen, moved, own
@@ -166,6 +167,14 @@ def test_coft_puts_blocks_back_onto_a_ball(eps: float, shared: bool) -> None:
         new[part] = frozen(part) @ torch.block_diag(*(blocks * 6 if shared else blocks))
     assert (max(lengths) > radius) == (eps < 9)
     agrees(backbone, new)
+
+
+def test_what_lies_on_the_ball_stays_to_the_bit() -> None:
+    values = torch.randn(20_000, 496, generator=torch.Generator().manual_seed(4))
+    for radius in (1e-5, 0.3, 7.0):
+        once = into_ball(values, radius)
+        assert torch.equal(into_ball(once, radius), once)
+        torch.testing.assert_close(once.norm(dim=1) * 2**0.5, torch.full((20_000,), radius), rtol=1e-6, atol=0)
 
 
 def test_coft_trains_from_the_ball_on_with_the_gradient_there() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from peftbench.contracts.backbones import findings, images, make
+from peftbench.contracts import test_methods
+from peftbench.contracts.backbones import findings, images, installed, make
 from peftbench.methods.base import METHODS, install
 
 # by hand: 2 scales of 48 in 3 blocks; BEiT's 52 rows of 3 heads in 3 blocks beside them; Swin's 49 rows of 2, 2 and 4
@@ -38,6 +39,12 @@ def test_what_trains_whole_is_what_the_released_names_say(backbone: str) -> None
     counts = [sum(tensor.numel() for _, tensor in model.trainable) for model in (built, plain)]
     assert counts[0] - counts[1] == ADDED[backbone]
     assert other.expected_params(plain.shape) == counts[1] and method.expected_params(built.shape) is None
+
+
+@pytest.mark.parametrize("backbone", ["beit", "swin", "convnext"])
+def test_gradients_reach_all_of_it_but_what_is_declared(backbone: str) -> None:
+    method = METHODS.get("gps")(batch_size=16, by_name=True)
+    test_methods.test_entries_without_gradient_are_the_declared_ones(method, installed(method, backbone))
 
 
 @pytest.mark.parametrize("backbone", ["vit_layerscale", "swin"])

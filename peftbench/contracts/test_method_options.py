@@ -27,7 +27,18 @@ FIELDS = [
 # options that mean nothing more above a tiny width
 SIZES = {"num_classes", "num_coefficients", "block_size", "num_groups", "rank", "group_size"}
 # options that mean nothing without another one
-BESIDE = {("coop", "zeros"): {"words": "a photo of a"}, ("gps", "whole_batches"): {"batch_size": 12}}
+BESIDE = {
+    ("coop", "zeros"): {"words": "a photo of a"},
+    ("gps", "whole_batches"): {"batch_size": 12},
+    ("oft", "eps"): {"coft": True},
+    # below half of the smaller factor of a tiny width
+    ("lokr", "decompose_both"): {"rank": 2},
+    # so many blocks that a small share holds one
+    ("oft", "block_dropout"): {"block_size": 4},
+    ("boft", "block_dropout"): {"block_size": 4},
+    ("loha", "rank_dropout_scale"): {"rank_dropout": 0.5},
+    ("lokr", "rank_dropout_scale"): {"rank_dropout": 0.5},
+}
 # options that mean something with several tasks alone, and are tested there: tests/golden/test_mmap.py
 OF_SEVERAL = {("mmap", "groups")}
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))

@@ -17,7 +17,7 @@ from peftbench.backbones.pair import Pair
 from peftbench.cells.train import against_capture_of_passes
 from peftbench.contracts.backbones import PAIR, findings, installed, make, samples, suited
 from peftbench.contracts.replaying import NotReplayable, Replayed, Watched
-from peftbench.contracts.test_methods import default_refusal, fitting
+from peftbench.contracts.test_methods import default_refusal, fitting, nudge
 from peftbench.foundation.seeding import deterministic
 from peftbench.interventions import diffeomorphism
 from peftbench.methods.base import METHODS, Method, install
@@ -63,6 +63,14 @@ IN_PAIRS = {"dpt": "dpt", "kgcoop": "coop", "prograd": "coop", "promptsrc": "ivl
 CLASSES = ("a", "b", "c")
 OF_MAPS = [Segmentation, HumanParts, Depth, Normals, Edges, Saliency]
 OF_OTHER_TARGETS = [Detection(), Promptable(), Region(), Retrieval(), VQA(), VQA(fusion="product")]
+# options under which a step draws, or writes into what trains
+DRAWN: list[tuple[str, dict[str, Any]]] = [
+    ("oft", {"block_size": 4, "block_dropout": 0.5}),
+    ("oft", {"block_size": 4, "coft": True, "eps": 1e-3}),
+    ("boft", {"block_size": 4, "num_factors": 3, "block_dropout": 0.5}),
+    ("loha", {"rank_dropout": 0.3, "module_dropout": 0.3}),
+    ("lokr", {"rank_dropout": 0.3, "module_dropout": 0.3, "rank_dropout_scale": True}),
+]
 # the plain transformer, and the ones whose blocks are other code
 PLACES = ("vit_cls", "eva_rope", "swin", "convnext")
 
@@ -232,6 +240,13 @@ def test_steps_done_again_without_python_are_the_steps_unless_the_method_says_ot
     assert same == method.steps_alike
 
 
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_steps_under_options_that_draw_are_done_again_to_the_bit(
+    name: str, options: dict[str, Any], as_on_cuda: None
+) -> None:
+    assert captured_as_started(METHODS.get(name)(**options), "vit_cls")
+
+
 @pytest.mark.parametrize("kind", OF_MAPS)
 def test_steps_of_tasks_with_maps_are_done_again_to_the_bit(kind: type[MapTask], as_on_cuda: None) -> None:
     assert captured_as_started(fitting("lora"), "vit_cls", kind(num_maps=2), MOVED)
@@ -271,10 +286,21 @@ def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cud
 def test_blocks_computed_again_change_no_bit(name: str) -> None:
     place = suited(METHODS.get(name), "vit_cls")
     method = method_on(name, place)
-    backbone = set_dropout(installed(method, place).train(), 0.2)
+    assert alike_computed_again(set_dropout(installed(method, place).train(), 0.2))
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_blocks_computed_again_under_options_that_draw_change_no_bit(name: str, options: dict[str, Any]) -> None:
+    assert alike_computed_again(nudge(installed(METHODS.get(name)(**options), "vit_cls")).train())
+
+
+def alike_computed_again(backbone: Backbone) -> bool:
+    """Whether features and gradients of a pass are the same to the bit, blocks computed again or not."""
+    start = {name: tensor.detach().clone() for name, tensor in backbone.trainable}
 
     def gradients(again: bool) -> list[Tensor]:
         torch.manual_seed(0)
+        backbone.load_state_dict(start, strict=False)
         backbone.zero_grad(set_to_none=True)
         with recomputed([site.module for site in backbone.sites("block")] if again else []):
             features: Tensor = backbone(samples(backbone))
@@ -283,8 +309,7 @@ def test_blocks_computed_again_change_no_bit(name: str) -> None:
         return [features.detach(), *(tensor.grad for _, tensor in backbone.trainable if tensor.grad is not None)]
 
     once, twice = gradients(again=False), gradients(again=True)
-    assert len(once) == len(twice)
-    assert all(torch.equal(first, second) for first, second in zip(once, twice, strict=True))
+    return len(once) == len(twice) and all(map(torch.equal, once, twice))
 
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -310,6 +335,13 @@ def on_cuda(*arguments: Any, **options: Any) -> bool:
 def test_captured_steps_are_the_steps_to_the_bit(name: str, backbone: str) -> None:
     place = suited(METHODS.get(name), backbone)
     assert on_cuda(stepping(name, place), place)
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_captured_steps_under_options_that_draw_are_the_steps_to_the_bit(name: str, options: dict[str, Any]) -> None:
+    assert on_cuda(METHODS.get(name)(**options), "vit_cls")
 
 
 @pytest.mark.gpu

@@ -15,6 +15,7 @@ from peftbench.interventions.base import Intervention, fold_all
 from peftbench.interventions.block import BlockTaps, Tap, joins_as_it_is, tap_block
 from peftbench.interventions.class_aware import ClassAware, ClassPrompts, PromptedBeside
 from peftbench.interventions.context import ImageContext, LearnedContext
+from peftbench.interventions.dropped import Dropped
 from peftbench.interventions.headed import Headed
 from peftbench.interventions.linear import (
     AffineLowRank,
@@ -73,6 +74,7 @@ __all__ = [
     "ClassAware",
     "ClassPrompts",
     "Drawn",
+    "Dropped",
     "ExtraKeysValues",
     "FixedDown",
     "FixedUp",

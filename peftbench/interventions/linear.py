@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
+from peftbench.interventions.dropped import Dropped
 from peftbench.interventions.lean import updated
 from peftbench.interventions.remade import made_again
 
@@ -113,14 +114,16 @@ class FrozenEnds(_Pair):
 
 
 class MatrixDelta(nn.Module):
-    """x -> delta x with a matrix that `weight` makes anew at every pass; a base class."""
+    """x -> delta x with a matrix that `weight` makes anew at every pass, in training `dropped`; a base class."""
+
+    dropped = Dropped()
 
     def weight(self) -> Tensor:
         """The matrix [out_dim, in_dim] that this adds to the frozen one."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight())
+        return F.linear(x, self.dropped(self.weight()) if self.training else self.weight())
 
 
 class AffineLowRank(nn.Module):

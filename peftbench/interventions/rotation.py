@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,28 @@ def cayley_series(q: Tensor) -> Tensor:
     square = q @ q
     cube = square @ q
     return torch.eye(q.shape[-1], dtype=q.dtype, device=q.device) + 2 * (q + square + cube) + cube @ q
+
+
+def into_ball(values: Tensor, radius: float) -> Tensor:
+    """Triangles [..., size (size - 1) / 2]; those of a Q with a Frobenius norm above `radius` are scaled down to it.
+
+    Those that were scaled down already stay as they are to the bit, so that a pass may be computed again.
+    """
+    norm = math.sqrt(2) * values.norm(dim=-1, keepdim=True)
+    # their norm may be above by rounding
+    within = norm <= radius * (1 + 64 * torch.finfo(values.dtype).eps)
+    return torch.where(within, values, values * (radius / norm))
+
+
+def drawn_blocks(number: int, share: float, device: torch.device) -> Tensor:
+    """Which int(share * number) of the blocks a draw on the device picks: bool [number]."""
+    return torch.rand(number, device=device).argsort() < int(share * number)
+
+
+def unturned(rotations: Tensor, chosen: Tensor) -> Tensor:
+    """`rotations` [..., size, size] with the identity where `chosen` bool [...] says so."""
+    identity = torch.eye(rotations.shape[-1], dtype=rotations.dtype, device=rotations.device)
+    return torch.where(chosen[..., None, None], identity, rotations)
 
 
 def largest_block(width: int, most: int, multiple: int = 1, even: bool = False) -> int:

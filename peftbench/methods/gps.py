@@ -16,10 +16,12 @@ from peftbench.backbones.base import Backbone, BackboneShape, Site, unfreeze
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method, key_third, unread_positions
 from peftbench.methods.observation import Batch, Evidence, Findings
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv")
+# what timm calls layer scales, and a table of relative positions
+BY_NAME = ("gamma", "gamma_1", "gamma_2", "relative_position_bias_table")
 
 
 @METHODS.add("gps")
@@ -31,8 +33,11 @@ class GPS(Method):
     image, so that no untrained head takes part (section 3.2); its gradient is summed with sign over one pass of the
     training set at the pretrained weights. Rows are output neurons; a convolution's are flattened. Matrices: patch
     embedding, qkv, proj, fc1, fc2, and the convolutions and merging steps of hierarchical models. As in the released
-    code the biases of these train whole and norms stay frozen. Layer scales and a window's position bias, which that
-    code also trains because of their names, stay frozen here. R (K + 1) parameters with R rows.
+    code the biases of these train whole and norms stay frozen. R (K + 1) parameters with R rows. That code goes by
+    names, and what has "gamma" or "bias" in it trains whole: layer scales and tables of relative positions as well,
+    which stay frozen here unless `by_name` is set. Of networks that it does not have, positions from coordinates and
+    SAM's, and class, register and distillation tokens stay frozen with it too. Its code for SAM is another: there
+    all of the mask decoder trains.
 
     That code scores batches of the size it trains with and leaves out a short last one (`whole_batches`;
     `hparams=paper` has both), crops its views from the original pictures by bicubic interpolation, and scores in fp16;
@@ -51,6 +56,7 @@ class GPS(Method):
     temperature: float = option(0.07, gt=0)
     batch_size: int = option(32, ge=2)
     whole_batches: bool = option(False, later=True)
+    by_name: bool = option(False, later=True)
 
     def observe(self, evidence: Evidence) -> Findings:
         """Columns [rows, num_connections] of the chosen entries for each matrix, under the number of its site."""
@@ -83,18 +89,31 @@ class GPS(Method):
                 assert isinstance(bias, nn.Parameter)
                 unfreeze(bias)
             site.wrap(partial(SparseDelta, entries={"weight": places.flatten()}))
+        if self.by_name:
+            unfreeze(*_by_name(backbone))
 
-    def expected_params(self, shape: BackboneShape) -> int:
+    def expected_params(self, shape: BackboneShape) -> int | None:
+        if self.by_name:
+            return None  # whether a network has such tensors is not among its numbers
         matrices = [site for site in shape.sites if site.role in LAYERS]
         return sum(site.out_dim * (min(self.num_connections, site.in_dim) + site.has_bias) for site in matrices)
 
-    def inert(self, backbone: Backbone) -> dict[str, slice]:
-        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels."""
-        return key_third(backbone, "bias")
+    def inert(self, backbone: Backbone) -> dict[str, slice | Tensor]:
+        """The key third of a qkv bias: it shifts all scores of a query equally, which softmax cancels.
+
+        And relative positions of the last block that only tokens ask for which are not pooled.
+        """
+        return {**key_third(backbone, "bias"), **unread_positions(backbone)}
 
 
 def _matrices(backbone: Backbone) -> dict[int, Site]:
     return {number: site for number, site in enumerate(backbone.all_sites) if site.shape.role in LAYERS}
+
+
+def _by_name(backbone: Backbone) -> list[nn.Parameter]:
+    """The layer scales of a network and its tables of relative positions."""
+    found = [getattr(module, name, None) for module in backbone.net.modules() for name in BY_NAME]
+    return [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
 
 
 def contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:

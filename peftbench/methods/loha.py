@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.spec import option
-from peftbench.interventions import MatrixDelta
+from peftbench.interventions import Dropped, MatrixDelta
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted
 
@@ -22,7 +23,9 @@ class HadamardProduct(MatrixDelta):
     a = sqrt(5); `lycoris`: U_2 is zero, U_1 normal with a deviation of 0.1, D_1 and D_2 with one of 1.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float, init: str = "peft") -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, rank: int, scale: float, init: str = "peft", dropped: Dropped | None = None
+    ) -> None:
         super().__init__()
         self.ups = nn.ParameterList([torch.zeros(out_dim, rank) for _ in range(2)])
         self.downs = nn.ParameterList([torch.zeros(rank, in_dim) for _ in range(2)])
@@ -33,6 +36,7 @@ class HadamardProduct(MatrixDelta):
             for factor, deviation in ((self.downs[0], 1.0), (self.ups[0], 0.1), (self.downs[1], 1.0)):
                 nn.init.normal_(factor, std=deviation)
         self.scale = scale
+        self.dropped = dropped or self.dropped
 
     def weight(self) -> Tensor:
         first, second = (up @ down for up, down in zip(self.ups, self.downs, strict=True))
@@ -46,6 +50,13 @@ class LoHa(Targeted):
 
     One factor starts at zero, so the function is unchanged. Folds exactly. `init: peft` is the PEFT library's start, by
     default; with LyCORIS' own (`lycoris`) the first gradients are some hundred times as large.
+
+    In training `module_dropout` is the probability that a matrix has no change in a pass, and `rank_dropout` that a row
+    of the change, an output and no rank, is zero; both are drawn once for the whole batch. What is left is divided by
+    the share of rows that are left, as in the PEFT library, or is zero where none is (the libraries divide by zero);
+    without `rank_dropout_scale` nothing is divided, which is LyCORIS' default. Merging takes no draw; LyCORIS' takes
+    one of rows in a model in training. Both libraries skip a dropped matrix, so that its factors have no gradient and
+    the optimiser passes them over; here their gradient is zero, and momentum and decay go on.
     """
 
     paper: ClassVar[str] = "arXiv:2309.14859"
@@ -55,9 +66,18 @@ class LoHa(Targeted):
     alpha: float = option(8.0, gt=0)
     targets: list[str] = option(["q", "v"], choices=TARGETS)
     init: str = option("peft", choices=("peft", "lycoris"), later=True)
+    rank_dropout: float = option(0.0, ge=0, lt=1, later=True)
+    module_dropout: float = option(0.0, ge=0, lt=1, later=True)
+    rank_dropout_scale: bool = option(True, later=True)
+
+    def problems(self) -> Sequence[str]:
+        idle = not self.rank_dropout_scale and not self.rank_dropout
+        return [*super().problems(), *(["method.rank_dropout_scale goes with method.rank_dropout"] if idle else [])]
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
-        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, self.alpha / self.rank, self.init)
+        scale = self.alpha / self.rank
+        dropped = Dropped(self.rank_dropout, self.module_dropout, self.rank_dropout_scale)
+        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, scale, self.init, dropped)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return 2 * self.rank * (in_dim + out_dim)

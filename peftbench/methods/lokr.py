@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.spec import option
-from peftbench.interventions import MatrixDelta
+from peftbench.interventions import Dropped, MatrixDelta
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Targeted
 
@@ -23,7 +24,9 @@ class KroneckerLowRank(MatrixDelta):
     a = sqrt(5), but for D, or B, which is zero.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, rank: int, scale: float, both: bool = False) -> None:
+    def __init__(
+        self, in_dim: int, out_dim: int, rank: int, scale: float, both: bool = False, dropped: Dropped | None = None
+    ) -> None:
         super().__init__()
         (in_small, in_large), (out_small, out_large) = sides(in_dim), sides(out_dim)
         self.low, self.low_small = _low(rank, in_large, out_large), both and _low(rank, in_small, out_small)
@@ -37,6 +40,7 @@ class KroneckerLowRank(MatrixDelta):
         for factor in drawn:
             nn.init.kaiming_uniform_(factor, a=math.sqrt(5))
         self.scale = scale
+        self.dropped = dropped or self.dropped
 
     def weight(self) -> Tensor:
         small = self.small_up @ self.small if self.low_small else self.small
@@ -60,9 +64,16 @@ class LoKr(Targeted):
     """W' = W + s C kron (U D), s = alpha / rank, with the factors' sides nearest to the roots of in and out.
 
     C is whole, the larger factor of low rank (whole from half of its larger side on; rank then sets s alone). With
-    `decompose_both` C is of low rank by the same rule. As in
-    LyCORIS the larger factor starts at zero; the PEFT library zeroes C instead. s is as in that library also where
-    both factors are whole; LyCORIS takes 1 there. The function is unchanged. Folds exactly.
+    `decompose_both` C is of low rank by the same rule. As in LyCORIS the larger factor starts at zero; the PEFT library
+    zeroes C instead. s is as in that library also where both factors are whole; LyCORIS takes 1 there. The function is
+    unchanged. Folds exactly.
+
+    In training `module_dropout` is the probability that a matrix has no change in a pass, and `rank_dropout` that a row
+    of the change, an output and no rank, is zero; both are drawn once for the whole batch. `rank_dropout_scale` divides
+    what is left by the share of rows that are left, or is zero where none is (the libraries divide by zero). The
+    PEFT library and LyCORIS draw alike. Merging takes no draw; LyCORIS' takes one of rows in a model in training. Both
+    libraries skip a dropped matrix, so that its factors have no gradient and the optimiser passes them over; here their
+    gradient is zero, and momentum and decay go on.
     """
 
     paper: ClassVar[str] = "arXiv:2309.14859"
@@ -71,10 +82,18 @@ class LoKr(Targeted):
     alpha: float = option(8.0, gt=0)
     targets: list[str] = option(["q", "v"], choices=TARGETS)
     decompose_both: bool = option(False, later=True)
+    rank_dropout: float = option(0.0, ge=0, lt=1, later=True)
+    module_dropout: float = option(0.0, ge=0, lt=1, later=True)
+    rank_dropout_scale: bool = option(False, later=True)
+
+    def problems(self) -> Sequence[str]:
+        idle = self.rank_dropout_scale and not self.rank_dropout
+        return [*super().problems(), *(["method.rank_dropout_scale goes with method.rank_dropout"] if idle else [])]
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         scale = self.alpha / self.rank
-        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, scale, self.decompose_both)
+        dropped = Dropped(self.rank_dropout, self.module_dropout, self.rank_dropout_scale)
+        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, scale, self.decompose_both, dropped)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         (in_small, in_large), (out_small, out_large) = sides(in_dim), sides(out_dim)

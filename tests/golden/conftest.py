@@ -1,17 +1,19 @@
-"""ViT-B/16 at 224 px without storage, and how many of its parameters a method trains."""
+"""ViT-B/16 without storage and what a method trains of it; the PEFT library made comparable to the last bits."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import timm
 import torch
+from torch import Tensor
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.build import from_timm
-from peftbench.contracts.backbones import of_clips, of_tasks
+from peftbench.contracts.backbones import make, of_clips, of_tasks
 from peftbench.methods.base import METHODS, install
 from tests.golden.counting import Count
 
@@ -40,3 +42,30 @@ def count_on_vit_b16(vit_b16: Backbone) -> Count:
         return counted
 
     return count
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the library makes without a type, or of single precision, is of double precision like all else here."""
+    make("vit_layerscale")  # whose copies other tests share, in single precision
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def butterflies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's butterfly factors without its CUDA extension, whose one operation is the block-diagonal matrix.
+
+    Without it the library leaves all factors but the first out.
+    """
+    from peft.tuners.boft import layer
+
+    class BlockDiagonal:
+        @staticmethod
+        def apply(blocks: Tensor) -> Tensor:
+            return torch.stack([torch.block_diag(*factor) for factor in blocks])
+
+    monkeypatch.setattr(layer, "get_fbd_cuda", lambda: True)
+    monkeypatch.setattr(layer, "FastBlockDiag", BlockDiagonal)

@@ -6,7 +6,6 @@ The library adapts whole linear maps, so its copy of the network has q, k and v 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -71,6 +70,24 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any], dict[str, str]]] = [
         {"oft_block_size": 8, "block_share": True, "use_cayley_neumann": False, "target_modules": THEIR_ALL},
         {"values": "oft_R.default.weight"},
     ),
+    *[
+        (
+            "oft",
+            {"cayley": cayley, "coft": True, **options},
+            "OFTConfig",
+            {"use_cayley_neumann": cayley == "series", "coft": True, "target_modules": THEIR_ALL, **their_options},
+            {"values": "oft_R.default.weight"},
+        )
+        for cayley in ("exact", "series")
+        # so wide that some blocks lie within the ball
+        for options, their_options in (
+            ({"block_size": 12, "targets": ALL, "eps": 1.1}, {"oft_block_size": 12, "eps": 1.1}),
+            (
+                {"block_size": 8, "targets": ALL, "eps": 0.3, "block_share": True},
+                {"oft_block_size": 8, "eps": 0.3, "block_share": True},
+            ),
+        )
+    ],
     (
         "boft",
         {"block_size": 4, "num_factors": 1, "targets": ALL},
@@ -240,33 +257,6 @@ class Apart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([self.get_submodule(name)(x) for name in "qkv"], dim=-1)
-
-
-@pytest.fixture
-def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What the library makes without a type, or of single precision, is of double precision like all else here."""
-    make("vit_layerscale")  # whose copies other tests share, in single precision
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
-def butterflies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's butterfly factors without its CUDA extension, whose one operation is the block-diagonal matrix.
-
-    Without it the library leaves all factors but the first out.
-    """
-    from peft.tuners.boft import layer
-
-    class BlockDiagonal:
-        @staticmethod
-        def apply(blocks: Tensor) -> Tensor:
-            return torch.stack([torch.block_diag(*factor) for factor in blocks])
-
-    monkeypatch.setattr(layer, "get_fbd_cuda", lambda: True)
-    monkeypatch.setattr(layer, "FastBlockDiag", BlockDiagonal)
 
 
 def theirs(config: str, options: dict[str, Any]) -> nn.Module:

@@ -196,6 +196,7 @@ def captured_as_started(
             return 0.0
 
         loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
+        objective.before_training(model, number)
         with nullcontext() if device == "cuda" else Watched():
             result = fit(
                 *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
@@ -265,6 +266,15 @@ def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cud
     waits = pytest.raises(NotReplayable, match="waits") if objective.host_waits else nullcontext()
     with waits:
         assert captured_as_started(method, place, objective=objective, train=FOUR_EPOCHS)
+
+
+@pytest.mark.parametrize("form", ["lazy", "fast"])
+def test_steps_of_paces_other_forms_are_done_again_to_the_bit_or_say_that_they_are_not(
+    form: str, as_on_cuda: None
+) -> None:
+    objective = OBJECTIVES.get("pace")(form=form)
+    same = captured_as_started(fitting("lora"), "vit_cls", objective=objective, train=FOUR_EPOCHS)
+    assert same == objective.steps_alike == (form == "fast")
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -355,3 +365,9 @@ def test_captured_steps_under_an_objective_are_the_steps_to_the_bit(name: str) -
     if objective.host_waits:
         pytest.skip("its steps are never captured")
     assert on_cuda(method, place, objective=objective, train=FOUR_EPOCHS)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_captured_steps_against_the_logits_of_the_epoch_before_are_the_steps_to_the_bit() -> None:
+    assert on_cuda(fitting("lora"), "vit_cls", objective=OBJECTIVES.get("pace")(form="fast"), train=FOUR_EPOCHS)

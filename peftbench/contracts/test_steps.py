@@ -160,6 +160,7 @@ def built(method: Method, place: str, task: Task | None, objective: Objective) -
     install(method, backbone, 0, findings(method, place))
     own = task or task_of(backbone)
     model = own.model(backbone, Classes(CLASSES), 0)
+    model.head = method.on_head(model.head)
     objectives.install(objective, model, of_objective, len(CLASSES))
     return model, own
 
@@ -275,6 +276,10 @@ def test_steps_of_paces_other_forms_are_done_again_to_the_bit_or_say_that_they_a
     objective = OBJECTIVES.get("pace")(form=form)
     same = captured_as_started(fitting("lora"), "vit_cls", objective=objective, train=FOUR_EPOCHS)
     assert same == objective.steps_alike == (form == "fast")
+
+
+def test_steps_with_a_head_of_few_bits_are_done_again_to_the_bit(as_on_cuda: None) -> None:
+    assert captured_as_started(METHODS.get("bi_adaptformer")(head_bits=1), "vit_cls")
 
 
 @pytest.mark.parametrize("name", METHODS.names())

@@ -69,11 +69,8 @@ LEFT_OUT = {
     "prompt to another block by a policy learnt from the loss on the way; the loop has no such pass.",
     "MixPHM's alignment loss": "`objective=mixphm` leaves it out: it holds adapters to the last hidden states.",
     "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
-    "PACE's lazy and fast forms": "`objective=pace` makes two passes in every step. The release also compares in every "
-    "k-th step alone, on half a batch, or with the logits of the epoch before.",
     "HF peft's extras": "The number of terms of OFT's series (`oft`), the `decompose_factor` of `lokr` and ranks by "
     "layer have no option.",
-    "Bi-Head": "The binary adapters' release can also train a head of few bits; the head is the task's here.",
     "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",
 }
 

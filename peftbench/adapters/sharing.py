@@ -77,6 +77,7 @@ def restored(
     task.prepare(backbone, classes)
     install(method, backbone, seed, take_findings(tensors))
     model = task.model(backbone, classes, seed)
+    model.head = method.on_head(model.head)
     objectives.install(objective, model, own, classes.num_classes)
     load_adapter(model, tensors, path)
     if merge:

@@ -20,6 +20,7 @@ from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable, br
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import build
+from peftbench.interventions.head import plain_head
 from peftbench.methods.base import Method, has_interventions, install
 from peftbench.tasks.model import TaskModel, new_head
 
@@ -109,7 +110,7 @@ class Adapted(TaskModel):
         if isinstance(self.head, nn.Linear):
             net.reset_classifier(self.head.out_features)
             classifier = net.get_classifier()
-            classifier.load_state_dict(self.head.state_dict())
+            classifier.load_state_dict(plain_head(self.head).state_dict())
             classifier.to(self.head.weight.device)
         merged: nn.Module = net
         return merged
@@ -167,13 +168,16 @@ def _attached(
     setattr(net, _MARK, spec.name)
     backbone = from_timm(net, frames=frames)
     frozen = tuple(backbone.buffers())
+    wanted = had if num_classes is None else num_classes
     try:
+        if not wanted:
+            # a method that changes the head says so ahead of changing the network
+            spec.on_head(nn.Identity())
         install(spec, backbone, seed)
     except NotApplicable:
         _give_back(model, classifier, had)
         raise
-    wanted = had if num_classes is None else num_classes
-    head = _head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed)
+    head = spec.on_head(_head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed))
     head.requires_grad_(train_head)
     adapted = Adapted(backbone, head, spec, seed, digest)
     adapted._frozen_buffers = frozen

@@ -76,6 +76,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
         # what does not fold is said ahead of training, and not behind it
         config.method.merge(copy.deepcopy(backbone))
     model = config.task.model(backbone, source, config.seed)
+    model.head = config.method.on_head(model.head)
     if config.train.head_dropout:
         drop_ahead_of_head(model, config.train.head_dropout, config.task.name)
     objectives.install(config.objective, model, own, source.num_classes)

@@ -59,6 +59,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
     blocks = [site.module for site in model.backbone.sites("block")]
     if config.train.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(runtime.cache_root / "compiled"))
+    config.objective.before_training(model, len(train_set))
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
@@ -121,8 +122,10 @@ def against_capture(config: RunConfig, runtime: RuntimeSpec) -> str:
 
 def against_capture_of_steps(config: RunConfig) -> str:
     """The same of its steps alone."""
-    waits = config.objective.host_waits
-    return f"objective {config.objective.name} makes the host wait in each step" if waits else ""
+    objective = config.objective
+    if not objective.steps_alike:
+        return f"objective {objective.label} takes another path in some steps"
+    return f"objective {objective.name} makes the host wait in each step" if objective.host_waits else ""
 
 
 def against_capture_of_passes(backbone: Backbone) -> str:

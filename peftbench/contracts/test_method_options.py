@@ -16,6 +16,7 @@ from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.spec import FAITHFULNESS, default_of
 from peftbench.methods.base import METHODS, Method
+from peftbench.tasks.model import new_head
 
 CONFIGS = config_dir() / "method"
 FIELDS = [
@@ -95,7 +96,10 @@ def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
 
 
 def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
-    """Features in training mode after the trainable tensors were moved, or None where the method does not apply."""
+    """Features in training mode after the trainable tensors were moved, and logits of a head as the method has it.
+
+    None where the method does not apply.
+    """
     try:
         built = installed(method, suited(type(method), backbone))
     except NotApplicable:
@@ -106,7 +110,10 @@ def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
             # not by one number: copies of a tensor, such as experts of one origin, have to part
             tensor.add_(torch.linspace(0.08, 0.12, tensor.numel(), device=tensor.device).view_as(tensor))
         features: torch.Tensor = built.train()(samples(built, 2))
-    return features
+        # not after as many draws as the method made
+        torch.manual_seed(0)
+        logits: torch.Tensor = method.on_head(new_head(16, 4))(torch.linspace(-1, 1, 32).view(2, 16))
+    return torch.cat([features.flatten(), logits.flatten().to(features)])
 
 
 def rates(method: Method) -> list[float]:

@@ -168,6 +168,7 @@ def built(method: Method, place: str, task: Task | None, objective: Objective) -
     install(method, backbone, 0, findings(method, place))
     own = task or task_of(backbone)
     model = own.model(backbone, Classes(CLASSES), 0)
+    model.head = method.on_head(model.head)
     objectives.install(objective, model, of_objective, len(CLASSES))
     return model, own
 
@@ -204,6 +205,7 @@ def captured_as_started(
             return 0.0
 
         loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
+        objective.before_training(model, number)
         with nullcontext() if device == "cuda" else Watched():
             result = fit(
                 *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
@@ -280,6 +282,19 @@ def test_steps_under_an_objective_are_done_again_to_the_bit(name: str, as_on_cud
     waits = pytest.raises(NotReplayable, match="waits") if objective.host_waits else nullcontext()
     with waits:
         assert captured_as_started(method, place, objective=objective, train=FOUR_EPOCHS)
+
+
+@pytest.mark.parametrize("form", ["lazy", "fast"])
+def test_steps_of_paces_other_forms_are_done_again_to_the_bit_or_say_that_they_are_not(
+    form: str, as_on_cuda: None
+) -> None:
+    objective = OBJECTIVES.get("pace")(form=form)
+    same = captured_as_started(fitting("lora"), "vit_cls", objective=objective, train=FOUR_EPOCHS)
+    assert same == objective.steps_alike == (form == "fast")
+
+
+def test_steps_with_a_head_of_few_bits_are_done_again_to_the_bit(as_on_cuda: None) -> None:
+    assert captured_as_started(METHODS.get("bi_adaptformer")(head_bits=1), "vit_cls")
 
 
 @pytest.mark.parametrize("name", METHODS.names())
@@ -387,3 +402,9 @@ def test_captured_steps_under_an_objective_are_the_steps_to_the_bit(name: str) -
     if objective.host_waits:
         pytest.skip("its steps are never captured")
     assert on_cuda(method, place, objective=objective, train=FOUR_EPOCHS)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_captured_steps_against_the_logits_of_the_epoch_before_are_the_steps_to_the_bit() -> None:
+    assert on_cuda(fitting("lora"), "vit_cls", objective=OBJECTIVES.get("pace")(form="fast"), train=FOUR_EPOCHS)

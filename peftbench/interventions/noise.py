@@ -47,18 +47,20 @@ def changes_linear(module: nn.Module) -> bool:
 
 
 class SharedDropPath(DropPath):
-    """Stochastic depth with one draw for both copies of an image, [x; x] on the batch axis.
+    """Stochastic depth with one draw for both copies of an image, [x; x] on the batch axis, or for `copies` = 1.
 
     What is kept is divided by the mean of the draw and not by its expectation (PACE, arXiv:2409.17137, released code).
     """
+
+    copies = 2
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.drop_prob or not self.training:
             return x
         # drawn for all, as released, so that a seed gives the same
-        drawn = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)[: len(x) // 2]
-        both = torch.cat([drawn, drawn])
-        return x * (both / (both.mean() + 1e-12))
+        drawn = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)[: len(x) // self.copies]
+        mask = torch.cat([drawn] * self.copies)
+        return x * (mask / (mask.mean() + 1e-12))
 
 
 def share_draws(root: nn.Module) -> None:
@@ -67,3 +69,10 @@ def share_draws(root: nn.Module) -> None:
         for name, child in parent.named_children():
             if type(child) is DropPath:
                 setattr(parent, name, SharedDropPath(child.drop_prob, child.scale_by_keep))
+
+
+def set_copies(root: nn.Module, copies: int) -> None:
+    """How many copies of each image the next batches hold, for the stochastic depth below `root` that shares draws."""
+    for module in root.modules():
+        if isinstance(module, SharedDropPath):
+            module.copies = copies

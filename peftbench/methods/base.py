@@ -95,6 +95,13 @@ class Method(Part):
         """
         raise NotImplementedError
 
+    def on_head(self, head: nn.Module) -> nn.Module:
+        """The head of the task as the method has it trained: as it is for nearly all.
+
+        What it trains counts as the head's. Raises `NotApplicable` for a head of another kind than the method changes.
+        """
+        return head
+
     def observe(self, evidence: Evidence) -> Findings:
         """Look at training images and say what was found. Leaves the backbone as it was.
 

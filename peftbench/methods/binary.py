@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, Tap, tap_block
+from peftbench.interventions.head import ChangedHead
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 
@@ -32,6 +34,17 @@ def codebook(bits: int) -> tuple[Tensor, Tensor]:
         below = torch.cat([ends[:1], torch.special.ndtr(boundaries), ends[1:]])
         values = torch.special.ndtri((below[1:] + below[:-1]) / 2)
     return values.float(), boundaries.float()
+
+
+def snapped(weight: Tensor, codes: Tensor, boundaries: Tensor) -> Tensor:
+    """`weight` standardised by its own mean and deviation, every entry snapped to the code, and brought back.
+
+    The gradient passes the snapping unchanged.
+    """
+    mean, deviation = weight.mean(), weight.std()
+    standard = (weight - mean) / (deviation + 1e-5)
+    nearest = codes[torch.bucketize(standard.detach(), boundaries)]
+    return (standard + (nearest - standard).detach()) * deviation + mean
 
 
 class HiddenDropoutPair(nn.Module):
@@ -64,10 +77,9 @@ class HiddenDropoutPair(nn.Module):
 
 
 class FewBitPair(HiddenDropoutPair):
-    """The same with both quantised.
+    """The same with both quantised, each as a whole (see `snapped`).
 
-    A weight is standardised by its own mean and deviation, every entry snapped to the code, and brought back; the
-    gradient passes the snapping unchanged. B is a truncated normal of std 0.001, since a code of one bit has no zero.
+    B is a truncated normal of std 0.001, since a code of one bit has no zero.
     """
 
     codes: Tensor
@@ -83,15 +95,32 @@ class FewBitPair(HiddenDropoutPair):
         self.register_buffer("boundaries", boundaries, persistent=False)
 
     def acting(self, weight: Tensor) -> Tensor:
-        mean, deviation = weight.mean(), weight.std()
-        standard = (weight - mean) / (deviation + 1e-5)
-        snapped = self.codes[torch.bucketize(standard.detach(), self.boundaries)]
-        return (standard + (snapped - standard).detach()) * deviation + mean
+        return snapped(weight, self.codes, self.boundaries)
+
+
+class FewBitHead(ChangedHead):
+    """A linear head without bias whose weight [classes, width] is quantised like those of a `FewBitPair`."""
+
+    codes: Tensor
+    boundaries: Tensor
+
+    def __init__(self, head: nn.Linear, bits: int) -> None:
+        super().__init__(head, bias=False)
+        codes, boundaries = codebook(bits)
+        self.register_buffer("codes", codes.to(self.weight.device), persistent=False)
+        self.register_buffer("boundaries", boundaries.to(self.weight.device), persistent=False)
+
+    def acting(self) -> Tensor:
+        return snapped(self.weight, self.codes, self.boundaries)
 
 
 @dataclass(frozen=True)
 class _Binary(Method):
-    """What both share. The paper picks `scale` in {0.01, 0.1, 1, 10} for each task and counts bits, not parameters."""
+    """What both share. The paper picks `scale` in {0.01, 0.1, 1, 10} for each task and counts bits, not parameters.
+
+    `head_bits` makes a classifier's linear head one of so many bits without bias, which starts as every head does: with
+    1 this is the paper's Bi-Head, of which the release takes other scales.
+    """
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2307.16867"
@@ -102,6 +131,17 @@ class _Binary(Method):
     bits: int = option(1, ge=1, le=8)
     scale: float = option(1.0, gt=0)
     dropout: float = option(0.1, ge=0, lt=1)
+    head_bits: int | None = option(None, ge=1, le=8, later=True)
+
+    def on_head(self, head: nn.Module) -> nn.Module:
+        if self.head_bits is None:
+            return head
+        if type(head) is not nn.Linear:
+            raise NotApplicable(
+                f"{self.name} quantises the linear head of a classifier, and this model has none; "
+                "leave method.head_bits out"
+            )
+        return FewBitHead(head, self.head_bits)
 
     def _pair(self, in_dim: int, out_dim: int, activation: str) -> FewBitPair:
         return FewBitPair(in_dim, out_dim, self.bottleneck, self.bits, self.scale, self.dropout, activation)

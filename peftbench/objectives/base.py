@@ -59,6 +59,14 @@ class Objective(Part):
         """The training loss. `base` is the task's own; `base(lambda images: logits, batch)` is that of given logits."""
         return base
 
+    @property
+    def steps_alike(self) -> bool:
+        """Whether every training step runs the same operations, as `Method.steps_alike` says it of a method."""
+        return True
+
+    def before_training(self, model: TaskModel, num_images: int) -> None:
+        """Room for what is kept of each training image, which a batch names by its `index` in 0..num_images."""
+
     def after_epoch(self, model: TaskModel, done: float) -> None:
         """What changes behind an epoch, of what does not train; `done` is the part of all epochs that is, up to 1."""
 

@@ -64,11 +64,15 @@ class DroppingHead(nn.Linear):
 def drop_ahead_of_head(model: TaskModel, share: float, task: str) -> None:
     """Let the head of a model drop `share` of its features in training.
 
-    Raises `ConfigError` for tasks whose head is no linear layer on pooled features.
+    Raises `ConfigError` for tasks whose head is no linear layer on pooled features, and where a method changed it.
     """
     if not isinstance(model, Classifier):
         raise ConfigError(
             [f"train.head_dropout is of task=classification, and this is task={task}; set train.head_dropout=0"]
+        )
+    if type(model.head) is not nn.Linear:
+        raise ConfigError(
+            ["train.head_dropout is of a plain head, which the options of the method change; set train.head_dropout=0"]
         )
     model.head = DroppingHead(model.head, share)
 

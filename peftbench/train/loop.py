@@ -16,7 +16,7 @@ from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
 from peftbench.train.average import EpochAverage, epoch_weights
-from peftbench.train.batches import Batches, in_groups
+from peftbench.train.batches import Batch, Batches, in_groups
 from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, Sizes, reason_against
 from peftbench.train.loss import LossFn
@@ -147,7 +147,8 @@ class Started:
     """The steps of an epoch, each started by the host kernel by kernel, on batches that the host puts together.
 
     Each batch says its `epoch` (int64 [batch], from 0), for losses that change on the way; so it does where steps are
-    replayed.
+    replayed. Here alone it also says the optimiser's `step` (the same, over all epochs), in memory of the host, for
+    losses whose path the host chooses.
     """
 
     outcome = ""
@@ -156,8 +157,10 @@ class Started:
         self._step, self._batches, self._accumulate, self._watch = step, batches, train.accumulate, watch
 
     def epoch(self, epoch: int) -> None:
-        for micro_batches in in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate):
-            self._step([batch | {"epoch": torch.full_like(batch["index"], epoch)} for batch in micro_batches])
+        done = epoch * -(-len(self._batches) // self._accumulate)
+        groups = in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate)
+        for number, micro_batches in enumerate(groups, done):
+            self._step([batch | _place(batch["index"], epoch, number) for batch in micro_batches])
 
 
 class Captured:
@@ -191,6 +194,11 @@ class Captured:
                 if self._batches.on_batch is not None:
                     for _ in sizes:
                         self._batches.on_batch()
+
+
+def _place(index: Tensor, epoch: int, step: int) -> Batch:
+    """Where in training a batch of these samples is."""
+    return {"epoch": torch.full_like(index, epoch), "step": torch.full(index.shape, step, dtype=torch.int64)}
 
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:

@@ -224,3 +224,17 @@ def test_an_interrupted_cell_leaves_nothing_behind(results, signal_number):
     assert errors.splitlines()[-1] == "peftbench: interrupted; nothing was recorded for the cell that was running"
     assert "Traceback" not in errors
     assert not list(results.rglob("*.json")) and not list(results.rglob("*.safetensors"))
+
+
+def test_a_head_of_few_bits_is_counted_restored_and_exported(run, results, capsys):
+    words = ("method=bi_adaptformer", "method.head_bits=1", "method.bottleneck=4")
+    assert run(*words) == 0
+    record = only_record(results)
+    assert record.labels["method"] == "bi_adaptformer (bottleneck=4, head_bits=1)"
+    # ten classes without a bias on 128 channels; six blocks
+    assert (record.params["head"], record.params["method"]) == (1280, 6 * 2 * 128 * 4)
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+    assert run("export", record.fingerprint, "x.safetensors", "--results", str(results), fast=False) == 0
+    assert run(*words, "train.head_dropout=0.5") == 2
+    assert "train.head_dropout is of a plain head" in capsys.readouterr().err

@@ -107,6 +107,8 @@ def test_what_does_not_go_together_is_said(cell, capsys):
     assert "there are no maps to train" in capsys.readouterr().err
     assert cell("task=segmentation", "method=gps") == 3
     assert "gps looks at the class of each image" in capsys.readouterr().err
+    assert cell("task=segmentation", "method=bi_lora", "method.head_bits=1") == 3
+    assert "bi_lora quantises the linear head of a classifier" in capsys.readouterr().err
     assert cell("task=segmentation", "train.compile=true") == 2
     assert "set train.compile=false" in capsys.readouterr().err
     assert cell("task=detection", "train.compile=true") == 2

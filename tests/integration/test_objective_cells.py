@@ -14,6 +14,12 @@ from peftbench.records.store import Store
         (["method=lora", "objective=gist", "objective.temperature=1"], "lora + gist (temperature=1.0)", 128),
         # nothing trains in the backbone, but the teacher needs the images: 2 * 129 * 10 + 21 * 32 + 10
         (["method=linear", "objective=pesf_kd"], "linear + pesf_kd", 3_262),
+        (["method=lora", "objective=pace", "objective.form=fast"], "lora + pace (form=fast)", 0),
+        (
+            ["method=lora", "objective=pace", "objective.form=lazy", "objective.interval=3"],
+            "lora + pace (form=lazy, interval=3)",
+            0,
+        ),
     ],
 )
 def test_a_cell_with_an_objective_names_it_counts_it_and_restores_it(run, results, capsys, words, label, own):

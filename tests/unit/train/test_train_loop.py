@@ -245,3 +245,18 @@ def test_label_smoothing_and_soft_targets_enter_the_loss() -> None:
     soft = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.0, 0.9]])
     expected = -(soft * log_p).sum(dim=1).mean()
     torch.testing.assert_close(classification_loss()(nn.Identity(), batch | {"target": soft}), expected)
+
+
+def test_each_batch_says_its_epoch_and_its_step_of_the_optimiser() -> None:
+    """42 images in batches of 10 are five micro-batches an epoch, two to a step."""
+    seen: list[tuple[set[int], set[int], int]] = []
+    base = classification_loss()
+
+    def loss_fn(model: Any, batch: Batch) -> Tensor:
+        seen.append((set(batch["epoch"].tolist()), set(batch["step"].tolist()), len(batch["step"])))
+        return base(model, batch)
+
+    run(network(), TrainSpec(epochs=2, batch_size=10, accumulate=2), loss_fn=loss_fn)
+    sizes, steps = [10, 10, 10, 10, 2], [0, 0, 1, 1, 2]
+    expected = [({e}, {3 * e + step}, size) for e in range(2) for step, size in zip(steps, sizes, strict=True)]
+    assert seen == expected

@@ -15,6 +15,7 @@ import numpy as np
 from peftbench.data.base import DATASETS, Source
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
@@ -211,7 +212,7 @@ class FewShotDataset(ListedSet):
         return MissingInput(
             f"{self.label}: {why}. Get it ({facts.megabytes:,} MB): {command}{facts.where}, unpacked "
             f"there; or set dataset.root=<folder that holds {facts.folder}>.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 

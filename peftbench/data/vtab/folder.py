@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import (
     ImageList,
     listed_files,
@@ -98,7 +99,7 @@ class VtabFolder(VtabSpec):
             "Set dataset.root=<folder of task folders>, or get the processed archive: "
             f"`hf download XiN0919/VTAB-1k --repo-type dataset --local-dir {root}` "
             "(add --dry-run to list the files and their sizes first).",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
     def _lists(self, folder: Path) -> dict[str, ImageList]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftbench.data.base import DATASETS, Source
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.archive import building, is_archive, unpack
 from peftbench.data.sources.hub import unreachable
 from peftbench.data.vtab.folder import VtabFolder
@@ -202,7 +203,7 @@ class VtabHub(VtabSpec):
             f"{self.label}: {self.repo} {why}",
             "Set dataset.download=true with a connection (what is broken off resumes; sizes: "
             f"`hf download {self.repo} --repo-type dataset --dry-run`), or set dataset.root=<folder of task folders>.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 

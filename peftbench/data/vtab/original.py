@@ -108,7 +108,7 @@ class VtabOriginal(VtabSpec):
             return ask(TorchvisionSet(task=self.task, root=self.originals, download=self.download))
         except MissingInput as error:
             # the reader's own advice names its own options
-            what = str(error).partition(". Put ")[0]
+            what = error.what.partition(". Put ")[0]
             raise MissingInput(
                 f"vtab/{what} (dataset.originals); `python -m peftbench data prepare {self.label}` downloads it"
             ) from error

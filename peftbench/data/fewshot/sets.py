@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.base import DATASETS, Source
+from peftbench.data.entries import all_below
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
 from peftbench.data.shipped import NO_FILES_NEEDED
@@ -183,7 +184,7 @@ class FewShotDataset(ListedSet):
 
     def _annotations(self) -> list[Path]:
         """The files that say which images there are and of which class."""
-        return [path for path in self._folder.rglob("*") if path.suffix in (".txt", ".json", ".mat")]
+        return [path for path in all_below(self._folder) if path.suffix in (".txt", ".json", ".mat")]
 
     def open(self) -> Source:
         parts, names = self._read()

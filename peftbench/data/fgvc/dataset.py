@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.entries import matching
 from peftbench.data.fgvc.tasks import FGVC_TASKS, FgvcTask, canonical_fgvc
 from peftbench.data.parts import PartsSource, class_notes
 from peftbench.data.shipped import NO_FILES_NEEDED
@@ -180,7 +181,7 @@ class Fgvc(DatasetSpec):
         for candidate in candidates:
             if (candidate / first).is_file():
                 return candidate
-        existing = [candidate for candidate in candidates if candidate.is_dir() and any(candidate.glob("*/*"))]
+        existing = [candidate for candidate in candidates if candidate.is_dir() and any(matching(candidate, "*/*"))]
         if len(candidates) > 1 and existing[:1] == candidates[:1]:
             return candidates[0]  # some images are here: the check of all of them says which are not
         tried = ", ".join(str(candidate / first) for candidate in candidates)

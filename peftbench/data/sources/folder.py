@@ -215,7 +215,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
                 key=lambda entry: entry.name,
             )
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be read ({error.strerror}); give yourself the right to read it") from error
+        raise unreadable(error, folder) from error
 
 
 def _refuse_linked(entry: os.DirEntry[str], follow_links: bool) -> None:

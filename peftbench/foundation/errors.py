@@ -111,11 +111,14 @@ def _escaped(sign: str) -> str:
     return sign if sign == "\n" else sign.encode("unicode_escape").decode()
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with at most three close names, else `; known: ...` when the list is short."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`; did you mean 'x'?` with at most three close names, else `; known: ...` when the list is short.
+
+    `otherwise` is said behind it where no name is close.
+    """
     names = sorted(set(known))
     # whoever writes LoRA means lora
     near = [name for name in names if name.lower() == word.lower()]
     if near := near or get_close_matches(word, names, n=3, cutoff=0.6):
         return "; did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
-    return f"; known: {', '.join(names)}" if names and len(names) <= _MOST_KNOWN else ""
+    return (f"; known: {', '.join(names)}" if names and len(names) <= _MOST_KNOWN else "") + otherwise

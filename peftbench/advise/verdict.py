@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from peftbench.advise.race import Race, Trial
+from peftbench.foundation.shares import margins, wilson
 from peftbench.records.record import RunRecord
-
-
-def wilson(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share, by Wilson's score (JASA 1927): holds for few images and shares near 1."""
-    z = 1.959964
-    share = correct / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def margins(first: int, second: int, n: int) -> tuple[float, float]:
-    """95 % interval of the difference of two shares of n images, by Newcombe's hybrid score (Stat. Med. 1998).
-
-    Unlike the usual normal one it does not shrink to nothing where a share is 0 or 1.
-    """
-    (low_a, high_a), (low_b, high_b) = wilson(first, n), wilson(second, n)
-    share_a, share_b = first / n, second / n
-    below = math.hypot(share_a - low_a, high_b - share_b)
-    above = math.hypot(high_a - share_a, share_b - low_b)
-    return share_a - share_b - below, share_a - share_b + above
 
 
 @dataclass(frozen=True)

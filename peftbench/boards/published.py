@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.boards.comparison import compare
-from peftbench.boards.leaderboard import overall_means, row_key
+from peftbench.boards.means import overall_means
+from peftbench.boards.rows import row_key
 from peftbench.boards.table import Column, Row, Score, Table, ppt
 from peftbench.foundation.metric import ACCURACY, Metric
 

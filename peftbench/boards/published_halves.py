@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from peftbench.boards.comparison import compare
 from peftbench.boards.halves import BASE, NEW, H
-from peftbench.boards.leaderboard import row_key
 from peftbench.boards.published import FOLDER, Source, load_sources, titles_of
+from peftbench.boards.rows import row_key
 from peftbench.boards.table import Row, Score, Table
 from peftbench.foundation.metric import Metric
 

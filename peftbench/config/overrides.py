@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 
 from peftbench.config.choices import choices_of
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
+from peftbench.foundation.plugins import own_parts
 
 FORM = "is not of the form group=choice or section.option=value"
 # single values at the top of a configuration, beside its sections
@@ -185,7 +186,7 @@ def _problems(
         values = [str(value)]
     known = _known(key, config_dir) if is_group else []
     return [
-        f"{key} has no choice '{brief(choice)}'{without_file(key, choice) or did_you_mean(choice, known)}"
+        f"{key} has no choice '{brief(choice)}'{without_file(key, choice) or did_you_mean(choice, known, own_parts())}"
         for choice in values
         if is_group and choice not in known
     ]

@@ -1,9 +1,12 @@
-"""Files that come with an installed dependency."""
+"""What comes with an installed dependency: files, and a data set of them for whoever has none yet."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+
+# what a message about absent data names instead (`MissingInput.instead`)
+NO_FILES_NEEDED = "dataset=digits needs no files."
 
 
 def of_scikit_learn(folder: str, name: str) -> Path:

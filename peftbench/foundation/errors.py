@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -34,16 +33,23 @@ class MissingInput(PeftbenchError):
 
     The first line says what is absent and, where it differs from one data set to the next, what to get. `advice` holds
     the lines that are the same for all data sets of a kind, so that a list of them says it once (`said_once`).
+    `instead` names another choice, which needs nothing; it ends the message, on a line of its own unless `same_line`.
     """
 
     exit_code = 2
 
-    def __init__(self, what: str, *advice: str) -> None:
-        super().__init__("\n".join([what, *advice]))
+    def __init__(self, what: str, *advice: str, instead: str = "", same_line: bool = False) -> None:
+        super().__init__(what, *advice)
+        self.what, self.advice, self.instead = what, advice, instead
+        self._before_instead = " " if same_line else "\n"
+
+    def __str__(self) -> str:
+        said = "\n".join([self.what, *self.advice])
+        return f"{said}{self._before_instead}{self.instead}" if self.instead else said
 
     def of_record(self) -> MissingInput:
-        """The same where a record has settled the data set: without the words that name another to try."""
-        return MissingInput(re.sub(r"\s*dataset=\w+ needs no files\.", "", str(self)))
+        """The same where a record has settled the choice, so that no other can be taken instead."""
+        return MissingInput(self.what, *self.advice)
 
 
 class BadInput(PeftbenchError):
@@ -105,11 +111,14 @@ def _escaped(sign: str) -> str:
     return sign if sign == "\n" else sign.encode("unicode_escape").decode()
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with at most three close names, else `; known: ...` when the list is short."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """`; did you mean 'x'?` with at most three close names, else `; known: ...` when the list is short.
+
+    `otherwise` is said behind it where no name is close.
+    """
     names = sorted(set(known))
     # whoever writes LoRA means lora
     near = [name for name in names if name.lower() == word.lower()]
     if near := near or get_close_matches(word, names, n=3, cutoff=0.6):
         return "; did you mean " + " or ".join(f"'{name}'" for name in near) + "?"
-    return f"; known: {', '.join(names)}" if names and len(names) <= _MOST_KNOWN else ""
+    return (f"; known: {', '.join(names)}" if names and len(names) <= _MOST_KNOWN else "") + otherwise

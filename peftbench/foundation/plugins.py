@@ -23,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError, brief
 from peftbench.foundation.location import default_cache_dir, shipped_configs
 
 VARIABLE = "PEFTBENCH_PLUGINS"
@@ -68,6 +68,13 @@ def _plugins(variable: str) -> tuple[Plugin, ...]:
             raise BadInput(f"the entry point {entry.name} of {ENTRY_POINTS} names {entry.value}, which is no package")
         found.append(Plugin(Path(next(iter(spec.submodule_search_locations))), entry.value))
     return tuple(found)
+
+
+def own_parts() -> str:
+    """What to say behind a name that is like no known one: where parts of one's own are read from."""
+    named = os.environ.get(VARIABLE)
+    now = f", now {brief(named)}" if named else ""
+    return f"; one of your own is read from the folders that {VARIABLE} names{now}"
 
 
 def load_plugins() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from peftbench.foundation.errors import ConfigError, did_you_mean
-from peftbench.foundation.plugins import load_plugins, plugins
+from peftbench.foundation.plugins import load_plugins, own_parts, plugins
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
         if plugins() or not self._found(name):
             self._load()
         if name not in self._entries:
-            raise ConfigError([f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries)}"])
+            raise ConfigError([f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries, own_parts())}"])
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -83,11 +83,7 @@ def fit(
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
     """
-    problems = schedule_problems(optim, train)
-    if train.select == "best_val" and validate is None:
-        problems.append("train.select=best_val needs a validation split; choose one or set train.select=last")
-    if problems:
-        raise ConfigError(problems)
+    _refuse_unfitting(optim, train, validated=validate is not None)
     device = batches.device
     seed_everything(derive(seed, "fit"))
     trainable = {id(tensor) for tensor in model.parameters() if tensor.requires_grad}
@@ -105,8 +101,7 @@ def fit(
         average = EpochAverage(step.tensors, epoch_weights(optim.average_mean, optim.average_std, train.epochs))
     curve: list[Row] = []
     validated = f"val_{metric.name}"
-    best: Row | None = None
-    best_score, best_state = None, None
+    best = Best(model, metric)
     num_steps = 0
 
     for epoch in range(train.epochs):
@@ -126,21 +121,49 @@ def fit(
             with watch.measure("eval"):
                 row[validated] = validate()
         curve.append(row)
-        if train.select == "best_val" and metric.improves(row[validated], best_score):
-            best, best_score = row, row[validated]
-            best_state = {name: tensor.detach().clone() for name, tensor in _changing(model).items()}
+        if train.select == "best_val":
+            best.consider(row, row[validated])
         if on_epoch is not None:
             on_epoch(row)
 
     if average is not None:
         average.take()
-    if best_state is not None:
-        with torch.no_grad():
-            for name, tensor in _changing(model).items():
-                tensor.copy_(best_state[name])
-    selected, seconds = (best or curve[-1])["epoch"], dict(watch.seconds)
+    best.restore()
+    selected, seconds = (best.row or curve[-1])["epoch"], dict(watch.seconds)
     capture = against_capture or stepping.outcome
-    return FitResult(curve, selected, best_state, seconds, num_steps, train.epochs * sum(batches.sizes), capture)
+    return FitResult(curve, selected, best.state, seconds, num_steps, train.epochs * sum(batches.sizes), capture)
+
+
+def _refuse_unfitting(optim: OptimSpec, train: TrainSpec, validated: bool) -> None:
+    problems = schedule_problems(optim, train)
+    if train.select == "best_val" and not validated:
+        problems.append("train.select=best_val needs a validation split; choose one or set train.select=last")
+    if problems:
+        raise ConfigError(problems)
+
+
+class Best:
+    """The best epoch considered so far, and what the model had learned by then; `row` and `state` are None without."""
+
+    def __init__(self, model: nn.Module, metric: Metric) -> None:
+        self.row: Row | None = None
+        self.state: dict[str, torch.Tensor] | None = None
+        self._model, self._metric = model, metric
+        self._score: Any = None
+
+    def consider(self, row: Row, score: Any) -> None:
+        """Keep the model as it is now where its epoch is better than all before it."""
+        if self._metric.improves(score, self._score):
+            self.row, self._score = row, score
+            self.state = {name: tensor.detach().clone() for name, tensor in _changing(self._model).items()}
+
+    def restore(self) -> None:
+        """Put the kept state back into the model; nothing where no epoch was kept."""
+        if self.state is None:
+            return
+        with torch.no_grad():
+            for name, tensor in _changing(self._model).items():
+                tensor.copy_(self.state[name])
 
 
 class Started:

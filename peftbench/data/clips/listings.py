@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from peftbench.data.entries import entries_in, matching
 from peftbench.data.sources.folder import sorted_classes
 from peftbench.data.sources.image_lists import path_problem, read_json, read_text, shortened
 from peftbench.data.sources.own_files import PART_NAMES
@@ -94,7 +95,7 @@ def from_folders(root: Path) -> Clips:
             parts[part] = tuple(
                 Clip(f"{top[part].name}/{folder.name}/{file}", None, order[folder.name])
                 for folder in _folders(top[part])
-                for file in sorted(entry.name for entry in folder.iterdir())
+                for file in (entry.name for entry in entries_in(folder))
                 if file.lower().endswith(VIDEO_SUFFIXES) and file[0] != "."
             )
             if not parts[part]:
@@ -103,10 +104,7 @@ def from_folders(root: Path) -> Clips:
 
 
 def _folders(place: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in place.iterdir() if entry.is_dir() and entry.name[0] != ".")
-    except OSError as error:
-        raise BadInput(f"{place}: cannot be read ({error.strerror})") from error
+    return [entry for entry in entries_in(place) if entry.is_dir() and entry.name[0] != "."]
 
 
 # of the names of UCF101 (the recording) and of HMDB51 (what follows the name of the recording)
@@ -140,7 +138,7 @@ def _named(line: str) -> str:
 
 def from_hmdb51(lists: Path, split: int) -> Clips:
     """`CLASS_test_splitN.txt` of HMDB51, lines `file id`: id 1 trains, 2 tests, 0 is not used."""
-    found = sorted(lists.glob(f"*_test_split{split}.txt"))
+    found = list(matching(lists, f"*_test_split{split}.txt"))
     if not found:
         raise BadInput(f"{lists}: no list CLASS_test_split{split}.txt of HMDB51")
     names = tuple(path.name.removesuffix(f"_test_split{split}.txt") for path in found)

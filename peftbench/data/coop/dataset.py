@@ -12,6 +12,7 @@ from peftbench.data.coop.lists import files_of, read_lists
 from peftbench.data.coop.tasks import ALL_SETS, CoopSet
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import listed_files, refuse_overlap, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
@@ -80,7 +81,7 @@ class Coop(ListedSet):
         return MissingInput(
             f"{self.label}: {why}. Get the images ({facts.megabytes:,} MB): {facts.where}; and {lists} "
             f"by {_LISTS_FROM}; or set dataset.root=<folder that holds {facts.folder}>.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.base import DATASETS, Source
+from peftbench.data.entries import all_below
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
@@ -182,7 +184,7 @@ class FewShotDataset(ListedSet):
 
     def _annotations(self) -> list[Path]:
         """The files that say which images there are and of which class."""
-        return [path for path in self._folder.rglob("*") if path.suffix in (".txt", ".json", ".mat")]
+        return [path for path in all_below(self._folder) if path.suffix in (".txt", ".json", ".mat")]
 
     def open(self) -> Source:
         parts, names = self._read()
@@ -211,7 +213,7 @@ class FewShotDataset(ListedSet):
         return MissingInput(
             f"{self.label}: {why}. Get it ({facts.megabytes:,} MB): {command}{facts.where}, unpacked "
             f"there; or set dataset.root=<folder that holds {facts.folder}>.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.entries import matching
 from peftbench.data.fgvc.tasks import FGVC_TASKS, FgvcTask, canonical_fgvc
 from peftbench.data.parts import PartsSource, class_notes
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import (
     ImageList,
     listed_files,
@@ -110,7 +112,7 @@ class Fgvc(DatasetSpec):
                 f"there is no folder {', '.join(self._facts.folders)} in it" if root.is_dir() else "it is not there"
             )
             what = f"{self.label}: not in {root} (dataset.root): {exists}. {self._images(root)}"
-            raise MissingInput(what, *self._advice(root))
+            raise MissingInput(what, *self._advice(root), instead=NO_FILES_NEEDED)
         # a case-insensitive disk finds one folder under several names
         if len({path.resolve() for path in found}) > 1 and not found[0].samefile(found[1]):
             raise BadInput(f"{self.label}: {found[0]} and {found[1]} may both hold this dataset; keep one of them")
@@ -126,7 +128,6 @@ class Fgvc(DatasetSpec):
             "The lists train.json, val.json, test.json go into the folder of the images: "
             f"`hf download XiN0919/FGVC json.zip --repo-type dataset --local-dir {root}`. "
             "Another place is set by dataset.root=<folder>.",
-            "dataset=digits needs no files.",
         )
 
     def _lists(self, folder: Path) -> tuple[dict[str, ImageList], list[str]]:
@@ -137,6 +138,7 @@ class Fgvc(DatasetSpec):
             raise MissingInput(
                 f"{self.label}: {folder} lacks {' and '.join(missing)} ({_LISTS_FROM}). {self._images(folder.parent)}",
                 *self._advice(folder.parent),
+                instead=NO_FILES_NEEDED,
             )
         read = {part: read_json_list(file) for part, file in files.items() if file.is_file()}
         ids = sorted_ids({label for listed in read.values() for label in listed.values()})
@@ -179,12 +181,14 @@ class Fgvc(DatasetSpec):
         for candidate in candidates:
             if (candidate / first).is_file():
                 return candidate
-        existing = [candidate for candidate in candidates if candidate.is_dir() and any(candidate.glob("*/*"))]
+        existing = [candidate for candidate in candidates if candidate.is_dir() and any(matching(candidate, "*/*"))]
         if len(candidates) > 1 and existing[:1] == candidates[:1]:
             return candidates[0]  # some images are here: the check of all of them says which are not
         tried = ", ".join(str(candidate / first) for candidate in candidates)
         what = f"{self.label}: the lists are here and the images are not (looked for {tried})."
-        raise MissingInput(f"{what} {self._images(folder.parent)}", *self._advice(folder.parent))
+        raise MissingInput(
+            f"{what} {self._images(folder.parent)}", *self._advice(folder.parent), instead=NO_FILES_NEEDED
+        )
 
 
 def read_json_list(file: Path) -> dict[str, str]:

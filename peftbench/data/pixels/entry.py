@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from peftbench.data.entries import entries_in, matching
 from peftbench.foundation.digests import hash_file
 from peftbench.foundation.identity import canonical
 
@@ -64,7 +65,7 @@ class Entry:
         """Only one process at a time builds this entry. What killed builders left behind is removed on the way."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._lock_file):
-            for leftover in self.folder.glob("*.tmp"):
+            for leftover in matching(self.folder, "*.tmp"):
                 _remove_abandoned(leftover, own_lock=self._lock_file)
             yield
 
@@ -148,7 +149,7 @@ class Listed:
 def listed(folder: Path) -> list[Listed]:
     """Everything under `folder`, most recently used first; leftovers of killed builders included."""
     files: dict[str, list[Path]] = {}
-    for path in folder.glob("*"):
+    for path in entries_in(folder):
         if path.suffix != ".lock" and path.is_file():
             files.setdefault(path.name.split(".")[0], []).append(path)
     entries = [_listed(folder, key, paths) for key, paths in files.items()]
@@ -178,8 +179,8 @@ def prune(folder: Path, unused_days: float | None = None) -> list[Listed]:
         old = unused_days is not None and time.time() - entry.used > unused_days * 86_400
         if (old or not entry.reachable) and _remove(folder, entry.key):
             removed.append(entry)
-    for lock_file in folder.glob("*.lock"):
-        if not any(folder.glob(f"{lock_file.stem}.[!l]*")):
+    for lock_file in matching(folder, "*.lock"):
+        if not any(matching(folder, f"{lock_file.stem}.[!l]*")):
             _remove(folder, lock_file.stem)
     return removed
 

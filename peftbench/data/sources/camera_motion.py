@@ -18,6 +18,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.entries import entries_in
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.shipped import of_scikit_learn
 from peftbench.foundation.digests import files_digest
@@ -74,7 +75,7 @@ class CameraMotion(ClipSpec):
         folder = self._place()
         if not folder.is_dir():
             raise MissingInput(f"dataset.root={self.root}: there is no such folder; set it to a folder of pictures")
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+        found = [path for path in entries_in(folder) if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
         if len(found) < 2:
             raise BadInput(f"{folder}: {len(found)} pictures; put two or more there, some for test clips alone")
         return found

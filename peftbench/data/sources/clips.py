@@ -117,8 +117,9 @@ class ClipFiles(ClipSpec):
     def _clips(self) -> Clips:
         if self.root is None:
             raise MissingInput(
-                "set dataset.root=<folder with train/CLASS and test/CLASS of videos>, or name lists (docs/video.md). "
-                "dataset=moving_shapes needs no files."
+                "set dataset.root=<folder with train/CLASS and test/CLASS of videos>, or name lists (docs/video.md).",
+                instead="dataset=moving_shapes needs no files.",
+                same_line=True,
             )
         root = self._root()
         if not root.is_dir():

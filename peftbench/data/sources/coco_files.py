@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.boxes import COLUMNS
+from peftbench.data.entries import matching
 from peftbench.data.sources.image_lists import path_problem, read_json, shortened
 from peftbench.foundation.errors import BadInput
 
@@ -147,5 +148,5 @@ def _number(value: Any) -> bool:
 
 def instance_files(folder: Path) -> Iterator[tuple[str, Path]]:
     """What follows `instances_` in the names of the files there, in order: `train2017`, `val2017`."""
-    for path in sorted(folder.glob("instances_*.json")):
+    for path in matching(folder, "instances_*.json"):
         yield path.stem.removeprefix("instances_"), path

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, shortened
 from peftbench.data.sources.labels import refuse_several
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
@@ -117,7 +118,9 @@ class CsvFiles(OwnFiles):
         if not lists:
             raise MissingInput(
                 "set dataset.path=<list file with a path and a label column>, or dataset.train=... and "
-                "dataset.test=...; image paths are relative to the list. dataset=digits needs no files."
+                "dataset.test=...; image paths are relative to the list.",
+                instead=NO_FILES_NEEDED,
+                same_line=True,
             )
         for part, path in lists.items():
             if not path.is_file():

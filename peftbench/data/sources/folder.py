@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.data.base import DATASETS
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files
 from peftbench.data.sources.obstacles import refuse
 from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
@@ -56,7 +57,9 @@ class Folder(OwnFiles):
         root = self._place()
         if self.root is None:
             raise MissingInput(
-                f"set dataset.root=<folder of class folders> ({self.layout}). dataset=digits needs no files."
+                f"set dataset.root=<folder of class folders> ({self.layout}).",
+                instead=NO_FILES_NEEDED,
+                same_line=True,
             )
         if not root.is_dir():
             what = "it is a file" if root.is_file() else "there is no such folder"
@@ -212,7 +215,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
                 key=lambda entry: entry.name,
             )
     except OSError as error:
-        raise BadInput(f"{folder}: cannot be read ({error.strerror}); give yourself the right to read it") from error
+        raise unreadable(error, folder) from error
 
 
 def _refuse_linked(entry: os.DirEntry[str], follow_links: bool) -> None:

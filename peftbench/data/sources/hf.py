@@ -22,6 +22,7 @@ from peftbench.data.base import (
     RawSplit,
     Source,
 )
+from peftbench.data.entries import all_below
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
@@ -104,7 +105,7 @@ class HfDataset(DatasetSpec):
             pinned = self.path is not None and self.commit is not None and len(self.commit) == 40
             return [self._place()] if pinned else None
         place = self._place()
-        return [place, *sorted(place.rglob("*"))]
+        return [place, *all_below(place)]
 
     def places(self) -> list[Path]:
         return [self._place()] if self._is_local() else []

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from peftbench.data.entries import all_below
 from peftbench.foundation.errors import BadInput
-from peftbench.foundation.system import unreadable
 
 # beside tables these hold words about the data and no data
 _DOCUMENTS = frozenset({"", ".md", ".txt", ".json", ".yaml", ".yml", ".py"})
@@ -21,18 +21,10 @@ def data_files(place: Path) -> list[Path]:
     """
     if place.is_file():
         return [place]
-    # Path.rglob passes over what it may not read, and the data would be other data without a word
-    below = (Path(folder, name) for folder, _, names in os.walk(place, onerror=_unreadable) for name in names)
-    files = sorted(file for file in below if file.is_file() and not file.name.startswith("."))
+    files = [path for path in all_below(place) if path.is_file() and not path.name.startswith(".")]
     if any(file.suffix == ".parquet" for file in files):
         return [file for file in files if file.suffix.lower() not in _DOCUMENTS]
     return files
-
-
-def _unreadable(error: OSError) -> None:
-    # a folder that is gone holds nothing
-    if not isinstance(error, FileNotFoundError):
-        raise unreadable(error) from error
 
 
 def card_header(place: Path) -> bytes:

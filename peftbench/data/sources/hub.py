@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.foundation.errors import MissingInput
 
 
@@ -48,5 +49,7 @@ def unreachable(hub_id: str) -> MissingInput:
         f"{hub_id}: there is no such file or folder here, and the Hugging Face hub cannot be reached "
         f"(offline variables set: {in_force}). With a connection run `hf download {hub_id} --repo-type dataset` "
         f"(add --dry-run for the sizes) and then HF_HUB_OFFLINE=1 here, or set dataset.path=<folder with train.parquet "
-        "and test.parquet>. dataset=digits needs no files."
+        "and test.parquet>.",
+        instead=NO_FILES_NEEDED,
+        same_line=True,
     )

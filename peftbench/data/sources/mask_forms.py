@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from peftbench.data.entries import entries_in, matching
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.sources.image_lists import path_problem, read_text
 from peftbench.data.sources.map_files import ClassNumbers, Reader
@@ -184,7 +185,7 @@ def cityscapes(root: Path) -> Found:
     found_ids: set[str] = set()
     for part, name in {"train": "train", "test": "val"}.items():
         samples: Samples = []
-        for image in sorted((root / "leftImg8bit" / name).glob("*/*_leftImg8bit.png")):
+        for image in matching(root / "leftImg8bit" / name, "*/*_leftImg8bit.png"):
             stem = f"gtFine/{name}/{image.parent.name}/{image.name.removesuffix('_leftImg8bit.png')}_gtFine_"
             kind = "labelTrainIds" if (root / f"{stem}labelTrainIds.png").is_file() else "labelIds"
             found_ids.add(kind)
@@ -214,12 +215,7 @@ def listed_stems(root: Path, folder: str, images: str, lists: Mapping[str, str] 
 
 def _twins(root: Path, images: str, masks: str) -> Samples:
     """Every image in one folder with the mask of its name in the other; none where there is no such folder."""
-    try:
-        found = sorted(path for path in (root / images).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise BadInput(f"{root / images}: cannot be read ({error.strerror})") from error
+    found = [path for path in entries_in(root / images) if path.suffix.lower() in IMAGE_SUFFIXES]
     twice = [a.stem for a, b in pairwise(found) if a.stem == b.stem]
     if twice:
         raise BadInput(f"{root / images}: two images are called {twice[0]}; keep one")

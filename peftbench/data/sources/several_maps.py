@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from peftbench.data.entries import entries_in
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.sources.map_files import (
     MapFile,
@@ -111,9 +112,7 @@ def pascal_mt(root: Path) -> Found:
 
 def _suffixes(folder: Path) -> dict[str, str]:
     """Stem -> suffix of every file there; an array goes before a picture of the same name."""
-    if not folder.is_dir():
-        return {}
-    return {path.stem: path.suffix for path in sorted(folder.iterdir(), key=lambda path: path.suffix == ".npy")}
+    return {path.stem: path.suffix for path in sorted(entries_in(folder), key=lambda path: path.suffix == ".npy")}
 
 
 def _depth(files: Sequence[MapFile], size: Size) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, RawSplit, Source
 from peftbench.data.parts import full_split
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.splits import ArraySplit
 from peftbench.data.tfds_order import train_and_val
 from peftbench.foundation.errors import MissingInput, PeftbenchError
@@ -165,7 +166,7 @@ class TorchvisionSet(DatasetSpec):
             f"{self.label}: neither {archive} ({facts.megabytes} MB) nor {folder}/ is intact in {self._root()}, "
             f"{reason}. Put {_URL}{archive} there (curl -O on a machine with a connection), "
             f"or set dataset.root=<folder that holds it>, {facts.otherwise}.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 

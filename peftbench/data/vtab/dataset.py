@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.vtab.folder import VtabFolder
 from peftbench.data.vtab.hub import REPOSITORY, VtabHub
 from peftbench.data.vtab.original import VtabOriginal
@@ -17,7 +18,6 @@ from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 SOURCES = ("folder", "hub", "original")
-_NOTHING_NEEDED = "dataset=digits needs no files."
 
 
 @DATASETS.add("vtab")
@@ -54,9 +54,10 @@ class Vtab(VtabSpec):
                 spec.check()
                 return spec
             except MissingInput as error:
-                reasons.append(str(error).removeprefix(f"{self.label}: ").split("\n"))
-        advice = dict.fromkeys(line for lines in reasons for line in lines[1:] if line != _NOTHING_NEEDED)
-        raise MissingInput(f"{self.label}: {'; '.join(lines[0] for lines in reasons)}", *advice, _NOTHING_NEEDED)
+                reasons.append(error)
+        what = "; ".join(reason.what.removeprefix(f"{self.label}: ") for reason in reasons)
+        advice = dict.fromkeys(line for reason in reasons for line in reason.advice)
+        raise MissingInput(f"{self.label}: {what}", *advice, instead=NO_FILES_NEEDED)
 
     def candidates(self) -> list[DatasetSpec]:
         """One spec for each of `sources`."""

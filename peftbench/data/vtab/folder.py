@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
+from peftbench.data.entries import entries_in
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import (
     ImageList,
     listed_files,
@@ -87,7 +89,7 @@ class VtabFolder(VtabSpec):
         if found:
             return next(iter(found.values()))
         if root.is_dir():
-            present = sorted(path.name for path in root.iterdir() if path.is_dir())
+            present = [path.name for path in entries_in(root) if path.is_dir()]
             exists = f"it holds {', '.join(present[:20])}" if present else "it holds no folder"
             if (root / "train800.txt").exists():
                 exists += "; it looks like a task folder itself: give the folder above it"
@@ -98,7 +100,7 @@ class VtabFolder(VtabSpec):
             "Set dataset.root=<folder of task folders>, or get the processed archive: "
             f"`hf download XiN0919/VTAB-1k --repo-type dataset --local-dir {root}` "
             "(add --dry-run to list the files and their sizes first).",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
     def _lists(self, folder: Path) -> dict[str, ImageList]:

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftbench.data.base import DATASETS, Source
+from peftbench.data.entries import matching
+from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.archive import building, is_archive, unpack
 from peftbench.data.sources.hub import unreachable
 from peftbench.data.vtab.folder import VtabFolder
@@ -104,7 +106,9 @@ class VtabHub(VtabSpec):
 
     def _listing(self) -> tuple[str, list[HubFile]]:
         """The commit and its files: as noted when something was first fetched, else asked of the hub and noted."""
-        noted = [self._store / f"{self.commit}.json"] if self.commit else sorted(self._store.glob("*.json"), key=_age)
+        noted = (
+            [self._store / f"{self.commit}.json"] if self.commit else sorted(matching(self._store, "*.json"), key=_age)
+        )
         for note in noted:
             try:
                 rows = json.loads(note.read_text(encoding="utf-8"))
@@ -202,7 +206,7 @@ class VtabHub(VtabSpec):
             f"{self.label}: {self.repo} {why}",
             "Set dataset.download=true with a connection (what is broken off resumes; sizes: "
             f"`hf download {self.repo} --repo-type dataset --dry-run`), or set dataset.root=<folder of task folders>.",
-            "dataset=digits needs no files.",
+            instead=NO_FILES_NEEDED,
         )
 
 
@@ -218,7 +222,7 @@ def _task_folder(folder: Path, facts: VtabTask) -> Path | None:
     """The first folder of the task with its lists, at most three levels down."""
     for depth in range(_MAX_DEPTH + 1):
         for name in facts.folders:
-            for found in sorted(folder.glob("*/" * depth + name)):
+            for found in matching(folder, "*/" * depth + name):
                 if (found / "train800.txt").is_file():
                     return found
     return None

@@ -11,6 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.entries import all_below, matching
 from peftbench.data.sources.torchvision_sets import TorchvisionSet
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
@@ -71,13 +72,13 @@ class VtabOriginal(VtabSpec):
     def inputs(self) -> list[Path]:
         if self.task in BY_TORCHVISION:
             return []
-        return [path for place in self.places() for path in (place, *sorted(place.rglob("*")))]
+        return [path for place in self.places() for path in (place, *all_below(place))]
 
     def places(self) -> list[Path]:
         if self.task in BY_TORCHVISION:
             return self._by_torchvision(lambda spec: spec.places())
         tops = dict.fromkeys(marker.split("/")[0] for marker in self._facts().markers)
-        return [path for top in tops for path in self.root.glob(top)]
+        return [path for top in tops for path in matching(self.root, top)]
 
     def open(self) -> Source:
         if self.task in BY_TORCHVISION:
@@ -108,13 +109,13 @@ class VtabOriginal(VtabSpec):
             return ask(TorchvisionSet(task=self.task, root=self.originals, download=self.download))
         except MissingInput as error:
             # the reader's own advice names its own options
-            what = str(error).partition(". Put ")[0]
+            what = error.what.partition(". Put ")[0]
             raise MissingInput(
                 f"vtab/{what} (dataset.originals); `python -m peftbench data prepare {self.label}` downloads it"
             ) from error
 
     def _absent(self, original: Original) -> list[str]:
-        return [marker for marker in original.markers if not any(self.root.glob(marker))]
+        return [marker for marker in original.markers if not any(matching(self.root, marker))]
 
     def _missing(self, original: Original) -> MissingInput:
         how = (

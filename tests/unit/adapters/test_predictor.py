@@ -18,6 +18,7 @@ from peftbench.backbones.source import weights_id
 from peftbench.cli.commands import predict
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.foundation.errors import BadInput, MissingInput
+from tests.closed_folders import close_folder
 
 
 class Darkness(torch.nn.Module):
@@ -42,18 +43,6 @@ def photos(folder: Path, **levels: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, level in levels.items():
         Image.new("RGB", (8, 8), (level,) * 3).save(folder / f"{name}.png")
-
-
-def refuse_folder(monkeypatch: pytest.MonkeyPatch, refused: Path) -> None:
-    """What another user's folder answers; the tests may run as root, who may read all."""
-    scandir = os.scandir
-
-    def scan(place: str | Path | int = "."):
-        if place in (refused, str(refused)):
-            raise PermissionError(13, "Permission denied", str(place))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", scan)
 
 
 def test_folders_are_searched_in_order_and_hidden_files_left_out(tmp_path: Path) -> None:
@@ -84,7 +73,7 @@ def test_weights_are_found_again_or_asked_for() -> None:
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photos(tmp_path / "open", a=0)
     photos(tmp_path / "closed", b=0)
-    refuse_folder(monkeypatch, tmp_path / "closed")
+    close_folder(monkeypatch, tmp_path / "closed")
     with pytest.raises(BadInput, match="closed: permission denied"):
         image_files([tmp_path])
     told: list[Exception] = []
@@ -108,7 +97,7 @@ def test_good_images_have_their_rows_and_bad_ones_are_named(
     (root / "b.jpg").write_text("no image")
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(root / "c.tif")
     (root / "e.png").symlink_to(tmp_path / "nowhere")
-    refuse_folder(monkeypatch, root / "closed")
+    close_folder(monkeypatch, root / "closed")
     out = tmp_path / "out.csv"
     assert predict.main(["model.safetensors", str(root), "--out", str(out)]) == 1
     rows = list(csv.DictReader(out.read_text().splitlines()))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from peftbench.advise import shortlist as shortlist_module
 from peftbench.advise.advise import Adviser
@@ -17,7 +16,7 @@ from peftbench.advise.page import calibration, confusion, worst
 from peftbench.advise.race import Entry, Plan, Race, Trial
 from peftbench.advise.request import read_request
 from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, applicable, shortlist
-from peftbench.advise.verdict import Verdict, margins, wilson
+from peftbench.advise.verdict import Verdict
 from peftbench.data.sources.folder import Folder
 from peftbench.foundation.errors import BadInput, ConfigError, RecordError
 from peftbench.methods.base import METHODS
@@ -115,17 +114,6 @@ def test_a_step_that_no_board_has_counted_is_taken_to_be_dear(monkeypatch: pytes
     assert chosen["convpass"].why.endswith("a step costs 1.2 times LoRA's")
     assert chosen["mona"].why.endswith("a step is taken to be dear, since no board has counted it")
     assert chosen["mona"].cost == 1.75
-
-
-@pytest.mark.parametrize(("correct", "n"), [(0, 10), (87, 155), (155, 155), (1, 2)])
-def test_the_interval_is_wilsons(correct: int, n: int) -> None:
-    assert wilson(correct, n) == pytest.approx(proportion_confint(correct, n, method="wilson"), abs=1e-6)
-
-
-@pytest.mark.parametrize(("first", "second", "n"), [(10, 10, 10), (1, 0, 1), (90, 80, 100), (0, 7, 9)])
-def test_the_interval_of_a_difference_is_newcombes(first: int, second: int, n: int) -> None:
-    known = confint_proportions_2indep(first, n, second, n, method="newcomb", compare="diff")
-    assert margins(first, second, n) == pytest.approx(known, abs=1e-6)
 
 
 def trial(method: str, correct: int, n: int, params: tuple[int, int]) -> Trial:

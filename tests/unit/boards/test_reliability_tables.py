@@ -11,7 +11,7 @@ from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.reliability_tables import Reliability, reliability, write
 from peftbench.records.collect import collect
 from peftbench.records.record import RunRecord
-from tests.unit.boards.test_leaderboard import cells
+from tests.boards import cells
 
 LORA = {"dtd": [0.5, 0.6], "eurosat": [0.7, 0.8]}
 DORA = {"dtd": [0.55, 0.65], "eurosat": [0.6, 0.9]}

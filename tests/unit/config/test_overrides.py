@@ -53,6 +53,17 @@ def test_glob_stands_for_the_choices_that_match():
     assert len(in_folder) > 2 and values_of("dataset=glob(vtab/d*)", config_dir()) == ("dataset", in_folder)
 
 
+def test_a_choice_like_no_other_may_be_of_ones_own_and_a_misspelt_one_may_not(monkeypatch):
+    monkeypatch.delenv("PEFTBENCH_PLUGINS", raising=False)
+    where = "one of your own is read from the folders that PEFTBENCH_PLUGINS names"
+    sections = ["method", "dataset", "optim"]
+    assert word_problems(["method=xyzzy"], config_dir(), sections) == [f"method has no choice 'xyzzy'; {where}"]
+    [dataset] = word_problems(["dataset=xyzzy"], config_dir(), sections)
+    assert "; known: ade20k, " in dataset and dataset.endswith(f"; {where}")
+    [misspelt] = word_problems(["method=lorra"], config_dir(), sections)
+    assert misspelt.startswith("method has no choice 'lorra'; did you mean 'lora'") and "PLUGINS" not in misspelt
+
+
 def test_every_unreadable_word_is_named():
     with pytest.raises(ConfigError) as stop:
         readable(["optim.lr=[1", "seed", "method=lora"])

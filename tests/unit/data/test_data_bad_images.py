@@ -24,6 +24,7 @@ from peftbench.data.sources.folder import Folder
 from peftbench.data.sources.hf import HfDataset
 from peftbench.data.vtab.folder import VtabFolder
 from peftbench.foundation.errors import BadInput
+from tests.closed_folders import close_folder
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -230,13 +231,6 @@ def test_a_folder_of_tables_that_may_not_be_read_is_named(tmp_path, monkeypatch)
     spec = in_parquet(tmp_path / "data", PLAIN)
     refused = tmp_path / "data" / "more"
     refused.mkdir()
-    scandir = os.scandir
-
-    def refuse(place="."):
-        if place in (refused, str(refused)):
-            raise PermissionError(13, "Permission denied", str(place))
-        return scandir(place)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    close_folder(monkeypatch, refused)
     with pytest.raises(BadInput, match="more: permission denied"):
         spec.revision()

@@ -17,6 +17,7 @@ from PIL import Image
 from peftbench.data.sources import archive as archives
 from peftbench.data.sources.archive import unpack
 from peftbench.data.vtab import hub as vtab_hub
+from peftbench.data.vtab.dataset import Vtab
 from peftbench.data.vtab.folder import VtabFolder
 from peftbench.data.vtab.hub import HubFile, VtabHub, files_of_task
 from peftbench.data.vtab.tasks import VTAB_TASKS
@@ -141,6 +142,16 @@ def test_a_broken_off_download_is_one_line_and_the_next_try_goes_on(hub, packed)
         spec().open()
     hub.breaks_off = False
     assert len(spec(download=True).open().split("test")) == 711
+
+
+def test_what_to_take_instead_is_said_once_of_all_sources(hub, packed, tmp_path):
+    shutil.copy(packed, hub.folder / "kitti.zip")
+    hub.breaks_off = True
+    wanted = Vtab(task="kitti", root=str(tmp_path / "nowhere"), download=True, sources=["folder", "hub"])
+    with pytest.raises(MissingInput, match="cannot be reached") as caught:
+        wanted.revision()
+    assert str(caught.value).count("needs no files") == 1 and str(caught.value).endswith("digits needs no files.")
+    assert "needs no files" not in str(caught.value.of_record())
 
 
 def test_a_short_file_is_deleted_and_never_unpacked(hub, packed, tmp_path):

@@ -17,6 +17,7 @@ from peftbench.data.sources.mask_forms import CITYSCAPES, VOC
 from peftbench.data.sources.masks import Masks
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from tests.closed_folders import close_folder
 
 SIZE = (12, 8)
 
@@ -152,6 +153,15 @@ def test_cityscapes(tmp_path: Path, kind: str, numbers: list[int]) -> None:
     source = Masks(root=str(tmp_path), form="cityscapes").open()
     assert source.num_classes == 19 and CITYSCAPES[18] == "bicycle"
     assert first_map(source).ravel()[:3].tolist() == [0, 18, 255]
+
+
+def test_a_city_that_may_not_be_read_ends_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part, city in (("train", "bonn"), ("train", "ulm"), ("val", "ulm")):
+        put_image(tmp_path / f"leftImg8bit/{part}/{city}/{city}_0_leftImg8bit.png", 1)
+        put_mask(tmp_path / f"gtFine/{part}/{city}/{city}_0_gtFine_labelTrainIds.png", [0, 18])
+    closed = tmp_path / "leftImg8bit/train/bonn"
+    close_folder(monkeypatch, closed)
+    assert f"{closed}: permission denied; give yourself the right" in refusal(tmp_path, form="cityscapes")
 
 
 def refusal(root: Path, **options: str) -> str:

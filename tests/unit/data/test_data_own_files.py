@@ -13,6 +13,7 @@ from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.sources.folder import Folder
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.closed_folders import close_folder
 from tests.own_images import swap_bytes
 
 
@@ -226,15 +227,8 @@ def test_too_few_images_to_divide_say_which_options_to_set(tmp_path):
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     root = divided(tmp_path / "pets")
-    scan = os.scandir
-
-    def refuse(path):
-        if str(path).endswith("cat"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(BadInput, match=r"cat: cannot be read \(Permission denied\); give yourself the right"):
+    close_folder(monkeypatch, root / "train" / "cat")
+    with pytest.raises(BadInput, match="cat: permission denied; give yourself the right"):
         folder(root).open()
 
 

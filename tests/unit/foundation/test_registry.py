@@ -68,9 +68,20 @@ def test_a_wrong_name_is_answered_with_the_nearest(kitchen: Registry[Any]) -> No
     assert caught.value.problems == ["unknown tool 'wisk'; did you mean 'whisk'?"]
 
 
-def test_a_name_near_to_nothing_is_answered_with_the_list(kitchen: Registry[Any]) -> None:
-    with pytest.raises(ConfigError, match="unknown tool 'fork'; known: ladle, whisk"):
+def test_a_name_near_to_nothing_is_answered_with_the_list_and_where_own_ones_are_read_from(
+    kitchen: Registry[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = "one of your own is read from the folders that PEFTBENCH_PLUGINS names"
+    said = f"unknown tool 'fork'; known: ladle, whisk; {where}"
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(ConfigError) as caught:
         kitchen.get("fork")
+    assert caught.value.problems == [said]
+    (tmp_path / "extras").mkdir()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "extras"))
+    with pytest.raises(ConfigError) as caught:
+        kitchen.get("fork")
+    assert caught.value.problems == [f"{said}, now {tmp_path / 'extras'}"]
 
 
 def test_a_second_class_under_one_name_is_refused_and_says_where_the_first_is(kitchen: Registry[Any]) -> None:

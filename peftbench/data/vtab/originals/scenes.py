@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peftbench.data.base import RawSplit
+from peftbench.data.entries import matching
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.vtab.originals.examples import Examples, Splits, file_examples, lines_of
 from peftbench.data.vtab.originals.tfrecord import Record, scan
@@ -106,7 +107,7 @@ def dmlab(root: Path) -> tuple[Splits, tuple[str, ...]]:
     """DMLab frames out of TFRecord files. Key: the file name stored with each frame."""
     splits = {}
     for split in ("train", "validation", "test"):
-        files = sorted((root / "dmlab").glob(f"dmlab-{split}.tfrecord*"))
+        files = list(matching(root / "dmlab", f"dmlab-{split}.tfrecord*"))
         records = [record for file in files for record in scan(file)]
         keys = [str(record.values["filename"].decode("utf-8")) for record in records]
         labels = np.array([record.numbers["label"] for record in records], dtype=np.int64)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from peftbench.foundation.entries import matching
 from peftbench.foundation.files import create_text
 from peftbench.records.store import Store
 
@@ -94,7 +95,8 @@ class Claims:
     def take(self, fingerprint: str) -> Claim | None:
         """The claim on a cell, or None while somebody else works on it. Use it as a context.
 
-        Raises `RecordError` when the folder cannot be written.
+        Raises `RecordError` when the folder cannot be written, and what `foundation.system.unreadable` says when it
+        cannot be read.
         """
         before = self.holder(fingerprint)
         if before is not None and not before.dead(self.now(), self.stale_seconds):
@@ -122,11 +124,11 @@ class Claims:
 
     def holder(self, fingerprint: str) -> Held | None:
         """Who holds the cell now, dead or alive."""
-        return self._newest(self.folder.glob(f"{fingerprint}.*.json")).get(fingerprint)
+        return self._newest(matching(self.folder, f"{fingerprint}.*.json")).get(fingerprint)
 
     def running(self) -> dict[str, Held]:
         """Fingerprint -> holder of all cells that somebody alive works on."""
-        newest = self._newest(self.folder.glob("*.json"))
+        newest = self._newest(matching(self.folder, "*.json"))
         if not newest:
             return {}
         now = self.now()

@@ -27,6 +27,7 @@ from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import RecordError, printable
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.progress import Bar, Progress
+from peftbench.foundation.system import unreadable
 from peftbench.records import collect, record
 from peftbench.records.packed import SUFFIX, read_pack
 from peftbench.records.record import RunRecord
@@ -78,14 +79,19 @@ def say_skipped(problems: Iterable[str]) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str]]:
-    """(path within the folder, time and size) of each file that should hold records, in no particular order."""
+    """(path within the folder, time and size) of each file that should hold records, in no particular order.
+
+    Raises what `foundation.system.unreadable` says of a folder: tables would lack its rows.
+    """
     levels = [(folder, 0)]
     while levels:
         parent, depth = levels.pop()
         try:
             entries = os.scandir(parent)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError as error:
+            raise unreadable(error, parent) from error
         with entries:
             for entry in entries:
                 suffix = ".json" if depth == 3 else SUFFIX if depth == 0 else None

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.foundation.digests import hash_file
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import MissingInput, RecordError
 from peftbench.foundation.files import replace_bytes
 from peftbench.records.record import RunRecord
@@ -99,7 +100,7 @@ def predictions_bytes(classes: np.ndarray) -> bytes:
 def _own(path: Path, sha256: str, fingerprint: str) -> Path | None:
     """The file with that digest: under its name, or that of an attempt which was killed after its record was put."""
     try:
-        present = [file for file in (path, *sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))) if file.is_file()]
+        present = [file for file in (path, *matching(path.parent, f"{path.stem}.*{path.suffix}")) if file.is_file()]
         for file in present:
             if hash_file(file).hex() == sha256:
                 return file

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import RecordError, brief
 from peftbench.foundation.files import replace_text
 
@@ -64,7 +65,7 @@ def mean_scores(results: Path) -> dict[str, float]:
 
     Files that measured other corruptions than most do are left out, so that means compare. Raises `RecordError`.
     """
-    found = [read(path) for path in sorted((results / FOLDER).glob("*.json"))]
+    found = [read(path) for path in matching(results / FOLDER, "*.json")]
     kinds = [_kind(one) for one in found]
     common = max(set(kinds), key=lambda kind: (kinds.count(kind), len(kind), kind), default=())
     return {one.fingerprint: one.mean for one, kind in zip(found, kinds, strict=True) if kind == common}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import RecordError
 from peftbench.foundation.files import create_text, replace_bytes, replace_text
 from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
@@ -67,12 +68,12 @@ class Store:
             expected = self.path_of(labels, fingerprint)
             if expected.is_file():
                 return expected
-        plain = next(self.records_folder.glob(f"*/*/*/{_checked(fingerprint)}.json"), None)
+        plain = next(matching(self.records_folder, f"*/*/*/{_checked(fingerprint)}.json"), None)
         return plain or next((pack for pack in self.packs() if fingerprint in self._packed_in(pack)), None)
 
     def packs(self) -> list[Path]:
         """The packed files, by name."""
-        return sorted(path for path in self.records_folder.glob(f"*{SUFFIX}") if not path.name.startswith("."))
+        return sorted(path for path in matching(self.records_folder, f"*{SUFFIX}") if not path.name.startswith("."))
 
     def packed(self) -> dict[str, Path]:
         """The pack of each packed record, by fingerprint."""
@@ -179,7 +180,7 @@ class Store:
 
     def failures(self) -> list[Failure]:
         """All notes of failed cells, by fingerprint; raises `RecordError` for a note that cannot be read."""
-        return [_read_failure(path) for path in sorted((self.work_folder / "failures").glob("*.json"))]
+        return [_read_failure(path) for path in matching(self.work_folder / "failures", "*.json")]
 
     def failure(self, fingerprint: str) -> Failure | None:
         """The note of one failed cell, or None; raises `RecordError` when it cannot be read."""
@@ -217,7 +218,7 @@ class Store:
 
     def record_files(self) -> list[Path]:
         """The files of records that are not packed, by path."""
-        return sorted(path for path in self.records_folder.glob("*/*/*/*.json") if not path.name.startswith("."))
+        return sorted(path for path in matching(self.records_folder, "*/*/*/*.json") if not path.name.startswith("."))
 
 
 def _checked(fingerprint: str) -> str:

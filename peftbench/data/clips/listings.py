@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from peftbench.data.entries import entries_in, matching
 from peftbench.data.sources.folder import sorted_classes
 from peftbench.data.sources.image_lists import path_problem, read_json, read_text, shortened
 from peftbench.data.sources.own_files import PART_NAMES
 from peftbench.data.tfds_order import hash_order
+from peftbench.foundation.entries import entries_in, matching
 from peftbench.foundation.errors import BadInput
 
 T = TypeVar("T")

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.base import DATASETS, Source
-from peftbench.data.entries import all_below
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, sizes_of_all
+from peftbench.foundation.entries import all_below
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, DatasetSpec, Source
-from peftbench.data.entries import matching
 from peftbench.data.fgvc.tasks import FGVC_TASKS, FgvcTask, canonical_fgvc
 from peftbench.data.parts import PartsSource, class_notes
 from peftbench.data.shipped import NO_FILES_NEEDED
@@ -25,6 +24,7 @@ from peftbench.data.sources.image_lists import (
     sizes_of_all,
 )
 from peftbench.data.splits import FileSplit
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from peftbench.data.entries import entries_in, matching
 from peftbench.foundation.digests import hash_file
+from peftbench.foundation.entries import entries_in, matching
 from peftbench.foundation.identity import canonical
 
 CACHE_VERSION = 1

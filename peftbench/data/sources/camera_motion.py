@@ -18,10 +18,10 @@ import numpy as np
 
 from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
 from peftbench.data.drawn import BOUNDS, random_of
-from peftbench.data.entries import entries_in
 from peftbench.data.pixels.decode import decode_image
 from peftbench.data.shipped import of_scikit_learn
 from peftbench.foundation.digests import files_digest
+from peftbench.foundation.entries import entries_in
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from peftbench.data.boxes import COLUMNS
-from peftbench.data.entries import matching
 from peftbench.data.sources.image_lists import path_problem, read_json, shortened
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import BadInput
 
 # how far a box may reach over the border of its image, in pixels: tools round

@@ -22,7 +22,6 @@ from peftbench.data.base import (
     RawSplit,
     Source,
 )
-from peftbench.data.entries import all_below
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
@@ -32,6 +31,7 @@ from peftbench.data.sources.labels import refuse_one_class, refuse_several
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import train_and_val
 from peftbench.foundation.digests import files_digest
+from peftbench.foundation.entries import all_below
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from peftbench.data.entries import all_below
+from peftbench.foundation.entries import all_below
 from peftbench.foundation.errors import BadInput
 
 # beside tables these hold words about the data and no data

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.entries import entries_in, matching
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.sources.image_lists import path_problem, read_text
 from peftbench.data.sources.map_files import ClassNumbers, Reader
+from peftbench.foundation.entries import entries_in, matching
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.maps import UNKNOWN
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.entries import entries_in
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.sources.map_files import (
     MapFile,
@@ -25,6 +24,7 @@ from peftbench.data.sources.map_files import (
     matrix,
 )
 from peftbench.data.sources.mask_forms import VOC, Found, Sample, listed_stems, needed
+from peftbench.foundation.entries import entries_in
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.maps import PARTS, UNKNOWN
 

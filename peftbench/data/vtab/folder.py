@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import DATASETS, SPLIT_SIZES, SPLITS, Source
-from peftbench.data.entries import entries_in
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import (
     ImageList,
@@ -23,6 +22,7 @@ from peftbench.data.splits import FileSplit
 from peftbench.data.vtab.lists import read_list
 from peftbench.data.vtab.spec import VtabSpec
 from peftbench.data.vtab.tasks import VtabTask
+from peftbench.foundation.entries import entries_in
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option

@@ -12,7 +12,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peftbench.data.base import DATASETS, Source
-from peftbench.data.entries import matching
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.archive import building, is_archive, unpack
 from peftbench.data.sources.hub import unreachable
@@ -21,6 +20,7 @@ from peftbench.data.vtab.spec import VtabSpec
 from peftbench.data.vtab.tasks import VtabTask
 from peftbench.foundation.connection import offline_reason
 from peftbench.foundation.digests import hash_file
+from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.spec import option

@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 
 from peftbench.data.base import DATASETS, RawSplit, Source
-from peftbench.data.entries import all_below, matching
 from peftbench.data.sources.torchvision_sets import TorchvisionSet
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
@@ -20,6 +19,7 @@ from peftbench.data.vtab.originals.facts import BY_TORCHVISION, OFFICIAL, ORIGIN
 from peftbench.data.vtab.originals.fetch import fetch
 from peftbench.data.vtab.spec import VtabSpec
 from peftbench.data.vtab.tasks import VTAB_TASKS
+from peftbench.foundation.entries import all_below, matching
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import default_cache_dir, user_path
 from peftbench.foundation.spec import option

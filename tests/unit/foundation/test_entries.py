@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from peftbench.data.clips.listings import from_folders, from_hmdb51
-from peftbench.data.entries import all_below, entries_in, matching
 from peftbench.data.pixels.entry import listed
 from peftbench.data.sources.camera_motion import CameraMotion
 from peftbench.data.sources.coco_files import instance_files
@@ -16,7 +15,12 @@ from peftbench.data.sources.hf import HfDataset
 from peftbench.data.vtab.folder import VtabFolder
 from peftbench.data.vtab.hub import VtabHub
 from peftbench.data.vtab.original import VtabOriginal
+from peftbench.foundation.entries import all_below, entries_in, matching
 from peftbench.foundation.errors import BadInput
+from peftbench.records.claims import Claims
+from peftbench.records.index import read_rows
+from peftbench.records.robustness import mean_scores
+from peftbench.records.store import Store
 from tests.closed_folders import close_folder
 from tests.conftest import REPOSITORY
 
@@ -88,7 +92,27 @@ def test_a_store_of_fetched_tasks_that_may_not_be_read_is_not_an_empty_one(
         VtabHub(task="dtd", repo="me/mine").check()
 
 
+RESULTS: dict[str, Callable[[Path], object]] = {
+    "records": lambda results: Store(results).fingerprints(),
+    "records/vit": lambda results: Store(results).find("0" * 16),
+    "records/vit/lora": lambda results: read_rows(Store(results), use_index=False),
+    "records/vit/lora/digits": lambda results: read_rows(Store(results)),
+    "work/failures": lambda results: Store(results).failures(),
+    "work/claims": lambda results: Claims(results / "work/claims").holder("0" * 16),
+    "robustness": mean_scores,
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_no_folder_of_results_is_passed_over(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = tmp_path / name
+    closed.mkdir(parents=True)
+    close_folder(monkeypatch, closed)
+    with pytest.raises(BadInput, match=f"{name}: permission denied; give yourself the right to it"):
+        RESULTS[name](tmp_path)
+
+
 def test_no_reader_searches_folders_in_another_way() -> None:
-    files = [path for path in (REPOSITORY / "peftbench/data").rglob("*.py") if path.name != "entries.py"]
-    assert len(files) > 50
+    files = [path for room in ("data", "records") for path in (REPOSITORY / "peftbench" / room).rglob("*.py")]
+    assert len(files) > 60
     assert [path for path in files if any(word in path.read_text() for word in (".glob(", ".rglob(", "os.walk("))] == []

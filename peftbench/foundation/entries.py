@@ -1,7 +1,8 @@
-"""What lies in the folders of a data set, in order of name. No folder is passed over.
+"""What lies in the folders of data and of results, in order of name. No folder is passed over.
 
-`Path.glob`, `Path.rglob` and `os.walk` leave out a folder without the right to it, and the data would silently be other
-data. Here it raises the message of `foundation.system.unreadable`. A folder that is not there holds nothing.
+`Path.glob`, `Path.rglob` and `os.walk` leave out a folder without the right to it: data would silently be other data,
+and a table would lack rows. Here it raises the message of `foundation.system.unreadable`. A folder that is not there
+holds nothing.
 """
 
 from __future__ import annotations

@@ -85,7 +85,6 @@ _SHARES = {
     "test_trainable_tensors_alone_restore_the_model": 2,
     "test_train_and_eval_copies_and_bf16": 2,
     "test_frozen_work_is_frozen": 2,
-    "test_every_option_does_something": 2,
     "test_a_bad_input_is_answered": 2,
     "test_a_tree_is_that_of_a_whole_composition_by_hydra": 2,
 }

@@ -8,8 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from peftbench.adapters.hf_peft import CONFIG
 from peftbench.adapters.predictor import Predictor, image_files, snippet
-from peftbench.cells.export import export_record
+from peftbench.cells.export import FORMS, export_record
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.cli.record_words import results_folder
@@ -48,6 +49,7 @@ def main(words: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(arguments.model)
         if model.suffix != ".safetensors":
+            _refuse_other_forms(model)
             record, store = find_record(arguments.model, results_folder(arguments.results, options))
             model = export_record(record, store, options, Path(folder) / "model.safetensors")
         predictor = Predictor(model, arguments.checkpoint, arguments.device)
@@ -73,6 +75,15 @@ def main(words: list[str]) -> int:
         replace_text(arguments.out, text.getvalue())
         print(f"wrote {arguments.out}: {rows:,} images")
     return 1 if unread else 0
+
+
+def _refuse_other_forms(model: Path) -> None:
+    """What `export` wrote for other programs is no record either: raises `BadInput`."""
+    if model.suffix in FORMS if model.suffix else (model / CONFIG).is_file():
+        raise BadInput(
+            f"{model} is made for other programs, as its card says; predict takes what `export RECORD FILE.safetensors` "
+            "writes, or the record itself"
+        )
 
 
 def _named(unread: list[PeftbenchError]) -> list[str]:

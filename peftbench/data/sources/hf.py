@@ -12,18 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import (
-    DATASETS,
-    FULL_SPLITS,
-    GROUPS,
-    PIXELS,
-    DatasetSpec,
-    FullSource,
-    RawSplit,
-    Source,
-)
+from peftbench.data.base import DATASETS, FULL_SPLITS, GROUPS, PIXELS, DatasetSpec, FullSource, Source
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
 from peftbench.data.sources.hf_images import EncodedImages, HfMaskSplit, HfSplit
 from peftbench.data.sources.hub import hub_commit, unreachable

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.advise.race import Race
-from peftbench.data.base import RawSplit
+from peftbench.data.raw import RawSplit
 from peftbench.foundation.files import replace_text
 
 MOST_CLASSES, MOST_MISTAKES, THUMBNAIL = 30, 24, 128

@@ -16,11 +16,11 @@ from peftbench.cells.shared import Opened
 from peftbench.config.gate import RunConfig
 from peftbench.config.protocol import VALIDATES, ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Split, View
 from peftbench.data.pixels.cache import WHOLE, load_split
 from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.stream import UNCHANGED
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.ready import Split, View
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.progress import Progress
 from peftbench.tasks.apart import numbers_of

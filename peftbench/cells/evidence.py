@@ -36,7 +36,7 @@ SEARCH_SPLITS = {
 
 
 class Shown(Protocol):
-    """Inputs and targets by name, as in `data.base.Split`."""
+    """Inputs and targets by name, as in `data.ready.Split`."""
 
     @property
     def inputs(self) -> Mapping[str, Any]: ...

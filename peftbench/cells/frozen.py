@@ -15,7 +15,7 @@ from peftbench.cells.parts import Parts
 from peftbench.cells.shared import held_frozen
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Split
+from peftbench.data.ready import Split
 from peftbench.foundation import matmul
 from peftbench.foundation.memory import free_memory
 from peftbench.train.augment import Augment

@@ -9,7 +9,7 @@ from torch import nn
 
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
-from peftbench.data.base import Split
+from peftbench.data.ready import Split
 from peftbench.tasks.classification import averaged
 from peftbench.tasks.dense import MapModel, MapTask
 from peftbench.tasks.looks import SeveralLooks

@@ -21,7 +21,7 @@ from peftbench.cells.train import Trained
 from peftbench.config.gate import RunConfig, as_tree, without_locations
 from peftbench.config.presets import DEFAULT
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Split
+from peftbench.data.ready import Split
 from peftbench.records.owned import Attempt, predictions_bytes
 from peftbench.records.record import SCHEMA, RunRecord
 from peftbench.records.store import Store

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
-from peftbench.data.base import Split
 from peftbench.data.corruptions import CorruptedImages, Pixels
+from peftbench.data.ready import Split
 from peftbench.foundation.errors import NotApplicable
 from peftbench.train.evaluate import evaluate
 from peftbench.train.stored import Values

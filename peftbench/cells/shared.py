@@ -16,9 +16,10 @@ from peftbench.backbones.build import build_backbone
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
 from peftbench.config.gate import RunConfig
-from peftbench.data.base import Source, Split
+from peftbench.data.base import Source
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.halves import base_classes
+from peftbench.data.ready import Split
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from peftbench.cells.frozen import Keeper, same_inputs
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
-from peftbench.data.base import Split
+from peftbench.data.ready import Split
 from peftbench.foundation.progress import Progress
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
 from peftbench.data.boxes import has_area
 from peftbench.data.maps import class_colours, coloured, depth_limits
+from peftbench.data.raw import RawSplit
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.maps import BOXES
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from peftbench.data.base import OnDemand
 from peftbench.data.frost import frost
+from peftbench.data.ready import OnDemand
 from peftbench.data.spatter import spatter
 from peftbench.data.weather import elastic_transform, floored, fog, glass_blur, motion_blur, snow
 from peftbench.data.zoom import zoomed

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftbench.data.around import SourceAround
-from peftbench.data.base import RawSplit, Source
+from peftbench.data.base import Source
+from peftbench.data.raw import RawSplit
 
 TEST = "test"
 

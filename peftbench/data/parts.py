@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from peftbench.data.base import FULL_SPLITS, SPLIT_SIZES, FullSource, RawSplit
+from peftbench.data.base import FULL_SPLITS, SPLIT_SIZES, FullSource
+from peftbench.data.raw import RawSplit
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order
 from peftbench.foundation.errors import BadInput

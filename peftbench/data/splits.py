@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.raw import RawSplit
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput

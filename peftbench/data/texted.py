@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
+from peftbench.data.raw import RawSplit
 
 if TYPE_CHECKING:
     from PIL.Image import Image

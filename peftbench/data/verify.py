@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from peftbench.data.base import RawSplit, Source
+from peftbench.data.base import Source
 from peftbench.data.boxes import boxes_problem
 from peftbench.data.maps import classes_in, map_problem
+from peftbench.data.raw import RawSplit
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import PeftbenchError
 from peftbench.foundation.maps import BOXES

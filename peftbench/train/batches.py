@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -10,45 +10,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.foundation.maps import BOXES
 from peftbench.foundation.seeding import stream
 from peftbench.train.augment import Augment, Draws
+from peftbench.train.batch_checks import CLASS_MAP, IMAGE, LABEL, check_changes, check_full_batch, check_split
 from peftbench.train.mixing import Mix
 from peftbench.train.moved_boxes import moved_boxes
 from peftbench.train.moved_maps import moved, varied_windows
-from peftbench.train.options import CUT_WHILE_READ, TrainSpec
+from peftbench.train.options import TrainSpec
 from peftbench.train.readers import FOR_READERS
 from peftbench.train.stored import Stored, Values
 
 Batch: TypeAlias = dict[str, Tensor]
 
-IMAGE, LABEL, CLASS_MAP = "image", "label", "class_map"
 # among an epoch's draws: the order in which a clip's frames are shown
 _FRAME_ORDER = "frame_order"
-
-_NO_BATCH = (
-    "train.keep_last_batch=false leaves no batch: {num} images are fewer than the batch size {batch_size}; "
-    "lower train.batch_size or set train.keep_last_batch=true"
-)
-_NOT_READ = "{option} changes pictures while they are read; it needs images that are streamed"
-_NO_MOMENTS = (
-    "train.draw_frames=true takes other frames of files in every epoch; these clips come with the frames they have"
-)
-_NOT_WITH_MAPS = "{option} changes what an image shows at a pixel and not its maps; set {option}={off}"
-_STRETCHED = (
-    "train.augment=rrc_flip stretches images, which turns their normals and has no one zoom to divide their depth by; "
-    "set train.augment=scale_crop_flip or flip"
-)
-_UPRIGHT = (
-    "train.augment=scale_rotate_flip turns images, and the sides of boxes stay upright; set "
-    "train.augment=scale_crop_flip or flip"
-)
-_NO_CLASSES = "train.cat_max_ratio looks at maps of classes, and this task reads none; leave it at 1"
-_NOT_IMAGES = (
-    "features cannot be augmented as images are; set train.augment=none, train.erasing=0, train.mixup=0 and "
-    "train.cutmix=0, or train on the images"
-)
 
 
 class Batches:
@@ -87,9 +63,9 @@ class Batches:
         workers: int = 0,
         shuffle_frames: bool = False,
     ) -> None:
-        num_samples = _check(inputs, targets)
-        if not keep_last and num_samples < batch_size:
-            raise ConfigError([_NO_BATCH.format(num=num_samples, batch_size=batch_size)])
+        num_samples = check_split(inputs, targets)
+        if not keep_last:
+            check_full_batch(num_samples, batch_size)
         # called after each batch has been used; what it does must not change a number
         self.on_batch: Callable[[], None] | None = None
         self.num_samples = num_samples
@@ -101,17 +77,7 @@ class Batches:
         self._augment = augment if augment is not None and augment.active else None
         self._mix = mix
         self._maps = [name for name, stored in self._targets.items() if len(stored.shape) > 2]
-        _check_maps(self._maps, self._augment, mix)
-        if augment is not None and augment.cat_max_ratio < 1 and CLASS_MAP not in self._targets:
-            raise ConfigError([_NO_CLASSES])
-        pixels = [stored for stored in self._inputs.values() if stored.is_pixels]
-        if not pixels and (self._augment is not None or mix is not None):
-            raise ConfigError([_NOT_IMAGES])
-        reading = "" if augment is None else augment.while_read
-        if reading and not all(stored.read_anew for stored in pixels):
-            raise ConfigError([_NOT_READ.format(option=reading)])
-        if augment is not None and augment.draw_frames and not all(stored.draws_frames for stored in pixels):
-            raise ConfigError([_NO_MOMENTS])
+        check_changes(self._inputs, self._targets, augment, mix)
         self._mean = _channels(mean if mean is not None else (0.0, 0.0, 0.0), self.device)
         self._std = _channels(std if std is not None else (1.0, 1.0, 1.0), self.device)
         self._seed, self._shuffle, self._keep_last = seed, shuffle, keep_last
@@ -324,41 +290,3 @@ def _channels(values: Sequence[float], device: torch.device) -> Tensor:
 def _writable(values: Values) -> Values:
     """Labels are small and copied: torch warns about read-only memory. Maps stay where they are."""
     return torch.as_tensor(np.array(values)) if isinstance(values, np.ndarray) and values.ndim == 1 else values
-
-
-def _check_maps(maps: Collection[str], augment: Augment | None, mix: Mix | None) -> None:
-    """Raises `ConfigError` where images would change and the maps that belong to them could not follow."""
-    if not maps:
-        return
-    problems = [
-        _NOT_WITH_MAPS.format(option=f"train.{name}", off=0)
-        for name in ("mixup", "cutmix")
-        if mix and getattr(mix, name)
-    ]
-    if augment is not None and augment.erasing:
-        problems.append(_NOT_WITH_MAPS.format(option="train.erasing", off=0))
-    if augment is not None and augment.kind in CUT_WHILE_READ:
-        problems.append(_NOT_WITH_MAPS.format(option="train.augment", off="scale_crop_flip"))
-    if augment is not None and augment.rand_ops:
-        problems.append(_NOT_WITH_MAPS.format(option="train.rand_ops", off=0))
-    if augment is not None and augment.kind == "rrc_flip" and {"normals", "depth"} & set(maps):
-        problems.append(_STRETCHED)
-    if augment is not None and augment.kind == "scale_rotate_flip" and BOXES in maps:
-        problems.append(_UPRIGHT)
-    if problems:
-        raise ConfigError(problems)
-
-
-def _check(inputs: Mapping[str, Values], targets: Mapping[str, Values]) -> int:
-    """The number of samples. Raises `BadInput` for what is no split."""
-    sizes = {name: values.shape[0] for name, values in {**inputs, **targets}.items()}
-    if len(set(sizes.values())) != 1 or 0 in sizes.values():
-        shown = ", ".join(f"{size} {name}s" for name, size in sizes.items())
-        raise BadInput(f"a split needs as many targets as inputs and at least one sample, got {shown}")
-    for name, values in inputs.items():
-        shape, dtype = tuple(values.shape), str(values.dtype).removeprefix("torch.")
-        if dtype == "uint8" and (len(shape) not in (4, 5) or shape[-1] not in (1, 3)):
-            raise BadInput(f"{name}: pixels must be uint8 [num, height, width, 1 or 3], got {list(shape)}")
-        if name == IMAGE and dtype != "uint8" and "float" not in dtype:
-            raise BadInput(f"{name} must be uint8 pixels or float features, got {dtype}")
-    return next(iter(sizes.values()))

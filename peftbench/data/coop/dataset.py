@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.base import DATASETS, Source
 from peftbench.data.coop.lists import files_of, read_lists
 from peftbench.data.coop.tasks import ALL_SETS, CoopSet
 from peftbench.data.fewshot.listed import ListedSet, Parts
 from peftbench.data.parts import PartsSource
+from peftbench.data.raw import RawSplit
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import listed_files, refuse_overlap, sizes_of_all
 from peftbench.foundation.errors import BadInput, MissingInput

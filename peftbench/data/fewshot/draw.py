@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from peftbench.data.around import SourceAround
-from peftbench.data.base import RawSplit, Source
+from peftbench.data.base import Source
 from peftbench.data.parts import ranks_within_class
+from peftbench.data.raw import RawSplit
 from peftbench.data.tfds_order import hash_order
 from peftbench.foundation.errors import BadInput
 

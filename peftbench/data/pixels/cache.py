@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from peftbench.data.base import OnDemand, RawSplit, Source, Split, View
+from peftbench.data.base import Source
 from peftbench.data.maps import map_dtype, map_problem
 from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.entry import CACHE_VERSION, Entry, libraries
 from peftbench.data.pixels.stream import UNCHANGED, StreamedImages, sample_pixels, sample_shape
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import RawSplit
+from peftbench.data.ready import OnDemand, Split, View
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.cores import available_cores
 from peftbench.foundation.errors import BadInput, ConfigError, PeftbenchError

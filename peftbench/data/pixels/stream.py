@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
 from peftbench.data.pixels.changes import Changes, Look
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import RawSplit
 
 UNCHANGED = Changes()
 

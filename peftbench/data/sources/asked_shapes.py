@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.captioned_shapes import NUMBERS, DrawnScenes, Shown, plural, shown_at
 from peftbench.data.sources.named_shapes import COLOURS, SHAPES
 from peftbench.data.texted import ANNOTATORS, ANSWERS, TextedSplit, answer_numbers

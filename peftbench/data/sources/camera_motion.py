@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
+from peftbench.data.base import DATASETS, ClipSpec, Source
 from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.raw import ClipSplit
 from peftbench.data.shipped import of_scikit_learn
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.entries import entries_in

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
+from peftbench.data.base import DATASETS, ClipSpec, Source
 from peftbench.data.clips import listings
 from peftbench.data.clips.decode import decoder, folder_frames, video_frames
 from peftbench.data.clips.listings import Clip, Clips
 from peftbench.data.clips.sampling import SAMPLINGS, frames_for_evaluation, frames_for_training
 from peftbench.data.parts import VAL_PERCENT, PartsSource, class_notes
+from peftbench.data.raw import ClipSplit
 from peftbench.data.sources.image_lists import refuse_outside
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.foundation.digests import digests_of

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.base import DATASETS, Source
 from peftbench.data.boxes import padded
 from peftbench.data.parts import PartsSource
 from peftbench.data.pixels.decode import image_size
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.coco_files import Annotated, instance_files, read_instances
 from peftbench.data.sources.image_lists import ImageList, image_sizes, listed_files, lists_digest
 from peftbench.data.sources.own_folder import OwnFolder

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.drawn import BOUNDS
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.named_shapes import LOOKS, SEEN, draw, under
 from peftbench.foundation.spec import option
 

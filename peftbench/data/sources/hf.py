@@ -4,40 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import (
-    DATASETS,
-    FULL_SPLITS,
-    GROUPS,
-    PIXELS,
-    DatasetSpec,
-    FullSource,
-    RawSplit,
-    Source,
-)
+from peftbench.data.base import DATASETS, FULL_SPLITS, GROUPS, PIXELS, DatasetSpec, FullSource, Source
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
-from peftbench.data.sources.hf_files import OwnedFiles, card_header, check_saved, data_files
+from peftbench.data.raw import RawSplit
+from peftbench.data.sources.hf_files import OwnedFiles, card_header, data_files
 from peftbench.data.sources.hf_images import EncodedImages, HfMaskSplit, HfSplit
-from peftbench.data.sources.hub import hub_commit, unreachable
+from peftbench.data.sources.hf_load import load_from_hub, load_local
+from peftbench.data.sources.hub import hub_commit
 from peftbench.data.sources.labels import refuse_one_class, refuse_several
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import train_and_val
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.entries import all_below
 from peftbench.foundation.errors import BadInput, MissingInput
-from peftbench.foundation.location import default_cache_dir, user_path
+from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetBuilder, DatasetDict
+    from datasets import Dataset, DatasetDict
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
@@ -198,34 +189,11 @@ class HfDataset(DatasetSpec):
         return self.path
 
     def _load(self) -> DatasetDict:
-        import datasets
-
-        if self._is_local():
-            place, owned = self._place().resolve(), self._owned()
-            assert owned is not None
-            if place.is_file() and place.suffix not in (".parquet", ".arrow"):
-                raise BadInput(f"{place}: dataset.path takes a parquet file, a folder or a hub id")
-            name, files = (place.suffix[1:], str(place)) if place.is_file() else (str(place), None)
-            with _translated(str(self._place())):
-                if (place / "dataset_dict.json").is_file():  # written by save_to_disk
-                    check_saved(place, owned)
-                    return datasets.load_from_disk(str(place))
-                # a folder for each content and place: the library tells files apart by their times alone
-                state = hashlib.sha256(f"{self.revision()} {place}".encode("utf-8", "surrogateescape")).hexdigest()
-                cache = str(default_cache_dir() / "hf" / state[:16])
-                builder = datasets.load_dataset_builder(name, data_files=files, cache_dir=cache)
-                owned.refuse_others(_files_of(builder), "its README.md")
-                builder.download_and_prepare()
-                return builder.as_dataset()
+        owned = self._owned()
+        if owned is not None:
+            return load_local(self._place(), owned, self.revision)
         hub_id = self._hub_id()
-        commit = hub_commit(hub_id, self.commit)
-        with _translated(hub_id):
-            builder = datasets.load_dataset_builder(hub_id, revision=commit)
-            foreign = [file for file in _files_of(builder) if not file.startswith(f"hf://datasets/{hub_id}@{commit}/")]
-            if foreign:
-                raise BadInput(f"{hub_id}: its README.md names {foreign[0]}, which is no file of this dataset")
-            builder.download_and_prepare()
-            return builder.as_dataset()
+        return load_from_hub(hub_id, hub_commit(hub_id, self.commit))
 
     def _owned(self) -> OwnedFiles | None:
         """The files that may be read; None for a dataset of the hub, whose tables hold their images."""
@@ -340,40 +308,3 @@ class HfMaskSource(HfSource):
     @property
     def targets(self) -> tuple[str, ...]:
         return HfMaskSplit.maps
-
-
-def _files_of(builder: DatasetBuilder) -> list[str]:
-    return [str(file) for files in (builder.config.data_files or {}).values() for file in files]
-
-
-@contextmanager
-def _translated(place: str) -> Iterator[None]:
-    """What `datasets.load_dataset` raises, in our words; its progress bars stay off."""
-    import datasets
-    import pyarrow
-    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError, DatasetsError
-    from huggingface_hub.errors import HTTPError
-
-    were_on = datasets.are_progress_bars_disabled() is False
-    datasets.disable_progress_bars()
-    try:
-        yield
-    except DatasetNotFoundError as error:
-        raise MissingInput(
-            f"{place}: the hub has no such dataset, or it is private or gated (then: hf auth login); "
-            "or set dataset.path=<folder with train.parquet and test.parquet>"
-        ) from error
-    except DataFilesNotFoundError as error:
-        raise BadInput(f"{place}: no parquet files and no images that datasets can load") from error
-    except (DatasetsError, pyarrow.ArrowException, ValueError, RuntimeError) as error:
-        cause = error.__cause__ or error
-        raise BadInput(
-            f"{place}: datasets cannot load it ({str(cause).splitlines()[0] if str(cause) else cause!r})"
-        ) from error
-    except (HTTPError, OSError) as error:
-        if Path(place).exists():
-            raise BadInput(f"{place}: datasets cannot read it ({error})") from error
-        raise unreachable(place) from error
-    finally:
-        if were_on:
-            datasets.enable_progress_bars()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
 from peftbench.data.pixels.decode import decode_image, image_size
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.hf_files import OwnedFiles
 from peftbench.data.sources.map_files import ClassNumbers, MapFile
 from peftbench.foundation.errors import BadInput

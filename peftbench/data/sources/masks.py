@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.base import DATASETS, Source
 from peftbench.data.parts import PartsSource
 from peftbench.data.pixels.decode import image_size
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.image_lists import ImageList, image_sizes, listed_files, lists_digest
 from peftbench.data.sources.labels import refuse_one_class
 from peftbench.data.sources.map_files import MapFile

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, ClipSpec, ClipSplit, Source
+from peftbench.data.base import DATASETS, ClipSpec, Source
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.raw import ClipSplit
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:

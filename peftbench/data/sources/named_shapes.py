@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.drawn import BOUNDS, random_of
 from peftbench.data.outlines import mask_of, smooth_field
+from peftbench.data.raw import RawSplit
 from peftbench.foundation.spec import option
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from peftbench.data.base import GROUPS, PIXELS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import GROUPS, PIXELS, DatasetSpec, Source
 from peftbench.data.parts import PartsSource
+from peftbench.data.raw import RawSplit
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, Source
 from peftbench.data.boxes import padded
 from peftbench.data.drawn import BOUNDS, random_of
+from peftbench.data.raw import RawSplit
 from peftbench.foundation.maps import BOXES
 from peftbench.foundation.maps import UNKNOWN as IGNORED
 from peftbench.foundation.spec import option

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, DatasetSpec, Source
 from peftbench.data.parts import PartsSource
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.image_lists import (
     ImageList,
     listed_files,

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, RawSplit, Source
+from peftbench.data.base import DATASETS, FULL_SPLITS, SPLITS, DatasetSpec, Source
 from peftbench.data.parts import full_split
+from peftbench.data.raw import RawSplit
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.splits import ArraySplit
 from peftbench.data.tfds_order import train_and_val

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from peftbench.data.base import DATASETS, RawSplit, Source
+from peftbench.data.base import DATASETS, Source
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.torchvision_sets import TorchvisionSet
 from peftbench.data.splits import joined
 from peftbench.data.tfds_order import NUM_TRAIN, NUM_VAL, hash_order

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftbench.data.base import RawSplit, Source
+from peftbench.data.base import Source
 from peftbench.data.pixels import cache
 from peftbench.data.pixels.cache import default_cache_dir, load_split
 from peftbench.data.pixels.entry import listed, prune
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import RawSplit
 from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, PeftbenchError
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftbench.data.base import DatasetSpec, RawSplit
+from peftbench.data.base import DatasetSpec
 from peftbench.data.fgvc import dataset as fgvc
 from peftbench.data.fgvc.dataset import Fgvc
 from peftbench.data.fgvc.tasks import FGVC_TASKS
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.sources.folder import Folder
 from peftbench.data.sources.hf import HfDataset

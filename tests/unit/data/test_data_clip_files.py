@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from peftbench.data.base import ClipSplit
 from peftbench.data.clips import decode
 from peftbench.data.clips.listings import Clip, from_lists, hold_out
 from peftbench.data.clips.sampling import SAMPLINGS, frames_for_evaluation, frames_for_training
@@ -17,6 +16,7 @@ from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.stream import sample_pixels
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import ClipSplit
 from peftbench.data.sources.clips import ClipFiles
 from peftbench.data.sources.moving_shapes import MovingShapes
 from peftbench.data.verify import verify

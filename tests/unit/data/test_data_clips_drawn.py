@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
-from peftbench.data.base import ClipSplit, DatasetSpec, RawSplit
+from peftbench.data.base import DatasetSpec
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import ClipSplit, RawSplit
 from peftbench.data.sources import camera_motion, moving_shapes
 from peftbench.data.sources.camera_motion import CameraMotion
 from peftbench.data.sources.moving_shapes import MovingShapes

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from peftbench.config.protocol import ProtocolSpec
-from peftbench.data.base import Source, TakenSplit
+from peftbench.data.base import Source
 from peftbench.data.fewshot.draw import few_shot
 from peftbench.data.parts import PartsSource, stratified_order
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import TakenSplit
 from peftbench.data.sources.digits import Digits
 from peftbench.data.sources.shapes import Shapes
 from peftbench.data.splits import ArraySplit, JoinedSplit

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 from peftbench.cells.rand_augment import RandAugment
-from peftbench.data.base import RawSplit, Source
+from peftbench.data.base import Source
 from peftbench.data.pixels.cache import load_split
 from peftbench.data.pixels.changes import Changes
 from peftbench.data.pixels.stream import StreamedImages
 from peftbench.data.pixels.transform import ImageTransform
+from peftbench.data.raw import RawSplit
 from peftbench.data.sources.scenes import Scenes
 from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, ConfigError

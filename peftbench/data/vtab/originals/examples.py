@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
+from peftbench.data.raw import RawSplit
 from peftbench.data.splits import FileSplit
 from peftbench.foundation.digests import files_digest
 from peftbench.foundation.errors import BadInput, MissingInput

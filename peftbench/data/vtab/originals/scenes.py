@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from peftbench.data.base import RawSplit
 from peftbench.data.pixels.decode import decode_image
+from peftbench.data.raw import RawSplit
 from peftbench.data.vtab.originals.examples import Examples, Splits, file_examples, lines_of
 from peftbench.data.vtab.originals.tfrecord import Record, scan
 from peftbench.foundation.digests import files_digest

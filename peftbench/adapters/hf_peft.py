@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from peftbench.adapters.file import read_adapter
 from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable
 from peftbench.foundation.files import replace_bytes, replace_text
+from peftbench.interventions.head import ChangedHead, plain_head
 from peftbench.interventions.linear import LinearDelta, LowRank
 from peftbench.tasks.model import Classifier
 
@@ -58,7 +59,8 @@ def write_peft(model: Classifier, model_name: str, folder: Path) -> Path:
     for name, (down, up, _) in pairs.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = down
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = up
-    for name, tensor in model.head.state_dict().items():
+    own = plain_head(model.head) if isinstance(model.head, ChangedHead) else model.head
+    for name, tensor in own.state_dict().items():
         tensors[f"{_PREFIX}{head}.{name}"] = tensor
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     replace_bytes(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))

@@ -170,14 +170,12 @@ def _attached(
     frozen = tuple(backbone.buffers())
     wanted = had if num_classes is None else num_classes
     try:
-        if not wanted:
-            # a method that changes the head says so ahead of changing the network
-            spec.on_head(nn.Identity())
+        # a head that the method cannot change is told ahead of changing the network
+        head = spec.on_head(_head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed))
         install(spec, backbone, seed)
     except NotApplicable:
         _give_back(model, classifier, had)
         raise
-    head = spec.on_head(_head(classifier, backbone.feature_dim, wanted, num_classes is not None, seed))
     head.requires_grad_(train_head)
     adapted = Adapted(backbone, head, spec, seed, digest)
     adapted._frozen_buffers = frozen
@@ -213,7 +211,9 @@ def _give_back(model: Any, classifier: Any, num_classes: int) -> None:
     model.__dict__.pop(_MARK, None)
     if num_classes:
         model.reset_classifier(num_classes)
-        model.get_classifier().load_state_dict(classifier.state_dict())
+        made = model.get_classifier()
+        # the very module, which may be of a class of the user's own
+        model.set_submodule(next(name for name, module in model.named_modules() if module is made), classifier)
         model.to(next(model.parameters()).device)
 
 

@@ -106,6 +106,9 @@ def _check_task(config: RunConfig, source: Source) -> None:
         raise ConfigError(
             [f"{name} mixes images, and texts cannot be mixed with them; set {name}=0" for name in mixing]
         )
+    if mixing and config.objective.by_image:
+        words = f"objective {config.objective.label} compares an image with itself an epoch before"
+        raise ConfigError([f"{name} mixes images, and {words}; set {name}=0" for name in mixing])
     if config.task.tells_tasks and (mixing or config.train.label_smoothing):
         given = [*mixing, *(["train.label_smoothing"] if config.train.label_smoothing else [])]
         raise ConfigError([f"{name} gives images a share in classes of other tasks; set {name}=0" for name in given])

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from peftbench.foundation.errors import NotApplicable
+
 
 def skew(values: Tensor, size: int) -> Tensor:
     """Q [..., size, size] = U - U^T with U the strict upper triangle, row by row from [..., size (size-1) / 2]."""
@@ -40,6 +42,15 @@ def into_ball(values: Tensor, radius: float) -> Tensor:
     # their norm may be above by rounding
     within = norm <= radius * (1 + 64 * torch.finfo(values.dtype).eps)
     return torch.where(within, values, values * (radius / norm))
+
+
+def check_block_dropout(share: float, number: int) -> None:
+    """Raises `NotApplicable` for a share of so many blocks that holds none of them."""
+    if share and not int(share * number):
+        raise NotApplicable(
+            f"method.block_dropout={share:g} of {number} blocks is none; set {1 / number:.3g} or more, "
+            "or a smaller method.block_size"
+        )
 
 
 def drawn_blocks(number: int, share: float, device: torch.device) -> Tensor:

@@ -98,7 +98,8 @@ class Method(Part):
     def on_head(self, head: nn.Module) -> nn.Module:
         """The head of the task as the method has it trained: as it is for nearly all.
 
-        What it trains counts as the head's. Raises `NotApplicable` for a head of another kind than the method changes.
+        What it trains counts as the head's. What looks at training images first looks with the task's own. Raises
+        `NotApplicable` for a head of another kind than the method changes.
         """
         return head
 

@@ -138,7 +138,7 @@ class _Binary(Method):
             return head
         if type(head) is not nn.Linear:
             raise NotApplicable(
-                f"{self.name} quantises the linear head of a classifier, and this model has none; "
+                f"{self.name} quantises the linear head of a classifier, and here that is {type(head).__name__}; "
                 "leave method.head_bits out"
             )
         return FewBitHead(head, self.head_bits)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions.rotation import cayley, drawn_blocks, largest_block, unturned
+from peftbench.interventions.rotation import cayley, check_block_dropout, drawn_blocks, largest_block, unturned
 from peftbench.methods.base import METHODS
 from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
@@ -102,6 +102,7 @@ class BOFT(Rewriting):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         size = self._fitting(matrix.in_dim)
+        check_block_dropout(self.block_dropout, matrix.in_dim // size)
         return Butterfly(matrix.in_dim, matrix.out_dim, size, self.num_factors, common, self.block_dropout)
 
     def size(self, in_dim: int, out_dim: int) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site, unfreeze
+from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
@@ -61,6 +62,8 @@ class GPS(Method):
     def observe(self, evidence: Evidence) -> Findings:
         """Columns [rows, num_connections] of the chosen entries for each matrix, under the number of its site."""
         backbone = copy.deepcopy(evidence.backbone).train()
+        if self.by_name:
+            _by_name(backbone)  # ahead of looking
         weights = {number: site.module.get_parameter("weight") for number, site in _matrices(backbone).items()}
         unfreeze(*weights.values())
         for first, second in self._scored(evidence):
@@ -111,9 +114,14 @@ def _matrices(backbone: Backbone) -> dict[int, Site]:
 
 
 def _by_name(backbone: Backbone) -> list[nn.Parameter]:
-    """The layer scales of a network and its tables of relative positions."""
+    """The layer scales of a network and its tables of relative positions; raises `NotApplicable` if it has none."""
     found = [getattr(module, name, None) for module in backbone.net.modules() for name in BY_NAME]
-    return [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
+    named = [tensor for tensor in found if isinstance(tensor, nn.Parameter)]
+    if not named:
+        raise NotApplicable(
+            "this network has no layer scales and no tables of relative positions; set method.by_name=false"
+        )
+    return named
 
 
 def contrastive(features: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -14,6 +14,7 @@ from peftbench.foundation.spec import option
 from peftbench.interventions.rotation import (
     cayley,
     cayley_series,
+    check_block_dropout,
     drawn_blocks,
     into_ball,
     largest_block,
@@ -112,6 +113,7 @@ class OFT(Rewriting):
 
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         size = largest_block(matrix.in_dim, self.block_size)
+        check_block_dropout(self.block_dropout, matrix.in_dim // size)
         eps = self.eps if self.coft else None
         exact = self.cayley == "exact"
         return BlockRotation(matrix.in_dim, size, exact, self.block_share, eps, self.block_dropout)

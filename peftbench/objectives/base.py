@@ -64,6 +64,11 @@ class Objective(Part):
         """Whether every training step runs the same operations, as `Method.steps_alike` says it of a method."""
         return True
 
+    @property
+    def by_image(self) -> bool:
+        """Whether it keeps something of each training image, so that none may be mixed with another."""
+        return False
+
     def before_training(self, model: TaskModel, num_images: int) -> None:
         """Room for what is kept of each training image, which a batch names by its `index` in 0..num_images."""
 

@@ -51,7 +51,10 @@ class Attempt:
 
 
 def own_adapter(store: Store, record: RunRecord) -> Path:
-    """The file of a record's trained tensors, its digest checked. Raises `MissingInput` or `RecordError`."""
+    """The file of a record's trained tensors, its digest checked.
+
+    Raises `MissingInput` or `RecordError`, and `BadInput` where the folder may not be read.
+    """
     if record.adapter is None:
         raise MissingInput(
             f"record {record.fingerprint} was made without keeping its adapter; run its cell again with "

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.foundation.entries import matching
-from peftbench.foundation.errors import RecordError
+from peftbench.foundation.errors import BadInput, RecordError
 from peftbench.foundation.files import create_text, replace_bytes, replace_text
 from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
 from peftbench.records.record import LARGEST_BYTES, RunRecord
@@ -97,7 +97,7 @@ class Store:
         Raises `RecordError` when one with this fingerprint exists, which stays as it is, and when the disk refuses.
         """
         path = self.path_of(record.labels, record.fingerprint)
-        existing = self.find(record.fingerprint, record.labels)
+        existing = self._in_the_way(path)
         if existing is not None and existing.name.endswith(SUFFIX) and replace:
             raise RecordError(f"{existing} holds this cell packed; unpack it to measure again")
         if existing is not None and replace:
@@ -111,6 +111,13 @@ class Store:
             except FileExistsError:
                 existing = path
         raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
+
+    def _in_the_way(self, path: Path) -> Path | None:
+        """What `find` finds of this record. A folder of others that was closed since costs no training that is done."""
+        try:
+            return path if path.is_file() else self.find(path.stem)
+        except BadInput:
+            return next((pack for pack in self.packs() if path.stem in self._packed_in(pack)), None)
 
     def read(self, fingerprints: Set[str]) -> Iterator[RunRecord]:
         """Those of the records that are here and whole, each once, in no stated order."""

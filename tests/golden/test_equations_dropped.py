@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from peftbench.contracts.backbones import images
-from peftbench.foundation.errors import ConfigError
+from peftbench.contracts.backbones import images, installed
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.interventions.rotation import into_ball
 from peftbench.methods.base import METHODS
 from tests.golden.test_equations import LAYER, WIDTH
@@ -217,3 +217,11 @@ def _skew(row: Tensor) -> Tensor:
 def test_what_would_do_nothing_is_refused(name: str, options: dict[str, Any], word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         METHODS.get(name)(**options)
+
+
+@pytest.mark.parametrize(("name", "size", "least"), [("oft", 12, "0.25"), ("boft", 4, "0.0833")])
+def test_a_share_that_holds_no_block_is_refused(name: str, size: int, least: str) -> None:
+    with pytest.raises(
+        NotApplicable, match=rf"method\.block_dropout=0\.05 of {48 // size} blocks.*set {least} or more"
+    ):
+        installed(METHODS.get(name)(block_size=size, block_dropout=0.05), "vit_cls")

@@ -122,10 +122,20 @@ def test_a_merged_model_has_a_plain_classifier_with_the_same_logits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain_head(head).parameters(), head.parameters(), strict=True))
 
 
+class OwnHead(nn.Linear):
+    """A classifier of somebody's own."""
+
+
 def test_what_has_no_plain_linear_head_is_refused_ahead_of_any_change() -> None:
     net = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=0)
     with pytest.raises(NotApplicable, match=r"linear head of a classifier.*method\.head_bits"):
         peftbench.attach("bi_adaptformer", net, head_bits=1)
     assert peftbench.attach("bi_adaptformer", net).num_trainable > 0
+    own = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=4)
+    own.head = OwnHead(own.embed_dim, 4)
+    with pytest.raises(NotApplicable, match="here that is OwnHead"):
+        peftbench.attach("bi_lora", own, head_bits=1)
+    assert isinstance(own.head, OwnHead) and own.num_classes == 4
+    assert peftbench.attach("bi_lora", own).num_trainable > 0
     with pytest.raises(ConfigError, match=r"train\.head_dropout"):
         drop_ahead_of_head(model_of("bi_lora", head_bits=1), 0.5, "classification")

@@ -7,12 +7,12 @@ import torch
 
 from peftbench.contracts import test_methods
 from peftbench.contracts.backbones import findings, images, installed, make
+from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, install
 
 # by hand: 2 scales of 48 in 3 blocks; BEiT's 52 rows of 3 heads in 3 blocks beside them; Swin's 49 rows of 2, 2 and 4
 # heads, and of 4 x 4 windows 7 x 7 rows; one scale a block of 8, 16, 24 and 32
 ADDED = {
-    "vit_cls": 0,
     "vit_layerscale": 2 * 48 * 3,
     "beit": 2 * 48 * 3 + 52 * 3 * 3,
     "swin": 49 * (2 + 2 + 4),
@@ -62,3 +62,8 @@ def test_the_same_entries_are_chosen_and_the_rest_folds(backbone: str) -> None:
         expected = built(images())
         method.merge(built)
         torch.testing.assert_close(built(images()), expected, rtol=0, atol=1e-5)
+
+
+def test_a_network_without_such_tensors_is_refused_ahead_of_looking() -> None:
+    with pytest.raises(NotApplicable, match=r"no layer scales.*method\.by_name=false"):
+        findings(METHODS.get("gps")(batch_size=16, by_name=True), "vit_cls")

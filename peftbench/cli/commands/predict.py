@@ -81,7 +81,7 @@ def _refuse_other_forms(model: Path) -> None:
     """What `export` wrote for other programs is no record either: raises `BadInput`."""
     if model.suffix in FORMS if model.suffix else (model / CONFIG).is_file():
         raise BadInput(
-            f"{model} is made for other programs, as its card says; "
+            f"{model}: ONNX, torch.export and PEFT forms are for other programs; "
             "predict takes what `export RECORD FILE.safetensors` writes, or the record itself"
         )
 

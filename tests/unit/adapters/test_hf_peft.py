@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from peftbench.adapters.hf_peft import CONFIG, attach_peft, write_peft
 from peftbench.backbones.build import from_timm
+from peftbench.cli.commands import predict
 from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.binary import FewBitHead
 from peftbench.tasks.model import Classifier
 
 NUM_CLASSES = 5
@@ -43,6 +46,24 @@ def trained(method: str, model: str, **options: object) -> Classifier:
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return classifier
+
+
+def test_a_head_that_a_method_changed_is_written_as_it_acts(tmp_path: Path) -> None:
+    model = "vit_micro_patch4_32"
+    classifier = trained("lora", model)
+    classifier.head = FewBitHead(classifier.head, 1).eval()
+    write_peft(classifier, model, tmp_path)
+    again = Classifier(from_timm(plain(model), None), NUM_CLASSES, 0)
+    attach_peft(again, tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(images(model)), classifier(images(model)), rtol=0, atol=1e-5)
+
+
+def test_predict_says_what_it_takes_instead_of_such_a_folder(tmp_path: Path) -> None:
+    write_peft(trained("lora", "vit_micro_patch4_32"), "vit_micro_patch4_32", tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    with pytest.raises(BadInput, match=r"PEFT forms are for other programs; predict takes.*FILE\.safetensors"):
+        predict.main([str(tmp_path), str(tmp_path / "photo.png")])
 
 
 CASES = [

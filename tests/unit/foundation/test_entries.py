@@ -58,6 +58,19 @@ def test_the_first_match_is_found_without_the_folders_behind_it(tree: Path, monk
         list(matching(tree, "*/*.png"))
 
 
+def test_a_path_behind_a_closed_folder_is_not_said_to_be_absent(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def refused(path: Path, **options: bool) -> object:
+        if path.parent == tree / "b":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(BadInput, match=r"b/1\.png: permission denied"):
+        list(matching(tree, "b/1.png"))
+
+
 READERS: dict[str, Callable[[Path], object]] = {
     "a folder": entries_in,
     "below": lambda closed: all_below(closed.parent),

@@ -16,8 +16,10 @@ import pytest
 
 from peftbench.foundation import files
 from peftbench.foundation.errors import RecordError
+from peftbench.records.packed import write_pack
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store
+from peftbench.records.store import Store, read_record
+from tests.closed_folders import close_folder
 from tests.record_factory import make_record, record_values
 
 
@@ -83,6 +85,23 @@ def test_a_record_under_older_labels_is_not_written_twice(store: Store) -> None:
     with pytest.raises(RecordError, match=f"{path} already holds this cell"):
         store.put(RunRecord(**values))
     assert len(everything_in(store.root)) == 1
+
+
+def test_a_folder_of_others_that_was_closed_since_costs_no_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(make_record(method="lora"))
+    pack = store.records_folder / "old.jsonl.gz"
+    packed = make_record(method="ssf")
+    write_pack(pack, [packed])
+    close_folder(monkeypatch, store.records_folder / "vit_b16" / "lora")
+    record = make_record(method="linear")
+    path = store.put(record)
+    assert read_record(path) == record
+    with pytest.raises(RecordError, match="already holds this cell"):
+        store.put(record)
+    with pytest.raises(RecordError, match=r"old\.jsonl\.gz already holds this cell"):
+        store.put(packed)
 
 
 def test_nothing_but_the_record_is_left(store: Store) -> None:

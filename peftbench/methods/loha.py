@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from peftbench.foundation.spec import option
 from peftbench.interventions import Dropped, MatrixDelta
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.methods.targets import TARGETS, Dropping, Matrix
 
 
 class HadamardProduct(MatrixDelta):
@@ -45,7 +44,7 @@ class HadamardProduct(MatrixDelta):
 
 @METHODS.add("loha")
 @dataclass(frozen=True)
-class LoHa(Targeted):
+class LoHa(Dropping):
     """W' = W + s (U_1 D_1) * (U_2 D_2) entry by entry, s = alpha / rank: up to rank^2 from 2 rank (in + out) numbers.
 
     One factor starts at zero, so the function is unchanged. Folds exactly. `init: peft` is the PEFT library's start, by
@@ -70,14 +69,9 @@ class LoHa(Targeted):
     module_dropout: float = option(0.0, ge=0, lt=1, later=True)
     rank_dropout_scale: bool = option(True, later=True)
 
-    def problems(self) -> Sequence[str]:
-        idle = not self.rank_dropout_scale and not self.rank_dropout
-        return [*super().problems(), *(["method.rank_dropout_scale goes with method.rank_dropout"] if idle else [])]
-
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         scale = self.alpha / self.rank
-        dropped = Dropped(self.rank_dropout, self.module_dropout, self.rank_dropout_scale)
-        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, scale, self.init, dropped)
+        return HadamardProduct(matrix.in_dim, matrix.out_dim, self.rank, scale, self.init, self.dropped)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         return 2 * self.rank * (in_dim + out_dim)

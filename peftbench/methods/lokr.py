@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from peftbench.foundation.spec import option
 from peftbench.interventions import Dropped, MatrixDelta
 from peftbench.methods.base import METHODS
-from peftbench.methods.targets import TARGETS, Matrix, Targeted
+from peftbench.methods.targets import TARGETS, Dropping, Matrix
 
 
 class KroneckerLowRank(MatrixDelta):
@@ -60,7 +59,7 @@ def sides(width: int) -> tuple[int, int]:
 
 @METHODS.add("lokr")
 @dataclass(frozen=True)
-class LoKr(Targeted):
+class LoKr(Dropping):
     """W' = W + s C kron (U D), s = alpha / rank, with the factors' sides nearest to the roots of in and out.
 
     C is whole, the larger factor of low rank (whole from half of its larger side on; rank then sets s alone). With
@@ -86,14 +85,9 @@ class LoKr(Targeted):
     module_dropout: float = option(0.0, ge=0, lt=1, later=True)
     rank_dropout_scale: bool = option(False, later=True)
 
-    def problems(self) -> Sequence[str]:
-        idle = self.rank_dropout_scale and not self.rank_dropout
-        return [*super().problems(), *(["method.rank_dropout_scale goes with method.rank_dropout"] if idle else [])]
-
     def module(self, matrix: Matrix, common: Any) -> nn.Module:
         scale = self.alpha / self.rank
-        dropped = Dropped(self.rank_dropout, self.module_dropout, self.rank_dropout_scale)
-        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, scale, self.decompose_both, dropped)
+        return KroneckerLowRank(matrix.in_dim, matrix.out_dim, self.rank, scale, self.decompose_both, self.dropped)
 
     def size(self, in_dim: int, out_dim: int) -> int:
         (in_small, in_large), (out_small, out_large) = sides(in_dim), sides(out_dim)

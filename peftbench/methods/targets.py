@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
-from peftbench.interventions import LinearDelta, Rewritten, joins_as_it_is
+from peftbench.interventions import Dropped, LinearDelta, Rewritten, joins_as_it_is
 from peftbench.methods.base import Method, norms_keys
 
 # slice of the fused qkv that a target names
@@ -132,6 +132,23 @@ class Targeted(Method):
 
     def expected_params(self, shape: BackboneShape) -> int:
         return sum(self.size(in_dim, out_dim) for in_dim, out_dim in self.matrices(shape))
+
+
+class Dropping(Targeted):
+    """Base of those whose change of a matrix is dropped in training, whole or row by row."""
+
+    rank_dropout: float
+    module_dropout: float
+    rank_dropout_scale: bool
+
+    def problems(self) -> Sequence[str]:
+        chosen = self.rank_dropout_scale != type(self).rank_dropout_scale
+        idle = chosen and not self.rank_dropout
+        return [*super().problems(), *(["method.rank_dropout_scale goes with method.rank_dropout"] if idle else [])]
+
+    @property
+    def dropped(self) -> Dropped:
+        return Dropped(self.rank_dropout, self.module_dropout, self.rank_dropout_scale)
 
 
 class Rewriting(Targeted):

@@ -20,9 +20,14 @@ _NOTHING = (FileNotFoundError, NotADirectoryError)
 
 def entries_in(folder: Path) -> list[Path]:
     """Files and folders in `folder`, hidden ones among them."""
+    return [folder / name for name in sorted(entry.name for entry in scanned(folder))]
+
+
+def scanned(folder: Path) -> list[os.DirEntry[str]]:
+    """The same as the system lists them, in no particular order."""
     try:
         with os.scandir(folder) as found:
-            return [folder / name for name in sorted(entry.name for entry in found)]
+            return list(found)
     except _NOTHING:
         return []
     except OSError as error:

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from peftbench.foundation.cores import available_cores
+from peftbench.foundation.entries import scanned
 from peftbench.foundation.errors import RecordError, printable
 from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.progress import Bar, Progress
-from peftbench.foundation.system import unreadable
 from peftbench.records import collect, record
 from peftbench.records.packed import SUFFIX, read_pack
 from peftbench.records.record import RunRecord
@@ -86,20 +86,13 @@ def _files(folder: Path) -> Iterator[tuple[str, str]]:
     levels = [(folder, 0)]
     while levels:
         parent, depth = levels.pop()
-        try:
-            entries = os.scandir(parent)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            raise unreadable(error, parent) from error
-        with entries:
-            for entry in entries:
-                suffix = ".json" if depth == 3 else SUFFIX if depth == 0 else None
-                if suffix and entry.name.endswith(suffix):
-                    if not entry.name.startswith("."):
-                        yield os.path.relpath(entry.path, folder), _stamp(entry)
-                elif depth < 3 and _is_folder(entry):
-                    levels.append((Path(entry.path), depth + 1))
+        for entry in scanned(parent):
+            suffix = ".json" if depth == 3 else SUFFIX if depth == 0 else None
+            if suffix and entry.name.endswith(suffix):
+                if not entry.name.startswith("."):
+                    yield os.path.relpath(entry.path, folder), _stamp(entry)
+            elif depth < 3 and _is_folder(entry):
+                levels.append((Path(entry.path), depth + 1))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

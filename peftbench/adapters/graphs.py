@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable
+from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable, brief
 from peftbench.foundation.files import replace_bytes
 
 # largest difference of logits, as a part of their largest size, that another engine's arithmetic explains
@@ -54,7 +54,8 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
 
     Returns the largest difference of a score between ONNX Runtime and the model, None where that is not installed.
     Raises `MissingInput` without the package onnx, `BadInput` when the two disagree; then nothing is left at `path`.
-    `NotApplicable` for a model that asks for more than images.
+    `NotApplicable` for a model that asks for more than images, and for one with an operation that ONNX or torch's
+    writer of it does not have (a Fourier transform, say).
     """
     if importlib.util.find_spec("onnx") is None:
         raise MissingInput("writing ONNX needs the package onnx; pip install 'peftbench[onnx]'")
@@ -66,15 +67,20 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
         with warnings.catch_warnings():
             # the tracer warns of every assertion in timm about a shape, and of its own age
             warnings.simplefilter("ignore")
-            torch.onnx.export(
-                _OfImages(model).eval(),
-                (example,),
-                str(partial),
-                dynamo=False,
-                input_names=["images"],
-                output_names=names,
-                dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
-            )
+            try:
+                torch.onnx.export(
+                    _OfImages(model).eval(),
+                    (example,),
+                    str(partial),
+                    dynamo=False,
+                    # else it prints the whole graph where an operation is missing
+                    verbose=False,
+                    input_names=["images"],
+                    output_names=names,
+                    dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
+                )
+            except RuntimeError as error:
+                raise _not_in_onnx(error) from error
         difference = _onnx_difference(model, size, partial)
         replace_bytes(path, partial.read_bytes())
     finally:
@@ -107,14 +113,28 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
     return difference
 
 
+def _not_in_onnx(error: Exception) -> NotApplicable:
+    reason = brief(str(error).split("[Caused by")[0], 160)
+    return NotApplicable(
+        f"this model has no form in ONNX, as torch writes it ({reason}); write a .pt2, which has it all"
+    )
+
+
 def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # what fails is told by its error; the log repeats it
+    options.log_severity_level = 4
     images = _images(3, size)
-    found = tuple(torch.from_numpy(scores) for scores in session.run(None, {"images": images.numpy()}))
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        found = tuple(torch.from_numpy(scores) for scores in session.run(None, {"images": images.numpy()}))
+    except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
+        raise _not_in_onnx(error) from error
     with torch.no_grad():
         return _agreed(_OfImages(model)(images), found, path)
 

@@ -90,7 +90,7 @@ class VideoSwinBlock(SwinTransformerBlock):
 def partition(x: Tensor, window: Size) -> tuple[Tensor, tuple[int, ...]]:
     """[batch, times, rows, columns, width] -> [batch * windows, length, width], and how many windows each axis has."""
     counts = tuple(length // side for length, side in zip(x.shape[1:4], window, strict=True))
-    cut = x.reshape(len(x), counts[0], window[0], counts[1], window[1], counts[2], window[2], x.shape[-1])
+    cut = x.reshape(x.shape[0], counts[0], window[0], counts[1], window[1], counts[2], window[2], x.shape[-1])
     return cut.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, window[0] * window[1] * window[2], x.shape[-1]), counts
 
 

@@ -37,7 +37,7 @@ class PromptedBeside(Intervention):
         with torch.no_grad():
             untouched = self.base(untouched, **arguments)
         tokens = self.tokens().to(prompted.dtype)
-        entering = torch.cat([prompted, tokens.expand(len(prompted), -1, -1)], dim=1)
+        entering = torch.cat([prompted, tokens.expand(prompted.shape[0], -1, -1)], dim=1)
         return self.base(entering, **arguments)[:, : -len(tokens)], untouched
 
 
@@ -68,7 +68,7 @@ class ClassPrompts(nn.Module):
 
     def forward(self, classes: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         asked = self.to_query(classes)
-        seen = torch.cat([tokens.detach(), self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)
+        seen = torch.cat([tokens.detach(), self.tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)], dim=1)
         scores = self.query(asked) @ self.key(seen).transpose(1, 2) / math.sqrt(_KEYS)
         found = self.value(scores.softmax(dim=-1) @ seen)
         return self.norm(found + asked), found

@@ -72,7 +72,7 @@ def sampled(values: Tensor, size: Size, where: Tensor) -> Tensor:
     height, width = size
     x, y = exact(where[..., 0]) * width - 0.5, exact(where[..., 1]) * height - 0.5
     left, top = x.floor(), y.floor()
-    row = torch.arange(len(values), device=values.device)[:, None]
+    row = torch.arange(values.shape[0], device=values.device)[:, None]
     found = torch.zeros((), device=values.device)
     for column, line in ((left, top), (left + 1, top), (left, top + 1), (left + 1, top + 1)):
         inside = (column >= 0) & (column < width) & (line >= 0) & (line < height)

@@ -35,7 +35,7 @@ class Dispatcher(nn.Module):
             scores = (scores + drawn[0] - drawn[1]) / self.temperature
         soft = scores.sigmoid()
         gates = (soft > 0.5).to(soft.dtype) + (soft - soft.detach())
-        return torch.cat([gates.new_ones(len(x), self.num_prefix, 1), gates], dim=1)
+        return torch.cat([gates.new_ones(x.shape[0], self.num_prefix, 1), gates], dim=1)
 
 
 class DispatchedBlock(Intervention):
@@ -66,7 +66,7 @@ class DispatchedBlock(Intervention):
             return tokens
         if not self.last:
             return tokens, share
-        return torch.cat([tokens, share.to(tokens.dtype).expand(len(tokens), 1, tokens.shape[2])], dim=1)
+        return torch.cat([tokens, share.to(tokens.dtype).expand(tokens.shape[0], 1, tokens.shape[2])], dim=1)
 
     def map_of(self, out: Dispatched) -> Tensor:
         return out[0] if isinstance(out, tuple) else out

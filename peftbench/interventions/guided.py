@@ -100,7 +100,7 @@ class GuidedTokens(InsertTokens):
 
     def forward(self, x: Watched, **arguments: Any) -> Watched:  # type: ignore[override]
         tokens, kept = x if isinstance(x, tuple) else (x, ())
-        prompts = self.inserted(len(tokens)).to(tokens.dtype)
+        prompts = self.inserted(tokens.shape[0]).to(tokens.dtype)
         tokens = torch.cat([tokens[:, : self.num_prefix], prompts, tokens[:, self.num_prefix :]], dim=1)
         if self.watched and self.training:
             kept = (*kept, self._seen(tokens))

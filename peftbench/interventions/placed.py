@@ -54,7 +54,7 @@ class AppendTokens(Intervention):
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         tokens: Tensor = self.tokens().to(x.dtype)
         kept = x[:, : -tokens.shape[-2]] if self.replace else x
-        out: Tensor = self.base(torch.cat([kept, tokens.expand(len(x), -1, -1)], dim=1), **arguments)
+        out: Tensor = self.base(torch.cat([kept, tokens.expand(x.shape[0], -1, -1)], dim=1), **arguments)
         return out
 
 
@@ -67,7 +67,7 @@ class ReplaceTokens(Intervention):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         tokens: Tensor = self.tokens().to(x.dtype)
-        placed = [x[:, : self.start], tokens.expand(len(x), -1, -1), x[:, self.start + tokens.shape[-2] :]]
+        placed = [x[:, : self.start], tokens.expand(x.shape[0], -1, -1), x[:, self.start + tokens.shape[-2] :]]
         out: Tensor = self.base(torch.cat(placed, dim=1), **arguments)
         return out
 

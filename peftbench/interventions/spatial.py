@@ -63,7 +63,7 @@ class TokenGrid:
         if self.times > 1 and x.ndim == 3:
             steps = x.unflatten(1, (self.times, -1)).flatten(0, 1)
             one = TokenGrid(0, self.size)
-            return one.apply(operation, steps).unflatten(0, (len(x), self.times)).flatten(1, 2)
+            return one.apply(operation, steps).unflatten(0, (x.shape[0], self.times)).flatten(1, 2)
         prefix, maps = self.split(x)
         maps = operation(maps)
         if x.ndim == 4:

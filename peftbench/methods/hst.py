@@ -114,7 +114,7 @@ class Pyramid(nn.Module):
         return WIDTHS[: len(self.stages)]
 
     def forward(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> Tensor:
-        require_two_images(self, len(seen[0]), "hst has a batch norm")
+        require_two_images(self, seen[0].shape[0], "hst has a batch norm")
         return self.norm(self.maps(seen)[-1].mean(dim=(2, 3)))
 
     def maps(self, seen: tuple[Tensor, tuple[Tensor, Kept]]) -> list[Tensor]:

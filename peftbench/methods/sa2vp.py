@@ -146,7 +146,7 @@ class PairedBlock(LastOfTwo):
 
     def _start(self, x: Tensor) -> Tensor:
         assert self.first is not None
-        prompts: Tensor = self.first(len(x))
+        prompts: Tensor = self.first(x.shape[0])
         return prompts
 
     def map_of(self, out: Tensor | Streams) -> Tensor:

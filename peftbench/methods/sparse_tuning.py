@@ -88,9 +88,9 @@ class SparsifyingBlock(Intervention):
         q, k, _ = heads
         looks = (q[:, :, :1] @ k.transpose(-2, -1) * scale).softmax(dim=-1)
         looks = looks.mean(dim=1)[:, 0, self.num_prefix :]
-        order = looks.argsort(dim=1, descending=True, stable=True)[..., None]
-        patches = patches.take_along_dim(order, dim=1)
-        looks = looks[..., None].take_along_dim(order, dim=1).to(patches.dtype)
+        order = looks.argsort(dim=1, descending=True, stable=True)
+        patches = patches.gather(1, order[..., None].expand(-1, -1, patches.shape[2]))
+        looks = looks.gather(1, order)[..., None].to(patches.dtype)
         rest = (looks[:, kept:] * patches[:, kept:]).sum(dim=1, keepdim=True)
         return torch.cat([prefix, patches[:, :kept], rest], dim=1)
 

@@ -114,7 +114,7 @@ class SynthesisedQueries(Intervention):
         # nothing before this block changes the tokens, so no gradient needs their path
         tokens = tokens.detach()
         answer = carried[-1][0] * self.answer_scale.value if carried else None
-        queries = self.synthesis(len(tokens), answer).to(tokens.dtype)
+        queries = self.synthesis(tokens.shape[0], answer).to(tokens.dtype)
         tokens, queries, added = ask_block(self.base, self.own, arguments, tokens, queries)
         carried = (*carried, tuple(found.mean(dim=1, keepdim=True) for found in (queries, *added)))
         if not self.last:

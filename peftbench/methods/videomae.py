@@ -29,8 +29,9 @@ class BatchNormed(Intervention):
         self.norm = nn.BatchNorm1d(width, affine=False, eps=1e-6)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        require_two_images(self, len(tokens), "the head's batch norm keeps statistics")
-        y: Tensor = self.norm(self.base(tokens))
+        require_two_images(self, tokens.shape[0], "the head's batch norm keeps statistics")
+        # said again, for graphs in which its width was lost
+        y: Tensor = self.norm(self.base(tokens).unflatten(-1, (self.norm.num_features,)))
         return y
 
 

@@ -52,7 +52,7 @@ class SpatialPrior(nn.Module):
         self.level = nn.Parameter(torch.randn(len(STAGES), width))
 
     def forward(self, images: Tensor) -> Branch:
-        require_two_images(self, len(images), "vit_adapter has batch norms")
+        require_two_images(self, images.shape[0], "vit_adapter has batch norms")
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))

@@ -104,6 +104,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             task.metric,
             against or against_capture_of_steps(config),
             blocks if trainee.module is model else (),
+            lambda survey: config.method.before_epochs(model.backbone, survey, config.seed),
         )
     return Trained(result, probed, seconds, keeper.facts)
 

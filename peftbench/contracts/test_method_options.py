@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from peftbench.backbones.base import Backbone
 from peftbench.config.gate import config_dir
 from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, installed, samples, suited
 from peftbench.contracts.test_methods import FITTING
@@ -42,6 +44,8 @@ BESIDE = {
 }
 # options that mean something with several tasks alone, and are tested there: tests/golden/test_mmap.py
 OF_SEVERAL = {("mmap", "groups")}
+# ahead of which a method may do something
+EPOCHS = 6
 every_field = pytest.mark.parametrize(("name", "field"), FIELDS, ids=lambda value: getattr(value, "name", value))
 
 
@@ -95,15 +99,35 @@ def changed(name: str, field: dataclasses.Field[Any]) -> list[Method]:
     return methods
 
 
+class Slopes:
+    """A survey of one batch; what it asks for is a small sum of features."""
+
+    clip_norm = None
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.tensors: list[torch.Tensor] = [tensor for _, tensor in backbone.trainable]
+
+    def __call__(self, epoch: int) -> Iterator[tuple[float, int]]:
+        self._backbone.zero_grad()
+        loss = self._backbone.eval()(samples(self._backbone, 2, seed=epoch)).sum()
+        loss.backward()
+        yield loss.item(), 2
+        self._backbone.zero_grad()
+
+
 def behaviour(method: Method, backbone: str) -> torch.Tensor | None:
     """Features in training mode after the trainable tensors were moved, and logits of a head as the method has it.
 
-    None where the method does not apply.
+    Behind what it does ahead of some epochs, where it does anything. None where the method does not apply.
     """
     try:
         built = installed(method, suited(type(method), backbone))
     except NotApplicable:
         return None
+    ahead = method.before_epochs(built, Slopes(built), 0)
+    for epoch in range(EPOCHS if ahead is not None else 0):
+        ahead(epoch)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for _, tensor in built.trainable:

@@ -211,6 +211,7 @@ def captured_as_started(
                 *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
                 on_epoch=lambda row: objective.after_epoch(model, row["epoch"] / train.epochs),
                 against_capture=against,
+                before_epochs=lambda survey: method.before_epochs(backbone, survey, 0),
             )
         assert result.capture == (against or CAPTURED)
         return result.curve, [*meter.seen, *model.state_dict().values()]

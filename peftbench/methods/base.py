@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from peftbench.foundation.registry import Registry
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import Part, option
 from peftbench.interventions import Intervention, fold_all, release
-from peftbench.methods.observation import Evidence, Findings
+from peftbench.methods.observation import Evidence, Findings, Survey
 
 METHODS: Registry[Method]
 TOWERS = ("image", "text")
@@ -113,6 +113,14 @@ class Method(Part):
     def attach_with(self, backbone: Backbone, findings: Findings) -> None:
         """`attach` for a method that observes: what it does follows from the findings and its options alone."""
         raise NotImplementedError
+
+    def before_epochs(self, backbone: Backbone, survey: Survey, seed: int) -> Callable[[int], None] | None:
+        """What is done ahead of each epoch, given its number from 0; nothing for nearly all.
+
+        `survey` passes over the training images without a step. What it changes has to lie in tensors that train or in
+        buffers, in place, so that it is saved and the epoch that is chosen has it. Chance is drawn from `seed`.
+        """
+        return None
 
     def expected_params(self, shape: BackboneShape) -> int | None:
         """Number of trainable parameters without the classifier, from numbers only.

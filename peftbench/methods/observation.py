@@ -1,4 +1,4 @@
-"""What a method that looks at images first may look at: the training images, never the test split."""
+"""What a method may look at, first or between epochs: the training images, never the test split."""
 
 from __future__ import annotations
 
@@ -68,3 +68,22 @@ class Evidence(Protocol):
 
     def accuracy(self, model: nn.Module) -> float:
         """The task's primary number on the validation images (val200 of VTAB, never the test split); more is better."""
+
+
+class Survey(Protocol):
+    """The training images with the tensors that train as they are, for what a method does between epochs."""
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that train, the head's among them."""
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The norm to which each step clips its gradients (`optim.clip_norm`)."""
+
+    def __call__(self, epoch: int) -> Iterator[tuple[float, int]]:
+        """One more pass, in the order and under the draws that belong to `epoch`; no step is taken.
+
+        The mean loss of each batch and how many images it has. Until the next is asked for, `grad` of the tensors holds
+        the gradient of that loss, not clipped.
+        """

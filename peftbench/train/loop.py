@@ -25,6 +25,7 @@ from peftbench.train.optim import Schedule
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.resident import ResidentEpoch
 from peftbench.train.step import Step
+from peftbench.train.survey import Ahead, Survey, nothing_ahead
 
 Row = dict[str, Any]
 
@@ -72,6 +73,7 @@ def fit(
     metric: Metric = ACCURACY,
     against_capture: str = "not asked for",
     blocks: Sequence[nn.Module] = (),
+    before_epochs: Callable[[Survey], Ahead | None] = nothing_ahead,
 ) -> FitResult:
     """Trains the tensors in `groups` (see `param_groups`) and leaves `model` at the selected epoch.
 
@@ -80,6 +82,7 @@ def fit(
     Dropout and drop-path draw from the global generators, which are seeded here from `seed`.
     `blocks` are the parts of the model that `train.compile` and `train.recompute` act on.
     `against_capture` says why steps must not be captured as CUDA graphs, which changes no number; empty lets them.
+    `before_epochs` is given passes that take no step, and says what is done ahead of each epoch.
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
     """
@@ -96,6 +99,7 @@ def fit(
     watch = Stopwatch(device)
     against_capture = against_capture or reason_against(train, batches)
     stepping = Started(step, batches, train, watch) if against_capture else Captured(step, batches, train, watch)
+    ahead = before_epochs(Survey(step, batches, optim, train))
     average = None
     if optim.average_mean is not None:
         average = EpochAverage(step.tensors, epoch_weights(optim.average_mean, optim.average_std, train.epochs))
@@ -109,6 +113,8 @@ def fit(
         model.train()
         step.begin()
         with watch.measure("train"), run.in_training():
+            if ahead is not None:
+                ahead(epoch)
             stepping.epoch(epoch)
         num_steps += steps_per_epoch
         losses = step.losses.cpu().numpy()

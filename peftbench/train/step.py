@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -50,15 +50,9 @@ class Step:
 
     def __call__(self, micro_batches: Sequence[Batch]) -> None:
         self._rates.advance()
-        num_in_step = sum(map(size_of, micro_batches))
-        for batch in micro_batches:
-            with autocast(self._device, self._train.precision):
-                loss = self._loss_fn(self._forward, batch)
-            # Weighted by size, so that a short last micro-batch counts as it would in one large batch.
-            share = size_of(batch) / num_in_step
-            self._scaler.scale(loss if share == 1 else loss * share).backward()
+        for loss in self._backward(micro_batches):
             # Kept on the device: asking for it every step would stall the queue.
-            torch.where(self._places == self._place, loss.detach(), self.losses, out=self.losses)
+            torch.where(self._places == self._place, loss, self.losses, out=self.losses)
             self._place += 1
         if self._optim.clip_norm is not None:
             self._scaler.unscale_(self._optimizer)
@@ -66,6 +60,31 @@ class Step:
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+
+    def slopes(self, micro_batches: Sequence[Batch]) -> float:
+        """The mean loss of a step that is not taken; its gradients, neither scaled nor clipped, stay for `forget`."""
+        sizes = [size_of(batch) for batch in micro_batches]
+        losses = [float(loss) * size for loss, size in zip(self._backward(micro_batches), sizes, strict=True)]
+        if self._scaler.is_enabled():
+            for tensor in self.tensors:
+                if tensor.grad is not None:
+                    tensor.grad /= self._scaler.get_scale()
+        return sum(losses) / sum(sizes)
+
+    def forget(self) -> None:
+        """The gradients of `slopes` are dropped."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _backward(self, micro_batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """Adds to the gradients those of the micro-batches of a step; the loss of each as it comes."""
+        num_in_step = sum(map(size_of, micro_batches))
+        for batch in micro_batches:
+            with autocast(self._device, self._train.precision):
+                loss = self._loss_fn(self._forward, batch)
+            # Weighted by size, so that a short last micro-batch counts as it would in one large batch.
+            share = size_of(batch) / num_in_step
+            self._scaler.scale(loss if share == 1 else loss * share).backward()
+            yield loss.detach()
 
 
 def size_of(batch: Batch) -> int:

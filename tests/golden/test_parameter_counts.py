@@ -34,6 +34,7 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("vpt_deep", {"num_tokens": 10}, 92_160),
     ("vpt_deep", {"num_tokens": 50}, 460_800),
     ("vpt_deep", {"num_tokens": 100}, 921_600),
+    ("pro_vpt", {"num_tokens": 20}, 184_320),
     ("cvpt", {}, 92_160),
     ("vfpt", {}, 92_160),
     # 12 (10 + 5) 768

@@ -17,6 +17,7 @@ from peftbench.train.evaluate import evaluate
 from peftbench.train.loop import FitResult, fit
 from peftbench.train.optim import param_groups
 from peftbench.train.options import OptimSpec, TrainSpec
+from peftbench.train.survey import Survey
 
 OPTIM = OptimSpec(lr=0.01, warmup_epochs=1.0)
 
@@ -115,6 +116,52 @@ def test_accumulated_micro_batches_equal_one_large_batch() -> None:
         torch.testing.assert_close(small.state_dict()[name], tensor, atol=1e-6, rtol=1e-5)
     losses = [[row["loss"] for row in fitted.curve] for fitted in (result, accumulated)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_pass_without_steps_has_the_gradients_of_steps_and_changes_nothing(accumulate: int) -> None:
+    train = TrainSpec(epochs=3, batch_size=16 // accumulate, accumulate=accumulate)
+    batches = training_batches(*data(), train, num_classes=3, seed=0, device="cpu")
+    model, plain, optim = network(), network(), OptimSpec(lr=0.01, warmup_epochs=1.0, clip_norm=1e-3)
+    steps: list[int] = []
+    seen: list[tuple[int, list[float], list[int], list[Tensor]]] = []
+
+    def before_epochs(survey: Survey) -> Callable[[int], None]:
+        assert survey.clip_norm == 1e-3 and {id(t) for t in survey.tensors} == {id(t) for t in model.parameters()}
+
+        def ahead(epoch: int) -> None:
+            before = state(model)
+            losses, sizes, slopes = [], [], [torch.zeros_like(tensor) for tensor in model.parameters()]
+            for loss, size in survey(epoch):
+                losses.append(loss)
+                sizes.append(size)
+                for total, tensor in zip(slopes, model.parameters(), strict=True):
+                    assert tensor.grad is not None
+                    total += tensor.grad * size / 42
+            assert same(before, state(model)) and all(tensor.grad is None for tensor in model.parameters())
+            if epoch == 0:
+                # at the start, over all images: the order is another one than that of any epoch
+                whole = next(iter(Batches(*data(), batch_size=42).epoch(0)))
+                exact = classification_loss(0.0)(plain, whole)
+                for total, slope in zip(slopes, torch.autograd.grad(exact, list(plain.parameters())), strict=True):
+                    torch.testing.assert_close(total, slope, atol=1e-6, rtol=1e-4)
+                assert sum(n * x for n, x in zip(sizes, losses, strict=True)) / 42 == pytest.approx(exact.item())
+            seen.append((epoch, losses, sizes, slopes))
+
+        return ahead
+
+    batches.on_batch = lambda: steps.append(1)
+    groups = param_groups(list(model.named_parameters()), [], optim)
+    fit(*(model, classification_loss(0.0), batches, None, optim, train, groups, 0), before_epochs=before_epochs)
+    assert [epoch for epoch, *_ in seen] == [0, 1, 2] and all(sizes == [16, 16, 10] for _, _, sizes, _ in seen)
+    assert len(steps) == 3 * len(batches)
+    assert same(state(model), state(trained_without(train, optim)))
+
+
+def trained_without(train: TrainSpec, optim: OptimSpec) -> nn.Module:
+    model = network()
+    run(model, train, optim, loss_fn=classification_loss(0.0))
+    return model
 
 
 def test_clipping_limits_the_step() -> None:

@@ -65,8 +65,6 @@ PEFT methods. Three small data sets and three seeds rank nothing finely: the boa
 """
 
 LEFT_OUT = {
-    "PRO-VPT": "Each epoch begins with a pass over all training images that takes gradients without a step and moves a "
-    "prompt to another block by a policy learnt from the loss on the way; the loop has no such pass.",
     "MixPHM's alignment loss": "`objective=mixphm` leaves it out: it holds adapters to the last hidden states.",
     "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
     "HF peft's extras": "The number of terms of OFT's series (`oft`), the `decompose_factor` of `lokr` and ranks by "

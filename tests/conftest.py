@@ -67,6 +67,7 @@ _BY_LOT = {
     "test_frozen_work.py",
     "test_dense.py",
     "test_method_options.py",
+    "test_as_graphs.py",
     "test_answers.py",
     "test_compose.py",
 }
@@ -85,6 +86,8 @@ _SHARES = {
     "test_trainable_tensors_alone_restore_the_model": 2,
     "test_train_and_eval_copies_and_bf16": 2,
     "test_frozen_work_is_frozen": 2,
+    "test_a_program_takes_any_number_of_images": 2,
+    "test_onnx_takes_any_number_of_images_or_says_what_does": 2,
     "test_a_bad_input_is_answered": 2,
     "test_a_tree_is_that_of_a_whole_composition_by_hydra": 2,
 }

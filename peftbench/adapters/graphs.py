@@ -6,6 +6,7 @@ import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -15,6 +16,8 @@ from peftbench.foundation.files import replace_bytes
 
 # largest difference of logits, as a part of their largest size, that another engine's arithmetic explains
 TOLERANCE = 1e-3
+# the tracer's word for a module that is called with other tensors than its own
+_CALLED_WITH_OTHERS = "stateless API can't be used with Jitted modules"
 # of one task, or of several in their order
 Scores = torch.Tensor | tuple[torch.Tensor, ...]
 
@@ -54,8 +57,8 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
 
     Returns the largest difference of a score between ONNX Runtime and the model, None where that is not installed.
     Raises `MissingInput` without the package onnx, `BadInput` when the two disagree; then nothing is left at `path`.
-    `NotApplicable` for a model that asks for more than images, and for one with an operation that ONNX or torch's
-    writer of it does not have (a Fourier transform, say).
+    `NotApplicable` for a model that asks for more than images, for one with an operation that ONNX or torch's writer of
+    it does not have (a Fourier transform, say), and where what torch wrote does not run on another number of images.
     """
     if importlib.util.find_spec("onnx") is None:
         raise MissingInput("writing ONNX needs the package onnx; pip install 'peftbench[onnx]'")
@@ -64,23 +67,7 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
     partial = path.with_name(path.name + ".tmp")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with warnings.catch_warnings():
-            # the tracer warns of every assertion in timm about a shape, and of its own age
-            warnings.simplefilter("ignore")
-            try:
-                torch.onnx.export(
-                    _OfImages(model).eval(),
-                    (example,),
-                    str(partial),
-                    dynamo=False,
-                    # else it prints the whole graph where an operation is missing
-                    verbose=False,
-                    input_names=["images"],
-                    output_names=names,
-                    dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
-                )
-            except RuntimeError as error:
-                raise _not_in_onnx(error) from error
+        _trace(model, example, names, partial)
         difference = _onnx_difference(model, size, partial)
         replace_bytes(path, partial.read_bytes())
     finally:
@@ -113,11 +100,28 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
     return difference
 
 
-def _not_in_onnx(error: Exception) -> NotApplicable:
-    reason = brief(str(error).split("[Caused by")[0], 160)
-    return NotApplicable(
-        f"this model has no form in ONNX, as torch writes it ({reason}); write a .pt2, which has it all"
-    )
+def _trace(model: nn.Module, example: torch.Tensor, names: list[str], path: Path) -> None:
+    """torch's graph of the model as ONNX. Raises `NotApplicable` for operations that have no form in it."""
+    # the tracer warns of every assertion in timm about a shape and of its own age; torch turns a log on that is asked
+    # to be off, and it prints the whole graph where an operation is missing
+    with warnings.catch_warnings(), mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda _: None):
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                _OfImages(model).eval(),
+                (example,),
+                str(path),
+                dynamo=False,
+                input_names=["images"],
+                output_names=names,
+                dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
+            )
+        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+            if not isinstance(error, torch.onnx.OnnxExporterError) and _CALLED_WITH_OTHERS not in str(error):
+                raise
+            reason = brief(str(error).split("[Caused by")[0], 160)
+            words = f"ONNX, as torch writes it, does not hold all operations of this model ({reason})"
+            raise NotApplicable(f"{words}; write a .pt2, which does") from error
 
 
 def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
@@ -133,8 +137,17 @@ def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         found = tuple(torch.from_numpy(scores) for scores in session.run(None, {"images": images.numpy()}))
-    except (failures.Fail, failures.InvalidArgument, failures.InvalidGraph, failures.NotImplemented) as error:
-        raise _not_in_onnx(error) from error
+    except (
+        failures.Fail,
+        failures.InvalidArgument,
+        failures.InvalidGraph,
+        failures.NotImplemented,
+        failures.RuntimeException,
+    ) as error:
+        words = (
+            f"what torch wrote of this model as ONNX does not run on any number of images ({brief(str(error), 160)})"
+        )
+        raise NotApplicable(f"{words}; write a .pt2, which does") from error
     with torch.no_grad():
         return _agreed(_OfImages(model)(images), found, path)
 

@@ -58,6 +58,7 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     source = data_set.source
     for note in source.notes:
         progress.say(note)
+    _check_training(config)
     _check_task(config, source)
     backbone = backbone_of(config).to(device)
     config.task.prepare(backbone, source)
@@ -83,6 +84,15 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     if config.train.frozen_bf16:
         round_frozen(model)
     return Parts(data, model.to(device), observed, num_params, frozen_buffers)
+
+
+def _check_training(config: RunConfig) -> None:
+    """Raises `ConfigError` for options that take one network for all epochs, of a method that rearranges it."""
+    asked = ["train.compile=false"] if config.train.compile else []
+    asked += ["optim.average_mean=null"] if config.optim.average_mean is not None else []
+    if config.method.rearranges and asked:
+        words = f"{config.method.name} rearranges the network between epochs"
+        raise ConfigError([f"{words}; set {option}" for option in asked])
 
 
 def _check_task(config: RunConfig, source: Source) -> None:

@@ -60,8 +60,8 @@ def flow(x: Tensor, v: Tensor) -> Tensor:
 
 
 def finished(leaves: Tensor) -> bool:
-    """Whether no point goes on to the next cell, where that is at hand; for a GPU the host would have to wait."""
-    return leaves.device.type == "cpu" and not leaves.any()
+    """Whether no point goes on to the next cell, where that is at hand: not in a trace, nor on a GPU."""
+    return leaves.device.type == "cpu" and not torch.compiler.is_compiling() and not leaves.any()
 
 
 def warped(values: Tensor, theta: Tensor) -> Tensor:

@@ -27,29 +27,30 @@ class Prompts(nn.Module):
         self.tokens = nn.Parameter(torch.empty(num_blocks * num_tokens, width).uniform_(-bound, bound))
         self.register_buffer("place", torch.arange(num_blocks).repeat_interleave(num_tokens))
         self.num_blocks = num_blocks
-        # what `place` says, on the host, and as of when
-        self._members: list[list[int]] = []
+        # what `place` said when it was last read: the tokens of each block, int64 and as long as they are
+        self._members: list[Tensor] = []
         self._read: tuple[int, int] | None = None
+
+    @property
+    def members(self) -> list[Tensor]:
+        """The tokens that enter each block, int64 [any number]. Raises `BadInput` for places that are none.
+
+        Read anew where `place` has been written to, so that the host waits for the device then alone; never in a trace.
+        """
+        version = 0 if self.place.is_inference() else self.place._version
+        written = id(self.place), version
+        if not torch.compiler.is_compiling() and written != self._read:
+            places = self.place.tolist()
+            if not set(places) <= set(range(self.num_blocks)):
+                raise BadInput(f"a prompt enters block {max(places, key=abs)}; this network has {self.num_blocks}")
+            self._members = [(self.place == block).nonzero()[:, 0] for block in range(self.num_blocks)]
+            self._read = written
+        return self._members
 
     @property
     def counts(self) -> list[int]:
         """How many enter each block."""
         return [len(members) for members in self.members]
-
-    @property
-    def members(self) -> list[list[int]]:
-        """The tokens that enter each block. Raises `BadInput` for places that are none.
-
-        Read anew where `place` has been written to, so that the host waits for it then alone; never within a trace.
-        """
-        written = id(self.place), self.place._version
-        if not torch.compiler.is_compiling() and written != self._read:
-            places = self.place.tolist()
-            if not set(places) <= set(range(self.num_blocks)):
-                raise BadInput(f"a prompt enters block {max(places, key=abs)}; this network has {self.num_blocks}")
-            self._members = [[n for n, place in enumerate(places) if place == b] for b in range(self.num_blocks)]
-            self._read = written
-        return self._members
 
     def forward(self, block: int) -> Tensor:
         """Those that enter a block, [any number, width]."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.foundation.channels import channels_at, channels_last
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions.base import Intervention
 
@@ -86,8 +87,8 @@ class _Adding(Intervention):
         self.channel_dim = channel_dim
 
     def added(self, x: Tensor) -> Tensor:
-        added: Tensor = self.module(x.movedim(self.channel_dim, -1))
-        return added.movedim(-1, self.channel_dim)
+        added: Tensor = self.module(channels_last(x, self.channel_dim))
+        return channels_at(added, self.channel_dim)
 
 
 class Behind(_Adding):
@@ -135,8 +136,8 @@ class Ahead(Intervention):
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        added: Tensor = self.module(x.movedim(self.channel_dim, -1))
-        y: Tensor = self.base(x + added.movedim(-1, self.channel_dim))
+        added: Tensor = self.module(channels_last(x, self.channel_dim))
+        y: Tensor = self.base(x + channels_at(added, self.channel_dim))
         return y
 
     def folded(self) -> nn.Module | None:

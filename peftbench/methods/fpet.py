@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Readout
+from peftbench.foundation.channels import channels_last
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention, LinearDelta, Tap, TokenGrid, require_plain, tap_block
@@ -38,7 +39,7 @@ class Matching:
 def checkerboard(grid: TokenGrid, x: Tensor) -> tuple[Tensor, Tensor]:
     """The patches whose row and column are both even or both odd; prefix tokens with the other patches."""
     prefix, maps = grid.split(x)
-    patches = maps.movedim(1, -1)
+    patches = channels_last(maps, 1)
     given = [patches[:, start::2, start::2].flatten(1, 2) for start in (0, 1)]
     kept = [patches[:, 1 - start :: 2, start::2].flatten(1, 2) for start in (0, 1)]
     return torch.cat(given, dim=1), torch.cat([prefix, *kept], dim=1)

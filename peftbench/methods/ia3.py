@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.channels import channels_at, channels_last
 from peftbench.interventions import Intervention
 from peftbench.methods.base import METHODS, Method
 
@@ -48,7 +49,7 @@ class InputScale(Intervention):
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        scaled = (x.movedim(self.channel_dim, -1) * self.scale.to(x.dtype)).movedim(-1, self.channel_dim)
+        scaled = channels_at(channels_last(x, self.channel_dim) * self.scale.to(x.dtype), self.channel_dim)
         y: Tensor = self.base(scaled)
         return y
 

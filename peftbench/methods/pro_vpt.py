@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +29,9 @@ class Relocation:
     """Ahead of an epoch a pass without steps; the last move is rewarded and, from `warmup_epochs` on, one more made.
 
     A prompt's score is the mean over batches of the gradient of a gate of 1 on it, <dL/dp, p>: by how much the loss
-    would fall without it, to the first order. These and the gradients of all that trains beside the prompts are clipped
-    together where steps are (`optim.clip_norm`). The loss is the sum over batches of their mean loss divided by their
-    size. Both are so in the released code.
+    would fall if it were zero, to the first order. These and the gradients of all that trains beside the prompts are
+    clipped together where steps are (`optim.clip_norm`). The loss is the sum over batches of their mean loss divided by
+    their size. Both are so in the released code. Batches whose gradients overflow in half precision are left out.
 
     The prompt of the greatest score leaves its block where that score is above zero, for the block that the policy
     chooses; its own leaves it as it is. The reward is by how much the loss fell, less the greatest score now.
@@ -60,17 +61,16 @@ class Relocation:
         others = [tensor for tensor in self._survey.tensors if id(tensor) not in moving]
         for mean, size in self._survey(epoch):
             slopes = [_slopes_of_gates(own.tokens) for own in self._all]
-            share = self._kept([tensor.grad for tensor in others if tensor.grad is not None] + slopes)
+            beside = [tensor.grad for tensor in others if tensor.grad is not None]
+            norm = float(torch.nn.utils.get_total_norm([*beside, *slopes]))
+            loss += mean / size
+            if not math.isfinite(norm):
+                continue
+            clipped = 1.0 if self._survey.clip_norm is None else min(1.0, self._survey.clip_norm / (norm + 1e-6))
             for total, slope in zip(sums, slopes, strict=True):
-                total += (slope * share).double().cpu()
-            loss, batches = loss + mean / size, batches + 1
-        return loss, [total / batches for total in sums]
-
-    def _kept(self, gradients: list[Tensor]) -> Tensor | float:
-        """What clipping leaves of each."""
-        if self._survey.clip_norm is None:
-            return 1.0
-        return (self._survey.clip_norm / (torch.nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1)
+                total += slope.double().cpu() * clipped
+            batches += 1
+        return loss, [total / max(batches, 1) for total in sums]
 
 
 def _slopes_of_gates(prompts: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def _move(prompts: Prompts, scores: Tensor, policy: Policy) -> None:
     """
     token = int(scores.argmax())
     left = int(prompts.place[token])
-    sums = np.array([float(scores[members].sum()) for members in prompts.members])
+    sums = np.array([float(scores[members.cpu()].sum()) for members in prompts.members])
     leaving = np.eye(prompts.num_blocks)[left]
     others = np.array(prompts.counts) - leaving
     state = [(sums - sums.mean()) / (sums.std() + 1e-8), others / max(others.sum(), 1), leaving]
@@ -104,13 +104,15 @@ class ProVPT(Method):
     A block may be left without prompts. Where they go a policy says that learns from the loss: proximal policy
     optimisation, or Thompson sampling (`policy`). Every epoch costs one more pass over the training images, with
     gradients. What moved keeps a thousandth of its values and the optimiser's state. The number of parameters stays
-    that of VPT-deep, L p D. The released runs take SGD, batches of 64 and rates and decay from a grid for each task.
+    that of VPT-deep, L p D. The released runs take SGD, batches of 64, and rates and decay from a grid for each task;
+    the released example has 20 tokens and a rate that stays.
     """
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2503.06901"
     identity_at_init: ClassVar[bool] = False
     steps_alike: ClassVar[bool] = False
+    rearranges: ClassVar[bool] = True
     size_option: ClassVar[str] = "num_tokens"
 
     num_tokens: int = option(10, ge=1)

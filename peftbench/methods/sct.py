@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, Site
+from peftbench.foundation.channels import channels_at, channels_last
 from peftbench.foundation.spec import option
 from peftbench.interventions import Intervention, Tap, tap_block
 from peftbench.methods.base import METHODS, Method
@@ -53,8 +54,8 @@ class ThenChannels(Intervention):
         self.change, self.channel_dim = change, channel_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        changed: Tensor = self.change(self.base(x).movedim(self.channel_dim, -1))
-        return changed.movedim(-1, self.channel_dim)
+        changed: Tensor = self.change(channels_last(self.base(x), self.channel_dim))
+        return channels_at(changed, self.channel_dim)
 
 
 @METHODS.add("sct")
@@ -97,7 +98,7 @@ class SCT(Method):
             with torch.no_grad():
                 backbone(batch["image"])
             for site, sums, x in zip(watched, energy, seen, strict=True):
-                patches = x.movedim(site.channel_dim, -1).flatten(1, -2)[:, backbone.shape.num_prefix_tokens :]
+                patches = channels_last(x, site.channel_dim).flatten(1, -2)[:, backbone.shape.num_prefix_tokens :]
                 # frames of clips are folded into the batch
                 labels = batch["label"].repeat_interleave(len(patches) // len(batch["label"]))
                 sums.index_add_(0, labels, patches.square().sum(dim=1).double())

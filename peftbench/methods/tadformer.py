@@ -131,14 +131,14 @@ class PromptedBlock(PathsBlock):
         """What attention gives to the stream, to the prompts and to each task, and the weighed features of each."""
         attn: Any = self.base.attn
         windows, mask, back = windowed(self.base, x)
-        per_image, number = len(windows) // len(prompts), prompts.shape[1]
+        per_image, number = windows.shape[0] // prompts.shape[0], prompts.shape[1]
         tokens = torch.cat([prompts.repeat_interleave(per_image, dim=0), windows], dim=1)
         q, k, v = split_heads(attn.qkv(tokens), attn.num_heads, 3)
         q, k = normed_heads(attn, q, k)
         scores = q @ k.transpose(-2, -1)
         biased = scores * attn.scale
         if mask is not None:
-            biased = biased + F.pad(mask, (number, 0, number, 0)).repeat(len(scores) // len(mask), 1, 1, 1)
+            biased = biased + F.pad(mask, (number, 0, number, 0)).repeat(scores.shape[0] // mask.shape[0], 1, 1, 1)
         mixed = attn.attn_drop(biased.softmax(-1)) @ v
         y, given, shared = attn.proj.shared(heads_joined(attn, mixed))
         seen = attn.proj_drop(shared[:, :number]).unflatten(0, (-1, per_image)).mean(dim=1)

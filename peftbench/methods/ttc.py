@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.channels import channels_last
 from peftbench.foundation.spec import option
 from peftbench.methods.base import METHODS
 from peftbench.methods.ln_tune import LNTune
@@ -53,7 +54,7 @@ class TTC(SCT):
             # the loss is a mean over the batch; its sum makes a score independent of the batch's size
             loss = len(batch["image"]) * evidence.loss(model, batch)
             for site, score, x, slope in zip(watched, scores, seen, torch.autograd.grad(loss, seen), strict=True):
-                change = (x * slope).movedim(site.channel_dim, -1).flatten(1, -2).sum(dim=1)
+                change = channels_last(x * slope, site.channel_dim).flatten(1, -2).sum(dim=1)
                 score += change.detach().abs().sum(dim=0)
             seen.clear()
         channels = {str(layer): self._largest(score) for layer, score in enumerate(scores)}

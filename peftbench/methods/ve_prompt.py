@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Backbone, BackboneShape
+from peftbench.foundation.channels import channels_at, channels_last
 from peftbench.foundation.errors import BadInput
 from peftbench.foundation.maps import UNKNOWN
 from peftbench.foundation.spec import option
@@ -45,13 +46,13 @@ class ExemplarBlock(PathsBlock):
 
     def forward(self, x: Tensor, **arguments: Any) -> Tensor:
         y = self.base(self.entering(x), **arguments)
-        queries = self.query(self.norm(y.movedim(self.channel_dim, -1)))
+        queries = self.query(self.norm(channels_last(y, self.channel_dim)))
         paths = [y]
         for task, gate in enumerate(self.gate):
             tokens = self.get_buffer(f"exemplars_{task}")
             scores = F.linear(queries, self.key(tokens)) / math.sqrt(tokens.shape[1])
             found = self.output(scores.softmax(-1) @ self.value(tokens))
-            paths.append(y + (gate * found).movedim(-1, self.channel_dim).to(y.dtype))
+            paths.append(y + channels_at(gate * found, self.channel_dim).to(y.dtype))
         return torch.cat(paths)
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from peftbench.foundation.channels import channels_at, channels_last
+
 MASK_TOKENS = 4
 HEADS = 8
 
@@ -142,7 +144,7 @@ class LayerNorm2d(nn.LayerNorm):
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+        return channels_at(super().forward(channels_last(x, 1)), 1)
 
 
 class TwoWayTransformer(nn.Module):

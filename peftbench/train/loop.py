@@ -16,7 +16,7 @@ from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
 from peftbench.train.average import EpochAverage, epoch_weights
-from peftbench.train.batches import Batch, Batches, in_groups
+from peftbench.train.batches import Batches, in_groups, placed
 from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, Sizes, reason_against
 from peftbench.train.loss import LossFn
@@ -25,7 +25,7 @@ from peftbench.train.optim import Schedule
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.resident import ResidentEpoch
 from peftbench.train.step import Step
-from peftbench.train.survey import Ahead, Survey, nothing_ahead
+from peftbench.train.survey import Ahead, TrainingSurvey, nothing_ahead
 
 Row = dict[str, Any]
 
@@ -38,7 +38,8 @@ class FitResult:
         under `val_<name>`, None without validation.
     epoch_selected: the epoch whose tensors the model now holds.
     best_state: those tensors (trainable ones and buffers) when the validation split chose the epoch, else None.
-    seconds: `train` (steps with their data), `data` (part of it spent waiting for batches), `eval`.
+    seconds: `train` (steps with their data, and what is done ahead of epochs), `data` (part of it that steps waited for
+        batches), `eval`.
     capture: `captured` when the steps ran as a CUDA graph, else why they did not, in words.
     """
 
@@ -73,7 +74,7 @@ def fit(
     metric: Metric = ACCURACY,
     against_capture: str = "not asked for",
     blocks: Sequence[nn.Module] = (),
-    before_epochs: Callable[[Survey], Ahead | None] = nothing_ahead,
+    before_epochs: Callable[[TrainingSurvey], Ahead | None] = nothing_ahead,
 ) -> FitResult:
     """Trains the tensors in `groups` (see `param_groups`) and leaves `model` at the selected epoch.
 
@@ -99,7 +100,7 @@ def fit(
     watch = Stopwatch(device)
     against_capture = against_capture or reason_against(train, batches)
     stepping = Started(step, batches, train, watch) if against_capture else Captured(step, batches, train, watch)
-    ahead = before_epochs(Survey(step, batches, optim, train))
+    ahead = before_epochs(TrainingSurvey(model, step, batches, optim, train))
     average = None
     if optim.average_mean is not None:
         average = EpochAverage(step.tensors, epoch_weights(optim.average_mean, optim.average_std, train.epochs))
@@ -189,7 +190,7 @@ class Started:
         done = epoch * -(-len(self._batches) // self._accumulate)
         groups = in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate)
         for number, micro_batches in enumerate(groups, done):
-            self._step([batch | _place(batch["index"], epoch, number) for batch in micro_batches])
+            self._step([batch | placed(batch["index"], epoch, number) for batch in micro_batches])
 
 
 class Captured:
@@ -223,11 +224,6 @@ class Captured:
                 if self._batches.on_batch is not None:
                     for _ in sizes:
                         self._batches.on_batch()
-
-
-def _place(index: Tensor, epoch: int, step: int) -> Batch:
-    """Where in training a batch of these samples is."""
-    return {"epoch": torch.full_like(index, epoch), "step": torch.full(index.shape, step, dtype=torch.int64)}
 
 
 def _changing(model: nn.Module) -> dict[str, Tensor]:

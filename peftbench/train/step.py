@@ -62,13 +62,14 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
 
     def slopes(self, micro_batches: Sequence[Batch]) -> float:
-        """The mean loss of a step that is not taken; its gradients, neither scaled nor clipped, stay for `forget`."""
+        """The mean loss of a step that is not taken; its gradients, neither scaled nor clipped, stay for `forget`.
+
+        Where they overflowed, losses are scaled less from here on, as behind a step.
+        """
         sizes = [size_of(batch) for batch in micro_batches]
         losses = [float(loss) * size for loss, size in zip(self._backward(micro_batches), sizes, strict=True)]
-        if self._scaler.is_enabled():
-            for tensor in self.tensors:
-                if tensor.grad is not None:
-                    tensor.grad /= self._scaler.get_scale()
+        self._scaler.unscale_(self._optimizer)
+        self._scaler.update()
         return sum(losses) / sum(sizes)
 
     def forget(self) -> None:

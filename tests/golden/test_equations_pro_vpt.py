@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,36 @@ def test_prompts_that_moved_are_saved_and_restored_where_they_are() -> None:
     load_adapter(other, tensors, Path("adapter"))
     with pytest.raises(BadInput, match="block 7"):
         other(x)
+
+
+class Surveyed:
+    """One batch of a given loss, and as many of overflowed gradients as asked for."""
+
+    clip_norm = 1.0
+
+    def __init__(self, model: Classifier, overflows: int) -> None:
+        self._model, self._overflows = model, overflows
+        self.tensors: list[Tensor] = [tensor for tensor in model.parameters() if tensor.requires_grad]
+
+    def __call__(self, epoch: int) -> Iterator[tuple[float, int]]:
+        for number in range(1 + self._overflows):
+            self._model.zero_grad()
+            loss = self._model(images(4).double()).square().sum()
+            loss.backward()
+            if number:
+                self.tensors[0].grad.fill_(float("inf"))  # type: ignore[union-attr]
+            yield loss.item(), 4
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_batches_that_overflow_have_no_say(clip_norm: float | None) -> None:
+    places = []
+    for overflows in (0, 2):
+        method, model = classifier(warmup_epochs=0)
+        survey = Surveyed(model, overflows)
+        survey.clip_norm = clip_norm  # type: ignore[assignment]
+        ahead = method.before_epochs(model.backbone, survey, SEED)
+        for epoch in range(4):
+            ahead(epoch)
+        places.append(model.backbone.all_of(Prompts)[0].counts)
+    assert places[0] == places[1] != [TOKENS] * 3

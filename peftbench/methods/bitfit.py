@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm", "qk_norm")
 

@@ -14,7 +14,8 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import LinearDelta, Thinned
 from peftbench.interventions.rotation import largest_block
-from peftbench.methods.base import METHODS, Method, norms_keys
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import norms_keys
 
 ROLES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 NORMS = ("norm", "qk_norm")

@@ -13,7 +13,8 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import Tap, TokenGrid, tap_block
 from peftbench.interventions.sequential import quick_gelu
-from peftbench.methods.base import METHODS, Method, idle_taps
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import idle_taps
 
 
 class ConvBypass(nn.Module):

@@ -16,7 +16,8 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import BehindSlices, InsertTokens, share
 from peftbench.interventions.guided import Guidance, GuidedTokens, grouped
-from peftbench.methods.base import METHODS, Method, norms_keys
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import norms_keys
 from peftbench.methods.observation import Evidence, Findings
 from peftbench.methods.vpt import token_sequence
 

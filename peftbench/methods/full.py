@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone, BackboneShape, unfreeze
-from peftbench.methods.base import METHODS, Method, key_third, unread_positions
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third, unread_positions
 
 
 @METHODS.add("full")

@@ -17,7 +17,8 @@ from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.exact import exact
 from peftbench.foundation.spec import option
 from peftbench.interventions import SparseDelta
-from peftbench.methods.base import METHODS, Method, key_third, unread_positions
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third, unread_positions
 from peftbench.methods.observation import Batch, Evidence, Findings
 
 LAYERS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv")

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import Tap, TokenGrid, tap_block
-from peftbench.methods.base import METHODS, Method, idle_taps
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import idle_taps
 
 KERNELS = (3, 5, 7)
 

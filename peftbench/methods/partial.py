@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape, SiteShape, unfreeze
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.methods.base import METHODS, Method, key_third, unread_positions
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third, unread_positions
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import AttentionHook, Bottleneck, Tap, hook_attention, split_heads, tap_block
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method, norms_keys
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import norms_keys
 
 
 class ParallelKeysValues(AttentionHook):

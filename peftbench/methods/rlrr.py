@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import ScaleShift
-from peftbench.methods.base import METHODS, norms_keys
+from peftbench.methods.base import METHODS
+from peftbench.methods.inert import norms_keys
 from peftbench.methods.targets import TARGETS, Matrix, Rewriting
 
 # what is scaled and shifted beside the matrices

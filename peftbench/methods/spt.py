@@ -16,7 +16,8 @@ from peftbench.backbones.base import Backbone, BackboneShape, Site, SiteShape, c
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions import BehindSlices, Beside, Bottleneck, LinearDelta, LowRank, SparseDelta, Thinned
-from peftbench.methods.base import METHODS, Method, norms_keys
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import norms_keys
 from peftbench.methods.observation import Evidence, Findings
 
 MATRICES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

@@ -9,7 +9,8 @@ from typing import ClassVar
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import ScaleShift
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third
 
 OPERATIONS = ("embed", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "merge", "conv", "norm")
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Backbone, BackboneShape, Site
 from peftbench.foundation.errors import NotApplicable
 from peftbench.interventions import Dropped, LinearDelta, Rewritten, joins_as_it_is
-from peftbench.methods.base import Method, norms_keys
+from peftbench.methods.base import Method
+from peftbench.methods.inert import norms_keys
 
 # slice of the fused qkv that a target names
 SLICES = {"q": 0, "k": 1, "v": 2}

@@ -20,7 +20,8 @@ from peftbench.foundation.two_images import require_two_images
 from peftbench.interventions import Intervention, TokenGrid, Unused
 from peftbench.interventions.deformable import DeformableAttention, Size, centres
 from peftbench.interventions.side import init_linears
-from peftbench.methods.base import METHODS, Method, key_third
+from peftbench.methods.base import METHODS, Method
+from peftbench.methods.inert import key_third
 
 # widths of the convolutional stages at strides 4, 8, 16 and 32
 STEM, STAGES = 64, (128, 256, 256)

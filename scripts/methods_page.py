@@ -66,7 +66,6 @@ PEFT methods. Three small data sets and three seeds rank nothing finely: the boa
 
 LEFT_OUT = {
     "MixPHM's alignment loss": "`objective=mixphm` leaves it out: it holds adapters to the last hidden states.",
-    "HTA (NeurIPS 2024)": "No code is public, and the starts and sizes of its Householder chains are not known.",
     "HF peft's extras": "The number of terms of OFT's series (`oft`), the `decompose_factor` of `lokr` and ranks by "
     "layer have no option.",
     "qGOFT's penalty": "The released code of `qgoft` has none, and its weight is not known.",

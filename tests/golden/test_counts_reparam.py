@@ -64,6 +64,10 @@ COUNTS: list[tuple[str, dict[str, Any], int]] = [
     ("boft", {"block_size": 4, "num_factors": 1}, 92_160),
     ("boft", {"targets": ALL}, 1_410_048),
     ("hra", {}, 147_456),
+    # 12 4 (3 768 + 2 768): with heads 0.22 M of VTAB-1k and 0.36 M of FGVC, as printed; without B A 110,592
+    ("hta", {}, 184_320),
+    ("hta", {"rank": 0}, 110_592),
+    ("hta", {"rank": 0, "targets": ALL}, 221_184),
     # 12 768, and 3 4 (224 + 224)
     ("beft", {}, 9_216),
     ("lor_vp", {}, 5_376),

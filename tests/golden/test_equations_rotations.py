@@ -131,6 +131,35 @@ def test_hras_axes_start_in_pairs_as_wide_as_half_their_number_says() -> None:
     assert 0.9 * 0.5 < axes.abs().max() <= 0.5
 
 
+def reflection(a: Tensor) -> Tensor:
+    return torch.eye(len(a), dtype=a.dtype) - 2 * torch.outer(a, a) / (a @ a)
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_hta_adds_scales_between_two_reflections(rank: int) -> None:
+    backbone, new = moved("hta", rank=rank, targets=["q", "k", "v"]), {}
+    for part in OUT:
+        delta = f"deltas.{OUT[part]}"
+        u, v, scales = (own(backbone, f"{delta}.{name}") for name in ("left", "right", "scales"))
+        new[part] = frozen(part) + reflection(u) @ torch.diag(scales) @ reflection(v)
+        if rank:
+            new[part] = new[part] + own(backbone, f"{delta}.beside.up") @ own(backbone, f"{delta}.beside.down")
+    agrees(backbone, new)
+
+
+@pytest.mark.parametrize("role", ["mlp.fc1", "mlp.fc2"])
+def test_htas_scales_lie_on_the_diagonal_of_a_map_that_widens_or_narrows(role: str) -> None:
+    backbone = moved("hta", rank=0, targets=["fc1", "fc2"])
+    linear = backbone.get_submodule(f"net.blocks.{LAYER}.{role}")
+    u, v, scales = (linear.get_parameter(f"deltas.0.{name}").detach() for name in ("left", "right", "scales"))
+    weight, bias = (doubles()[f"{role}.{end}"] for end in ("weight", "bias"))
+    diagonal = torch.zeros_like(weight)
+    diagonal[range(WIDTH), range(WIDTH)] = scales
+    x = torch.randn(5, len(v), dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected = x @ (weight + reflection(u) @ diagonal @ reflection(v)).T + bias
+    torch.testing.assert_close(linear(x), expected, rtol=0, atol=1e-12)
+
+
 def frozen_ends(backbone: Backbone, part: str, rank: int) -> tuple[Tensor, Tensor]:
     """What stands around the trained core, once it is seen to be singular vectors of W with their best fit."""
     prefix = f"net.blocks.{LAYER}.attn.qkv.deltas.{OUT[part]}"

@@ -30,6 +30,8 @@ _PHOTOS = """
 import peftbench
 
 print(peftbench.predictor({file})("photo.jpg"))"""
+# by which a card of this package is known
+TAG = 'tags: ["peftbench"'
 # tasks that the hub has a name for
 _PIPELINES = {
     "classification": "image-classification",
@@ -78,6 +80,7 @@ def card(facts: Mapping[str, Any], files: Mapping[str, str], repo: str | None = 
         "record": f"`{facts['record']}`, peftbench {facts['made_by']['version']}",
         "classes": f"{len(names)}: {shown}",
         "images": f"{images['resize']} to {images['size']} px, {images['interpolation']}, crop {images['crop_pct']:g}; "
+        f"{'turned as their EXIF data say; ' if images.get('apply_exif') else ''}"
         f"values in 0..1, minus {images['mean']}, divided by {images['std']}",
     }
     cell = [f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in values.items()]

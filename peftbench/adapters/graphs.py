@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable, brief
-from peftbench.foundation.files import replace_bytes
+from peftbench.foundation.files import check_writable, replace_bytes
 
 # largest difference of logits, as a part of their largest size, that another engine's arithmetic explains
 TOLERANCE = 1e-3
@@ -65,7 +65,7 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
     model, example = model.cpu().eval(), _images(2, size)
     names = _names(model, size)
     partial = path.with_name(path.name + ".tmp")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     try:
         _trace(model, example, names, partial)
         difference = _onnx_difference(model, size, partial)
@@ -88,7 +88,7 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
     with torch.no_grad():
         program = torch.export.export(_OfImages(model).eval(), (_images(2, size),), dynamic_shapes=({0: batch},))
     partial = path.with_name(path.stem + ".tmp.pt2")
-    partial.parent.mkdir(parents=True, exist_ok=True)
+    check_writable(path)
     try:
         torch.export.save(program, partial)
         again = torch.export.load(partial).module()

@@ -63,6 +63,7 @@ class Predictor:
             raise BadInput(f"{path} was trained for {task}; only classifiers predict classes")
         self.class_names: tuple[str, ...] = tuple(self.facts["class_names"])
         self.transform, mean, std = _preparation(self.facts["images"], path)
+        self._upright = self.facts["images"].get("apply_exif", False) is True
         self.device = pick_device(device, "device")
         net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
         self.model = with_adapter(net, path).to(self.device)
@@ -100,11 +101,14 @@ class Predictor:
     def probabilities(self, images: Iterable[Image]) -> np.ndarray:
         """PIL's images -> probabilities of the classes, float32 [num_images, classes].
 
-        Raises `BadInput` for pixels of more than 8 bits that are not grey.
+        Turned as their EXIF data say where the model was trained on images that were. Raises `BadInput` for pixels of
+        more than 8 bits that are not grey.
         """
+        from PIL import ImageOps
+
         found, batch = [], []
         for image in images:
-            batch.append(self._pixels(image))
+            batch.append(self._pixels(ImageOps.exif_transpose(image) if self._upright else image))
             if len(batch) == BATCH:
                 found.append(self._forward(batch))
                 batch = []
@@ -116,7 +120,7 @@ class Predictor:
         read, batch = [], []
         for file in files:
             try:
-                batch.append(self._pixels(_image(file)))
+                batch.append(self._pixels(_image(file, self._upright)))
             except BadInput as error:
                 refused(error)
             else:
@@ -149,7 +153,7 @@ def _preparation(said: dict[str, Any], path: Path | str) -> tuple[ImageTransform
     return transform, [float(value) for value in mean], [float(value) for value in std]
 
 
-def _image(file: Path) -> Image:
+def _image(file: Path, upright: bool) -> Image:
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -158,7 +162,7 @@ def _image(file: Path) -> Image:
         if known is not None and not isinstance(known, BadInput):
             raise known from error
         raise BadInput(f"{file}: the image cannot be read ({error.strerror})") from error
-    return decode_image(data, str(file))
+    return decode_image(data, str(file), upright)
 
 
 def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> BackboneSpec:
@@ -181,8 +185,8 @@ def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> 
 def image_files(named: Sequence[Path | str], refused: Refused = stop) -> list[Path]:
     """The images that are named, and those in and below the folders that are, in order of name, without hidden ones.
 
-    A folder that cannot be read is left out once `refused` was told of it. Raises `MissingInput` for a name that is
-    neither, or where there is no image at all.
+    What is not there, cannot be read or holds no image is left out once `refused` was told of it. Raises
+    `MissingInput` where there is no image at all.
     """
     found: list[Path] = []
     told: list[PeftbenchError] = []
@@ -193,14 +197,19 @@ def image_files(named: Sequence[Path | str], refused: Refused = stop) -> list[Pa
 
     for name in named:
         path = Path(name).expanduser()
-        if path.is_dir():
-            found += sorted(_images_below(path, tell))
-        elif path.is_file():
+        number = len(told)
+        below = sorted(_images_below(path, tell)) if path.is_dir() else []
+        found += below
+        if path.is_file():
             found.append(path)
-        else:
-            raise MissingInput(f"there is no image and no folder at {name}")
-    if not found and not told:
-        raise MissingInput(f"no images in {', '.join(map(str, named))} (names end in .jpg, .png, ...)")
+        elif not path.is_dir():
+            told.append(MissingInput(f"there is no image and no folder at {name}"))
+            refused(told[-1])
+        elif not below and len(told) == number:
+            told.append(MissingInput(f"no images in {name} (names end in .jpg, .png, ...)"))
+            refused(told[-1])
+    if not found and all(isinstance(error, MissingInput) for error in told):
+        raise told[0] if told else MissingInput("no image is named")
     return found
 
 

@@ -179,6 +179,8 @@ def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, diges
             "interpolation": images.interpolation,
             "mean": record.data["mean"],
             "std": record.data["std"],
+            # files of images that are taken as they lie say nothing of it
+            **({"apply_exif": True} if getattr(config.dataset, "apply_exif", False) else {}),
         },
         record.primary: scores[record.primary],
         "made_by": {"version": record.provenance["version"], "git_commit": record.provenance["git_commit"]},

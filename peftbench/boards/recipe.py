@@ -87,8 +87,8 @@ def unknown_methods(records: Iterable[Mapping[str, Any]], shipped: Shipped) -> l
 def _recipes(values: Mapping[str, Any], shipped: Shipped) -> list[str]:
     """Names of the shipped training recipes that a setting follows, whatever its epochs.
 
-    One with a batch size is known by it; one that sets the epochs alone by these or, where a setting follows no other,
-    by what it sets of the optimiser.
+    One with a batch size is known by it and, for other epochs than its own, by its rate; one that sets the epochs alone
+    by these or, where a setting follows no other, by what it sets of the optimiser.
     """
     known, alike = [], []
     own_method = shipped.get(f"method/{values['method.name']}", {}).get("optim", {})
@@ -96,11 +96,18 @@ def _recipes(values: Mapping[str, Any], shipped: Shipped) -> list[str]:
         train = dict(shipped[name].get("train", {}))
         rates = {key: value for key, value in shipped[name].get("optim", {}).items() if key not in own_method}
         telling = {key: value for key, value in train.items() if key != "epochs"} or train
-        if train and _holds(values, "train", telling):
+        whole = _holds(values, "train", train)
+        if train and (whole or (_holds(values, "train", telling) and _at_its_rate(values, rates))):
             known.append(name)
         elif telling == train and rates and _holds(values, "optim", rates):
             alike.append(name)
     return known or alike
+
+
+def _at_its_rate(values: Mapping[str, Any], rates: Mapping[str, Any]) -> bool:
+    """Whether a recipe's own rate is taken or, by a method that brings a rate of its own, anything else it sets."""
+    telling = {"lr": rates["lr"]} if "lr" in rates else rates
+    return not telling or any(values.get(f"optim.{name}") == value for name, value in telling.items())
 
 
 def _holds(values: Mapping[str, Any], section: str, options: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from peftbench.adapters.card import card
+from peftbench.adapters.card import TAG, card
 from peftbench.adapters.file import read_adapter
 from peftbench.adapters.graphs import write_onnx, write_program
 from peftbench.adapters.hf_peft import CONFIG, WEIGHTS, write_peft
@@ -13,8 +13,9 @@ from peftbench.adapters.sharing import export_adapter, facts_of, restored, weigh
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
-from peftbench.foundation.errors import NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.files import replace_text
+from peftbench.foundation.system import unreadable
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -28,10 +29,13 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     """Write `target`, whose ending is one of `FORMS`, from a record's adapter, and its card beside it.
 
     `options` say where inputs are on this machine; `repo` is the hub's repository that the card is to speak of. Graphs
-    are compared with the model before they are left. Raises
-    `MissingInput` when adapter, data or weights are not here, `RecordError` when they are not the record's,
-    `NotApplicable` when the form cannot hold the method.
+    are compared with the model before they are left. Raises `ConfigError` where a text that is no card of this package
+    stands in the card's place, `MissingInput` when adapter, data or weights are not here, `RecordError` when they are
+    not the record's, `NotApplicable` when the form cannot hold the method.
     """
+    # `.` has no name, which its card and other forms beside it go by
+    target = target if target.name not in ("", "..") else target.resolve()
+    _refuse_other_text(card_of(target))
     config, _ = record_config(record, options)
     if config.dataset.clip_length > 1:
         raise NotApplicable(
@@ -48,7 +52,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     backbone = build_backbone(config.backbone)
     images = image_transform(input_spec(config.backbone), config.protocol)
     facts = facts_of(record, config, images, weights_digest(backbone.net))
-    form, size = FORMS[target.suffix], facts["images"]["size"]
+    form, size = FORMS[target.suffix if _is_file(target) else ""], facts["images"]["size"]
     # every form is of a model that the tensors fit
     model = restored(backbone, tensors, facts, path, form in ("onnx", "program") and config.method.mergeable)
     if form == "adapter":
@@ -67,7 +71,22 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
 
 def card_of(target: Path) -> Path:
     """Where the card of an exported file or folder is."""
-    return target.with_suffix(".md") if target.suffix else target / "README.md"
+    return target.with_suffix(".md") if _is_file(target) else target / "README.md"
+
+
+def _is_file(target: Path) -> bool:
+    """Whether a form is one file; else it is a folder, whose name may end in anything."""
+    return bool(target.suffix) and target.suffix in FORMS
+
+
+def _refuse_other_text(path: Path) -> None:
+    """Raises `ConfigError` where a file that is no card of this package would be written over."""
+    try:
+        if path.is_file() and TAG not in path.read_text(encoding="utf-8", errors="replace"):
+            words = f"export writes its card to {path}, and what is there is no card of this package"
+            raise ConfigError([f"{words}; move it away, or name another target"])
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def files_of(target: Path) -> dict[str, Path]:
@@ -82,11 +101,13 @@ def _forms(target: Path, record: str) -> dict[str, str]:
         old = card_of(target).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         old = ""
+    if not _is_file(target):
+        return {target.name: FORMS[""]}
     kept = {target, *(_named(target, old) if f"| record | `{record}`" in old else ())}
     return {file.name: form for suffix, form in FORMS.items() if (file := target.with_suffix(suffix)) in kept}
 
 
 def _named(target: Path, text: str) -> list[Path]:
     """The files of one name with `target`, itself included, that are there and that a card names."""
-    files = [target.with_suffix(suffix) for suffix in FORMS if suffix and target.suffix]
+    files = [target.with_suffix(suffix) for suffix in FORMS if suffix and _is_file(target)]
     return [file for file in files if json.dumps(file.name) in text and file.is_file()]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from peftbench.adapters.card import TAG
 from peftbench.backbones.source import embedded_file
 from peftbench.cells.cell import method_label
 from peftbench.cells.restore import record_config
@@ -162,6 +163,34 @@ def test_every_form_is_exported_and_a_peft_adapter_measured(run, results, tmp_pa
     assert f"{record.metrics['test']['accuracy']:.2%} of 797 test images" in capsys.readouterr().out
     assert run("export", record.fingerprint, str(tmp_path / "a.bin"), fast=False) == 2
     assert "export writes no '.bin' files" in capsys.readouterr().err
+
+
+def test_an_export_writes_over_no_text_of_others_and_takes_folders_by_any_name(
+    run, results, tmp_path, capsys, monkeypatch
+):
+    assert run("method=lora", *TINY) == 0
+    (record,) = Store(results).all()
+    taken, mine = tmp_path / "mine", "my own words\n"
+    taken.mkdir()
+    for text, target in ((taken / "README.md", taken), (tmp_path / "b.md", tmp_path / "b.safetensors")):
+        text.write_text(mine)
+        assert run("export", record.fingerprint, str(target), "--results", str(results), fast=False) == 2
+        assert f"{text}, and what is there is no card of this package; move it away" in capsys.readouterr().err
+        assert (
+            text.read_text() == mine
+            and not list(taken.glob("*.safetensors"))
+            and not (tmp_path / "b.safetensors").exists()
+        )
+    for name in ("b.md/x.pt2", "b.md/x.onnx", "b.md/x.safetensors"):
+        assert run("export", record.fingerprint, str(tmp_path / name), "--results", str(results), fast=False) == 1
+        assert "is not a folder" in capsys.readouterr().err
+    dotted = tmp_path / "lora-v1.5"
+    dotted.mkdir()
+    monkeypatch.chdir(dotted)
+    for target in (f"{dotted}/", "."):
+        assert run("export", record.fingerprint, target, "--results", str(results), fast=False) == 0
+        card = (dotted / "README.md").read_text()
+        assert TAG in card and "library_name: peft" in card and '"lora-v1.5"' in card
 
 
 def by_the_card(card: str, file: str, images: torch.Tensor) -> np.ndarray:

@@ -59,6 +59,8 @@ def _repo(named: str) -> str:
 def _target(named: str) -> Path:
     """Where to write: a file with an ending of `FORMS`, or a folder."""
     suffix = Path(named).suffix
+    if Path(named).is_dir():
+        return a_folder(named)
     if suffix not in FORMS:
         raise argparse.ArgumentTypeError(
             f"export writes no '{brief(suffix)}' files: end in .safetensors (peftbench and timm), .onnx or .pt2 "

@@ -192,12 +192,12 @@ class CsvFiles(OwnFiles):
             raise BadInput(
                 f"{file}: no {lacking} column among {', '.join(header)}; set dataset.{lacking}_column=<its name>"
             )
-        _refuse_unknown_header(file, lines)
+        _refuse_unknown_header(file, lines, may_split)
         order = ("path", "label", "split") if may_split else ("path", "label")
         return {what: place for place, what in enumerate(order) if place < max(len(header), 2)}, lines
 
 
-def _refuse_unknown_header(file: Path, lines: list[tuple[int, list[str]]]) -> None:
+def _refuse_unknown_header(file: Path, lines: list[tuple[int, list[str]]], may_split: bool) -> None:
     """Raises `BadInput` when the first line holds no image's path and the second does: names of columns not known."""
     if len(lines) < 2 or any(_IMAGE_NAME.fullmatch(cell.strip()) for cell in lines[0][1]):
         return
@@ -205,11 +205,14 @@ def _refuse_unknown_header(file: Path, lines: list[tuple[int, list[str]]]) -> No
     header = [cell.strip() for cell in lines[0][1]]
     if not places or places[0] >= len(header):
         return
-    others = [name for place, name in enumerate(header) if place != places[0]]
+    columns = [{row[place].strip().lower() for _, row in lines[1:] if place < len(row)} for place in range(len(header))]
+    parts = [place for place, values in enumerate(columns) if values <= set(PART_NAMES)]
+    others = [name for place, name in enumerate(header) if place not in (places[0], *parts)]
     label = others[0] if len(others) == 1 else "<the label's>"
+    split = f" dataset.split_column={header[parts[0]]}" if parts and may_split else ""
     raise BadInput(
         f"{file}: the first line names columns, and none is a known name: {', '.join(header)}; set "
-        f"dataset.path_column={header[places[0]]} dataset.label_column={label}"
+        f"dataset.path_column={header[places[0]]} dataset.label_column={label}{split}"
     )
 
 

@@ -34,6 +34,7 @@ def darkness(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     """A predictor of `dark` and `light`, which the command takes whatever model it is given."""
     made = object.__new__(Predictor)
     made.class_names, made.transform, made.device = ("dark", "light"), ImageTransform(8), torch.device("cpu")
+    made._upright = False
     made.model, made._mean, made._std = Darkness(), torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.5)
     monkeypatch.setattr(predict, "Predictor", lambda *_: made)
     return made
@@ -58,6 +59,39 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         image_files(["nowhere"])
     with pytest.raises(MissingInput, match="no images in"):
         image_files([tmp_path])
+
+
+def test_images_are_found_beside_names_of_nothing(tmp_path: Path) -> None:
+    photos(tmp_path, a=0)
+    (tmp_path / "empty").mkdir()
+    told: list[Exception] = []
+    found = image_files([tmp_path / "a.png", tmp_path / "nowhere", tmp_path / "empty"], told.append)
+    assert found == [tmp_path / "a.png"]
+    assert [str(error).partition(f" {tmp_path}")[0] for error in told] == [
+        "there is no image and no folder at",
+        "no images in",
+    ]
+    with pytest.raises(MissingInput, match="no image is named"):
+        image_files([])
+
+
+def test_pictures_are_turned_where_those_of_training_were(tmp_path: Path, darkness: Predictor) -> None:
+    """A picture dark above and light below, whose orientation says that it stands on its head."""
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[4:] = 255
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[0x0112] = 3
+    image.save(tmp_path / "turned.png", exif=exif)
+    weights = torch.zeros(3, 8, 8)
+    weights[:, :4] = 1
+    darkness.model = lambda images: torch.stack(
+        [-(images * weights).sum((1, 2, 3)), (images * weights).sum((1, 2, 3))], 1
+    )
+    for upright, label in ((False, "dark"), (True, "light")):
+        darkness._upright = upright
+        with Image.open(tmp_path / "turned.png") as read:
+            of_memory = int(darkness.probabilities([read]).argmax())
+        assert darkness(tmp_path / "turned.png")[0].label == darkness.class_names[of_memory] == label
 
 
 def test_weights_are_found_again_or_asked_for() -> None:

@@ -60,6 +60,7 @@ def exported(name: str, tmp_path):
     without = plain()
     without.reset_classifier(0)
     config = SimpleNamespace(
+        dataset=SimpleNamespace(),
         method=METHODS.get(name)(),
         objective=OBJECTIVES.get("none")(),
         task=TASKS.get("classification")(),

@@ -82,6 +82,9 @@ def test_a_title_says_what_was_done_and_a_changed_rate_marks_its_row() -> None:
         (20, 64, 0.5, 0.001, ""),
         (4, 16, 0.5, 0.005, ""),  # train=short train.epochs=4
         (100, 64, 10.0, 0.001, ""),
+        (100, 16, 10.0, 0.001, ""),  # train.batch_size=16, as train=short has it
+        (2, 8, 0.5, 0.001, ""),  # train=smoke train.batch_size=8, as train=clips has it
+        (5, 16, 0.5, 0.001, "optim.lr=0.001 (shipped: optim.lr=0.005)"),
         (1, 64, 0.2, 0.001, "optim.warmup_epochs=0.2 (shipped: optim.warmup_epochs=10.0)"),
         (1, 64, 0.5, 0.002, "optim.lr=0.002 (shipped: optim.lr=0.001)"),
         (4, 16, 0.2, 0.005, "optim.warmup_epochs=0.2 (shipped: optim.warmup_epochs=0.5)"),

@@ -101,6 +101,19 @@ def test_the_columns_that_a_message_names_are_the_right_ones(tmp_path):
     assert listing.parts["all"].paths == tuple(names())
 
 
+def test_a_column_of_parts_is_named_with_the_others(tmp_path):
+    pictures(tmp_path, names())
+    parts = ["test", "Val", *["train"] * (len(LABELS) - 2)]
+    rows = zip(names(), LABELS, parts, strict=True)
+    (tmp_path / "list.csv").write_text("datei;klasse;teil\n" + "".join(f"{';'.join(row)}\n" for row in rows))
+    with pytest.raises(BadInput, match="none is a known name") as stop:
+        CsvFiles(path=str(tmp_path / "list.csv")).open()
+    assert advised(stop.value) == {"path_column": "datei", "label_column": "klasse", "split_column": "teil"}
+    found = CsvFiles(path=str(tmp_path / "list.csv"), **advised(stop.value)).listing().parts
+    counts = {part: len(images.paths) for part, images in found.items()}
+    assert counts == {"train": len(LABELS) - 2, "val": 1, "test": 1}
+
+
 @pytest.mark.parametrize("number", [6, 40, 700, 1000])
 def test_the_numbers_that_a_message_names_do_divide_a_small_folder(tmp_path, number):
     pictures(tmp_path / "mine", [f"{'ab'[index % 2]}/{index}.png" for index in range(number)])

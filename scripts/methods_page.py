@@ -61,7 +61,7 @@ From our own board (`results/README.md`, embedded backbone), where the method wa
 its own options: the cost class is low, middle or high by the counted memory of a training step (up to 0.35 of full
 fine-tuning's, up to 0.75, above), beside memory and training FLOPs as shares of full fine-tuning's; the mean of groups
 in percent (full fine-tuning {full}, a linear probe {linear}); and the data sets on which it is among the first five
-PEFT methods. Three small data sets and three seeds rank nothing finely: the board itself says what can be told apart.
+PEFT methods. Four small data sets and three seeds rank nothing finely: the board itself says what can be told apart.
 """
 
 LEFT_OUT = {

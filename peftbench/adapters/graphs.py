@@ -10,6 +10,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.onnx.errors import OnnxExporterError
 
 from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable, brief
 from peftbench.foundation.files import check_writable, replace_bytes
@@ -84,11 +85,11 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
     """
     model = model.eval().cpu()
     _names(model, size)
+    check_writable(path)
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(_OfImages(model).eval(), (_images(2, size),), dynamic_shapes=({0: batch},))
     partial = path.with_name(path.stem + ".tmp.pt2")
-    check_writable(path)
     try:
         torch.export.save(program, partial)
         again = torch.export.load(partial).module()
@@ -116,8 +117,8 @@ def _trace(model: nn.Module, example: torch.Tensor, names: list[str], path: Path
                 output_names=names,
                 dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
             )
-        except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-            if not isinstance(error, torch.onnx.OnnxExporterError) and _CALLED_WITH_OTHERS not in str(error):
+        except RuntimeError as error:
+            if not isinstance(error, OnnxExporterError) and _CALLED_WITH_OTHERS not in str(error):
                 raise
             reason = brief(str(error).split("[Caused by")[0], 160)
             words = f"ONNX, as torch writes it, does not hold all operations of this model ({reason})"

@@ -191,23 +191,20 @@ def image_files(named: Sequence[Path | str], refused: Refused = stop) -> list[Pa
     found: list[Path] = []
     told: list[PeftbenchError] = []
 
-    def tell(error: OSError) -> None:
-        told.append(unreadable(error))
-        refused(told[-1])
+    def leave(error: PeftbenchError) -> None:
+        told.append(error)
+        refused(error)
 
     for name in named:
-        path = Path(name).expanduser()
-        number = len(told)
-        below = sorted(_images_below(path, tell)) if path.is_dir() else []
-        found += below
-        if path.is_file():
+        path, before = Path(name).expanduser(), len(found) + len(told)
+        if path.is_dir():
+            found += sorted(_images_below(path, lambda error: leave(unreadable(error))))
+        elif path.is_file():
             found.append(path)
-        elif not path.is_dir():
-            told.append(MissingInput(f"there is no image and no folder at {name}"))
-            refused(told[-1])
-        elif not below and len(told) == number:
-            told.append(MissingInput(f"no images in {name} (names end in .jpg, .png, ...)"))
-            refused(told[-1])
+        else:
+            leave(MissingInput(f"there is no image and no folder at {name}"))
+        if len(found) + len(told) == before:
+            leave(MissingInput(f"no images in {name} (names end in .jpg, .png, ...)"))
     if not found and all(isinstance(error, MissingInput) for error in told):
         raise told[0] if told else MissingInput("no image is named")
     return found

@@ -136,6 +136,7 @@ def _as_map(backbone: Backbone, site: Site, output: Any) -> Tensor:
     width = site.shape.out_dim
     if isinstance(output, Tensor) and output.ndim == 4 and output.shape[site.channel_dim] == width:
         last = site.shape.role == "block" and site.layer == backbone.shape.depth - 1
+        # the axis counted from the front, as in foundation/channels.py
         return (_normed(backbone, output) if last else output).movedim(site.channel_dim % 4, 1)
     height, columns = backbone.shape.grid
     if isinstance(output, Tensor) and output.ndim == 3 and output.shape[2] == width:

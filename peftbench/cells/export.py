@@ -52,7 +52,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     backbone = build_backbone(config.backbone)
     images = image_transform(input_spec(config.backbone), config.protocol)
     facts = facts_of(record, config, images, weights_digest(backbone.net))
-    form, size = FORMS[target.suffix if _is_file(target) else ""], facts["images"]["size"]
+    form, size = FORMS[target.suffix if is_one_file(target) else ""], facts["images"]["size"]
     # every form is of a model that the tensors fit
     model = restored(backbone, tensors, facts, path, form in ("onnx", "program") and config.method.mergeable)
     if form == "adapter":
@@ -71,11 +71,11 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
 
 def card_of(target: Path) -> Path:
     """Where the card of an exported file or folder is."""
-    return target.with_suffix(".md") if _is_file(target) else target / "README.md"
+    return target.with_suffix(".md") if is_one_file(target) else target / "README.md"
 
 
-def _is_file(target: Path) -> bool:
-    """Whether a form is one file; else it is a folder, whose name may end in anything."""
+def is_one_file(target: Path) -> bool:
+    """Whether a form of this name is a file; else it is a folder, whose name may end in anything."""
     return bool(target.suffix) and target.suffix in FORMS
 
 
@@ -101,7 +101,7 @@ def _forms(target: Path, record: str) -> dict[str, str]:
         old = card_of(target).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         old = ""
-    if not _is_file(target):
+    if not is_one_file(target):
         return {target.name: FORMS[""]}
     kept = {target, *(_named(target, old) if f"| record | `{record}`" in old else ())}
     return {file.name: form for suffix, form in FORMS.items() if (file := target.with_suffix(suffix)) in kept}
@@ -109,5 +109,5 @@ def _forms(target: Path, record: str) -> dict[str, str]:
 
 def _named(target: Path, text: str) -> list[Path]:
     """The files of one name with `target`, itself included, that are there and that a card names."""
-    files = [target.with_suffix(suffix) for suffix in FORMS if suffix and _is_file(target)]
+    files = [target.with_suffix(suffix) for suffix in FORMS if suffix and is_one_file(target)]
     return [file for file in files if json.dumps(file.name) in text and file.is_file()]

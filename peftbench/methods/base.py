@@ -29,21 +29,21 @@ class MethodContractError(AssertionError):
 class Method(Part):
     """Base of all methods. The fields of a subclass are its hyperparameters, with the paper's values as defaults.
 
-    Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init`
-    (the network's function is unchanged at the start), `mergeable` (folds exactly into plain modules),
-    `pools_itself` (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option`
-    (the one option that sets how much is trained, which tuning searches; "" where there is none), `observes` (the
-    method looks at training images before it attaches: `observe`, then `attach_with` in place of `attach`), `by_class`
-    (what it looks for needs one class an image), `steps_alike` (every training step runs the same operations, so that
-    one can be recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting
-    steps; a draw on the device is no such path), `rearranges` (ahead of an epoch it may change the operations of the
-    network, so that blocks cannot be compiled, nor tensors averaged over epochs), `mixes_time` (works across the frames
-    of a clip, and so on clips only), `shortens` (fewer tokens leave a block than enter it, so that a
-    pass costs less than the frozen network's), `frame_readout` (how the frames of a clip are pooled), `of_pairs`
-    (attaches to a `Pair` as a whole, and reads `towers` where it `chooses_towers`), `trains_nothing` (no step is taken:
-    all is there once it is attached), `by_task` (makes maps for each task, and so needs several that read them:
-    `shape.tasks`), `faithfulness` (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted
-    methods only; on families `at_home` nothing was.
+    Class facts: `version` (raise it when the meaning of the code changes), `family`, `paper`, `identity_at_init` (the
+    network's function is unchanged at the start), `mergeable` (folds exactly into plain modules), `pools_itself`
+    (features are pooled the method's way; `identity_at_init` then speaks of the tokens), `size_option` (the one option
+    that sets how much is trained, which tuning searches; "" where there is none), `observes` (the method looks at
+    training images before it attaches: `observe`, then `attach_with` in place of `attach`), `by_class` (what it looks
+    for needs one class an image), `steps_alike` (every training step runs the same operations, so that one can be
+    recorded and replayed; false where the host chooses a path anew, say by a draw of Python's or by counting steps; a
+    draw on the device is no such path), `rearranges` (ahead of an epoch it may change the operations of the network, so
+    that blocks cannot be compiled, nor tensors averaged over epochs), `mixes_time` (works across the frames of a clip,
+    and so on clips only), `shortens` (fewer tokens leave a block than enter it, so that a pass costs less than the
+    frozen network's), `frame_readout` (how the frames of a clip are pooled), `of_pairs` (attaches to a `Pair` as a
+    whole, and reads `towers` where it `chooses_towers`), `trains_nothing` (no step is taken: all is there once it is
+    attached), `by_task` (makes maps for each task, and so needs several that read them: `shape.tasks`), `faithfulness`
+    (one of `FAITHFULNESS`), and `adapted`: one sentence on what was changed, for adapted methods only; on families
+    `at_home` nothing was.
     """
 
     section: ClassVar[str] = "method"

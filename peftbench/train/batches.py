@@ -276,11 +276,6 @@ def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield group
 
 
-def placed(index: Tensor, epoch: int, step: int) -> Batch:
-    """Where in training a batch of the samples `index` is."""
-    return {"epoch": torch.full_like(index, epoch), "step": torch.full(index.shape, step, dtype=torch.int64)}
-
-
 def _frame_orders(shape: Sequence[int]) -> Tensor:
     """A random order of the frames of every clip: int64 [num, frames]. Raises `ValueError` for images."""
     if len(shape) != 5:

@@ -16,7 +16,7 @@ from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
 from peftbench.train.average import EpochAverage, epoch_weights
-from peftbench.train.batches import Batches, in_groups, placed
+from peftbench.train.batches import Batches
 from peftbench.train.blocks import Blocks
 from peftbench.train.capture import Graphs, Sizes, reason_against
 from peftbench.train.loss import LossFn
@@ -24,7 +24,7 @@ from peftbench.train.measure import Stopwatch
 from peftbench.train.optim import Schedule
 from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
 from peftbench.train.resident import ResidentEpoch
-from peftbench.train.step import Step
+from peftbench.train.step import Step, steps_of
 from peftbench.train.survey import Ahead, TrainingSurvey, nothing_ahead
 
 Row = dict[str, Any]
@@ -187,10 +187,9 @@ class Started:
         self._step, self._batches, self._accumulate, self._watch = step, batches, train.accumulate, watch
 
     def epoch(self, epoch: int) -> None:
-        done = epoch * -(-len(self._batches) // self._accumulate)
-        groups = in_groups(self._watch.timed("data", self._batches.epoch(epoch)), self._accumulate)
-        for number, micro_batches in enumerate(groups, done):
-            self._step([batch | placed(batch["index"], epoch, number) for batch in micro_batches])
+        batches = self._watch.timed("data", self._batches.epoch(epoch))
+        for micro_batches in steps_of(batches, epoch, len(self._batches), self._accumulate):
+            self._step(micro_batches)
 
 
 class Captured:

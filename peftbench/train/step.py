@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from peftbench.train.batches import Batch
+from peftbench.train.batches import Batch, in_groups
 from peftbench.train.loss import LossFn, Model
 from peftbench.train.optim import Schedule, build_optimizer, rates
 from peftbench.train.options import OptimSpec, TrainSpec
@@ -62,10 +62,11 @@ class Step:
         self._optimizer.zero_grad(set_to_none=True)
 
     def slopes(self, micro_batches: Sequence[Batch]) -> float:
-        """The mean loss of a step that is not taken; its gradients, neither scaled nor clipped, stay for `forget`.
+        """The mean loss of a step that is not taken; its gradients, neither scaled nor clipped, stay until the next.
 
-        Where they overflowed, losses are scaled less from here on, as behind a step.
+        Those before are dropped. Where they overflowed, losses are scaled less from here on, as behind a step.
         """
+        self.forget()
         sizes = [size_of(batch) for batch in micro_batches]
         losses = [float(loss) * size for loss, size in zip(self._backward(micro_batches), sizes, strict=True)]
         self._scaler.unscale_(self._optimizer)
@@ -86,6 +87,18 @@ class Step:
             share = size_of(batch) / num_in_step
             self._scaler.scale(loss if share == 1 else loss * share).backward()
             yield loss.detach()
+
+
+def steps_of(batches: Iterable[Batch], epoch: int, num_batches: int, accumulate: int) -> Iterator[list[Batch]]:
+    """The micro-batches of every step of an epoch of so many batches, each with `epoch` and `step` (see `Started`)."""
+    first = epoch * -(-num_batches // accumulate)
+    for number, micro_batches in enumerate(in_groups(batches, accumulate), first):
+        yield [batch | _place(batch["index"], epoch, number) for batch in micro_batches]
+
+
+def _place(index: Tensor, epoch: int, step: int) -> Batch:
+    """Where in training a batch of these samples is."""
+    return {"epoch": torch.full_like(index, epoch), "step": torch.full(index.shape, step, dtype=torch.int64)}
 
 
 def size_of(batch: Batch) -> int:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from peftbench.train.batches import Batches, in_groups, placed
+from peftbench.train.batches import Batches
 from peftbench.train.options import OptimSpec, TrainSpec
-from peftbench.train.step import Step, size_of
+from peftbench.train.step import Step, size_of, steps_of
 
 # what is done ahead of an epoch, given its number from 0
 Ahead = Callable[[int], None]
@@ -31,13 +31,10 @@ class TrainingSurvey:
         # progress counts steps
         told, self._batches.on_batch = self._batches.on_batch, None
         kept = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        groups = in_groups(self._batches.epoch(self._train.epochs + epoch), self._train.accumulate)
-        first = epoch * -(-len(self._batches) // self._train.accumulate)
+        batches = self._batches.epoch(self._train.epochs + epoch)
         try:
-            for number, group in enumerate(groups, first):
-                batches = [batch | placed(batch["index"], epoch, number) for batch in group]
-                yield self._step.slopes(batches), sum(map(size_of, batches))
-                self._step.forget()
+            for micro_batches in steps_of(batches, epoch, len(self._batches), self._train.accumulate):
+                yield self._step.slopes(micro_batches), sum(map(size_of, micro_batches))
         finally:
             self._step.forget()
             self._batches.on_batch = told

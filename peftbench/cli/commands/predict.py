@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peftbench.adapters.hf_peft import CONFIG
 from peftbench.adapters.predictor import Predictor, image_files, snippet
-from peftbench.cells.export import FORMS, export_record
+from peftbench.cells.export import export_record, is_one_file
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.cli.record_words import results_folder
@@ -79,7 +79,7 @@ def main(words: list[str]) -> int:
 
 def _refuse_other_forms(model: Path) -> None:
     """What `export` wrote for other programs is no record either: raises `BadInput`."""
-    if model.suffix in FORMS if model.suffix else (model / CONFIG).is_file():
+    if is_one_file(model) or (model / CONFIG).is_file():
         raise BadInput(
             f"{model}: ONNX, torch.export and PEFT forms are for other programs; "
             "predict takes what `export RECORD FILE.safetensors` writes, or the record itself"

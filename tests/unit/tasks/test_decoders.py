@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from peftbench.backbones.maps import Taps, tapped_blocks, taps_of
 from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images
 from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.base import Classes
 from peftbench.tasks.decoders import (
@@ -80,7 +81,9 @@ def test_counts_by_formula(width: int, channels: int, outputs: int) -> None:
 @pytest.mark.parametrize("name", ["fcn", "pup", "upernet"])
 def test_they_start_as_those_of_mmsegmentation(name: str) -> None:
     """Convolutions with variance 2 / (outputs x area), the classifier with deviation 0.01, batch norms at 1 and 0."""
-    decoder = DECODERS[name](Taps((0, 1, 2, 3), (96,) * 4, flat=False), 150, 128)
+    # bounds of a draw: of one draw, whatever was drawn before in this process
+    with seeded(0, "decoder"):
+        decoder = DECODERS[name](Taps((0, 1, 2, 3), (96,) * 4, flat=False), 150, 128)
     inside = [module for module in decoder.modules() if isinstance(module, nn.Conv2d)]
     classifier = next(module for module in inside if module.bias is not None)
     assert classifier.out_channels == 150 and inside.count(classifier) == 1

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from peftbench.foundation.device import WORKSPACE, WORKSPACE_SIZE
+from peftbench.foundation.seeding import seed_everything
 
 # before a test multiplies on a GPU: torch looks at it once, and some tests ask for deterministic products later
 os.environ.setdefault(WORKSPACE, WORKSPACE_SIZE)
@@ -46,7 +47,10 @@ def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    # ahead of its fixtures: what a test draws does not depend on the tests before it
+    seed_everything(0)
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 

@@ -21,7 +21,7 @@ from peftbench.data.pixels.decode import decode_image, to_rgb_or_grey
 from peftbench.data.pixels.transform import ImageTransform
 from peftbench.data.sources.folder import SUFFIXES
 from peftbench.foundation.device import pick_device
-from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError
+from peftbench.foundation.errors import BadInput, MissingInput, PeftbenchError, settled_by_a_record
 from peftbench.foundation.system import system_problem, unreadable
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class Predictor:
         self.transform, mean, std = _preparation(self.facts["images"], path)
         self._upright = self.facts["images"].get("apply_exif", False) is True
         self.device = pick_device(device, "device")
-        net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
+        with settled_by_a_record():
+            net = build_backbone(backbone_of(self.facts["backbone"], checkpoint)).net
         self.model = with_adapter(net, path).to(self.device)
         self._mean, self._std = (torch.tensor(values, device=self.device).view(3, 1, 1) for values in (mean, std))
 

@@ -142,7 +142,9 @@ def load_from_timm(model: str, arguments: dict[str, Any], spec: BackboneSpec) ->
         raise MissingInput(
             f"the weights of {spec.title} ({model}, about {count * 4 / 1e6:.0f} MB) are not here and cannot be "
             f"downloaded ({reason}). On a machine with a network run `{where}`, then set "
-            "backbone.checkpoint=<that file>. backbone=vit_micro needs no download."
+            "backbone.checkpoint=<that file>.",
+            instead="backbone=vit_micro needs no download.",
+            same_line=True,
         )
     net: nn.Module = timm.create_model(model, pretrained=True, **arguments)
     return net

@@ -15,7 +15,7 @@ from peftbench.config.compose import Trees
 from peftbench.config.gate import Builder
 from peftbench.config.words import problems_of
 from peftbench.data.base import DatasetSpec
-from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable, settled_by_a_record
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.progress import Progress
 from peftbench.records.owned import own_adapter
@@ -68,7 +68,8 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
     with settled(runtime, config.train):
         findings = take_findings(tensors)
         moved = replace(config, dataset=dataset)
-        parts = build_parts(moved, runtime, Progress(runtime.progress), findings)
+        with settled_by_a_record():
+            parts = build_parts(moved, runtime, Progress(runtime.progress), findings)
         load_adapter(parts.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(parts.model.backbone)

@@ -13,7 +13,7 @@ from peftbench.adapters.sharing import export_adapter, facts_of, restored, weigh
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
-from peftbench.foundation.errors import ConfigError, NotApplicable
+from peftbench.foundation.errors import ConfigError, NotApplicable, settled_by_a_record
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.system import unreadable
 from peftbench.records.owned import own_adapter, own_predictions
@@ -49,7 +49,8 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     own_predictions(store, record)
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
-    backbone = build_backbone(config.backbone)
+    with settled_by_a_record():
+        backbone = build_backbone(config.backbone)
     images = image_transform(input_spec(config.backbone), config.protocol)
     facts = facts_of(record, config, images, weights_digest(backbone.net))
     form, size = FORMS[target.suffix if is_one_file(target) else ""], facts["images"]["size"]

@@ -16,7 +16,7 @@ from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation import attention, matmul
-from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief, settled_by_a_record
 from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import defaults_of
@@ -74,7 +74,8 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     config, runtime = record_config(record, options)
     with settled(runtime, config.train):
         findings = take_findings(tensors)
-        parts = build_parts(config, runtime, Progress(runtime.progress), findings)
+        with settled_by_a_record():
+            parts = build_parts(config, runtime, Progress(runtime.progress), findings)
         load_adapter(parts.model, tensors, path)
         if config.protocol.merge:
             config.method.merge(parts.model.backbone)
@@ -97,10 +98,8 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
         own = tree.get(section)
         tree[section] = {**(own if isinstance(own, dict) else {}), name: value}
     typed, runtime = from_tree(tree)
-    try:
+    with settled_by_a_record():
         cell = plan(typed)
-    except MissingInput as error:
-        raise error.of_record() from error
     if cell.fingerprint != record.fingerprint:
         raise RecordError(
             f"this is not the cell of record {record.fingerprint}: "

@@ -14,7 +14,10 @@ def record_parser(command: str, doc: str | None) -> Arguments:
     parser = Arguments.of(command, doc)
     parser.add_argument("record", help="a record's file, or its fingerprint under --results")
     parser.add_argument(
-        "options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu"
+        "options",
+        nargs="*",
+        default=[],
+        help="where inputs are on this machine, e.g. dataset.root=DIR runtime.device=cpu",
     )
     parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     return parser

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 # a longer list of names is no hint
@@ -50,6 +51,15 @@ class MissingInput(PeftbenchError):
     def of_record(self) -> MissingInput:
         """The same where a record has settled the choice, so that no other can be taken instead."""
         return MissingInput(self.what, *self.advice)
+
+
+@contextmanager
+def settled_by_a_record() -> Iterator[None]:
+    """Within this a record has settled the choices: a `MissingInput` names none to take instead."""
+    try:
+        yield
+    except MissingInput as error:
+        raise error.of_record() from error
 
 
 class BadInput(PeftbenchError):

@@ -29,12 +29,26 @@ def replace_bytes(path: Path, content: bytes) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Try ahead of long work what `replace_bytes` does to `path`; the folder stays. Raises `RecordError` as it does."""
-    with _explained(path):
+    """Try ahead of long work what `replace_bytes` does to `path`; what stays is as before. Raises `RecordError` as it
+    does.
+    """
+    with _explained(path), _folders_as_before(path.parent):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         with _temporary(path, b""):
             pass
+
+
+@contextlib.contextmanager
+def _folders_as_before(folder: Path) -> Iterator[None]:
+    """Takes away what was made of `folder` within this and is still empty: work that fails later leaves nothing."""
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for place in absent:
+                place.rmdir()
 
 
 @contextlib.contextmanager

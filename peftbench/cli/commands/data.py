@@ -32,7 +32,7 @@ def _parser() -> Arguments:
             if options:
                 about_it = "a choice of the group dataset, e.g. vtab/caltech101; dataset=NAME as everywhere is the same"
                 added.add_argument("dataset", type=_named, help=about_it)
-            added.add_argument("options", nargs="*", help="as everywhere, e.g. dataset.root=DIR")
+            added.add_argument("options", nargs="*", default=[], help="as everywhere, e.g. dataset.root=DIR")
         return added
 
     action("list", "every dataset: whether it is ready, its size and where it is", None)

@@ -25,7 +25,9 @@ def main(words: list[str]) -> int:
         help="FILE.safetensors for peftbench and timm, FILE.onnx, FILE.pt2 (torch.export), or a folder: "
         "Hugging Face PEFT's format, for methods of low-rank pairs",
     )
-    parser.add_argument("options", nargs="*", help="where inputs are on this machine, e.g. dataset.root=DIR")
+    parser.add_argument(
+        "options", nargs="*", default=[], help="where inputs are on this machine, e.g. dataset.root=DIR"
+    )
     parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     parser.add_argument(
         "--push",

@@ -22,7 +22,9 @@ ROWS = ("method", "dataset", "backbone", "group", "seed", "cell")
 def main(words: list[str]) -> int:
     """Exit code 0 when every cell is done or not applicable, 1 otherwise."""
     parser = Arguments.of("status", __doc__)
-    parser.add_argument("words", nargs="*", help="as for the sweep, e.g. +suite=vtab method=lora,ssf seed=0,1,2")
+    parser.add_argument(
+        "words", nargs="*", default=[], help="as for the sweep, e.g. +suite=vtab method=lora,ssf seed=0,1,2"
+    )
     parser.add_argument("--by", choices=ROWS, default="method", help="one row for each of these (default: method)")
     parser.add_argument("-m", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from typing import Any
 from peftbench.cli.data.shipped import shipped, size_of
 from peftbench.config.choices import choices_of
 from peftbench.data.base import DatasetSpec
+from peftbench.foundation.entries import all_below
 from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean, printable
 from peftbench.foundation.plugins import config_dir
 from peftbench.foundation.spec import build
@@ -75,12 +75,13 @@ def _state(spec: DatasetSpec) -> tuple[str, str, str]:
     try:
         spec.check()
         places = spec.places()
+        size = size_of(sum(map(_bytes_under, places)))
     except MissingInput as error:
         return "missing", to_get, _shortened(spec, error)
     except PeftbenchError as error:
         return "damaged", "", _shortened(spec, error)
     if places:
-        return "ready", size_of(sum(map(_bytes_under, places))), ", ".join(map(str, places[:2]))
+        return "ready", size, ", ".join(map(str, places[:2]))
     return ("download", to_get, "fetched at first use") if to_get else ("ready", "", "made by the package")
 
 
@@ -100,4 +101,4 @@ def _shortened(spec: DatasetSpec, error: PeftbenchError) -> str:
 def _bytes_under(place: Path) -> int:
     if place.is_file():
         return place.stat().st_size
-    return sum(os.stat(Path(folder) / name).st_size for folder, _, names in os.walk(place) for name in names)  # noqa: PTH116
+    return sum(path.stat().st_size for path in all_below(place) if path.is_file())

@@ -48,6 +48,7 @@ class Masks(OwnFolder):
 
     def revision(self) -> str:
         found = self._found()
+        self._refuse_lonely(found)
         digest = lists_digest(self._place(), _lists(found), self.follow_links)
         about = (
             "\n".join([digest, *found.class_names, *(f"{name} v{READING}" for name in found.others)]).encode()
@@ -81,6 +82,15 @@ class Masks(OwnFolder):
         if not found.class_names:
             raise MissingInput(f"{root}: no classes.txt; write the names of the classes into it, in order, one a line")
         refuse_one_class(self.label, found.class_names)
+        self._refuse_lonely(found)
+        image_sizes(
+            root, [file for samples in found.parts.values() for s in samples for file in s.files], self.follow_links
+        )
+        return found
+
+    def _refuse_lonely(self, found: Found) -> None:
+        """Raises `BadInput` for images whose masks are not there."""
+        root = self._place()
         for part, samples in found.parts.items():
             lonely = [(s.image, file) for s in samples for file in s.files[1:] if not (root / file).is_file()]
             if lonely:
@@ -90,10 +100,6 @@ class Masks(OwnFolder):
                     f"{root}: {count} of {len(samples)} images of {part} have no mask, first {image}, whose mask "
                     f"would be {file}; put it there, or take the image away"
                 )
-        image_sizes(
-            root, [file for samples in found.parts.values() for s in samples for file in s.files], self.follow_links
-        )
-        return found
 
 
 def _lists(found: Found) -> dict[str, ImageList]:

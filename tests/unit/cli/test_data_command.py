@@ -11,11 +11,13 @@ from peftbench.cli.commands import data as data_command
 from peftbench.data.base import Source
 from peftbench.data.contact_sheet import _said, contact_sheet, map_sheet, text_sheet
 from peftbench.data.pixels.entry import listed
+from peftbench.data.sources.digits import Digits
 from peftbench.data.splits import ArraySplit, FileSplit
 from peftbench.data.texted import TextedSplit
 from peftbench.data.verify import verify
 from peftbench.foundation import digests
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
+from tests.closed_folders import close_folder
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +158,20 @@ def test_list_shows_state_and_size_of_every_dataset(tmp_path, capsys):
     assert "169 MB to get" in lines["cifar100"]
     with pytest.raises(ConfigError, match=r"unknown option dataset\.rot; did you mean 'root'"):
         data_command.main(["list", "dataset.rot=x"])
+
+
+def test_a_folder_that_may_not_be_read_is_not_listed_as_smaller(tmp_path, capsys, monkeypatch):
+    for part, name in itertools.product(("train", "test"), ("cat", "dog")):
+        (tmp_path / part / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / part / name / "0.png")
+    monkeypatch.setattr(Digits, "places", lambda spec: [tmp_path])
+    shown = []
+    for closed in (None, tmp_path / "test/dog"):
+        if closed:
+            close_folder(monkeypatch, closed)
+        assert data_command.main(["list"]) == 0
+        shown += [line for line in capsys.readouterr().out.splitlines() if line.startswith("digits ")]
+    assert " ready " in shown[0] and " damaged " in shown[1] and str(closed) in shown[1]
 
 
 def test_list_fits_the_columns_there_are_and_loses_nothing(tmp_path, capsys, monkeypatch):

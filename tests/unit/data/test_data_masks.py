@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,14 @@ def refusal(root: Path, **options: str) -> str:
         load_split(source, "trainval", ImageTransform(6), root / "cache")
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_without_its_folder_of_masks_a_run_says_what_is_missing(tmp_path: Path) -> None:
+    shutil.rmtree(folders(tmp_path) / "annotations")
+    spec = Masks(root=str(tmp_path))
+    for asked in (spec.check, spec.revision, spec.open):
+        with pytest.raises(BadInput, match=r"4 of 4 images of train have no mask, first images/train/train0\.jpg"):
+            asked()
 
 
 def test_broken_masks_have_their_line(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from peftbench.foundation.errors import MissingInput
+from peftbench.foundation.errors import MissingInput, settled_by_a_record
 
 ABSENT = MissingInput("dtd: not here", "Set dataset.root.", instead="dataset=digits needs no files.")
 UNSET = MissingInput("set dataset.root.", instead="dataset=digits needs no files.", same_line=True)
@@ -28,6 +28,9 @@ def test_the_choice_to_take_instead_is_said_last_and_not_of_a_record(
     error: MissingInput, shown: str, of_record: str
 ) -> None:
     assert (str(error), str(error.of_record())) == (shown, of_record)
+    with pytest.raises(MissingInput) as caught, settled_by_a_record():
+        raise error
+    assert str(caught.value) == of_record
 
 
 def test_a_record_keeps_words_that_only_look_like_another_choice() -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from peftbench.backbones.options import BackboneSpec
+from peftbench.config.contradictions import contradictions
 from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.config.parts import LOADED, build_outlined, outlined
 from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
@@ -24,7 +25,7 @@ from peftbench.data.base import DATASETS, DatasetSpec
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.plugins import config_dir as config_dir
 from peftbench.foundation.spec import Spec, build, defaults_of
-from peftbench.train.options import OptimSpec, TrainSpec, schedule_problems
+from peftbench.train.options import OptimSpec, TrainSpec
 
 if TYPE_CHECKING:
     from peftbench.methods.base import Method
@@ -199,19 +200,7 @@ def from_tree(
                 problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
         except ConfigError as error:
             problems.extend(error.problems)
-    steps = "method" not in specs or not specs["method"].trains_nothing
-    if "optim" in specs and "train" in specs and steps:
-        problems.extend(schedule_problems(specs["optim"], specs["train"]))
-    if (
-        "train" in specs
-        and "protocol" in specs
-        and specs["train"].select == "best_val"
-        and specs["protocol"].val_split is None
-    ):
-        problems.append("train.select=best_val needs protocol.val_split=val200 (and protocol.train_split=train800)")
-    problems.extend(_tuning_problems(specs))
-    if "train" in specs and "protocol" in specs:
-        problems.extend(_window_problems(specs["train"], specs["protocol"]))
+    problems.extend(contradictions(specs))
     if problems:
         raise ConfigError(problems)
     # configurations from before there was tuning have no such section
@@ -238,37 +227,11 @@ def _with_preset(values: dict[str, Any], named: Collection[str], builder: Builde
         return unfilled, error.problems
 
 
-def _tuning_problems(specs: Mapping[str, Any]) -> list[str]:
-    """What contradicts choosing hyperparameters on validation images before the reported run."""
-    if "tune" not in specs or not specs["tune"].active:
-        return []
-    problems = []
-    if "hparams" in specs and specs["hparams"].preset != DEFAULT:
-        problems.append("hparams and tune both choose hyperparameters; give one of them")
-    if "protocol" in specs and (specs["protocol"].val_split or not specs["protocol"].report_test):
-        problems.append(
-            "tune measures its trials on val200 by itself and reports the test split; leave protocol.val_split=null "
-            "and protocol.report_test=true (protocol=vtab1k)"
-        )
-    return problems
-
-
 def launcher_of(values: Mapping[str, Any]) -> Launcher:
     """The launcher of a tree, which `from_tree` has accepted."""
     launcher = Builder().build("launcher", _mapping("launcher", values["launcher"]))
     assert isinstance(launcher, Launcher)
     return launcher
-
-
-def _window_problems(train: TrainSpec, protocol: ProtocolSpec) -> list[str]:
-    if train.augment == "jitter_flip" and protocol.resize != "crop":
-        return ["train.augment=jitter_flip keeps a picture's proportions; set protocol.resize=crop, which does too"]
-    if train.augment != "window_flip" or protocol.resize != "squash":
-        return []
-    return [
-        "train.augment=window_flip cuts a part out of a larger picture; it needs protocol.resize=crop or squash_crop "
-        "and protocol.crop_pct below 1"
-    ]
 
 
 def _mapping(section: str, value: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from peftbench.foundation.errors import RecordError, brief, did_you_mean
 from peftbench.foundation.identity import fingerprint
 from peftbench.foundation.metric import ACCURACY, HIGHER, LOWER, Metric
+from peftbench.records.values import value_problems
 
 SCHEMA = 1
 # of a file or line: records have some kilobytes
@@ -29,7 +30,7 @@ _SCORES = {
 }
 _SPLIT = {"name": "text", "n": "size", "digest": "text"}
 
-# Keys every part of a record has, with the kind of their values; "?" allows null, which stands for unknown.
+# Keys every part of a record has, with the kind of their values (`records.values`).
 # A part may hold further keys: they are kept as they are.
 _PARTS: dict[str, dict[str, Any]] = {
     "labels": {"backbone": "text", "method": "text", "dataset": "text", "group": "text", "protocol": "text"},
@@ -196,18 +197,18 @@ def _problems(record: RunRecord) -> Iterator[str]:
     if record.schema != SCHEMA:
         yield f"schema must be {SCHEMA}, got {brief(repr(record.schema))}"
     for name in ("identity", "config"):
-        yield from _value_problems(name, getattr(record, name), "dict")
-    yield from _value_problems("seed", record.seed, "count")
-    yield from _value_problems("primary", record.primary, "text")
+        yield from value_problems(name, getattr(record, name), "dict")
+    yield from value_problems("seed", record.seed, "count")
+    yield from value_problems("primary", record.primary, "text")
     for name, keys in _PARTS.items():
         optional = name in ("predictions", "adapter")
-        yield from _value_problems(name, getattr(record, name), (keys,) if optional else keys)
-    yield from _value_problems("tuning", record.tuning, "dict?")
-    yield from _value_problems("hparams", record.hparams, ({"label": "text", "chosen_on": "text", "replaced": "dict"},))
-    yield from _value_problems("task", record.task, (_TASK,))
+        yield from value_problems(name, getattr(record, name), (keys,) if optional else keys)
+    yield from value_problems("tuning", record.tuning, "dict?")
+    yield from value_problems("hparams", record.hparams, ({"label": "text", "chosen_on": "text", "replaced": "dict"},))
+    yield from value_problems("task", record.task, (_TASK,))
     if record.task is None:
         for split in ("val", "test"):
-            yield from _value_problems(f"metrics.{split}", record.metrics[split], (_SCORES,))
+            yield from value_problems(f"metrics.{split}", record.metrics[split], (_SCORES,))
     elif record.task["better"] not in (HIGHER, LOWER):
         yield f"task.better must be {HIGHER} or {LOWER}, got {brief(repr(record.task['better']))}"
     yield from _primary_problems(record)
@@ -216,69 +217,12 @@ def _problems(record: RunRecord) -> Iterator[str]:
     yield from _consistency_problems(record)
 
 
-def _value_problems(name: str, value: Any, kind: Any) -> Iterator[str]:
-    """Problems of one value. `kind` is a word, the keys of a dict, or a one-tuple of keys for a dict or null."""
-    if isinstance(kind, tuple):
-        if value is None:
-            return
-        kind = kind[0]
-    if isinstance(kind, dict):
-        if not isinstance(value, dict):
-            yield f"{name} must be an object, got {brief(repr(value))}"
-            return
-        for key, inner in kind.items():
-            if key not in value:
-                yield f"{name}.{key} missing"
-            else:
-                yield from _value_problems(f"{name}.{key}", value[key], inner)
-        return
-    if value is None and kind.endswith("?"):
-        return
-    word = kind.rstrip("?")
-    if not _is(value, word):
-        yield f"{name} must be {_WORDS[word]}{' or null' if kind.endswith('?') else ''}, got {brief(repr(value))}"
-
-
-_WORDS = {
-    "text": "a word",
-    "words": "words, or none",
-    "flag": "true or false",
-    "dict": "an object",
-    "number": "a finite number",
-    "positive": "a number of at least 0",
-    "fraction": "a fraction from 0 to 1",
-    "count": "a whole number from 0 to 2^63 - 1",
-    "size": "a whole number from 1 to 2^63 - 1",
-    "any": "anything",
-}
-
-
-def _is(value: Any, word: str) -> bool:
-    if word in ("count", "size"):
-        return type(value) is int and (word == "size") <= value < 2**63
-    if word in ("number", "positive", "fraction"):
-        if type(value) not in (int, float) or not _is_finite(value):
-            return False
-        return word == "number" or (value >= 0 and (word == "positive" or value <= 1))
-    if word == "words":
-        return isinstance(value, str)
-    kinds: dict[str, type] = {"text": str, "flag": bool, "dict": dict, "any": object}
-    return isinstance(value, kinds[word]) and value != ""
-
-
-def _is_finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond what a float holds
-        return False
-
-
 def _curve_problems(curve: Any, keys: dict[str, str]) -> Iterator[str]:
     if not isinstance(curve, list):
         yield f"curve must be a list, got {brief(repr(curve))}"
         return
     for index, row in enumerate(curve):
-        yield from _value_problems(f"curve[{index}]", row, keys)
+        yield from value_problems(f"curve[{index}]", row, keys)
     if all(isinstance(row, dict) and "epoch" in row for row in curve):
         epochs = [row["epoch"] for row in curve]
         if epochs != sorted(set(epochs)):

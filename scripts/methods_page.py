@@ -80,7 +80,7 @@ OBJECTIVES_HEAD = """## objectives
 
 Each goes with any method above that leaves it a place: `method=lora objective=gist`. Their parameters train as well and
 count as the method's. `da_vpt`, `dyt`, `pae` and `snella` belong to the methods of these names and `prompt_stream` to
-`method=sa2vp`, and come with them; `mixphm` goes with `method=mixphm` where it is named.
+`method=sa2vp`, and come with them; `mixphm` and `pvera` go with the methods of their names where they are named.
 """
 
 

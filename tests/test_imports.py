@@ -72,6 +72,7 @@ ALLOWED = {
         "backbones.pair",
         "data.templates",
         "interventions.class_aware",
+        "interventions.codes",
         "interventions.dispatch",
         "interventions.guided",
         "interventions.kept",

@@ -39,8 +39,10 @@ class PublishedValue:
     source: str
 
     @property
-    def number(self) -> int | float | bool | str:
-        """The value as yaml would read it."""
+    def number(self) -> int | float | bool | str | list[str]:
+        """The value as yaml would read it; of lists, those of plain words."""
+        if self.value.startswith("["):
+            return [word.strip() for word in self.value.strip("[]").split(",")]
         if self.value in ("true", "false"):
             return self.value == "true"
         for kind in (int, float):

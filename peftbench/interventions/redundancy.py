@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from peftbench.backbones.base import Stack
 from peftbench.foundation.exact import exact
+from peftbench.interventions.heard import Heard
 from peftbench.interventions.shared import refer
 
 # of the released code, which calls it 1 / 256
 WEIGHT = 3.9e-3
 
 
-class Heard(nn.Module):
-    """Base of adapters that in training can say how redundant each pass was, into the list `heard`.
-
-    They do where `listened` told them the transformer that they stand in; `take` closes the list.
-    """
+class Redundant(Heard):
+    """Base of adapters that in training can say how redundant each pass was."""
 
     stack: Stack | None
-    heard: list[Tensor] | None
 
     def __init__(self) -> None:
         super().__init__()
-        self.stack = self.heard = None
+        self.stack = None
 
     def listened(self, stack: Stack) -> None:
         """From here on say what training passes give; `stack` knows how long its sequences are."""
         refer(self, "stack", stack)
+        self.listens = True
 
-    def say(self, added: Tensor, x: Tensor) -> None:
+    def say_of(self, added: Tensor, x: Tensor) -> None:
         """Of what a pass adds and what it was given."""
-        if self.training and self.stack is not None:
-            # a block that is computed again has to do the same, though nobody listens then
-            said = redundancy(added, x, self.stack.lengths)
-            if self.heard is not None:
-                self.heard.append(said)
-
-    def take(self) -> Tensor:
-        """The mean over the passes since `heard` was opened."""
-        assert self.heard, "an adapter speaks in a training pass, to one that listens"
-        said, self.heard = torch.stack(self.heard).mean(), None
-        return said
+        if self.speaks and self.stack is not None:
+            self.say(redundancy(added, x, self.stack.lengths))
 
 
 def redundancy(added: Tensor, x: Tensor, lengths: Tensor | None = None) -> Tensor:

@@ -48,7 +48,8 @@ class APLA(Method):
     """`num_rows` random outputs of attention's output projection in every block, with their biases.
 
     Drawn once for each block from `rows_seed`. L k (D + 1) parameters on a plain ViT; with as many rows as the width
-    all of the projection trains, the paper's upper case. Nothing is added, so merging is exact.
+    all of the projection trains, the paper's upper case. Nothing is added, so merging is exact. The released rates are
+    those of full fine-tuning, 3e-5 to 1e-4, since pretrained rows move: name `optim.lr`.
     """
 
     family: ClassVar[str] = "selection"

@@ -100,7 +100,7 @@ class CaRA(Method):
     [9 L, D, D], holds proj and the pieces of fc1 and fc2 that are D wide. proj, fc1 and fc2 get one bias each that all
     layers share. Dropout acts on the entries of T_l. One factor of each starts at zero: the function is unchanged.
     Folds exactly. The paper takes a scale, and mean and deviation of the strengths, for each task; the released
-    configuration also a seed.
+    configuration also a seed. `rank` is half of the release's default.
     """
 
     family: ClassVar[str] = "reparametrisation"

@@ -46,7 +46,7 @@ class CVPT(Method):
     Behind attention's half of each block (`place: after_attn`, position 3 of the paper) or behind the block. Neither
     the stream nor the prompts are normed. P is drawn xavier-uniform as one tensor [L, p, D], or starts at `zero`; the
     function changes either way. p D L parameters. Under rotary embeddings the prompts have no place on the grid, and
-    the queries that look at them do not turn.
+    the queries that look at them do not turn. The release drops a tenth of the prompts' entries (`hparams=paper`).
     """
 
     family: ClassVar[str] = "prompt"

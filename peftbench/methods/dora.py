@@ -38,7 +38,7 @@ class DoRA(Targeted):
 
     A [rank, in] and B [out, rank] start as LoRA's, m [out] at the norms of W: the function is unchanged. Biases stay
     outside. rank (in + out) + out parameters for each matrix; folds exactly. `dropout` acts on the input of what is
-    added to the frozen path.
+    added to the frozen path, with one mask for q, k and v, where the released code draws one for each.
     """
 
     paper: ClassVar[str] = "arXiv:2402.09353"

@@ -28,8 +28,10 @@ class FourierFT(Rewriting):
     """W' = W + scale * Re(IDFT2(S)), S zero but for n = `num_coefficients` trained numbers.
 
     Their places are random, one draw from `places_seed` for all matrices of one shape. `start: normal`, N(0, 1), is the
-    paper's and changes the function; with `zero` it is unchanged. Defaults are those of the paper's runs with ViT.
-    Folds exactly. n parameters for each matrix, or all of its entries where it has fewer.
+    paper's and changes the function; with `zero` it is unchanged. Number, scale and matrices are those of the paper's
+    runs with ViT, where the spectrum decays as well (`optim.decay_vectors=true`). There x is multiplied by the change
+    and not by its transpose, so its spectra fit here with both axes exchanged. Folds exactly. n parameters for each
+    matrix, or all of its entries where it has fewer.
     """
 
     paper: ClassVar[str] = "arXiv:2405.03003"

@@ -40,7 +40,8 @@ class LoRA(Targeted):
 
     `scaling` `rank_root` is rsLoRA's s = alpha / sqrt(rank) (arXiv:2312.03732). `up_rate` is LoRA+'s ratio of the
     learning rates of B and A (arXiv:2402.12354). With `down_seed` A is drawn from that seed and stays frozen, as in
-    LoRA-FA (arXiv:2308.03303): rank out parameters for each matrix.
+    LoRA-FA (arXiv:2308.03303), whose optimiser also corrects the gradient of B, which is not done here: rank out
+    parameters for each matrix.
     """
 
     paper: ClassVar[str] = "arXiv:2106.09685"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from peftbench.backbones.base import Backbone, BackboneShape
 from peftbench.foundation.spec import option
 from peftbench.interventions import Behind, refer, share
-from peftbench.interventions.redundancy import Heard
+from peftbench.interventions.redundancy import Redundant
 from peftbench.interventions.sequential import ACTIVATIONS
 from peftbench.methods.base import METHODS, Method
 from peftbench.methods.compacter import KroneckerLinear, Rules, kronecker_sum, require_divisible
@@ -45,7 +45,7 @@ class ExpertLinear(nn.Module):
         return F.linear(x, kronecker_sum(self.rules.matrices, left, right).T, bias)
 
 
-class MixedBottleneck(Heard):
+class MixedBottleneck(Redundant):
     """x -> scale * up(dropout(gelu(down(x)))), each projection with an expert of its own draw."""
 
     def __init__(self, down: ExpertLinear, up: ExpertLinear, dropout: float, scale: float, activation: str) -> None:
@@ -56,7 +56,7 @@ class MixedBottleneck(Heard):
 
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = self.scale * self.up(self.dropout(self.activation(self.down(x))))
-        self.say(added, x)
+        self.say_of(added, x)
         return added
 
 

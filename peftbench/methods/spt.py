@@ -256,7 +256,9 @@ class SPTLoRA(_SPT):
     """Sensitivity decides: LoRA for the most sensitive matrices, single entries of W elsewhere, within a budget.
 
     W' = W + B A with A [rank, in], B [out, rank]: rank (in + out) parameters, no further factor, stochastic depth of
-    its own in training. The input is dropped with one mask for q, k and v. Folds exactly.
+    its own in training. The input is dropped with one mask for q, k and v. Folds exactly. In the released code a later
+    initialisation draws A and B anew, from a truncated normal of 0.02, so that the start changes the function; here B
+    starts at zero.
     """
 
     mergeable: ClassVar[bool] = True
@@ -277,8 +279,8 @@ class SPTAdapter(_SPT):
 
     y + up(gelu(down(dropout(y)))) on the matrix' output y: 2 rank out + rank + out parameters, stochastic depth of its
     own. In the released code the one at attention's output projection reads that layer's input (`proj_reads: input`),
-    up starts at a truncated normal of 0.02, because a later initialisation passes over its zeros, and the entries that
-    train were chosen for LoRA.
+    down and up start at a truncated normal of 0.02, because a later initialisation draws them anew, and the entries
+    that train were chosen for LoRA.
     """
 
     proj_reads: str = option("output", choices=("output", "input"), later=True)

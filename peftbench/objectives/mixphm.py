@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from peftbench.backbones.base import Stack
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
-from peftbench.interventions.redundancy import Heard
+from peftbench.interventions.redundancy import Redundant
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
@@ -58,10 +58,10 @@ class Redundancy(Objective):
         return loss_fn
 
 
-def adapters_of(model: TaskModel) -> list[tuple[Stack, list[Heard]]]:
+def adapters_of(model: TaskModel) -> list[tuple[Stack, list[Redundant]]]:
     """The adapters of each transformer that has some. Raises `NotApplicable` where none has."""
     stacks = [stack for tower in model.backbone.towers.values() for stack in tower.stacks]
-    found = [(stack, adapters) for stack in stacks if (adapters := stack.all_of(Heard))]
+    found = [(stack, adapters) for stack in stacks if (adapters := stack.all_of(Redundant))]
     if not found:
         raise NotApplicable("objective mixphm reads what adapters of method=mixphm add; it goes with that method")
     return found

@@ -38,6 +38,18 @@ def values_of(preset: str, method: str, dataset: str) -> dict[str, str]:
     }
 
 
+def test_a_list_of_words_is_read_as_one() -> None:
+    config = gate("method=spt_lora", "dataset=vtab/dtd", "hparams=paper")
+    assert config.optim.undecayed == ["cls_token"] and config.hparams.filled["optim.undecayed"] == ["cls_token"]
+
+
+def test_prompts_of_cvpt_are_as_many_as_its_release_takes() -> None:
+    config = gate("method=cvpt", "dataset=vtab/caltech101", "hparams=paper")
+    assert (config.method.num_tokens, config.method.dropout) == (200, 0.1)
+    assert config.optim.decay_vectors and config.train.drop_path == 0.1 and config.train.batch_size == 32
+    assert config.hparams.chosen_on == "test" and config.hparams.unused == ["seed=800 for this task"]
+
+
 @pytest.mark.shared
 def test_all_950_values_of_the_osu_study_are_in_the_table(shared):
     with (shared / "reference" / "tuned_hparams_osu.csv").open(newline="") as stream:

@@ -140,11 +140,13 @@ def _rows_of_pair(preset: str, method: str, dataset: str) -> list[PublishedValue
     rows = [row for row in published_values() if row.preset == preset]
     if not rows:
         raise ConfigError([f"hparams cannot be '{preset}'{did_you_mean(preset, [DEFAULT, *presets()])}"])
-    datasets = {row.dataset for row in rows if row.method == method} - {ALL}
-    if dataset in datasets:
-        return [row for row in rows if row.method == method and row.dataset in (dataset, ALL)]
-    if not datasets:
+    own = [row for row in rows if row.method == method]
+    if not own:
         raise ConfigError([f"hparams={preset} has no values for {method}; it has them for {_list(rows, 'method')}"])
+    # where all tasks have the same values no row names one
+    datasets = {row.dataset for row in own} - {ALL} or {row.dataset for row in rows} - {ALL}
+    if dataset in datasets:
+        return [row for row in own if row.dataset in (dataset, ALL)]
     tasks = ", ".join(sorted(datasets))
     raise ConfigError([f"hparams={preset} has no values for {method} on {dataset}; it has them for the tasks {tasks}"])
 

@@ -43,6 +43,11 @@ def test_a_list_of_words_is_read_as_one() -> None:
     assert config.optim.undecayed == ["cls_token"] and config.hparams.filled["optim.undecayed"] == ["cls_token"]
 
 
+def test_values_for_all_tasks_are_for_no_other_data() -> None:
+    with pytest.raises(ConfigError, match=r"no values for spt_lora on digits; it has them for the tasks .*cifar100"):
+        gate("method=spt_lora", "dataset=digits", "hparams=paper")
+
+
 def test_prompts_of_cvpt_are_as_many_as_its_release_takes() -> None:
     config = gate("method=cvpt", "dataset=vtab/caltech101", "hparams=paper")
     assert (config.method.num_tokens, config.method.dropout) == (200, 0.1)

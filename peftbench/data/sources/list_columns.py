@@ -16,6 +16,8 @@ SPLIT_COLUMNS = ("split", "part", "set", "subset", "partition")
 NO_DIVISION = "none"
 IMAGE_NAME = re.compile(r".*?\.(?:jpe?g|jfif|png|bmp|gif|webp|tiff?|ppm|pgm)", re.IGNORECASE)
 
+_YES_OR_NO = frozenset(("0", "1", "false", "true", "no", "yes", "f", "t", "n", "y"))
+
 # of every row that is not blank the number of its line and its cells
 Lines = list[tuple[int, list[str]]]
 
@@ -64,6 +66,12 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
 def _refuse_unread_division(file: Path, header: list[str], body: Lines, found: Mapping[str, int], part: str) -> None:
     """Raises `BadInput` for a column that divides the rows in another way than they are going to be."""
     read = _parts_in(body, found["split"]) if "split" in found else None
+    if read is None and (flag := _flag(header, body, found)) is not None:
+        raise BadInput(
+            f"{file}: '{flag}' says of rows whether they are of a part and is not read; write train, val or test into"
+            " a column of one list (dataset.path=FILE dataset.split_column=NAME), or set "
+            f"dataset.split_column={NO_DIVISION} if it is no division"
+        )
     unread = [place for place in _divisions(header, body, found) if _parts_in(body, place) != read]
     if not unread:
         return
@@ -85,10 +93,20 @@ def _divisions(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> 
     return [place for place in others if len(parts := set(_parts_in(body, place)) - {""}) > 1 and None not in parts]
 
 
+def _flag(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> str | None:
+    """The column beside those that are read which says yes of some rows and no of others, as `is_valid` does."""
+    for place, name in enumerate(header):
+        if place not in found.values() and part_named(re.sub("^is[ _-]?", "", name.lower())):
+            said = {cells[place].strip().lower() for _, cells in body if place < len(cells)} - {""}
+            if len(said) == 2 and said <= _YES_OR_NO:
+                return name
+    return None
+
+
 def _parts_in(body: Lines, place: int) -> list[str | None]:
     """The part that each row of a column names; "" where a cell is empty, None where it holds something else."""
     cells = (cells[place].strip() if place < len(cells) else "" for _, cells in body)
-    known = {"": ""}
+    known: dict[str, str | None] = {"": ""}
     return [known[cell] if cell in known else known.setdefault(cell, _part(cell)) for cell in cells]
 
 

@@ -29,7 +29,7 @@ PART_NAMES = {
 }
 # of these nobody knows whether they choose or are reported; they are no classes either
 _UNCLEAR_PARTS = ("eval", "evaluation", "holdout")
-_READ_AS_PART = re.compile(rf"({'|'.join(PART_NAMES)})(?:[ _-]?(?:set|data|images))?")
+_READ_AS_PART = re.compile(rf"({'|'.join(PART_NAMES)})(?:[ _-]?(?:set|data|images?))?")
 
 # images whose headers are looked at before a run; `data verify` decodes all
 LOOKED_AT = 200

@@ -84,6 +84,22 @@ def test_what_a_column_of_parts_is(tmp_path: Path, parts: list[str], refused: bo
         assert parts_of(CsvFiles(path=str(file))) == {"all": 6}
 
 
+@pytest.mark.parametrize("name", ["is_valid", "isTest", "train", "is_training_image"])
+@pytest.mark.parametrize("values", [("True", "False"), ("1", "0")])
+def test_a_column_that_says_yes_or_no_to_a_part_is_not_passed_over(
+    tmp_path: Path, name: str, values: tuple[str, str]
+) -> None:
+    file = written(tmp_path, f"path,label,{name}", LABELS, [values[part == "test"] for part in PARTS])
+    with pytest.raises(BadInput, match=f"'{name}' says of rows whether they are of a part .*split_column=none") as stop:
+        CsvFiles(path=str(file)).listing()
+    assert "\n" not in str(stop.value)
+    assert parts_of(CsvFiles(path=str(file), split_column="none")) == {"all": 6}
+    same = written(tmp_path, f"path,label,{name}", LABELS, [values[0]] * 6)
+    assert parts_of(CsvFiles(path=str(same))) == {"all": 6}
+    beside = written(tmp_path, f"path,label,split,{name}", LABELS, PARTS, [values[part == "test"] for part in PARTS])
+    assert parts_of(CsvFiles(path=str(beside))) == GIVEN
+
+
 def test_a_part_that_is_left_empty_hides_no_division(tmp_path: Path) -> None:
     file = written(tmp_path, "path,label,phase", LABELS, [*PARTS[:-1], ""])
     with pytest.raises(BadInput, match=r"set dataset\.split_column=phase"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from peftbench.adapters.sharing import metric_of, task_of
-from peftbench.backbones.source import EMBEDDED, USUAL, ships
+from peftbench.backbones.source import EMBEDDED, USUAL, from_a_file, ships
 
 _USE = {
     "peft": """from peft import PeftModel
@@ -25,11 +25,12 @@ session = onnxruntime.InferenceSession({file})
 model = torch.export.load({file}).module()""",
 }
 _PHOTOS = """
-
 # or for image files, preparation included
 import peftbench
 
-print(peftbench.predictor({file})("photo.jpg"))"""
+print(peftbench.predictor({file}{checkpoint})("photo.jpg"))"""
+# a name for weights that whoever reads the card has elsewhere
+_ELSEWHERE = "BACKBONE.safetensors"
 # by which a card of this package is known
 TAG = 'tags: ["peftbench"'
 # tasks that the hub has a name for
@@ -109,7 +110,10 @@ def _use(facts: Mapping[str, Any], form: str, task: str, file: str, repo: str | 
     if form in ("peft", "adapter"):
         lines.append(_plain_model(facts, len(facts["class_names"]) if form == "peft" else 0))
     lines.append(_USE[form].format(file=where))
-    return "\n".join(lines) + (_PHOTOS.format(file=where) if (form, task) == ("adapter", "classification") else "")
+    if (form, task) == ("adapter", "classification"):
+        given = from_a_file(facts["backbone"]["model"], str(facts["backbone"]["weights"]))
+        lines.append(_PHOTOS.format(file=where, checkpoint=f', checkpoint="{_ELSEWHERE}"' if given else ""))
+    return "\n".join(lines)
 
 
 def _plain_model(facts: Mapping[str, Any], num_classes: int) -> str:
@@ -121,7 +125,7 @@ def _plain_model(facts: Mapping[str, Any], num_classes: int) -> str:
     name = EMBEDDED.get(backbone["model"], USUAL)
     shipped = ships(backbone["model"], backbone["weights"])
     imported = "from peftbench.backbones.source import embedded_file" if shipped else "from pathlib import Path"
-    file = f'embedded_file("{name}")' if shipped else 'Path("BACKBONE.safetensors")'
+    file = f'embedded_file("{name}")' if shipped else f'Path("{_ELSEWHERE}")'
     # the second import tells timm of the package's own model
     return f"""{imported}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -235,6 +237,13 @@ def _items(named: Any) -> list[Any]:
     return list(named) if listed else [named]
 
 
-def snippet(path: Path | str) -> str:
-    """Three lines of Python that use an exported file."""
-    return f'import peftbench\nmodel = peftbench.predictor("{path}")\nprint(model("photo.jpg"))'
+def snippet(path: Path | str, checkpoint: Path | None = None) -> str:
+    """Three lines of Python that use an exported file; `checkpoint` as for a `Predictor`."""
+    where = ", checkpoint=".join(json.dumps(str(file), ensure_ascii=False) for file in (path, checkpoint) if file)
+    return f'import peftbench\nmodel = peftbench.predictor({where})\nprint(model("photo.jpg"))'
+
+
+def command(path: Path | str, checkpoint: Path | None = None) -> str:
+    """The command line that uses an exported file; `checkpoint` as for a `Predictor`."""
+    named = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    return f"{shlex.join(['python', '-m', 'peftbench', 'predict', str(path), *named])} FILES_OR_FOLDER"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peftbench.adapters.predictor import Predictor, snippet
+from peftbench.adapters.predictor import Predictor, command, snippet
 from peftbench.advise.look import Look, dividing_words, look
 from peftbench.advise.page import write_page
 from peftbench.advise.race import SHARE, Entry, Plan, Race, Trial, entries_of, plan_for, run_race, smallest_plan
@@ -18,12 +18,13 @@ from peftbench.advise.request import Request
 from peftbench.advise.shortlist import Candidate, applicable, shortlist
 from peftbench.advise.verdict import Verdict
 from peftbench.backbones.build import build_backbone
-from peftbench.cells.export import export_record
+from peftbench.cells.export import check_target, export_record, unexportable
 from peftbench.config.cautions import cautions
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, NotApplicable, PeftbenchError
 from peftbench.foundation.files import check_writable, replace_text
+from peftbench.foundation.location import user_path
 from peftbench.foundation.metric import ACCURACY
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import build
@@ -41,12 +42,13 @@ PACED_BY, PACE_EPOCHS = "lora", 2
 
 @dataclass(frozen=True)
 class Advice:
-    """What an advice left: the verdict, and the files."""
+    """What an advice left: the verdict, the files, and in `use` the Python and the command line that use the model."""
 
     verdict: Verdict
     model: Path
     page: Path
     lines: tuple[str, ...]
+    use: tuple[str, str]
 
 
 class Adviser:
@@ -72,7 +74,8 @@ class Adviser:
 
     def run(self) -> Advice:
         """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
-        for name in (MODEL, PAGE, FACTS):
+        check_target(self.out / MODEL)
+        for name in (PAGE, FACTS):
             check_writable(self.out / name)
         seen = self._look()
         entries, plan = self._entries()
@@ -101,18 +104,24 @@ class Adviser:
         return self._finish(seen, Verdict(winner, runner_up, record, self.race))
 
     def _check_classes(self, targets: Sequence[str]) -> None:
-        """Raises `ConfigError` for a task that is not judged by accuracy, and for data without a class an image."""
+        """Raises `ConfigError` for a task that is not judged by accuracy, for data without a class an image, and for
+        models that cannot be exported.
+        """
         task, words = self.config.task, list(self.request.words)
-        if task.metric == ACCURACY and set(task.targets) <= set(targets):
+        if task.metric != ACCURACY or not set(task.targets) <= set(targets):
+            if task.metric == ACCURACY:
+                words.append("task=segmentation" if "class_map" in targets else "task=detection")
+            label = self.config.dataset.label
+            reason = f"advise is for a class an image, and {label} has {', '.join(targets)} (task={task.name})"
+        elif why := unexportable(self.config):
+            reason = f"advise ends with an export: {why}"
+        else:
             return
-        if task.metric == ACCURACY:
-            words.append("task=segmentation" if "class_map" in targets else "task=detection")
         asked = shlex.join(["python", "-m", "peftbench", "-m", *words, "method=linear,lora,ssf"])
         raise ConfigError(
             [
-                f"advise is for a class an image, and {self.config.dataset.label} has {', '.join(targets)} (task="
-                f"{task.name}). Compare methods on validation images: {asked} protocol={self.race_protocol} "
-                "train=short, then python -m peftbench leaderboard --select val"
+                f"{reason}. Compare methods on validation images: {asked} protocol={self.race_protocol} train=short, "
+                "then python -m peftbench leaderboard --select val"
             ]
         )
 
@@ -188,7 +197,7 @@ class Adviser:
     def _shortlist(self, num: int) -> list[Candidate]:
         shape = build_backbone(self.config.backbone).shape
         fits = {}
-        names = applicable(clips=self.config.dataset.clip_length > 1)
+        names = applicable()
         for name in names:
             method = build(METHODS.get(name), {})
             assert isinstance(method, Method)
@@ -232,7 +241,9 @@ class Adviser:
 
     def _finish(self, seen: Look, verdict: Verdict) -> Advice:
         model = export_record(verdict.record, self._store, self._options, self.out / MODEL)
-        checkpoint = self.config.backbone.checkpoint
+        named = self.config.backbone.checkpoint
+        # the page may be read from anywhere
+        checkpoint = None if named is None else user_path(named, "backbone.checkpoint").absolute()
         test = seen.source.split("test")
         images = (test.read(row) for row in range(len(test)))
         probabilities = Predictor(model, checkpoint, self.runtime.device).probabilities(images)
@@ -248,7 +259,7 @@ class Adviser:
             seen.source.class_names,
             test,
             probabilities,
-            snippet(model.name),
+            snippet(model.name, checkpoint),
         )
         facts = {
             "record": verdict.record.fingerprint,
@@ -259,7 +270,8 @@ class Adviser:
             "words": verdict.lines(),
         }
         replace_text(self.out / FACTS, json.dumps(facts, indent=1) + "\n")
-        return Advice(verdict, model, page, tuple(verdict.lines()))
+        use = (snippet(model, checkpoint), command(model, checkpoint))
+        return Advice(verdict, model, page, tuple(verdict.lines()), use)
 
     @property
     def _options(self) -> list[str]:

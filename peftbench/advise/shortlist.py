@@ -42,12 +42,10 @@ def board_file() -> Path:
     return inside if inside.is_file() else package.parent / "results" / "leaderboard" / "leaderboard.csv"
 
 
-def applicable(clips: bool) -> list[str]:
-    """Names of the methods for one task without words; those that work across frames need clips."""
+def applicable() -> list[str]:
+    """Names of the methods for one task on images, without words; those that work across frames need clips."""
     classes = {name: METHODS.get(name) for name in METHODS.names()}
-    return [
-        name for name, cls in classes.items() if not (cls.of_pairs or cls.by_task or (cls.mixes_time and not clips))
-    ]
+    return [name for name, cls in classes.items() if not (cls.of_pairs or cls.by_task or cls.mixes_time)]
 
 
 def shortlist(num: int, families: Mapping[str, str], fits: Mapping[str, bool]) -> list[Candidate]:

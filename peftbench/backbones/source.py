@@ -132,6 +132,11 @@ def ships(model: str, weights: str) -> bool:
     return weights == weights_id(BackboneSpec(model=model))
 
 
+def from_a_file(model: str, weights: str) -> bool:
+    """Whether weights of that identity were read from a file that the user named: who uses them has to name it."""
+    return weights.startswith("sha256:") and not ships(model, weights)
+
+
 def weights_id(spec: BackboneSpec) -> str:
     """What identifies the weights in a cell's fingerprint: the digest of their files, or timm's name for them.
 

@@ -13,8 +13,9 @@ from peftbench.adapters.sharing import export_adapter, facts_of, restored, weigh
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
+from peftbench.config.gate import RunConfig
 from peftbench.foundation.errors import ConfigError, NotApplicable, settled_by_a_record
-from peftbench.foundation.files import replace_text
+from peftbench.foundation.files import check_writable, replace_text
 from peftbench.foundation.system import unreadable
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
@@ -29,23 +30,16 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
     """Write `target`, whose ending is one of `FORMS`, from a record's adapter, and its card beside it.
 
     `options` say where inputs are on this machine; `repo` is the hub's repository that the card is to speak of. Graphs
-    are compared with the model before they are left. Raises `ConfigError` where a text that is no card of this package
-    stands in the card's place, `MissingInput` when adapter, data or weights are not here, `RecordError` when they are
-    not the record's, `NotApplicable` when the form cannot hold the method.
+    are compared with the model before they are left. Raises as `check_target`, `MissingInput` when adapter, data or
+    weights are not here, `RecordError` when they are not the record's, `NotApplicable` when the form cannot hold the
+    method, or none the record (`unexportable`).
     """
     # `.` has no name, which its card and other forms beside it go by
     target = target if target.name not in ("", "..") else target.resolve()
-    _refuse_other_text(card_of(target))
+    check_target(target)
     config, _ = record_config(record, options)
-    if config.dataset.clip_length > 1:
-        raise NotApplicable(
-            "export writes models of images and this record is of clips; 'evaluate' and 'reproduce' restore it"
-        )
-    if config.backbone.text or config.backbone.writer:
-        raise NotApplicable(
-            "export writes models of images alone and this record's backbone reads texts as well; 'evaluate' and "
-            "'reproduce' restore it"
-        )
+    if reason := unexportable(config):
+        raise NotApplicable(f"{reason}; 'evaluate' and 'reproduce' restore its record")
     own_predictions(store, record)
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
@@ -68,6 +62,26 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         write_peft(model, config.backbone.model, target)
     replace_text(card_of(target), card(facts, _forms(target, record.fingerprint), repo))
     return target
+
+
+def unexportable(config: RunConfig) -> str:
+    """Why no form holds the models of a cell, in words to begin a message with; "" where one may."""
+    if config.dataset.clip_length > 1:
+        return "export writes models of images and this one is of clips"
+    if config.backbone.text or config.backbone.writer:
+        return "export writes models of images alone and this backbone reads texts as well"
+    return ""
+
+
+def check_target(target: Path) -> None:
+    """What `export_record` refuses of a place, asked ahead of long work; what stands there is as before.
+
+    Raises `ConfigError` where a text that is no card of this package stands in the card's place, `RecordError` where
+    file or card cannot be written.
+    """
+    _refuse_other_text(card_of(target))
+    for file in (*((target,) if is_one_file(target) else ()), card_of(target)):
+        check_writable(file)
 
 
 def card_of(target: Path) -> Path:

@@ -32,11 +32,6 @@ _MOST_ROWS = 1_000_000
 _fresh: set[Path] | None = None  # while everything is read anew: the files whose digest was remembered wrongly
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of the bytes of one file. Raises `BadInput` when it cannot be read."""
-    return files_digest([path])
-
-
 def files_digest(paths: Sequence[Path]) -> str:
     """SHA-256 (hex) over the ordered content of `paths`: the file's own for one file, of the joined hashes for more.
 

@@ -74,6 +74,16 @@ def make_no_test(place: Path) -> None:
     classes(place / "train")
 
 
+def make_no_train(place: Path) -> None:
+    classes(place / "val")
+    classes(place / "test")
+
+
+def make_named_parts(place: Path) -> None:
+    classes(place / "seg_train")
+    classes(place / "seg_test")
+
+
 def make_empty_test(place: Path) -> None:
     classes(place / "train")
     (place / "test").mkdir()

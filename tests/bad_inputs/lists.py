@@ -55,6 +55,14 @@ def make_csv_half_known(place: Path) -> Path:
     return listed(place, "path,klasse\n" + rows(form="a{index}.png,{label}\n"))
 
 
+def make_csv_phase(place: Path) -> Path:
+    return listed(place, "path,label,phase\n" + rows())
+
+
+def make_csv_breed(place: Path) -> Path:
+    return listed(place, "path,breed,part_of,quality\n" + rows(form="a{index}.png,{label},{part},good\n"))
+
+
 def make_csv_good(place: Path) -> Path:
     return listed(place, "path,label,split\n" + rows())
 

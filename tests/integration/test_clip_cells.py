@@ -54,7 +54,7 @@ def test_a_cell_of_clips_is_recorded_restored_and_tabled(run, results, capsys, w
     # a strip for each of the six test clips
     assert Image.open(sheet).size[1] == 6 * (64 + 16 + 8) + 8 and "strips.png: " in capsys.readouterr().out
     assert run("export", record.fingerprint, "x.safetensors", *where, "--results", str(results), fast=False) == 3
-    assert "export writes models of images and this record is of clips" in capsys.readouterr().err
+    assert "export writes models of images and this one is of clips" in capsys.readouterr().err
     assert run("leaderboard", "--results", str(results), fast=False) == 0
     table = (results / "leaderboard" / "leaderboard.md").read_text()
     assert "order gap" in table and "GFLOPs and images per second are of one clip and view" in table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from peftbench.adapters.predictor import snippet
 from peftbench.advise.advise import Adviser
 from peftbench.advise.request import read_request
 from peftbench.foundation.errors import ConfigError
@@ -36,6 +35,6 @@ def main(words: list[str]) -> int:
         print_fitted("\n".join(adviser.keep_best()))
         return 130
     print_fitted("\n" + "\n".join(advice.lines))
-    print(f"\nmodel {advice.model}\npage  {advice.page}\n\nuse it:\n{snippet(advice.model)}")
-    print(f"or: python -m peftbench predict {advice.model} FILES_OR_FOLDER")
+    in_python, command = advice.use
+    print(f"\nmodel {advice.model}\npage  {advice.page}\n\nuse it:\n{in_python}\nor: {command}")
     return 0

@@ -8,7 +8,8 @@ from peftbench.cells.pictures import predicted_sheet
 from peftbench.cells.restore import find_record, with_restored
 from peftbench.cli.arguments import a_png, count
 from peftbench.cli.record_words import record_parser, results_folder
-from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.cli.sheets import write_sheet
+from peftbench.foundation.errors import ConfigError
 
 
 def main(words: list[str]) -> int:
@@ -20,8 +21,6 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.keep and arguments.out:
         raise ConfigError(["--keep has a place of its own; leave out --out"])
-    if arguments.rows < 1:
-        raise ConfigError([f"--rows must be at least 1, got {arguments.rows}"])
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     sheet = with_restored(
         record, store, arguments.options, lambda config, parts: predicted_sheet(config, parts, arguments.rows)
@@ -29,11 +28,7 @@ def main(words: list[str]) -> int:
     path = arguments.out or (
         store.picture_path(record.fingerprint) if arguments.keep else Path(f"{record.fingerprint}.png")
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(path, "PNG")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}); set --out") from error
+    write_sheet(sheet, path)
     labels, score = record.labels, record.score("test")
     shown = "" if score is None else f", test {record.primary} {record.metric.shown(score)}"
     print(f"{path}: {labels['method']} on {labels['dataset']}, {labels['backbone']}{shown}")

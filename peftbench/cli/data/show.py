@@ -6,15 +6,14 @@ import argparse
 from pathlib import Path
 
 from peftbench.cli.data.composed import divided
+from peftbench.cli.sheets import write_sheet
 from peftbench.data.contact_sheet import contact_sheet, map_sheet, text_sheet
 from peftbench.data.texted import TextedSplit
-from peftbench.foundation.errors import BadInput, ConfigError
+from peftbench.foundation.errors import ConfigError
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
-    if arguments.per_class < 1:
-        raise ConfigError([f"--per-class must be at least 1, got {arguments.per_class}"])
     config, _, _ = divided(arguments)
     source = config.dataset.open()
     split = arguments.split or source.whole_splits[2]
@@ -28,9 +27,6 @@ def main(arguments: argparse.Namespace) -> int:
         what, draw = f"{source.num_classes} classes", map_sheet if images.maps else contact_sheet
         sheet = draw(images, source.class_names, arguments.per_class)
     path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
-    try:
-        sheet.save(path, "PNG")
-    except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}); set --out") from error
+    write_sheet(sheet, path)
     print(f"{path}: {what} of {config.dataset.label}, {split}")
     return 0

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from peftbench.data.sources.folder import sorted_classes
 from peftbench.data.sources.image_lists import path_problem, read_json, read_text, shortened
-from peftbench.data.sources.own_files import PART_NAMES
+from peftbench.data.sources.own_files import folders_of_parts
 from peftbench.data.tfds_order import hash_order
 from peftbench.foundation.entries import entries_in, matching
 from peftbench.foundation.errors import BadInput
@@ -82,7 +82,8 @@ def _inside(name: str) -> str:
 
 def from_folders(root: Path) -> Clips:
     """root/train/CLASS/*.mp4, root/test/CLASS/*.mp4 and perhaps root/val/CLASS/*.mp4."""
-    top = {PART_NAMES[entry.name.lower()]: entry for entry in _folders(root) if entry.name.lower() in PART_NAMES}
+    named = folders_of_parts(root, [entry.name for entry in _folders(root)])
+    top = {part: root / folder for part, folder in named.items()}
     if "train" not in top or "test" not in top:
         raise BadInput(
             f"{root}: no train/ and test/ with class folders of videos; or name lists with dataset.train_list="

@@ -18,17 +18,21 @@ from peftbench.data.base import DATASETS
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, shortened
 from peftbench.data.sources.labels import refuse_several
-from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
-from peftbench.foundation.errors import BadInput, MissingInput, brief, did_you_mean
+from peftbench.data.sources.list_columns import (
+    IMAGE_NAME,
+    LABEL_COLUMNS,
+    NO_DIVISION,
+    PATH_COLUMNS,
+    SPLIT_COLUMNS,
+    find_columns,
+)
+from peftbench.data.sources.own_files import Listing, OwnFiles, part_named
+from peftbench.foundation.errors import BadInput, MissingInput, brief
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
 
-PATH_COLUMNS = ("path", "filepath", "file_path", "file", "filename", "file_name", "image", "image_path", "img")
-LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
-SPLIT_COLUMNS = ("split", "part", "set", "subset", "partition")
 # longer ones are no class numbers, and Python reads numbers of 4,300 digits at most
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_IMAGE_NAME = re.compile(r".*?\.(?:jpe?g|jfif|png|bmp|gif|webp|tiff?|ppm|pgm)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class CsvFiles(OwnFiles):
     are relative to the folder of the list, or to `root`; absolute ones, and those that begin with `..` (from the
     list's folder), must lie in `root`. Labels are names, or integers throughout; with
     `classes` they are 0 to classes - 1. Columns are found by their usual names or named; without a header line the
-    first is the path, the second the label and the third, if there is one, the part.
+    first is the path, the second the label and the third, if there is one, the part. A column of names of parts is
+    read or refused; `split_column=none` says that there is no division in it.
     """
 
     path: str | None = option(None, location=True)
@@ -68,6 +73,11 @@ class CsvFiles(OwnFiles):
             return ["dataset.path and dataset.train, dataset.val, dataset.test exclude each other"]
         if self.path is None and (self.train is None) != (self.test is None):
             return ["dataset.train and dataset.test go together"]
+        if self.path is None and self.train and self.split_column not in (None, NO_DIVISION):
+            return [
+                f"dataset.split_column={self.split_column} is of one list with all parts (dataset.path=FILE); leave it "
+                "out where dataset.train and dataset.test name a list each"
+            ]
         return []
 
     @property
@@ -132,7 +142,8 @@ class CsvFiles(OwnFiles):
     def _read(self, part: str, file: Path, folder: Path) -> list[Row]:
         """The rows of one list, their paths from `folder`. Raises `BadInput` naming the first offending lines."""
         lines = _cells(file)
-        columns, body = self._columns(file, lines, may_split=part == "all")
+        named = {"path": self.path_column, "label": self.label_column, "split": self.split_column}
+        columns, body = find_columns(file, lines, named, part)
         rows: list[Row] = []
         problems: list[str] = []
         outside: list[tuple[int, str]] = []
@@ -161,59 +172,6 @@ class CsvFiles(OwnFiles):
                 f"line {outside[0][0]}; set dataset.root={common}"
             )
         return rows
-
-    def _columns(
-        self, file: Path, lines: list[tuple[int, list[str]]], may_split: bool
-    ) -> tuple[dict[str, int], list[tuple[int, list[str]]]]:
-        """Where path, label and perhaps split stand, and the lines below the header."""
-        usual = {"path": PATH_COLUMNS, "label": LABEL_COLUMNS} | ({"split": SPLIT_COLUMNS} if may_split else {})
-        named = {
-            "path": self.path_column,
-            "label": self.label_column,
-            "split": self.split_column if may_split else None,
-        }
-        header = [cell.strip() for cell in lines[0][1]] if lines else []
-        lower = [cell.lower() for cell in header]
-        found: dict[str, int] = {}
-        for what, names in usual.items():
-            wanted = named[what]
-            if wanted is not None and wanted not in header:
-                raise BadInput(
-                    f"{file}: no column '{wanted}' (dataset.{what}_column); columns are {', '.join(header)}"
-                    f"{did_you_mean(wanted, header).partition('; known')[0]}"
-                )
-            places = [header.index(wanted)] if wanted else [lower.index(name) for name in names if name in lower]
-            if places:
-                found[what] = places[0]
-        if {"path", "label"} <= set(found):
-            return found, lines[1:]
-        if any(named.values()) or found:
-            lacking = "path" if "path" not in found else "label"
-            raise BadInput(
-                f"{file}: no {lacking} column among {', '.join(header)}; set dataset.{lacking}_column=<its name>"
-            )
-        _refuse_unknown_header(file, lines, may_split)
-        order = ("path", "label", "split") if may_split else ("path", "label")
-        return {what: place for place, what in enumerate(order) if place < max(len(header), 2)}, lines
-
-
-def _refuse_unknown_header(file: Path, lines: list[tuple[int, list[str]]], may_split: bool) -> None:
-    """Raises `BadInput` when the first line holds no image's path and the second does: names of columns not known."""
-    if len(lines) < 2 or any(_IMAGE_NAME.fullmatch(cell.strip()) for cell in lines[0][1]):
-        return
-    places = [place for place, cell in enumerate(lines[1][1]) if _IMAGE_NAME.fullmatch(cell.strip())]
-    header = [cell.strip() for cell in lines[0][1]]
-    if not places or places[0] >= len(header):
-        return
-    columns = [{row[place].strip().lower() for _, row in lines[1:] if place < len(row)} for place in range(len(header))]
-    parts = [place for place, values in enumerate(columns) if values <= set(PART_NAMES)]
-    others = [name for place, name in enumerate(header) if place not in (places[0], *parts)]
-    label = others[0] if len(others) == 1 else "<the label's>"
-    split = f" dataset.split_column={header[parts[0]]}" if parts and may_split else ""
-    raise BadInput(
-        f"{file}: the first line names columns, and none is a known name: {', '.join(header)}; set "
-        f"dataset.path_column={header[places[0]]} dataset.label_column={label}{split}"
-    )
 
 
 def label_numbers(rows: Sequence[Row], classes: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -259,9 +217,12 @@ def _cells(file: Path) -> list[tuple[int, list[str]]]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)
     if delimiter not in first:
-        return [
-            (number, _blank_separated(line)) for number, line in enumerate(text.splitlines(), start=1) if line.strip()
-        ]
+        numbered = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        found = [(number, _blank_separated(line)) for number, line in numbered]
+        # names of columns, known or not: each is a word
+        if len(numbered) > 1 and [bool(IMAGE_NAME.match(line)) for _, line in numbered[:2]] == [False, True]:
+            found[0] = (numbered[0][0], numbered[0][1].split())
+        return found
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows = []
     try:
@@ -277,11 +238,11 @@ def _blank_separated(line: str) -> list[str]:
     """Path, label and perhaps part of a line without separators but blanks: `a b.jpg 3`, `a.jpg 3 train`."""
     if {word.lower() for word in line.split()} <= {*PATH_COLUMNS, *LABEL_COLUMNS, *SPLIT_COLUMNS}:
         return line.split()
-    match = _IMAGE_NAME.match(line.strip())
+    match = IMAGE_NAME.match(line.strip())
     rest = line.strip()[match.end() :].split() if match else []
     if not match or not rest:
         return line.strip().rsplit(None, 1)
-    if len(rest) == 2 and rest[1].lower() in PART_NAMES:
+    if len(rest) == 2 and part_named(rest[1]):
         return [match[0], *rest]
     return [match[0], " ".join(rest)]
 
@@ -295,7 +256,7 @@ def _row(part: str, file: Path, number: int, cells: list[str], columns: dict[str
     if not path or not values["label"]:
         problem = f"expected a path and a label, got '{','.join(cells)}'"
     if "split" in values:
-        part = PART_NAMES.get(values["split"].lower(), "")
+        part = part_named(values["split"]) or ""
         if not part:
             problem = problem or f"the part must be train, val or test, got '{values['split']}'"
     return Row(part, posixpath.normpath(path), values["label"], f"{file} line {number}"), problem
@@ -306,5 +267,5 @@ def _check_parts(by_part: dict[str, list[int]], lists: dict[str, Path]) -> None:
     if absent:
         raise BadInput(
             f"{', '.join(map(str, lists.values()))}: no image is listed as {' or '.join(absent)}; "
-            "list some, or leave the split column out to have the images divided"
+            f"list some, or set dataset.split_column={NO_DIVISION} to have the images divided"
         )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from peftbench.data.base import DATASETS
-from peftbench.data.sources.folder import Folder, class_images, sorted_classes
+from peftbench.data.sources.folder import Folder, class_images, refuse_hidden_parts, sorted_classes
 from peftbench.data.sources.image_lists import ImageList, path_problem, read_text, shortened
 from peftbench.data.sources.own_files import Listing
 from peftbench.foundation.errors import BadInput, MissingInput
@@ -56,13 +56,15 @@ class Domains(Folder):
         return Listing(root, tuple(names), joined, self._notes(left_out), tuple(tasks))
 
     def _domains(self, root: Path) -> list[str]:
-        """Raises `BadInput` where one that is named is not there, or where there are not two."""
+        """Raises `BadInput` where one that is named is not there, where there are not two, or where they are parts."""
         if self.lists and not (root / self.lists).is_dir():
             raise MissingInput(f"{root / self.lists}: there is no such folder of lists; put <domain>_train.txt into it")
         there = [name for name in self._subfolders(root) if self._is_domain(root, name)]
         if absent := [name for name in self.domains if name not in there]:
             words = f"dataset.domains names {', '.join(absent)}, and those with images there are {', '.join(there)}"
             raise BadInput(f"{root}: {words}; dataset.root takes {self.layout}")
+        if not self.domains and not self.lists:
+            refuse_hidden_parts(root, there, self.layout)
         found = self.domains or there
         if len(set(found)) < max(2, len(found)):
             words = f"{root}: two domains or more are needed, each once, and there are {', '.join(found) or 'none'}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from peftbench.data.base import DATASETS
 from peftbench.data.shipped import NO_FILES_NEEDED
 from peftbench.data.sources.image_lists import ImageList, listed_files
 from peftbench.data.sources.obstacles import refuse
-from peftbench.data.sources.own_files import PART_NAMES, Listing, OwnFiles
+from peftbench.data.sources.own_files import Listing, OwnFiles, differ_in_part, folders_of_parts, part_in
 from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
@@ -31,6 +32,8 @@ _LAYOUT = "<root>/<class>/<image>, or <root>/train/<class>/<image> and <root>/te
 class Folder(OwnFiles):
     """Class folders in `root`, or train/, test/ and perhaps val/ that hold the class folders.
 
+    Parts may be called Training, test_set, valid and the like. What looks like a part and is called otherwise is
+    refused, and so are parts without one that trains.
     Class folders are ordered by name, or by number when all names are numbers; images may lie deeper inside them.
     """
 
@@ -86,29 +89,24 @@ class Folder(OwnFiles):
 
     def _parts(self, root: Path, top: list[str]) -> dict[str, str]:
         """Part -> its folder; `all` -> "" where the folders in `root` are the classes themselves."""
-        known = [name for name in top if name.lower() in PART_NAMES]
-        parts: dict[str, str] = {}
-        for name in known:
-            part = PART_NAMES[name.lower()]
-            if part in parts:
-                raise BadInput(f"{root}: {parts[part]}/ and {name}/ are both {part} parts; keep one of them")
-            parts[part] = name
-        if "train" not in parts:
-            return {"all": ""}
+        parts = folders_of_parts(root, top)
+        known = [name for name in top if name in parts.values()]
         others = [name for name in top if name not in known]
-        if others and "test" in parts:
+        if others and {"train", "test"} <= set(parts):
             raise BadInput(
                 f"{root}: beside {'/, '.join(known)}/ there is {others[0]}/; dataset.root takes {_LAYOUT}: "
                 "move away what is neither"
             )
-        if others:
-            return {"all": ""}  # train is a class, as in bus, car, train
+        # where others lie beside it, train is a class, as in bus, car, train
+        if others or "train" not in parts:
+            refuse_hidden_parts(root, top, _LAYOUT)
+            return {"all": ""}
         if "test" not in parts:
             raise BadInput(
                 f"{root}: {'/, '.join(known)}/ and no test/; name the part that is to be reported test/, or give the "
                 "class folders alone to have them divided"
             )
-        return {part: parts[part] for part in ("train", "val", "test") if part in parts}
+        return {part: _unpacked(root, parts[part]) for part in ("train", "val", "test") if part in parts}
 
     def _subfolders(self, folder: Path) -> list[str]:
         found = []
@@ -129,6 +127,45 @@ class Folder(OwnFiles):
             f"{self.label}: {number_of(len(left_out), 'file')} left out for the name, which does not end like an "
             f"image's: {shown}",
         )
+
+
+def refuse_hidden_parts(root: Path, top: list[str], layout: str) -> None:
+    """Raises `BadInput` where folders `top` of `root` that are taken for something else are parts: tests would train.
+
+    One that speaks of a part is, where it holds folders like those beside it, or like those in another part; all are,
+    where nothing else lies there and they hold folders at all or are of one name but for the part.
+    """
+    like = {name: part for name in top if (part := part_in(name)) is not None}
+    inside = {name: _folders_in(root, name) for name in like}
+    beside = {name.lower() for name in top if name not in like}
+    alone = not beside and len(set(like.values())) > 1
+    hidden = alone and (any(inside.values()) or differ_in_part(like))
+    hidden = hidden or any(_alike(folders, beside) for folders in inside.values())
+    hidden = hidden or any(
+        like[first] != like[second] and _alike(inside[first], inside[second]) for first, second in combinations(like, 2)
+    )
+    if hidden:
+        raise BadInput(
+            f"{root}: {'/, '.join(like)}/: names of parts that would not be read as parts, so that test images would "
+            f"train; call the parts train/, test/ and perhaps val/ and move away what is neither ({layout}), or rename "
+            "what is no part"
+        )
+
+
+def _alike(some: set[str], others: set[str]) -> bool:
+    """Whether the smaller of two sets of names is at least half in the other."""
+    return 0 < min(len(some), len(others)) <= 2 * len(some & others)
+
+
+def _folders_in(root: Path, name: str) -> set[str]:
+    """What folders a folder holds, in lower case."""
+    return {entry.name.lower() for entry in _entries(root / _unpacked(root, name)) if _is_folder(entry)}
+
+
+def _unpacked(root: Path, name: str) -> str:
+    """A folder, or the one of the same name in it where that is all it holds, as some archives are packed."""
+    inside = _entries(root / name)
+    return f"{name}/{name}" if len(inside) == 1 and inside[0].name == name and _is_folder(inside[0]) else name
 
 
 def sorted_classes(names: set[str]) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+# of these nobody knows whether they choose or are reported; they are no classes either
+_UNCLEAR_PARTS = ("eval", "evaluation", "holdout")
+_READ_AS_PART = re.compile(rf"({'|'.join(PART_NAMES)})(?:[ _-]?(?:set|data|images?))?")
 
 # images whose headers are looked at before a run; `data verify` decodes all
 LOOKED_AT = 200
@@ -180,3 +184,37 @@ def _smaller(total: int, num_classes: int) -> str:
 def pick(images: ImageList, rows: np.ndarray) -> ImageList:
     """The rows of a list, in that order."""
     return ImageList(tuple(images.paths[row] for row in rows.tolist()), images.labels[rows])
+
+
+def part_named(name: str) -> str | None:
+    """`train`, `val` or `test` for what people call so: `Training`, `test_set`, `val-data`; None for other names."""
+    found = _READ_AS_PART.fullmatch(name.strip().lower())
+    return PART_NAMES[found[1]] if found else None
+
+
+def part_in(name: str) -> str | None:
+    """The part that a name speaks of, perhaps among other words: `seg_train`, `test1`, `eval`; None for other names."""
+    words = re.findall("[a-z]+", name.lower())
+    return part_named(name) or next((part_named(word) or word for word in words if _is_part(word)), None)
+
+
+def differ_in_part(names: Iterable[str]) -> bool:
+    """Whether names are the same but for the parts that they speak of, as `seg_train` and `seg_test` are."""
+    rest = {re.sub("[a-z]+", lambda word: "" if _is_part(word[0]) else word[0], name.lower()) for name in names}
+    return len(rest) == 1
+
+
+def folders_of_parts(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Part -> the one of the folders `names` in `root` that is called so. Raises `BadInput` where two are."""
+    found: dict[str, str] = {}
+    for name in names:
+        part = part_named(name)
+        if part in found:
+            raise BadInput(f"{root}: {found[part]}/ and {name}/ are both {part} parts; keep one of them")
+        if part is not None:
+            found[part] = name
+    return found
+
+
+def _is_part(word: str) -> bool:
+    return part_named(word) is not None or word in _UNCLEAR_PARTS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from PIL import Image
 
 from peftbench.adapters import predictor as predictors
-from peftbench.adapters.predictor import Predictor, backbone_of, image_files
+from peftbench.adapters.predictor import Predictor, backbone_of, command, image_files, snippet
 from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
 from peftbench.cli.commands import predict
@@ -102,6 +104,19 @@ def test_weights_are_found_again_or_asked_for() -> None:
     with pytest.raises(MissingInput, match="--checkpoint FILE"):
         backbone_of({**facts, "weights": "sha256:00"})
     assert backbone_of({**facts, "weights": "sha256:00"}, "w.pth").source == "checkpoint"
+
+
+def test_words_that_use_a_file_survive_its_name() -> None:
+    model, weights = Path('a "b"/my model.safetensors'), Path("/w x.pth")
+    for given in (None, weights):
+        call = ast.parse(snippet(model, given)).body[1].value
+        assert [ast.literal_eval(value) for value in call.args] == [str(model)]
+        assert {key.arg: ast.literal_eval(key.value) for key in call.keywords} == (
+            {} if given is None else {"checkpoint": str(weights)}
+        )
+    plain = ["python", "-m", "peftbench", "predict", str(model)]
+    assert shlex.split(command(model)) == [*plain, "FILES_OR_FOLDER"]
+    assert shlex.split(command(model, weights)) == [*plain, "--checkpoint", str(weights), "FILES_OR_FOLDER"]
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from peftbench.advise import shortlist as shortlist_module
 from peftbench.advise.advise import Adviser
@@ -17,11 +20,14 @@ from peftbench.advise.race import Entry, Plan, Race, Trial
 from peftbench.advise.request import read_request
 from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, applicable, shortlist
 from peftbench.advise.verdict import Verdict
+from peftbench.backbones.source import embedded_file
+from peftbench.cli.commands import predict
 from peftbench.data.sources.folder import Folder
 from peftbench.foundation.errors import BadInput, ConfigError, RecordError
 from peftbench.methods.base import METHODS
 from peftbench.records.record import RunRecord
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.single import found_or_run
 from tests.record_factory import record_values
 
 
@@ -83,13 +89,24 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         dividing_words(Folder(root=str(root)), lambda option: False)
 
 
-def test_methods_of_clips_race_on_clips_alone() -> None:
+def test_methods_of_clips_do_not_race() -> None:
     """The board of videos puts them ahead of others, which took places of a race that they cannot run."""
-    pictures, clips = set(applicable(clips=False)), set(applicable(clips=True))
-    assert (
-        clips - pictures == {name for name in METHODS.names() if METHODS.get(name).mixes_time} >= {"st_adapter", "aim"}
-    )
-    assert {"lora", ALWAYS} <= pictures and not {"coop", "mtlora"} & clips
+    assert {"lora", ALWAYS} <= set(applicable()) and not {"st_adapter", "aim", "coop", "mtlora"} & set(applicable())
+    assert not any(METHODS.get(name).mixes_time for name in applicable())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["dataset=moving_shapes"], "this one is of clips"),
+        (["dataset=named_shapes", "backbone=pair_micro"], "this backbone reads texts as well"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_before_the_race(words: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"advise ends with an export: .*{said}\. Compare methods") as caught:
+        Adviser(read_request(words), print)
+    asked = shlex.split(str(caught.value).partition("python -m peftbench -m ")[2].partition(", then")[0])
+    assert len(plan_grid(asked)[0].cells) == 3
 
 
 def test_the_shortlist_is_ordered_varied_and_keeps_to_the_parameters() -> None:
@@ -155,6 +172,51 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_race(
     adviser.out = tmp_path / "made"
     with pytest.raises(RecordError, match=r"cannot write .*model\.safetensors: Is a directory"):
         adviser.run()
+
+
+def test_a_text_in_the_place_of_the_models_card_is_found_before_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adviser = Adviser(read_request(["dataset=digits", f"out={tmp_path}"]), print)
+    monkeypatch.setattr(adviser, "_look", lambda: pytest.fail("the race began"))
+    (tmp_path / "model.md").write_text("my own notes")
+    with pytest.raises(ConfigError, match=r"model\.md, and what is there is no card of this package; move it away"):
+        adviser.run()
+    assert [path.name for path in tmp_path.iterdir()] == ["model.md"]
+    (tmp_path / "model.md").unlink()
+    (tmp_path / "model.md").mkdir()
+    with pytest.raises(RecordError, match=r"cannot write .*model\.md: Is a directory"):
+        adviser.run()
+
+
+def test_what_an_advice_prints_uses_the_weights_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The model alone does not say where they are."""
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / "my own" / "back bone.safetensors"
+    weights.parent.mkdir()
+    save_file(load_file(embedded_file()), weights, {"other": "bytes"})
+    root = photos(tmp_path / "photos", {"cat": 12, "dog": 12})
+    words = ["dataset=folder", f"dataset.root={root}", "backbone.checkpoint=my own/back bone.safetensors"]
+    adviser = Adviser(read_request([*words, "runtime.device=cpu", "runtime.progress=false"]), lambda line: None)
+    race = Race(Plan((2,), (2,)))
+    trials = [Trial(Entry(ALWAYS, 1.0), 0, 2, adviser._trial(Entry(ALWAYS, 1.0), 2))]
+    record, _ = found_or_run(adviser._words_of(trials[0].entry, 2, adviser.last_protocol), silent=True)
+    advice = adviser._finish(adviser._look(), Verdict(trials[0], None, record, race))
+    in_python, command = advice.use
+    scope: dict[str, Any] = {}
+    exec(in_python.replace("photo.jpg", str(root / "cat" / "0.png")), scope)
+    assert scope["model"].class_names == ("cat", "dog")
+    capsys.readouterr()
+    assert predict.main(shlex.split(command.replace("FILES_OR_FOLDER", str(root / "cat")))[4:]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 13
+    # the page lies beside the model and may be read from anywhere
+    page = html.unescape(advice.page.read_text())
+    assert f'peftbench.predictor("model.safetensors", checkpoint="{weights}")' in page
+    card = (advice.model.with_suffix(".md")).read_text()
+    assert 'peftbench.predictor("model.safetensors", checkpoint="BACKBONE.safetensors")("photo.jpg")' in card
 
 
 def test_confusion_calibration_and_mistakes_of_three_images() -> None:

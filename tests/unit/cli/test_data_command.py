@@ -205,6 +205,16 @@ def test_verify_and_show_of_a_real_dataset(tmp_path, capsys):
         assert sheet.width > 3 * 64
 
 
+def test_a_sheet_makes_the_folders_that_it_goes_into(tmp_path, capsys):
+    path = tmp_path / "new" / "deeper" / "sheet.png"
+    assert data_command.main(["show", "digits", "--out", str(path), "--per-class", "1"]) == 0
+    with Image.open(path) as sheet:
+        assert sheet.format == "PNG"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match=r"file/x\.png cannot be written .*; name another file with --out"):
+        data_command.main(["show", "digits", "--out", str(tmp_path / "file" / "x.png"), "--per-class", "1"])
+
+
 def test_verify_of_a_broken_folder_exits_with_1(tmp_path, capsys):
     folder = tmp_path / "kitti"
     for split, start, num in (("train800", 0, 800), ("val200", 800, 200), ("test", 1000, 3)):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from peftbench.foundation import digests
-from peftbench.foundation.digests import digests_of, file_digest, file_state, files_digest, read_anew, settled
+from peftbench.foundation.digests import digests_of, file_state, files_digest, read_anew, settled
 from peftbench.foundation.errors import BadInput
 from tests.own_images import swap_bytes
 
@@ -52,7 +52,7 @@ def sha(text: str) -> bytes:
 
 def test_digests_are_those_of_the_bytes(files):
     assert digests_of(files) == [sha("a/1"), sha("a/2"), sha("b/1")]
-    assert file_digest(files[0]) == sha("a/1").hex()
+    assert files_digest(files[:1]) == sha("a/1").hex()
     assert files_digest(files[:2]) == hashlib.sha256(sha("a/1") + sha("a/2")).hexdigest()
     assert digests_of([]) == []
     with pytest.raises(BadInput, match="gone: cannot be read"):

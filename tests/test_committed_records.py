@@ -18,7 +18,8 @@ from peftbench.cli.commands.evaluate import main as evaluate
 from peftbench.config.shipped import shipped_options
 from peftbench.methods.base import METHODS
 from peftbench.records.collect import collect
-from peftbench.records.store import Store, read_record
+from peftbench.records.reading import read_record
+from peftbench.records.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, SKIPPED = Store(ROOT / "results").scan()

@@ -21,8 +21,9 @@ from peftbench.foundation.location import user_path
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.spec import defaults_of
 from peftbench.records.owned import own_adapter, own_predictions
+from peftbench.records.reading import read_record
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store, read_record
+from peftbench.records.store import Store
 from peftbench.train.evaluate import Evaluation
 
 T = TypeVar("T")

@@ -133,6 +133,9 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
     path = store.find(cell.fingerprint, cell.labels)
     if path is not None and runtime.on_existing == "error":
         raise RecordError(f"{path} already holds this cell (runtime.on_existing=error)")
+    if runtime.on_existing == "rerun":
+        # refuses a packed record while nothing has been imported for training
+        store.to_replace(cell.labels, cell.fingerprint, replace=True)
     if path is not None and runtime.on_existing == "skip":
         print_fitted(skipped_line(summary(recorded(cell, store)), path))
     else:

@@ -27,7 +27,8 @@ class RuntimeSpec(Spec):
     last bits, and the record says which they were.
 
     `results` holds the records; `cache` the decoded images (null: the user's cache folder). `on_existing` says what
-    to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`), or error.
+    to do when the cell has a record: skip it, rerun it (the old record goes to `work/replaced/`; a packed one is
+    refused until `pack NAME --unpack`), or error.
     `on_failed` says whether a sweep tries cells again that failed before: skip, or retry; a single cell is always run.
     `save_adapter` keeps the trained tensors.
     A split that would take more than `stream_above_gb` decoded is not cached but decoded anew every epoch, by

@@ -1,8 +1,8 @@
 """Corrupted copies of images at five severities (Hendrycks & Dietterich, ICLR 2019, arXiv:1903.12261).
 
-Definitions and strengths are those of the authors' code for ImageNet-C and CIFAR-10-C, on images as the network gets
-them. Of their nineteen, frost needs photographs that are not this project's to ship (see `frost`). Images are uint8
-[height, width, 3].
+Definitions and strengths are those of the authors' code for CIFAR-10-C, Tiny-ImageNet-C and ImageNet-C, whichever was
+made for images of a like size (see `strengths`), on images as the network gets them. Of their nineteen, frost needs
+photographs that are not this project's to ship (see `frost`). Images are uint8 [height, width, 3].
 """
 
 from __future__ import annotations
@@ -20,16 +20,13 @@ from scipy import ndimage
 from peftbench.data.frost import frost
 from peftbench.data.ready import OnDemand
 from peftbench.data.spatter import spatter
+from peftbench.data.strengths import FROST, strength_of
 from peftbench.data.weather import elastic_transform, floored, fog, glass_blur, motion_blur, snow
 from peftbench.data.zoom import zoomed
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 Generator = np.random.Generator
-
-SEVERITIES = (1, 2, 3, 4, 5)
-# from here on the strengths of ImageNet-C, below those of CIFAR-10-C
-LARGE = 64
 
 
 def gaussian_noise(x: Floats, strength: Any, generator: Generator) -> Floats:
@@ -157,88 +154,6 @@ _ON_PICTURES: dict[str, Callable[[Image.Image, Any], Image.Image]] = {
     "pixelate": pixelate,
     "jpeg_compression": jpeg_compression,
 }
-_ELASTIC_SMALL = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
-_ELASTIC_LARGE = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
-# name -> strength at severity 1 to 5, of CIFAR-10-C and of ImageNet-C
-_STRENGTHS: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]] = {
-    "gaussian_noise": ((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)),
-    "shot_noise": ((500, 250, 100, 75, 50), (60, 25, 12, 5, 3)),
-    "impulse_noise": ((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27)),
-    "defocus_blur": (
-        ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
-        ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
-    ),
-    "zoom_blur": (
-        ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
-        ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
-    ),
-    "brightness": ((0.05, 0.1, 0.15, 0.2, 0.3), (0.1, 0.2, 0.3, 0.4, 0.5)),
-    "contrast": ((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05)),
-    "pixelate": ((0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25)),
-    "jpeg_compression": ((80, 65, 58, 50, 40), (25, 18, 15, 10, 7)),
-    "speckle_noise": ((0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6)),
-    "gaussian_blur": ((0.4, 0.6, 0.7, 0.8, 1), (1, 2, 3, 4, 6)),
-    "saturate": (
-        ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
-        ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
-    ),
-    "glass_blur": (
-        ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
-        ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
-    ),
-    "motion_blur": (
-        ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
-        ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
-    ),
-    "snow": (
-        (
-            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
-            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
-            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
-            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
-        ),
-        (
-            (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
-            (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
-            (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-            (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
-            (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
-        ),
-    ),
-    "fog": (
-        ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
-        ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
-    ),
-    # of 32 and 244 pixels; the latter is theirs, on images of 224
-    "elastic_transform": (
-        tuple(tuple(32 * part for part in parts) for parts in _ELASTIC_SMALL),
-        tuple(tuple(244 * part for part in parts) for parts in _ELASTIC_LARGE),
-    ),
-    "spatter": (
-        (
-            (0.62, 0.1, 0.7, 0.7, 0.5, 0),
-            (0.65, 0.1, 0.8, 0.7, 0.5, 0),
-            (0.65, 0.3, 1, 0.69, 0.5, 0),
-            (0.65, 0.1, 0.7, 0.69, 0.6, 1),
-            (0.65, 0.1, 0.5, 0.68, 0.6, 1),
-        ),
-        (
-            (0.65, 0.3, 4, 0.69, 0.6, 0),
-            (0.65, 0.3, 3, 0.68, 0.6, 0),
-            (0.65, 0.3, 2, 0.68, 0.5, 0),
-            (0.65, 0.3, 1, 0.65, 1.5, 1),
-            (0.67, 0.4, 1, 0.65, 1.5, 1),
-        ),
-    ),
-}
-CORRUPTIONS = tuple(_STRENGTHS)
-# with photographs at hand
-FROST = "frost"
-_FROST = (
-    ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)),
-    ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)),
-)
 
 
 def corrupted(image: Pixels, name: str, severity: int, generator: Generator, photos: tuple[Pixels, ...] = ()) -> Pixels:
@@ -246,10 +161,9 @@ def corrupted(image: Pixels, name: str, severity: int, generator: Generator, pho
 
     `photos`: what frost lays over it (`frost.frost_photos`).
     """
-    large = min(image.shape[:2]) >= LARGE
+    strength = strength_of(name, severity, min(image.shape[:2]))
     if name == FROST:
-        return frost(image, _FROST[large][severity - 1], generator, photos, small=not large)
-    strength = _STRENGTHS[name][large][severity - 1]
+        return frost(image, strength, generator, photos)
     if name in _ON_PICTURES:
         return np.asarray(_ON_PICTURES[name](Image.fromarray(image), strength))
     if name in _ON_BYTES:

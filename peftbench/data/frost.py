@@ -10,6 +10,7 @@ import math
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,10 @@ from PIL import Image
 from peftbench.foundation.errors import BadInput, MissingInput
 
 Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 # the authors' code draws among five of its six
 NAMES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
-# below 64 px it takes every fifth row and column, the middle of five
-_STEP = 5
 
 
 def frost_folder(named: Path | None = None) -> Path:
@@ -56,34 +56,42 @@ def frost_photos(folder: Path) -> tuple[Pixels, ...]:
 
 
 def frost(
-    image: Pixels,
-    strength: tuple[float, float],
-    generator: np.random.Generator,
-    photos: tuple[Pixels, ...],
-    small: bool,
+    image: Pixels, strength: tuple[float, float, float], generator: np.random.Generator, photos: tuple[Pixels, ...]
 ) -> Pixels:
-    """clip(a x + b f), rounded down, f a random piece of a random photograph, (a, b) the strength.
+    """clip(a x + b f), rounded down, f a random piece of a random photograph at `scale`; (a, b, scale) the strength.
 
-    `small`: of the photograph at a fifth of its size, as for CIFAR-10-C. One that is smaller than the image, which the
-    authors' never are, is enlarged to hold it.
+    A photograph that is smaller there than the image, which the authors' never are, is enlarged to hold it.
     """
+    kept, laid, scale = strength
     height, width = image.shape[:2]
-    photo = photos[generator.integers(len(photos))]
-    if small:
-        photo = _fifth(photo)
-    photo = _holding(photo, height + 1, width + 1)
-    top, left = generator.integers(photo.shape[0] - height), generator.integers(photo.shape[1] - width)
-    piece = photo[top : top + height, left : left + width]
-    laid: Pixels = np.clip(strength[0] * image + strength[1] * piece, 0, 255).astype(np.uint8)
-    return laid
-
-
-def _fifth(photo: Pixels) -> Pixels:
-    """A photograph at a fifth of its size, as OpenCV's linear interpolation gives it, which falls on whole pixels."""
-    rows, columns = (
-        np.minimum(_STEP * np.arange(round(side / _STEP)) + _STEP // 2, side - 1) for side in photo.shape[:2]
+    photo = _holding(
+        photos[generator.integers(len(photos))], math.ceil((height + 1) / scale), math.ceil((width + 1) / scale)
     )
-    return photo[rows[:, None], columns]
+    rows, columns = (_places(side, scale) for side in photo.shape[:2])
+    top, left = generator.integers(len(rows) - height), generator.integers(len(columns) - width)
+    piece = _between(photo, rows[top : top + height], columns[left : left + width])
+    frosted: Pixels = np.clip(kept * image + laid * piece, 0, 255).astype(np.uint8)
+    return frosted
+
+
+def _places(side: int, scale: float) -> Floats:
+    """Where in a photograph the rows, or columns, of its copy at `scale` lie, as OpenCV's resize has it."""
+    centres = (np.arange(round(side * scale)) + 0.5) / scale - 0.5
+    return np.clip(centres, 0, side - 1)
+
+
+def _between(photo: Pixels, rows: Floats, columns: Floats) -> Pixels:
+    """Values at these places, linear between pixels and rounded."""
+    found: NDArray[Any] = photo
+    for axis, places in enumerate((rows, columns)):
+        before = places.astype(int)
+        share = np.expand_dims(places - before, (1 - axis, 2))
+        near = found.take(before, axis)
+        if share.any():
+            after = found.take(np.minimum(before + 1, found.shape[axis] - 1), axis)
+            near = near * (1 - share) + after * share
+        found = near
+    return np.rint(found).astype(np.uint8)
 
 
 def _holding(photo: Pixels, height: int, width: int) -> Pixels:

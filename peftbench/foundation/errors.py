@@ -92,6 +92,14 @@ class RecordError(PeftbenchError):
     """A record cannot be read, written or reproduced."""
 
 
+class AlreadyRecorded(RecordError):
+    """Another worker recorded the same cell first."""
+
+
+class HeldPacked(RecordError):
+    """A cell is to be measured again whose record is packed: packs are never changed by a run."""
+
+
 def said_once(messages: Iterable[str]) -> list[str]:
     """The first lines of messages, one for each, then the lines behind them; whatever is repeated once."""
     parts = [message.split("\n") for message in messages]

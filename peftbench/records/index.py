@@ -30,8 +30,9 @@ from peftbench.foundation.files import replace_bytes
 from peftbench.foundation.progress import Bar, Progress
 from peftbench.records import collect, record
 from peftbench.records.packed import SUFFIX, read_pack
+from peftbench.records.reading import read_record, second_file
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store, read_record, second_file
+from peftbench.records.store import Store
 
 # Rows are turned into columns in batches of this many, so that no more records are in memory at once.
 _BATCH = 2_000

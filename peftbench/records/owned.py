@@ -19,8 +19,12 @@ from peftbench.foundation.digests import hash_file
 from peftbench.foundation.entries import matching
 from peftbench.foundation.errors import MissingInput, RecordError
 from peftbench.foundation.files import replace_bytes
+from peftbench.records.packed import SUFFIX
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
+
+_RERUN = "runtime.on_existing=rerun"
+_WITH_ADAPTER = f"runtime.save_adapter=true {_RERUN}"
 
 
 class Attempt:
@@ -57,18 +61,17 @@ def own_adapter(store: Store, record: RunRecord) -> Path:
     """
     if record.adapter is None:
         raise MissingInput(
-            f"record {record.fingerprint} was made without keeping its adapter; run its cell again with "
-            "runtime.save_adapter=true runtime.on_existing=rerun"
+            f"record {record.fingerprint} was made without keeping its adapter; "
+            f"{_again(store, record.fingerprint, _WITH_ADAPTER)}"
         )
     path = store.adapter_path(record.fingerprint)
-    found = _own(path, record.adapter["sha256"], record.fingerprint)
+    found = _own(store, path, record.adapter["sha256"], record.fingerprint)
     shipped = store.shipped(record.fingerprint, ".safetensors")
     if found is None and shipped.is_file() and hash_file(shipped).hex() == record.adapter["sha256"]:
         return shipped
     if found is None:
         raise MissingInput(
-            f"there is no adapter at {path}; copy it there, or run the cell again with runtime.save_adapter=true "
-            "runtime.on_existing=rerun"
+            f"there is no adapter at {path}; copy it there, or {_again(store, record.fingerprint, _WITH_ADAPTER)}"
         )
     return found
 
@@ -81,7 +84,7 @@ def own_predictions(store: Store, record: RunRecord) -> np.ndarray | None:
     if record.predictions is None:
         return None
     path = store.predictions_path(record.fingerprint)
-    found = _own(path, record.predictions["sha256"], record.fingerprint)
+    found = _own(store, path, record.predictions["sha256"], record.fingerprint)
     if found is None:
         return None
     try:
@@ -100,7 +103,14 @@ def predictions_bytes(classes: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _own(path: Path, sha256: str, fingerprint: str) -> Path | None:
+def _again(store: Store, fingerprint: str, words: str) -> str:
+    """What to do for files anew of a record: run its cell again, which a packed record has to be unpacked for."""
+    held = store.find(fingerprint)
+    first = f"{store.unpack_words(held)} first, then " if held is not None and held.name.endswith(SUFFIX) else ""
+    return f"{first}run the cell again with {words}"
+
+
+def _own(store: Store, path: Path, sha256: str, fingerprint: str) -> Path | None:
     """The file with that digest: under its name, or that of an attempt which was killed after its record was put."""
     try:
         present = [file for file in (path, *matching(path.parent, f"{path.stem}.*{path.suffix}")) if file.is_file()]
@@ -113,5 +123,5 @@ def _own(path: Path, sha256: str, fingerprint: str) -> Path | None:
         return None
     raise RecordError(
         f"{path} is not the file that record {fingerprint} was made with (its SHA-256 is not {sha256[:12]}...); "
-        "put the right one there, or run the cell again with runtime.on_existing=rerun"
+        f"put the right one there, or {_again(store, fingerprint, _RERUN)}"
     )

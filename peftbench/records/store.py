@@ -5,23 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import re
-import stat
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from peftbench.foundation.entries import matching
-from peftbench.foundation.errors import BadInput, RecordError
+from peftbench.foundation.errors import AlreadyRecorded, BadInput, HeldPacked, RecordError
 from peftbench.foundation.files import create_text, replace_bytes, replace_text
 from peftbench.records.packed import SUFFIX, packed_fingerprints, read_pack, unpack_one
-from peftbench.records.record import LARGEST_BYTES, RunRecord
+from peftbench.records.reading import read_record, second_file
+from peftbench.records.record import RunRecord
 
-# bytes at either end of a file that are looked at; white space may stand around a record
-_ENDS = 64
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
@@ -79,10 +77,14 @@ class Store:
         """The pack of each packed record, by fingerprint."""
         return {name: pack for pack in self.packs() for name in self._packed_in(pack)}
 
+    def places(self) -> dict[str, Path]:
+        """What `find` answers for each record, by fingerprint, from names alone: for looking up many at once."""
+        plain = {path.stem: path for path in self.record_files() if _FINGERPRINT.fullmatch(path.stem)}
+        return self.packed() | plain
+
     def fingerprints(self) -> set[str]:
-        """Fingerprints of all records, from file names alone: for planning many cells at once."""
-        plain = {path.stem for path in self.record_files() if _FINGERPRINT.fullmatch(path.stem)}
-        return plain.union(self.packed())
+        """Fingerprints of all records, from names alone."""
+        return set(self.places())
 
     def get(self, fingerprint: str) -> RunRecord:
         """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""
@@ -94,23 +96,39 @@ class Store:
     def put(self, record: RunRecord, replace: bool = False) -> Path:
         """Write a record, atomically and exclusively. With `replace`, an older one goes to `work/replaced/` first.
 
-        Raises `RecordError` when one with this fingerprint exists, which stays as it is, and when the disk refuses.
+        Raises what `to_replace` raises, and `RecordError` when the disk refuses.
         """
         path = self.path_of(record.labels, record.fingerprint)
-        existing = self._in_the_way(path)
-        if existing is not None and existing.name.endswith(SUFFIX) and replace:
-            raise RecordError(f"{existing} holds this cell packed; unpack it to measure again")
-        if existing is not None and replace:
-            self._keep_replaced(existing)
+        existing = self.to_replace(record.labels, record.fingerprint, replace)
+        if existing is not None:
+            self.keep_replaced(existing)
             replace_text(existing, record.to_json())
             return existing
-        if existing is None:
-            try:
-                create_text(path, record.to_json())
-                return path
-            except FileExistsError:
-                existing = path
-        raise RecordError(f"{existing} already holds this cell and is never overwritten; delete it to measure again")
+        try:
+            create_text(path, record.to_json())
+        except FileExistsError:
+            raise _already_recorded(path) from None
+        return path
+
+    def to_replace(self, labels: Mapping[str, str], fingerprint: str, replace: bool) -> Path | None:
+        """The file that a new record of this cell would replace, None where there is none; nothing is changed.
+
+        Raises `AlreadyRecorded` where there is one that is not to be replaced, and `HeldPacked` where it is packed.
+        """
+        existing = self._in_the_way(self.path_of(labels, fingerprint))
+        if existing is not None and not replace:
+            raise _already_recorded(existing)
+        if existing is not None and existing.name.endswith(SUFFIX):
+            raise HeldPacked(self.held_packed(existing))
+        return existing
+
+    def held_packed(self, pack: Path) -> str:
+        """What to say where a cell is to be measured again whose record is in this pack."""
+        return f"{pack} holds this cell packed; unpack it to measure again: {self.unpack_words(pack)}"
+
+    def unpack_words(self, pack: Path) -> str:
+        """The command that turns a pack back into record files."""
+        return f"pack {pack.name.removesuffix(SUFFIX)} --unpack --results {shlex.quote(str(self.root))}"
 
     def _in_the_way(self, path: Path) -> Path | None:
         """What `find` finds of this record. A folder of others that was closed since costs no training that is done."""
@@ -216,12 +234,22 @@ class Store:
                 self._packed[pack] = stamp, frozenset()
         return self._packed[pack][1]
 
-    def _keep_replaced(self, existing: Path) -> None:
-        """A copy of a record that a new run of its cell is about to replace, under a name of its own."""
+    def keep_replaced(self, existing: Path, name: str = "") -> Path:
+        """A copy, in `work/replaced/`, of a file that a new measurement is about to replace: `<name>.<digest>.json`.
+
+        `name` is that of the file unless told otherwise, for a record its fingerprint.
+        """
         # bytes, since a damaged one need not be text
         content = existing.read_bytes()
         digest = hashlib.sha256(content).hexdigest()[:8]
-        replace_bytes(self.work_folder / "replaced" / f"{existing.stem}.{digest}.json", content)
+        kept = self.work_folder / "replaced" / f"{name or existing.stem}.{digest}.json"
+        replace_bytes(kept, content)
+        return kept
+
+    def replaced_since(self, fingerprint: str, time_ns: int) -> bool:
+        """Whether a record of this cell was replaced after this time, from the copies kept of replaced ones."""
+        kept = matching(self.work_folder / "replaced", f"{_checked(fingerprint)}.*.json")
+        return any(path.stat().st_mtime_ns > time_ns for path in kept)
 
     def record_files(self) -> list[Path]:
         """The files of records that are not packed, by path."""
@@ -242,28 +270,8 @@ def _folder_name(label: str) -> str:
     return name[:100]
 
 
-def cut_off(path: Path) -> bool:
-    """Whether a record's file is empty or lacks its opening or closing brace, as after a full disk or a broken copy.
-
-    A look at both ends, cheap enough for every cell of a large grid: damage in the middle shows only where the record
-    is read. Packed records are not looked at.
-    """
-    if path.name.endswith(SUFFIX):
-        return False
-    try:
-        with path.open("rb") as stream:
-            first = stream.read(_ENDS)
-            size = stream.seek(0, io.SEEK_END)
-            stream.seek(max(0, size - _ENDS))
-            last = stream.read(_ENDS)
-    except OSError:
-        return True
-    return not (first.lstrip().startswith(b"{") and last.rstrip().endswith(b"}"))
-
-
-def second_file(path: Path, fingerprint: str) -> str:
-    """What to say of a file whose record stands elsewhere as well."""
-    return f"{path}: a second file for record {fingerprint}; delete one of the two"
+def _already_recorded(path: Path) -> AlreadyRecorded:
+    return AlreadyRecorded(f"{path} already holds this cell and is never overwritten; delete it to measure again")
 
 
 def _read_failure(path: Path) -> Failure:
@@ -271,21 +279,3 @@ def _read_failure(path: Path) -> Failure:
         return Failure(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise RecordError(f"{path}: not a note of a failed cell ({error}); delete it") from None
-
-
-def read_record(path: Path) -> RunRecord:
-    """The record in one file; raises `RecordError` naming the file when it holds none or another's."""
-    try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):
-            raise RecordError("not a file; move it away")
-        if state.st_size > LARGEST_BYTES:
-            raise RecordError(f"{state.st_size / 1e6:,.0f} MB are not one record")
-        record = RunRecord.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, RecordError) as error:
-        raise RecordError(f"{path}: {error}") from None
-    if path.stem != record.fingerprint:
-        raise RecordError(
-            f"{path}: holds record {record.fingerprint}; the file must be named {record.fingerprint}.json"
-        )
-    return record

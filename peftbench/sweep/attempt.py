@@ -13,7 +13,15 @@ from peftbench.cells.loggers import open_logger
 from peftbench.cells.run import run_cell
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.device import device_answers
-from peftbench.foundation.errors import DeviceLost, LoggingUnavailable, NotApplicable, PeftbenchError, RecordError
+from peftbench.foundation.errors import (
+    AlreadyRecorded,
+    DeviceLost,
+    HeldPacked,
+    LoggingUnavailable,
+    NotApplicable,
+    PeftbenchError,
+    RecordError,
+)
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.system import system_problem
 from peftbench.foundation.terminal import print_fitted
@@ -47,6 +55,8 @@ def run_noted(
     """
     started = time.perf_counter()
     try:
+        # what would be refused behind the training is refused ahead of it
+        store.to_replace(cell.labels, cell.fingerprint, runtime.on_existing == "rerun")
         with open_logger(cell, runtime) as logger:
             progress = Progress(runtime.progress, (logger.epoch,) if logger else (), headline)
             record = run_cell(tuned(cell, runtime, store), runtime, store, progress)
@@ -57,10 +67,13 @@ def run_noted(
     except NotApplicable as error:
         store.put_failure(cell.fingerprint, cell.labels, str(error), "", "not applicable")
         return Outcome("not applicable", cell.title, str(error), error)
+    except AlreadyRecorded:
+        # another host took this worker for dead and was faster; both trained the same cell
+        return Outcome("skipped", cell.title, "another worker has recorded it meanwhile")
+    except HeldPacked as error:
+        # no note: it would keep the next sweep from the cell once its record is unpacked
+        return Outcome("failed", cell.title, str(error), error)
     except Exception as error:
-        if isinstance(error, RecordError) and store.find(cell.fingerprint, cell.labels) is not None:
-            # another host took this worker for dead and was faster; both trained the same cell
-            return Outcome("skipped", cell.title)
         shown = _explained(error)
         note = store.put_failure(cell.fingerprint, cell.labels, str(shown), traceback.format_exc())
         if not device_answers():
@@ -84,9 +97,11 @@ def run_claimed(cell: Cell, runtime: RuntimeSpec, store: Store, say: bool = True
     if claim is None:
         raise RecordError(f"this cell is being run by {claims.holder(cell.fingerprint) or 'another worker'}")
     with claim:
-        error = run_noted(cell, runtime, store, say=say).error
-    if error is not None:
-        raise error
+        outcome = run_noted(cell, runtime, store, say=say)
+    if outcome.error is not None:
+        raise outcome.error
+    if say and outcome.state == "skipped":
+        print_fitted(f"{outcome.title}: {outcome.message}")
 
 
 def _explained(error: Exception) -> Exception:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.plan import Plan, PlannedCell
-from peftbench.sweep.state import running_in, state_of
+from peftbench.sweep.state import missing_of, running_in
 
 
 @contextmanager
@@ -30,9 +30,9 @@ def followed(plan: Plan, enabled: bool = True, every_seconds: float = 5.0) -> It
 
 def _follow(plan: Plan, ended: threading.Event, every_seconds: float) -> None:
     started, said, said_at = time.monotonic(), (-1, -1), 0.0
-    first = sum(state_of(cell)[0] == "missing" for cell in plan.cells)
+    first = len(missing_of(plan.cells))
     while not ended.wait(every_seconds):
-        left = [cell for cell in plan.cells if state_of(cell)[0] == "missing"]
+        left = missing_of(plan.cells)
         counts, now = (len(left), len(running_in(left))), time.monotonic()
         if counts != said or now - said_at > 60:
             eta = _eta(plan, left, first - len(left), now - started)

@@ -21,7 +21,8 @@ from peftbench.config.words import problems_of
 from peftbench.data.base import DATASETS
 from peftbench.data.suites import suite as datasets_of
 from peftbench.data.suites import task_of
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, brief
+from peftbench.foundation.errors import ConfigError, HeldPacked, MissingInput, PeftbenchError, brief
+from peftbench.records.packed import SUFFIX
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
@@ -132,7 +133,7 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
     cells: dict[str, PlannedCell] = {}
     absent: list[tuple[str, str]] = []
     wrong: dict[str, list[list[str]]] = {}
-    known: dict[Path, set[str]] = {}
+    known: dict[Path, dict[str, Path]] = {}
     builder, asked, swept = Builder(outline=True), Asked(), _swept(combinations)
     own_seed: list[int | str | None] = [None]
     for words, seed in itertools.product(combinations, seeds or own_seed):
@@ -198,7 +199,7 @@ def _planned_cell(
     config: RunConfig,
     runtime: RuntimeSpec,
     words: list[str],
-    known: dict[Path, set[str]],
+    known: dict[Path, dict[str, Path]],
     asked: Asked,
     swept: set[str],
 ) -> PlannedCell:
@@ -208,9 +209,8 @@ def _planned_cell(
     path = store.path_of(cell.labels, cell.fingerprint)
     if not path.is_file():
         if store.root not in known:
-            known[store.root] = store.fingerprints()
-        if cell.fingerprint in known[store.root]:
-            path = store.find(cell.fingerprint) or path
+            known[store.root] = store.places()
+        path = known[store.root].get(cell.fingerprint, path)
     failure = store.failure_path(cell.fingerprint)
     tree: dict[str, Any] = as_tree(config, runtime, lambda spec: asked.of(spec, dataclasses.asdict))
     return PlannedCell(
@@ -246,7 +246,11 @@ def _apart(words: list[str], swept: set[str], method: str) -> tuple[str, ...]:
 
 
 def _refuse_existing(cells: Iterable[PlannedCell]) -> None:
-    forbidden = [cell for cell in cells if cell.record is not None and cell.config["runtime"]["on_existing"] == "error"]
+    recorded = [cell for cell in cells if cell.record is not None]
+    forbidden = [cell for cell in recorded if cell.config["runtime"]["on_existing"] == "error"]
     if forbidden:
         more = f" and {len(forbidden) - 1} more" if len(forbidden) > 1 else ""
         raise PeftbenchError(f"{forbidden[0].record_path}{more}: already recorded (runtime.on_existing=error)")
+    packed = {cell.record_path: cell.results for cell in recorded if cell.reruns and cell.record_path.endswith(SUFFIX)}
+    if packed:
+        raise HeldPacked("\n".join(Store(results).held_packed(Path(pack)) for pack, results in packed.items()))

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from peftbench.cells.cell import Cell
 from peftbench.foundation.errors import RecordError
 from peftbench.records.claims import claims_of
 from peftbench.records.packed import SUFFIX
+from peftbench.records.reading import cut_off
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store, cut_off
+from peftbench.records.store import Store
+from peftbench.sweep.places import Places
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 
 # done: recorded since the plan was made; skipped: recorded before; missing: neither recorded nor noted as failed
@@ -34,16 +35,21 @@ class CellState:
     running: bool = False
 
 
-def state_of(cell: PlannedCell) -> tuple[str, str]:
+def state_of(cell: PlannedCell, places: Places | None = None) -> tuple[str, str]:
     """State and message of one cell; only a missing one is still to be run.
 
-    A record that is cut off counts as failed. Records are not read for this (see `cut_off`).
+    A record that is cut off counts as failed, and so does a packed one that is to be measured again. Records are not
+    read for this (see `cut_off`). `places`: shared by one look at many cells.
     """
-    record = file_state(cell.record_path)
-    if record is not None and (record != cell.record or not cell.reruns):
-        if cut_off(Path(cell.record_path)):
-            return "failed", f"the record {cell.record_path} is damaged (empty or cut off); {_REMEDY}"
-        return ("done" if record != cell.record else "skipped"), ""
+    found = (places or Places()).find(cell)
+    if found is not None:
+        path, since = found
+        if since or not cell.reruns:
+            if cut_off(path):
+                return "failed", f"the record {path} is damaged (empty or cut off); {_REMEDY}"
+            return ("done" if since else "skipped"), ""
+        if path.name.endswith(SUFFIX):
+            return "failed", Store(cell.results).held_packed(path)
     failure = file_state(cell.failure_path)
     if failure is None or (failure == cell.failure and cell.retries):
         return "missing", ""
@@ -75,13 +81,19 @@ def recorded(cell: Cell, store: Store) -> RunRecord:
 
 def states(plan: Plan) -> list[CellState]:
     """All cells of a plan, and those that could not be planned as failed."""
-    running = running_in(plan.cells)
+    running, places = running_in(plan.cells), Places()
     known = []
     for cell in plan.cells:
-        state, message = state_of(cell)
+        state, message = state_of(cell, places)
         is_running = state == "missing" and cell.fingerprint in running
         known.append(CellState(state, cell.title, cell.labels["method"], message, is_running))
     return known + [CellState("failed", words, UNPLANNED, message) for words, message in plan.problems]
+
+
+def missing_of(cells: Iterable[PlannedCell]) -> list[PlannedCell]:
+    """Those that are still to be run, in one look."""
+    places = Places()
+    return [cell for cell in cells if state_of(cell, places)[0] == "missing"]
 
 
 def running_in(cells: Iterable[PlannedCell]) -> dict[str, str]:

@@ -16,8 +16,9 @@ from peftbench.records.claims import Claim, Claims, claims_of
 from peftbench.records.store import Store
 from peftbench.sweep.attempt import run_noted
 from peftbench.sweep.clock import SweepClock, recorded_times
+from peftbench.sweep.places import Places
 from peftbench.sweep.plan import Plan, PlannedCell
-from peftbench.sweep.state import running_in, state_of
+from peftbench.sweep.state import missing_of, running_in, state_of
 
 # a cell that ends its worker this often (memory, a broken driver) is noted as failed instead of ending more
 MAX_DEATHS = 3
@@ -30,25 +31,25 @@ def work(plan_file: str, threads: int = 0, progress: bool = False) -> int:
     """
     sweep = Plan.read(Path(plan_file))
     os.chdir(sweep.folder)
-    left = [cell for cell in sweep.cells if state_of(cell)[0] == "missing"]
+    left = missing_of(sweep.cells)
     clock = SweepClock(recorded_times(sweep.cells), len(sweep.cells), left)
     num_run = 0
     while True:
-        before = num_run
+        before, places = num_run, Places()
         with sharing():
             for cell in list(left):
-                ran = _run_if_free(cell, clock, threads, progress)
+                ran = _run_if_free(cell, places, clock, threads, progress)
                 num_run += bool(ran)
                 if ran is not None:
                     left.remove(cell)
         # cells held by others may have been given up meanwhile, so look again after every round that ran something
-        if num_run == before and not _freed([cell for cell in left if state_of(cell)[0] == "missing"]):
+        if num_run == before and not _freed(missing_of(left)):
             return num_run
 
 
-def _run_if_free(cell: PlannedCell, clock: SweepClock, threads: int, progress: bool) -> bool | None:
+def _run_if_free(cell: PlannedCell, places: Places, clock: SweepClock, threads: int, progress: bool) -> bool | None:
     """True when the cell was run here, False when it was over already, None while somebody else holds it."""
-    if state_of(cell)[0] != "missing":
+    if state_of(cell, places)[0] != "missing":
         clock.settle(cell)
         return False
     store = Store(cell.results)
@@ -57,7 +58,7 @@ def _run_if_free(cell: PlannedCell, clock: SweepClock, threads: int, progress: b
         return None
     with claim:
         started = time.perf_counter()
-        # only now is it certain that nobody finishes the cell between the look and the run
+        # only now is it certain that nobody finishes the cell between this look, at everything anew, and the run
         over = state_of(cell)[0] != "missing"
         if not over:
             clock.num_workers = max(1, len(running_in([cell])))

@@ -17,7 +17,7 @@ from peftbench.config.presets import HparamsSpec
 from peftbench.config.protocol import TUNED_ON, ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec
-from peftbench.foundation.errors import PeftbenchError, TrainingDiverged
+from peftbench.foundation.errors import AlreadyRecorded, PeftbenchError, TrainingDiverged
 from peftbench.foundation.progress import Progress
 from peftbench.records.claims import claims_of
 from peftbench.records.store import Store
@@ -117,6 +117,9 @@ def _measured(trial: Cell, runtime: RuntimeSpec, store: Store) -> tuple[float | 
 def _run(trial: Cell, runtime: RuntimeSpec, store: Store) -> float | None:
     try:
         return run_cell(trial, runtime, store, Progress(runtime.progress)).score("val")
+    except AlreadyRecorded:
+        # another host took this worker for dead and was faster
+        return store.get(trial.fingerprint).score("val")
     except TrainingDiverged as error:
         store.put_failure(trial.fingerprint, trial.labels, str(error), traceback.format_exc())
         return None

@@ -12,8 +12,9 @@ from peftbench.foundation.errors import ConfigError, MissingInput, RecordError
 from peftbench.foundation.files import create_text, locked
 from peftbench.foundation.progress import Progress
 from peftbench.records.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
+from peftbench.records.reading import read_record
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store, read_record
+from peftbench.records.store import Store
 
 _FILTERS = ("backbone", "method", "dataset", "protocol")
 

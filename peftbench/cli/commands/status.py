@@ -11,6 +11,7 @@ from peftbench.cli.arguments import Arguments
 from peftbench.foundation.errors import printable
 from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.places import Places
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import running_in, state_of
 from peftbench.sweep.summary import unplanned_lines
@@ -36,10 +37,10 @@ def main(words: list[str]) -> int:
 
 def found_states(grid: Plan) -> dict[str, tuple[str, str]]:
     """Fingerprint -> one of `COLUMNS`, and what there is to say about it."""
-    running = running_in(grid.cells)
+    running, places = running_in(grid.cells), Places()
     found = {}
     for cell in grid.cells:
-        state, message = state_of(cell)
+        state, message = state_of(cell, places)
         if state == "missing" and cell.fingerprint in running:
             state, message = "running", running[cell.fingerprint]
         elif state == "missing" and cell.inapplicable:

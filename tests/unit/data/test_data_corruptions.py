@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from peftbench.data.corruptions import CORRUPTIONS, SEVERITIES, CorruptedImages, corrupted, from_hsv, to_hsv
+from peftbench.data.corruptions import CorruptedImages, corrupted, from_hsv, to_hsv
+from peftbench.data.strengths import CORRUPTIONS, SEVERITIES
 
 GENERATOR = np.random.default_rng
 
@@ -51,7 +52,7 @@ def test_defocus_is_a_correlation_with_a_disk() -> None:
 
 
 def test_noise_has_its_deviation_and_its_share() -> None:
-    grey = np.full((64, 64, 3), 128, np.uint8)
+    grey = np.full((160, 160, 3), 128, np.uint8)
     rms = {
         name: corrupted(grey, name, 1, GENERATOR(0)) / 255 - 128 / 255
         for name in ("gaussian_noise", "speckle_noise", "shot_noise")
@@ -64,9 +65,29 @@ def test_noise_has_its_deviation_and_its_share() -> None:
     assert (hit == 255).sum() / (hit != 128).sum() == pytest.approx(0.5, abs=0.03)
 
 
-def test_small_images_have_the_strengths_of_cifar_c() -> None:
-    grey = np.full((32, 32, 3), 128, np.uint8)
-    assert (corrupted(grey, "gaussian_noise", 1, GENERATOR(0)) / 255).std() == pytest.approx(0.04, rel=0.05)
+@pytest.mark.parametrize(("size", "deviation"), [(32, 0.06), (45, 0.06), (46, 0.08), (119, 0.08), (120, 0.12)])
+def test_images_have_the_strengths_of_the_nearest_published_size(size: int, deviation: float) -> None:
+    grey = np.full((size, size + 30, 3), 128, np.uint8)
+    found = corrupted(grey, "gaussian_noise", 2, GENERATOR(0)) / 255
+    assert found.std() == pytest.approx(deviation, rel=0.05)
+
+
+def test_images_of_64_pixels_are_as_in_tiny_imagenet_c(tmp_path) -> None:
+    image = picture(64)
+    x = image / 255
+    middle = x.mean(axis=(0, 1))
+    expected = np.floor(255 * np.clip((x - middle) * 0.2 + middle, 0, 1))
+    assert np.abs(corrupted(image, "contrast", 3, GENERATOR(0)) - expected).max() <= 1
+    # a disk of radius 1.5 has nine equal entries
+    padded = np.pad(x, ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    mean = sum(padded[i : i + 64, j : j + 64] for i in range(3) for j in range(3)) / 9
+    assert np.abs(corrupted(image, "defocus_blur", 3, GENERATOR(0)).astype(int) - np.floor(255 * mean)).max() <= 1
+    blocks = corrupted(image, "pixelate", 5, GENERATOR(0)).reshape(32, 2, 32, 2, 3)
+    assert (blocks == blocks[:, :1, :, :1]).all()
+    Image.fromarray(image).save(tmp_path / "a.jpg", quality=25)
+    np.testing.assert_array_equal(
+        corrupted(image, "jpeg_compression", 5, GENERATOR(0)), np.asarray(Image.open(tmp_path / "a.jpg"))
+    )
 
 
 def test_pixelate_has_blocks_and_jpeg_its_quality(tmp_path) -> None:
@@ -87,7 +108,7 @@ def test_zoom_blur_leaves_what_looks_alike_at_every_size() -> None:
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_each_gets_worse_with_severity_and_changes_the_image(name: str) -> None:
-    for size in (32, 96):
+    for size in (32, 64, 120):
         image = picture(size)
         distance = [
             np.abs(corrupted(image, name, severity, GENERATOR(0)).astype(int) - image).mean() for severity in SEVERITIES

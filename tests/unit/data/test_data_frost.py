@@ -56,9 +56,22 @@ def test_small_images_get_it_at_a_fifth_of_its_size(folder: Path) -> None:
     for piece in laid_over_black(folder, 32, 1, 10):
         steps = np.diff(piece[:, 0, 0].astype(int))
         assert set(steps.tolist()) <= {0, 1, 2} and steps.mean() == pytest.approx(0.2 * 5, abs=0.07)
-    fifth = module._fifth(frost_photos(folder)[0])
+    photo = frost_photos(folder)[0]
+    fifth = module._between(photo, *(module._places(side, 0.2) for side in photo.shape[:2]))
     assert fifth.shape == (50, 49, 3)
     assert fifth[:3, 0, 0].tolist() == [2, 7, 12] and fifth[0, -1, 1] == 242
+
+
+def test_images_of_64_pixels_get_it_at_three_tenths_of_its_size(folder: Path) -> None:
+    """Tiny-ImageNet-C's severity 1: x + 0.3 f, every 10/3 pixels, of which OpenCV rounds the linear mean."""
+    for piece in laid_over_black(folder, 64, 1, 10):
+        steps = np.diff(piece[:, 0, 0].astype(int))
+        assert set(steps.tolist()) <= {0, 1, 2} and steps.mean() == pytest.approx(0.3 / 0.3, abs=0.05)
+    photo = frost_photos(folder)[0]
+    found = module._between(photo, *(module._places(side, 0.3) for side in photo.shape[:2]))
+    assert found.shape == (75, 74, 3)
+    # row d lies at (d + 0.5) / 0.3 - 0.5: 1.17, 4.5, 7.83
+    assert found[:3, 0, 0].tolist() == [1, 4, 8]
 
 
 def test_an_image_larger_than_the_photographs_gets_an_enlarged_one(folder: Path) -> None:

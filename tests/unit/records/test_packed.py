@@ -18,7 +18,8 @@ from peftbench.foundation.errors import RecordError
 from peftbench.foundation.identity import fingerprint
 from peftbench.records.index import read_rows
 from peftbench.records.packed import write_pack
-from peftbench.records.store import Store, read_record
+from peftbench.records.reading import read_record
+from peftbench.records.store import Store
 from tests.record_factory import make_record
 
 RECORDS = [make_record(method=method, seed=seed) for method in ("lora", "vpt") for seed in range(3)]

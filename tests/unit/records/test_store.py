@@ -17,8 +17,9 @@ import pytest
 from peftbench.foundation import files
 from peftbench.foundation.errors import RecordError
 from peftbench.records.packed import write_pack
+from peftbench.records.reading import read_record
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store, read_record
+from peftbench.records.store import Store
 from tests.closed_folders import close_folder
 from tests.record_factory import make_record, record_values
 

@@ -313,3 +313,16 @@ def test_a_trial_without_a_record_is_run_once_under_its_own_claim(tmp_path, monk
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("the trial waits for its own claim"))
     assert driver._measured(trial, RuntimeSpec(progress=False), store) == (record.metrics["val"]["accuracy"], False)
     assert run == [record.fingerprint] and claims_of(store).holder(record.fingerprint) is None
+
+
+def test_a_trial_that_another_host_recorded_first_is_taken_from_its_record(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    record = next(iter(tuned_records()[1].values()))
+    trial = dataclasses.replace(plan(gate("method=linear")), fingerprint=record.fingerprint, labels=record.labels)
+
+    def slower(*_):
+        store.put(record)
+        store.put(record)
+
+    monkeypatch.setattr(driver, "run_cell", slower)
+    assert driver._measured(trial, RuntimeSpec(progress=False), store)[0] == record.metrics["val"]["accuracy"]

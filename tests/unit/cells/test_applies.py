@@ -23,6 +23,9 @@ REASONS = {
     "method=lora objective=kgcoop dataset=digits": "objective kgcoop is made for a pair",
     "method=gps task=segmentation dataset=scenes": "looks at the class",
     "method=coop task=text_classification dataset=named_shapes": "reads",
+    "method=hipro objective=kgcoop backbone=pair_micro dataset=domain_shapes task=text_classification task.apart=true": (
+        "objective kgcoop compares an image with the classes of all tasks"
+    ),
 }
 FINE = (
     "method=lora dataset=digits",

@@ -21,11 +21,11 @@ SAID = {
     f"{MAPS} train.compile=true": "which a compiled block does not bear; set train.compile=false",
     f"method=lora method.towers=[text] {PAIR}": "method.towers=['text']: task=classification reads images alone; set",
     "task=vqa backbone=pair_micro dataset=asked_shapes train.mixup=0.2": "texts cannot be mixed with them; set train.m",
-    "objective=pace objective.form=fast train.cutmix=1": "train.cutmix mixes images, and objective pace (form=fast) com",
+    "objective=pace objective.form=fast train.cutmix=1": "train.cutmix mixes images, and objective pace (form=fast) c",
     f"{APART} train.label_smoothing=0.1": "train.label_smoothing gives images a share in classes of other tasks; set",
     f"{APART} train.mixup=0.2": "train.mixup gives images a share in classes of other tasks; set train.mixup=0",
     "protocol.test_flip=true": "are for tasks that predict maps; with task=classification leave them out",
-    "protocol.canvas=64 train.augment=scale_crop_flip": "protocol.canvas is for tasks that predict maps; task=classification takes none",
+    "protocol.canvas=64 train.augment=scale_crop_flip": "protocol.canvas is for tasks that predict maps; task=class",
     f"{MAPS} protocol.canvas=64 train.augment=none": "protocol.canvas needs windows to train on; set train.augment=sca",
 }
 FINE = (

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from peftbench.foundation.errors import BadInput, MissingInput, brief
+from peftbench.foundation.written import write_tensors
 from peftbench.interventions.remade import alike, sketches
 from peftbench.methods.observation import Findings
 from peftbench.tasks.model import TaskModel
@@ -145,6 +146,4 @@ def load_adapter(model: TaskModel, tensors: dict[str, Tensor], path: Path) -> No
     # files of earlier versions tell nothing of them
     if told is not None:
         _require_alike(told, sketches(model), path)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            current[name].copy_(tensor)
+    write_tensors(model, tensors)

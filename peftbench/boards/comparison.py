@@ -47,7 +47,7 @@ def compare(rows: Sequence[Row], columns: Sequence[Column], metric: Metric = ACC
             if index != best
         },
         verdicts=dict(zip(methods, verdicts if len(methods) > 1 else [""], strict=False)),
-        remarks=tuple(_remarks(complete, columns, basis, friedman, best)),
+        remarks=tuple(_remarks(complete, columns, basis, friedman, best, sum(p is not None for p in p_values))),
     )
 
 
@@ -77,8 +77,14 @@ def _verdict(p: float | None) -> str:
 
 
 def _remarks(
-    rows: Sequence[Row], columns: Sequence[Column], basis: str, friedman: sig.Friedman | None, best_row: int
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    basis: str,
+    friedman: sig.Friedman | None,
+    best_row: int,
+    num_tested: int,
 ) -> Iterable[str]:
+    """Where seeds decide, `num_tested` rows have been tested against row `best_row`: those that have a spread."""
     methods, datasets = len(rows), len(columns)
     if methods == 0:
         return
@@ -100,7 +106,7 @@ def _remarks(
         if basis:
             yield (
                 f"verdict: '{EQUAL}' cannot be told apart from {best} at {level}, on these data sets alone "
-                f"(t over seeds, variance pooled over methods, Holm over {methods - 1}); {too_small}"
+                f"(t over seeds, variance pooled over methods, Holm over {num_tested}); {too_small}"
             )
         else:
             yield f"no verdict: a single seed has no spread, and {too_small}"

@@ -77,10 +77,18 @@ def expected_best(scores: Sequence[float]) -> list[float]:
     """
     ordered = np.sort(np.asarray(scores, dtype=float))
     size = len(ordered)
-    share = np.full(size, 1 / size)  # C(i - 1, n - 1) / C(N, n) at n = 1
+    share = np.full(size, 1 / max(size, 1))  # C(i - 1, n - 1) / C(N, n) at n = 1
     expected = []
     for n in range(1, size + 1):
         expected.append(float(share @ ordered))
         # C(i-1, n) / C(N, n+1) from C(i-1, n-1) / C(N, n)
         share = share * np.maximum(np.arange(size) - (n - 1), 0) / n * (n + 1) / max(size - n, 1)
     return expected
+
+
+def expected_best_with(first: float, drawn: Sequence[float]) -> list[float]:
+    """For n = 1, 2, ... trials the expected best of a first one that is always made and n - 1 of those `drawn`.
+
+    All choices among `drawn` are alike, none is taken twice, and the best of them counts where it is above `first`.
+    """
+    return [float(first), *expected_best([max(first, score) for score in drawn])]

@@ -47,6 +47,8 @@ def _of_objective(config: RunConfig) -> str:
     if objective.of_method and objective.of_method != config.method.name:
         return f"objective {objective.name} goes with method={objective.of_method}"
     of_classes = not (objective.plain or objective.of_any)
+    if of_classes and task.tells_tasks:
+        return f"objective {objective.name} compares an image with the classes of all tasks"
     if of_classes and task.targets != ("label",):
         return f"objective {objective.name} is a loss of classes, not of {task.name}"
     if of_classes and objective.of_pairs != bool(backbone.text or backbone.writer):

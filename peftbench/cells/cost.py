@@ -30,6 +30,7 @@ def probe(
     """Numbers that need no clock: one step's memory on the first training batch, and FLOPs per image.
 
     With `train.recompute` the memory is that of a step that computes its `blocks` again; the FLOPs are those without.
+    They are those of steps: what a method does ahead of each epoch is in the seconds and not in them.
     """
     batch = next(iter(batches.epoch(0)))
     again = blocks if train.recompute else ()

@@ -142,20 +142,13 @@ def _changes(train: TrainSpec) -> Changes:
 
 
 def _check_windows(config: RunConfig, window: int, mirrors: bool) -> None:
-    """Raises `ConfigError` for pictures larger than the backbone's input, or several looks at them, out of place."""
-    protocol, task, problems = config.protocol, config.task, []
-    if protocol.several_looks and not task.slides:
-        words = "protocol.test_scales and protocol.test_flip are for tasks that predict maps"
-        problems.append(f"{words}; with task={task.name} leave them out")
+    """Raises `ConfigError` for a canvas or a second look that does not suit the network, the data or the method."""
+    protocol, problems = config.protocol, []
     if protocol.test_flip and not mirrors:
         problems.append("protocol.test_flip mirrors pictures that know left from right; leave it false")
     if protocol.canvas is not None:
-        if not task.slides:
-            problems.append(f"protocol.canvas is for tasks that predict maps; task={task.name} takes none")
         if protocol.canvas < window:
             problems.append(f"protocol.canvas ({protocol.canvas}) must be at least the backbone's input of {window} px")
-        if config.train.augment != "scale_crop_flip":
-            problems.append("protocol.canvas needs windows to train on; set train.augment=scale_crop_flip")
         if config.method.looks_first:
             problems.append(f"{config.method.name} looks at whole pictures; leave protocol.canvas=null")
     if problems:

@@ -58,7 +58,6 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     source = data_set.source
     for note in source.notes:
         progress.say(note)
-    _check_training(config)
     _check_task(config, source)
     backbone = backbone_of(config).to(device)
     config.task.prepare(backbone, source)
@@ -86,15 +85,6 @@ def build_parts(config: RunConfig, runtime: RuntimeSpec, progress: Progress, fin
     return Parts(data, model.to(device), observed, num_params, frozen_buffers)
 
 
-def _check_training(config: RunConfig) -> None:
-    """Raises `ConfigError` for options that take one network for all epochs, of a method that rearranges it."""
-    asked = ["train.compile=false"] if config.train.compile else []
-    asked += ["optim.average_mean=null"] if config.optim.average_mean is not None else []
-    if config.method.rearranges and asked:
-        words = f"{config.method.name} rearranges the network between epochs"
-        raise ConfigError([f"{words}; set {option}" for option in asked])
-
-
 def _check_task(config: RunConfig, source: Source) -> None:
     """Raises `ConfigError` where the data has no such targets, `NotApplicable` where the objective has no such loss."""
     missing = [name for name in config.task.targets if name not in source.targets]
@@ -102,26 +92,9 @@ def _check_task(config: RunConfig, source: Source) -> None:
         has, needs = ", ".join(source.targets), ", ".join(missing)
         words = f"{config.dataset.label} has {has} for a target and task={config.task.name} needs {needs}"
         raise ConfigError([f"{words}; {_tasks_for(source.targets)}"])
-    if config.train.compile and config.task.reads_maps:
-        words = "train.compile=true: maps are taken off the blocks while they run, which a compiled block does not bear"
-        raise ConfigError([f"{words}; set train.compile=false"])
     if config.method.by_class and "label" not in config.task.targets:
         words = f"{config.method.name} looks at the class of each image, and task={config.task.name} has none"
         raise NotApplicable(f"{words}; choose another method")
-    if "text" in config.method.towers and not (config.task.reads_texts or config.task.reads_names):
-        words = f"method.towers={config.method.towers}: task={config.task.name} reads images alone"
-        raise ConfigError([f"{words}; set task=text_classification, which reads class names, or method.towers=[image]"])
-    mixing = [f"train.{name}" for name in ("mixup", "cutmix") if getattr(config.train, name)]
-    if mixing and config.task.reads_texts:
-        raise ConfigError(
-            [f"{name} mixes images, and texts cannot be mixed with them; set {name}=0" for name in mixing]
-        )
-    if mixing and config.objective.by_image:
-        words = f"objective {config.objective.label} compares an image with itself an epoch before"
-        raise ConfigError([f"{name} mixes images, and {words}; set {name}=0" for name in mixing])
-    if config.task.tells_tasks and (mixing or config.train.label_smoothing):
-        given = [*mixing, *(["train.label_smoothing"] if config.train.label_smoothing else [])]
-        raise ConfigError([f"{name} gives images a share in classes of other tasks; set {name}=0" for name in given])
     if config.task.tells_tasks and not (config.objective.plain or config.objective.of_any):
         words = f"objective {config.objective.name} compares an image with the classes of all tasks"
         raise NotApplicable(f"{words}, task.apart=true with those of its own; take objective=none, or another method")

@@ -57,9 +57,12 @@ class SharedDropPath(DropPath):
     def forward(self, x: Tensor) -> Tensor:
         if not self.drop_prob or not self.training:
             return x
-        # drawn for all, as released, so that a seed gives the same
-        drawn = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(1 - self.drop_prob)[: len(x) // self.copies]
-        mask = torch.cat([drawn] * self.copies)
+        # drawn for all and divided twice, as released, so that a seed gives the same to the last digit
+        keep = 1 - self.drop_prob
+        drawn = x.new_empty((len(x), *[1] * (x.ndim - 1))).bernoulli_(keep)
+        if keep > 0 and self.scale_by_keep:
+            drawn.div_(keep)
+        mask = torch.cat([drawn[: len(x) // self.copies]] * self.copies)
         return x * (mask / (mask.mean() + 1e-12))
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.written import HostRead
 from peftbench.interventions.base import Intervention
 from peftbench.interventions.shared import refer
 from peftbench.interventions.tokens import prompt_bound, strip_tokens
 
 
-class Prompts(nn.Module):
+class Prompts(HostRead):
     """Tokens [blocks * num_tokens, width] from U(-v, v), v the `prompt_bound`, and the block that each enters.
 
     `place` (int64 [blocks * num_tokens], from 0) is saved with them; at the start every block has `num_tokens`.
+    `members` are the tokens that enter each block, int64 [any number] and in the order of the tokens.
     """
 
     place: Tensor
@@ -27,25 +30,25 @@ class Prompts(nn.Module):
         self.tokens = nn.Parameter(torch.empty(num_blocks * num_tokens, width).uniform_(-bound, bound))
         self.register_buffer("place", torch.arange(num_blocks).repeat_interleave(num_tokens))
         self.num_blocks = num_blocks
-        # what `place` said when it was last read: the tokens of each block, int64 and as long as they are
-        self._members: list[Tensor] = []
-        self._read: tuple[int, int] | None = None
+        self.members: list[Tensor] = []
+        self.reread()
 
-    @property
-    def members(self) -> list[Tensor]:
-        """The tokens that enter each block, int64 [any number]. Raises `BadInput` for places that are none.
+    def reread(self) -> None:
+        """Find the members of each block by `place`. Raises `BadInput` for places that are none."""
+        if self.place.is_meta:
+            return
+        places = self.place.tolist()
+        if not set(places) <= set(range(self.num_blocks)):
+            raise BadInput(f"a prompt enters block {max(places, key=abs)}; this network has {self.num_blocks}")
+        # also of a model that is loaded for inference and trained later
+        with torch.inference_mode(False):
+            self.members = [(self.place == block).nonzero()[:, 0] for block in range(self.num_blocks)]
 
-        Read anew where `place` has been written to, so that the host waits for the device then alone; never in a trace.
-        """
-        version = 0 if self.place.is_inference() else self.place._version
-        written = id(self.place), version
-        if not torch.compiler.is_compiling() and written != self._read:
-            places = self.place.tolist()
-            if not set(places) <= set(range(self.num_blocks)):
-                raise BadInput(f"a prompt enters block {max(places, key=abs)}; this network has {self.num_blocks}")
-            self._members = [(self.place == block).nonzero()[:, 0] for block in range(self.num_blocks)]
-            self._read = written
-        return self._members
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Prompts:
+        """To another device the members go along."""
+        super()._apply(fn, recurse)
+        self.members = [members.to(self.place.device) for members in self.members]
+        return self
 
     @property
     def counts(self) -> list[int]:
@@ -61,6 +64,7 @@ class Prompts(nn.Module):
         """Let a token enter another block, multiplied by `factor`."""
         self.place[token] = block
         self.tokens[token] *= factor
+        self.reread()
 
 
 class EnterPrompts(Intervention):

@@ -119,7 +119,9 @@ class Method(Part):
         """What is done ahead of each epoch, given its number from 0; nothing for nearly all.
 
         `survey` passes over the training images without a step. What it changes has to lie in tensors that train or in
-        buffers, in place, so that it is saved and the epoch that is chosen has it. Chance is drawn from `seed`.
+        buffers, in place, so that it is saved and the epoch that is chosen has it; a module that keeps on the host
+        what they say is a `foundation.written.HostRead`. Chance is drawn from `seed`. Its passes are in the seconds of
+        training, and in no counted FLOPs.
         """
         return None
 

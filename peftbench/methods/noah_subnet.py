@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -18,8 +18,9 @@ from peftbench.foundation.spec import option
 from peftbench.interventions import Bottleneck, InsertTokens, LinearDelta, LowRank, StripTokens, Tap, tap_block
 from peftbench.methods.base import METHODS, Method
 
-# length of the super-net's prompt, from whose shape the released code takes the xavier bound of each sub-net's
-SUPERNET_TOKENS = 100
+# prompts, ranks and adapter width of the super-net, whose first entries are a sub-net's: the released code takes the
+# xavier bounds from its shapes
+SUPERNET_SIZE = 100
 
 
 # prompts, LoRA rank and adapter width of a block
@@ -56,15 +57,17 @@ class NOAHSubnet(Method):
     explicit list (`prompts`, `lora_ranks`, `adapter_widths`, one number per block, 0 for none) replaces its part, and
     other depths need all three. The search itself is `noah_supernet`. sum p D + 4 D r + (2 D h + h + D) parameters.
 
-    Prompts start from the xavier bound of the released code, LoRA from kaiming and zero, adapters from xavier with
-    biases of zero, which the adapter's own init there draws with std 1e-6. Left out, since they are slips of that code:
-    a second prompt that no block sees, and the init that overwrites B = 0.
+    Prompts and adapters are drawn as the first entries of the released super-net's, which has 100 of each: xavier with
+    bounds sqrt(6 / (101 D)) and sqrt(6 / (D + 100)). LoRA starts from kaiming and zero, biases from zero, which the
+    adapter's own init there draws with std 1e-6. Left out, since they are slips of that code: a second prompt that no
+    block sees, and the init of the whole network, which comes last and draws every linear map again (normal, std 0.02):
+    A, B, which no longer is zero, and both maps of the adapters.
     """
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     subnet: str = option("cifar100", choices=tasks)
     prompts: list[int] = option([], ge=0)
@@ -118,7 +121,6 @@ def insert(
 ) -> None:
     """Give each block prompts, a pair on qkv and an adapter of the sizes in `sizes`; 0 leaves one out."""
     shape = backbone.shape
-    bound = math.sqrt(6 / (shape.width * (SUPERNET_TOKENS + 1)))
     for (_, rank, _), site in zip(sizes, backbone.sites("attn.qkv"), strict=True):
         if rank:
             delta = pair(site.shape.in_dim, site.shape.out_dim, rank, dropout=dropout)
@@ -126,6 +128,8 @@ def insert(
     for (_, _, width), site in zip(sizes, backbone.sites("block"), strict=True):
         if width:
             behind = adapter(site.shape.out_dim, width, "quick_gelu", dropout, init="xavier")
+            for linear in (behind.down, behind.up):
+                _draw_xavier(linear.weight, site.shape.out_dim + SUPERNET_SIZE)
             site.wrap(partial(tap_block, taps=[Tap("mlp", behind, place="behind")]))
     prompts = [num_tokens for num_tokens, _, _ in sizes]
     for num_tokens, before, site in zip(prompts, [0, *prompts], backbone.sites("block"), strict=False):
@@ -142,10 +146,17 @@ def insert(
                     num_replaced=before,
                 )
             )
-            nn.init.uniform_(inserted.tokens, -bound, bound)  # type: ignore[arg-type]
+            # of a tensor [1, tokens, width]
+            _draw_xavier(inserted.tokens, (1 + SUPERNET_SIZE) * shape.width)
     if any(prompts):
         last = backbone.sites("block")[-1]
         last.wrap(partial(StripTokens, num_tokens=left_at_the_end(prompts), num_prefix=shape.num_prefix_tokens))
+
+
+def _draw_xavier(tensor: Any, fans: int) -> None:
+    """Uniform, as xavier draws a tensor of which this is a part and whose fans have the sum `fans`."""
+    bound = math.sqrt(6 / fans)
+    nn.init.uniform_(tensor, -bound, bound)
 
 
 def left_at_the_end(prompts: Sequence[int]) -> int:

@@ -68,14 +68,14 @@ class NOAHSupernet(Method):
     `population` sub-nets in each of `generations` by accuracy on val200, within `budget`, a share of the backbone's
     parameters: 0.0075 is the released 0.64M of ViT-B. The best one trains from the pretrained weights, its modules
     drawn anew, as in the released scripts. Those give the super-net 100 entries of each module, of which the
-    sub-nets of VTAB-1k reach 10; the others are left out here.
+    sub-nets of VTAB-1k reach 10; the others are left out here, and all modules start as though they were there.
     """
 
     family: ClassVar[str] = "adapter"
     paper: ClassVar[str] = "arXiv:2206.04673"
     identity_at_init: ClassVar[bool] = False
     observes: ClassVar[bool] = True
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     sizes: list[int] = option([1, 5, 10], ge=1)
     supernet_epochs: int = option(500, ge=1)

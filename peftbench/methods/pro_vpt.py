@@ -31,7 +31,8 @@ class Relocation:
     A prompt's score is the mean over batches of the gradient of a gate of 1 on it, <dL/dp, p>: by how much the loss
     would fall if it were zero, to the first order. These and the gradients of all that trains beside the prompts are
     clipped together where steps are (`optim.clip_norm`). The loss is the sum over batches of their mean loss divided by
-    their size. Both are so in the released code. Batches whose gradients overflow in half precision are left out.
+    their size. Both are so in the released code. Of a batch whose gradients overflow in half precision, which the
+    released code does not train in, the scores are left out; its loss stays in the sum.
 
     The prompt of the greatest score leaves its block where that score is above zero, for the block that the policy
     chooses; its own leaves it as it is. The reward is by how much the loss fell, less the greatest score now.
@@ -103,9 +104,10 @@ class ProVPT(Method):
 
     A block may be left without prompts. Where they go a policy says that learns from the loss: proximal policy
     optimisation, or Thompson sampling (`policy`). Every epoch costs one more pass over the training images, with
-    gradients. What moved keeps a thousandth of its values and the optimiser's state. The number of parameters stays
-    that of VPT-deep, L p D. The released runs take SGD, batches of 64, and rates and decay from a grid for each task;
-    the released example has 20 tokens and a rate that stays.
+    gradients: counted training FLOPs, which are those of steps, leave it out. What moved keeps a thousandth of its
+    values and the optimiser's state. The number of parameters stays that of VPT-deep, L p D. The released runs take
+    SGD, batches of 64, and rates and decay from a grid for each task; the released example has 20 tokens and a rate
+    that stays.
     """
 
     family: ClassVar[str] = "prompt"

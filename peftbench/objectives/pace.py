@@ -66,7 +66,7 @@ class PACE(Objective):
     """
 
     paper: ClassVar[str] = "arXiv:2409.17137"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     weight: float = option(1.0, gt=0)
     sigma: float = option(1.2, ge=0)

@@ -15,6 +15,7 @@ from peftbench.foundation.errors import ConfigError, TrainingDiverged
 from peftbench.foundation.metric import ACCURACY, Metric
 from peftbench.foundation.seeding import derive, seed_everything
 from peftbench.foundation.stopping import stop_if_told
+from peftbench.foundation.written import write_tensors
 from peftbench.train.average import EpochAverage, epoch_weights
 from peftbench.train.batches import Batches
 from peftbench.train.blocks import Blocks
@@ -166,11 +167,8 @@ class Best:
 
     def restore(self) -> None:
         """Put the kept state back into the model; nothing where no epoch was kept."""
-        if self.state is None:
-            return
-        with torch.no_grad():
-            for name, tensor in _changing(self._model).items():
-                tensor.copy_(self.state[name])
+        if self.state is not None:
+            write_tensors(self._model, self.state)
 
 
 class Started:

@@ -158,3 +158,20 @@ def test_paces_two_copies_share_the_draws_of_stochastic_depth() -> None:
     # divided by the share that was kept
     torch.testing.assert_close(first[kept], x[kept] / kept.double().mean().float())
     assert 10 < kept.sum() < 54 and torch.equal(drop.eval()(x), x)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize(("rate", "copies"), [(0.1, 2), (0.3, 2), (0.1, 1), (1.0, 2)])
+def test_paces_stochastic_depth_is_divided_in_the_released_order(rate: float, copies: int, scaled: bool) -> None:
+    """By what is expected to stay, and then by the mean of that over both copies, to the last digits of a double."""
+    drop = SharedDropPath(rate, scaled).train()
+    drop.copies = copies
+    x = torch.randn(64, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    found = drop(x)
+    torch.manual_seed(0)
+    mask = x.new_empty((64, 1, 1)).bernoulli_(1 - rate)
+    if scaled and rate < 1:
+        mask = mask / (1 - rate)
+    mask = torch.cat([mask[: 64 // copies]] * copies)
+    torch.testing.assert_close(found, x * (mask / (mask.mean() + 1e-12)), rtol=1e-15, atol=0)

@@ -17,6 +17,7 @@ from peftbench.contracts.backbones import images, make
 from peftbench.foundation.errors import BadInput
 from peftbench.interventions.relocated import Prompts
 from peftbench.methods.base import METHODS, install
+from peftbench.methods.pro_vpt import Relocation
 from peftbench.methods.relocation import PPO, Thompson, policy_of
 from peftbench.tasks.model import Classifier
 from peftbench.train.batches import Batch, Batches, training_batches
@@ -221,9 +222,8 @@ def test_prompts_that_moved_are_saved_and_restored_where_they_are() -> None:
     load_adapter(other, tensors, Path("adapter"))
     assert torch.equal(model(x), other(x)) and other.backbone.all_of(Prompts)[0].counts == [0, 5, 1]
     tensors["backbone.shared.prompts.place"][3] = 7
-    load_adapter(other, tensors, Path("adapter"))
     with pytest.raises(BadInput, match="block 7"):
-        other(x)
+        load_adapter(other, tensors, Path("adapter"))
 
 
 class Surveyed:
@@ -246,7 +246,7 @@ class Surveyed:
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
-def test_batches_that_overflow_have_no_say(clip_norm: float | None) -> None:
+def test_batches_that_overflow_have_no_say_in_scores(clip_norm: float | None) -> None:
     places = []
     for overflows in (0, 2):
         method, model = classifier(warmup_epochs=0)
@@ -257,3 +257,12 @@ def test_batches_that_overflow_have_no_say(clip_norm: float | None) -> None:
             ahead(epoch)
         places.append(model.backbone.all_of(Prompts)[0].counts)
     assert places[0] == places[1] != [TOKENS] * 3
+
+
+def test_the_loss_that_rewards_is_that_of_all_batches() -> None:
+    """Those whose gradients overflow among them: the loss of one batch, divided by its size, once for each."""
+    _, model = classifier()
+    looks = [Relocation(model.backbone.all_of(Prompts), Surveyed(model, n), 0, "ppo", SEED)._look(0) for n in (0, 2)]
+    (one, scores), (three, same_scores) = looks
+    assert three == pytest.approx(3 * one, rel=1e-12) and one > 0
+    assert torch.equal(scores[0], same_scores[0])

@@ -23,6 +23,8 @@ def test_prompts_move_and_the_record_knows_where_they_are(run, results, capsys):
     ("option", "advice"),
     [("train.compile=true", "set train.compile=false"), ("optim.average_mean=1", "set optim.average_mean=null")],
 )
-def test_what_takes_one_network_for_all_epochs_is_refused(run, capsys, option, advice):
-    assert run("method=pro_vpt", option) == 2
-    assert f"pro_vpt rearranges the network between epochs; {advice}" in capsys.readouterr().err
+def test_what_takes_one_network_for_all_epochs_is_refused_ahead_of_any_cell(run, results, capsys, option, advice):
+    for more in (["--dry-run"], []):
+        assert run("method=pro_vpt", option, *more) == 2
+        assert f"pro_vpt rearranges the network between epochs; {advice}" in capsys.readouterr().err
+    assert not list(results.rglob("*.txt")) and not list(results.rglob("*.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from peftbench.boards.escaping import csv_text
-from peftbench.boards.reliability import expected_best
+from peftbench.boards.reliability import expected_best_with
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
@@ -26,7 +27,7 @@ def main(words: list[str]) -> int:
     parser = Arguments.of("trials", __doc__)
     parser.add_argument("--results", type=a_folder, default=Path("results"), help="folder with records/ (%(default)s)")
     parser.add_argument(
-        "--out", type=a_file, metavar="FILE.csv", help="write the expected best validation score after 1, 2, ... trials"
+        "--out", type=a_file, metavar="FILE.csv", help="write the best validation score after 1, 2, ... trials"
     )
     arguments = parser.parse_args(words)
     return _show(arguments.results, arguments.out)
@@ -55,25 +56,43 @@ def _show(results: Path, out: Path | None) -> int:
     return 1 if wrong else 0
 
 
+def _drawn(record: RunRecord) -> bool:
+    """Whether the trials behind the first, which is the cell as it stood, are independent draws.
+
+    Others have an order that matters: a grid's levels follow each other, and TPE learns from the scores before.
+    """
+    return bool((record.tuning or {}).get("strategy") == "random")
+
+
 def _after(record: RunRecord) -> list[float]:
-    """The expected best validation score after 1, 2, ... trials; a diverged one counts as the worst of the others."""
-    scores = [trial[f"val_{record.metric.name}"] for trial in (record.tuning or {})["trials"]]
-    known = [record.metric.goodness(score) for score in scores if score is not None]
+    """The best validation score after 1, 2, ... trials; a diverged one counts as the worst of the others.
+
+    Of a random search it is expected over the draws. Elsewhere it is the best so far of the trials that were made.
+    """
+    metric = record.metric
+    scores = [trial[f"val_{metric.name}"] for trial in (record.tuning or {})["trials"]]
+    known = [metric.goodness(score) for score in scores if score is not None]
     if not known:
         return []
-    return [record.metric.goodness(value) for value in expected_best(known + [min(known)] * (len(scores) - len(known)))]
+    first, *others = [min(known) if score is None else metric.goodness(score) for score in scores]
+    best = expected_best_with(first, others) if _drawn(record) else list(accumulate([first, *others], max))
+    return [metric.goodness(value) for value in best]
 
 
 def _budget_line(record: RunRecord) -> str:
     after = _after(record)
     shown = [(n, after[n - 1]) for n in range(1, len(after) + 1) if n & (n - 1) == 0 or n == len(after)]
-    return "expected best val after n trials: " + ", ".join(f"{n}: {record.metric.shown(x, 1)}" for n, x in shown)
+    values = ", ".join(f"{n}: {record.metric.shown(value, 1)}" for n, value in shown)
+    if _drawn(record):
+        return f"expected best val after n trials, the first as the cell stood: {values}"
+    return f"best val after n trials, in the order in which they were made: {values}"
 
 
 def _budget_rows(record: RunRecord) -> list[dict[str, Any]]:
     labels = {name: record.labels[name] for name in ("backbone", "method", "dataset")}
     facts = {**labels, "seed": record.seed, "tuned": (record.tuning or {})["label"], "record": record.fingerprint}
-    scale, name = record.metric.scale, f"expected_best_val_{record.metric.name}"
+    kind = "expected_best" if _drawn(record) else "best_so_far"
+    scale, name = record.metric.scale, f"{kind}_val_{record.metric.name}"
     return [{**facts, "trials": n, name: scale * value} for n, value in enumerate(_after(record), start=1)]
 
 

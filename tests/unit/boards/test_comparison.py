@@ -84,3 +84,12 @@ def test_a_best_row_with_one_seed_leaves_the_verdicts_to_the_others() -> None:
 def test_a_single_method_is_compared_with_nothing() -> None:
     found = comparison({"a": [[0.9, 0.8]]})
     assert (found.verdicts, found.remarks) == ({"a": ""}, ("nothing to compare: fewer than two complete rows",))
+
+
+def test_the_remark_counts_the_comparisons_that_were_corrected() -> None:
+    """Three rows have a spread: two are tested against the first of them, and rows of one seed against none."""
+    spread = {"a": [[0.9, 0.8, 0.85]], "b": [[0.7, 0.8, 0.75]], "c": [[0.1, 0.2, 0.15]]}
+    found = comparison(spread | {"d": [[0.6]], "e": [[0.5]], "f": [[0.4]]})
+    assert sum(p is not None for p in found.against_best.values()) == 2
+    assert found.against_best["b"] == comparison(spread).against_best["b"]
+    assert any("(t over seeds, variance pooled over methods, Holm over 2);" in text for text in found.remarks)

@@ -11,6 +11,7 @@ import pytest
 from peftbench.boards.reliability import (
     Estimate,
     expected_best,
+    expected_best_with,
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
@@ -86,3 +87,11 @@ def test_the_expected_best_is_the_mean_over_all_choices_of_trials() -> None:
     ]
     assert expected_best(scores) == pytest.approx(by_formula, abs=1e-12)
     assert expected_best([2.0]) == [2.0]
+
+
+@pytest.mark.parametrize("first", [0.5, 2.0, 10.0])
+def test_a_first_trial_that_is_always_made_stays_while_the_others_are_drawn(first: float) -> None:
+    drawn = [3.0, 1.0, 4.0, 1.5, 9.0]
+    by_hand = [np.mean([max(first, *chosen) for chosen in itertools.combinations(drawn, n)]) for n in range(1, 6)]
+    assert expected_best_with(first, drawn) == pytest.approx([first, *by_hand], abs=1e-12)
+    assert expected_best_with(first, []) == [first]

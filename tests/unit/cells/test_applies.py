@@ -12,6 +12,7 @@ from peftbench.config.overrides import named_options
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.progress import Progress
 
+OF_TASKS = "backbone=pair_micro dataset=domain_shapes task=text_classification task.apart=true"
 REASONS = {
     "method=aim dataset=digits": "aim works across the frames",
     "method=mtlora task=segmentation dataset=scenes": "mtlora tells several tasks",
@@ -23,6 +24,7 @@ REASONS = {
     "method=lora objective=kgcoop dataset=digits": "objective kgcoop is made for a pair",
     "method=gps task=segmentation dataset=scenes": "looks at the class",
     "method=coop task=text_classification dataset=named_shapes": "reads",
+    f"method=hipro objective=kgcoop {OF_TASKS}": "objective kgcoop compares an image with the classes of all tasks",
 }
 FINE = (
     "method=lora dataset=digits",

@@ -33,8 +33,8 @@ def export_record(
     A text that ends in a slash names a folder, and so does the path of a folder that is there (`is_one_file`).
     `options` say where inputs are on this machine; `repo` is the hub's repository that the card is to speak of. Graphs
     are compared with the model before they are left. Raises `ConfigError` where a text that is no card of this package
-    or a folder stands in the card's place, `MissingInput` when adapter, data or weights are not here, `RecordError` when they are
-    not the record's, `NotApplicable` when the form cannot hold the method.
+    or a folder stands in the card's place, `MissingInput` when adapter, data or weights are not here, `RecordError`
+    when they are not the record's, `NotApplicable` when the form cannot hold the method.
     """
     form, card_file, target = form_of(target), card_of(target), Path(target)
     if target.name in ("", ".."):

@@ -129,10 +129,10 @@ def _explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _NO_SPACE:
             reason, advice = "no space left on the device", "free some space and run the same command again"
-        elif error.errno == errno.EISDIR:
-            reason, advice = error.strerror, "move that folder away, or name another file"
         else:
             reason, advice = error.strerror or str(error), "check that the folder can be written"
+            if error.errno == errno.EISDIR:
+                advice = "move that folder away, or name another file"
         raise RecordError(f"cannot write {path}: {reason}; nothing already recorded was touched; {advice}") from error
 
 

@@ -69,11 +69,9 @@ def card(facts: Mapping[str, Any], files: Mapping[str, str], repo: str | None = 
         *base,
         f"tags: {json.dumps(['peftbench', f'image-{task}', facts['method']['name']])}",
     ]
-    metric = metric_of(facts)
-    score = facts.get(metric.name)
     shown = ", ".join(map(str, names[:20])) + (", ..." if len(names) > 20 else "")
     values = {
-        f"{metric.name}, test split": "see the record" if score is None else metric.shown(score),
+        **_scores(facts),
         "method": ". ".join(word for word in (labels["method"], labels.get("remark")) if word),
         "backbone": f"`{backbone['model']}`, weights `{backbone['weights']}`",
         "protocol": labels.get("protocol", ""),
@@ -97,6 +95,16 @@ def card(facts: Mapping[str, Any], files: Mapping[str, str], repo: str | None = 
         "the data hold for what was trained from them.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _scores(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What was measured, by split. The test split is told even where it was not read: settings are chosen by others."""
+    metric = metric_of(facts)
+    return {
+        f"{metric.name}, {split} split": "not measured" if scores is None else metric.shown(scores[metric.name])
+        for split, scores in facts["scores"].items()
+        if split == "test" or scores is not None
+    }
 
 
 def _use(facts: Mapping[str, Any], form: str, task: str, file: str, repo: str | None) -> str:

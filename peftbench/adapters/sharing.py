@@ -37,6 +37,8 @@ from peftbench.tasks.base import TASKS, Classes, Task
 from peftbench.tasks.model import TaskModel
 
 FORMAT = "peftbench-adapter-1"
+# under which name a file has the score of a record's split
+SPLITS = {"test": "test", "validation": "val"}
 
 
 def with_adapter(net: Any, path: Path | str, merge: bool = False) -> TaskModel:
@@ -86,7 +88,10 @@ def restored(
 
 
 def adapter_facts(path: Path | str) -> dict[str, Any]:
-    """What an exported adapter says of itself: backbone, method, class names, image preparation, record, accuracy.
+    """What an exported adapter says of itself: backbone, method, class names, image preparation, record, scores.
+
+    `scores`: `test` and `validation` -> the task's primary metric -> its value, or None where the split was not
+    measured. Files of earlier versions have one number under the metric's name and do not say of which split.
 
     Raises `BadInput` when the file is not an exported adapter.
     """
@@ -104,7 +109,7 @@ def task_of(facts: Mapping[str, Any], path: Path | str) -> str:
 
 
 def metric_of(facts: Mapping[str, Any]) -> Metric:
-    """The number that the task of an exported file is judged by; the facts hold its value under its name."""
+    """The number that the task of an exported file is judged by; `scores` among the facts hold it by split."""
     return _task(facts).metric
 
 
@@ -155,7 +160,6 @@ def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, diges
 
     images: how the record's images were prepared. digest: `weights_digest` of the backbone without the method.
     """
-    scores = record.metrics["test"] or record.metrics["val"]
     task = {} if config.task.plain else {"task": {"name": config.task.name} | config.task.identity()}
     return {
         "record": record.fingerprint,
@@ -182,10 +186,15 @@ def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, diges
             # files of images that are taken as they lie say nothing of it
             **({"apply_exif": True} if getattr(config.dataset, "apply_exif", False) else {}),
         },
-        record.primary: scores[record.primary],
+        "scores": {name: _primary(record, split) for name, split in SPLITS.items()},
         "made_by": {"version": record.provenance["version"], "git_commit": record.provenance["git_commit"]},
         **task,
     }
+
+
+def _primary(record: RunRecord, split: str) -> dict[str, float] | None:
+    scores = record.metrics[split]
+    return None if scores is None else {record.primary: scores[record.primary]}
 
 
 def _task(facts: Mapping[str, Any]) -> Task:

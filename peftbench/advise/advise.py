@@ -275,8 +275,9 @@ class Adviser:
 
     @property
     def _options(self) -> list[str]:
-        """The words that may be laid over a record's configuration: single options, no groups."""
-        return [word for word in self.words if "." in word.partition("=")[0]]
+        """The words that may be laid over a record's configuration: single options, no groups and no launcher's."""
+        names = {word: word.partition("=")[0] for word in self.words}
+        return [word for word, name in names.items() if "." in name and not name.startswith("launcher.")]
 
     @property
     def _store(self) -> Store:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from peftbench.records.index import read_rows
+from peftbench.api.tables import rows_of
 from peftbench.records.record import RunRecord
-from peftbench.records.store import Store
 from peftbench.sweep.single import run_words, written
 
 
@@ -31,6 +30,8 @@ def run(*words: str, results: Path | str | None = None, **choices: Any) -> RunRe
 
 
 def records(results: Path | str = "results") -> pd.DataFrame:
-    """All records of a results folder, one row each; a `score` is a fraction. The columns: `records/collect.py`."""
-    rows, _ = read_rows(Store(Path(results)), use_index=False)
-    return rows
+    """All records of a results folder, one row each; a `score` is a fraction. The columns: `records/collect.py`.
+
+    A file that is no record is left out and named on stderr.
+    """
+    return rows_of(results)

@@ -7,9 +7,12 @@ from typing import Any
 import pandas as pd
 
 from peftbench.backbones.options import BackboneSpec
-from peftbench.config.choices import shipped
-from peftbench.data.base import DATASETS, DatasetSpec
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError
+from peftbench.config.choices import choices_of, shipped
+from peftbench.config.datasets import shipped_dataset
+from peftbench.data.base import DatasetSpec
+from peftbench.data.standing import DOWNLOAD, standing
+from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.plugins import config_dir
 from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS, Method
 
@@ -41,15 +44,12 @@ def datasets() -> pd.DataFrame:
     `advice`, the first sentence of what to do where it is not ready.
     """
     rows = []
-    for name, values in shipped("dataset").items():
-        # behind its own schema a file may name what it prefers of other groups
-        schema, *_ = values.pop("defaults")
-        kind = schema.removeprefix("/schema/dataset/").partition("@")[0]
-        # a file that sets other sections too has its own under the section's name
-        spec = build(DATASETS.get(kind), values.get("dataset", {}) if schema.endswith("@dataset") else values)
+    for name in choices_of(config_dir() / "dataset"):
+        spec = build(*shipped_dataset(name))
         assert isinstance(spec, DatasetSpec)
-        state, advice = _state(spec)
-        rows.append({"dataset": name, "group": spec.group, "state": state, "advice": advice})
+        found = standing(spec)
+        advice = "fetched at first use" if found.state == DOWNLOAD else str(found.problem or "").partition(". ")[0]
+        rows.append({"dataset": name, "group": spec.group, "state": found.state, "advice": advice})
     return pd.DataFrame(rows)
 
 
@@ -84,14 +84,3 @@ def method_called(name: str) -> tuple[type[Method], dict[str, Any]]:
     else:
         cls, options = METHODS.get(first.removeprefix("/schema/method/").removesuffix("@method")), {}
     return cls, options | values.get("method", {})
-
-
-def _state(spec: DatasetSpec) -> tuple[str, str]:
-    try:
-        spec.revision()
-        here = bool(spec.places())
-    except MissingInput as error:
-        return "missing", str(error).partition(". ")[0]
-    except PeftbenchError as error:
-        return "damaged", str(error).partition(". ")[0]
-    return ("download", "fetched at first use") if spec.download_megabytes and not here else ("ready", "")

@@ -9,14 +9,13 @@ from pathlib import Path
 import pandas as pd
 
 from peftbench.boards.leaderboard import leaderboard as tables_of
+from peftbench.boards.narrow import narrowed
 from peftbench.boards.render import frame, to_markdown
 from peftbench.boards.table import Table
 from peftbench.boards.texts import headers, notes, texts
-from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
-from peftbench.records.index import read_rows
+from peftbench.foundation.errors import MissingInput
+from peftbench.records.index import read_rows, say_skipped
 from peftbench.records.store import Store
-
-NARROWED_BY = ("backbone", "method", "dataset", "protocol")
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,32 @@ def leaderboard(
 ) -> Board:
     """The tables of `python -m peftbench leaderboard`, narrowed to equal labels where they are given.
 
+    A file that is no record is left out and named on stderr, as the command does.
     Raises `MissingInput` where there is nothing to show, `ConfigError` for a label that no record has.
     """
-    rows, _ = read_rows(Store(Path(results)), use_index=False)
-    for column, wanted in zip(NARROWED_BY, (backbone, method, dataset, protocol), strict=True):
-        if wanted is None or not len(rows):
-            continue
-        if wanted not in set(rows[column]):
-            raise ConfigError([f"{column}: no record has '{wanted}'{did_you_mean(wanted, set(rows[column]))}"])
-        rows = rows[rows[column] == wanted]
-    tables = tables_of(rows)
+    asked = {"backbone": backbone, "method": method, "dataset": dataset, "protocol": protocol}
+    chosen = {column: [label] for column, label in asked.items() if label is not None}
+    tables = measured(narrowed(rows_of(results), chosen))
     if not tables:
         raise MissingInput(f"no record under {Path(results) / 'records'} has a test score; run a cell first")
     return Board(tuple(tables))
+
+
+def measured(rows: pd.DataFrame, split: str = "test") -> list[Table]:
+    """The tables of rows of `collect`, in which those that were not trained as the shipped files say are marked.
+
+    split: `test`, or `val` for validation scores alone.
+    """
+    from peftbench.config.shipped import shipped_options  # reads all yaml files
+
+    return tables_of(rows, shipped_options(), split)
+
+
+def rows_of(results: Path | str) -> pd.DataFrame:
+    """The rows of all records of a results folder, by this process alone; a line on stderr for what is no record."""
+    rows, skipped = read_rows(Store(Path(results)), use_index=False)
+    say_skipped(skipped)
+    return rows
 
 
 def _html(table: Table) -> str:

@@ -1,6 +1,6 @@
 """Checkpoint layouts: which tensors of a file are the backbone's, and what timm calls them.
 
-Names are those of the official releases (facebookresearch/dino, mae, ibot, dinov2, dinov3; openai/CLIP) and of
+Names are those of the official releases (facebookresearch/deit, dino, mae, ibot, dinov2, dinov3; openai/CLIP) and of
 Hugging Face transformers, versions 4 and 5. What timm's own filter converts is brought to the form it expects.
 """
 
@@ -26,17 +26,22 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "student"
 _PREFERRED = ("ema", "teacher", "base_encoder", "vision", "visual")
 # What pre-training needs and a backbone does not.
 _PRETRAINING = re.compile(r"(decoder_\w+|mask_token|masked_embed|lm_head|projectors)(\.|$)")
-# Indices and fixed tables, computed anew by every model.
+# Indices and fixed tables, computed anew by every model; of rotary embeddings the periods are kept beside the rest.
 _COMPUTED = re.compile(r"(^|\.)(position_ids|relative_position_index|attn_mask|periods|bias_mask)$")
+_PERIODS = "rope_embed.periods"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The backbone's tensors under timm's names before its own filter, and in words where they were in the file."""
+    """The backbone's tensors under timm's names before its own filter, and in words where they were in the file.
+
+    periods: those of the rotary embedding, which is no part of timm's states; None where the file has none.
+    """
 
     state: State
     words: str
     left_out: tuple[str, ...]
+    periods: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +73,11 @@ def find_state(content: Mapping[str, Any], net: nn.Module, ema: bool = True) -> 
         words += [f"under '{prefix}'"] if prefix else []
         words += [f"from '{where}'"] if where else []
         kept = {name: tensor for name, tensor in inside.items() if not _COMPUTED.search(name)}
-        converted, zeros = _without_zero_biases(layout.convert(kept), net)
+        converted, zeros = _without_zero_biases(_scales_of_layers(layout.convert(kept), net), net)
         if "mask_token" in inside:
             converted, renamed = _pooled_norm(converted, net)
             words += renamed
-        return Found(converted, ", ".join(words), (*_heads(outside + dropped), *zeros))
+        return Found(converted, ", ".join(words), (*_heads(outside + dropped), *zeros), inside.get(_PERIODS))
     return Found(state, "no known layout" + (f", from '{where}'" if where else ""), ())
 
 
@@ -143,6 +148,13 @@ def _official(state: State) -> State:
         state.setdefault("mask_token", torch.zeros(1))
     keep = {"register_tokens", "storage_tokens"} & state.keys()
     return {name: tensor for name, tensor in state.items() if keep or not _PRETRAINING.match(name)}
+
+
+def _scales_of_layers(state: State, net: nn.Module) -> State:
+    """DeiT III (`models_v2.py`) for a network whose scales of layers are modules, as those of BEiT and EVA are not."""
+    if "blocks.0.ls1.gamma" not in net.state_dict():
+        return state
+    return renamed_by(state, ((r"^(blocks\.\d+)\.gamma_([12])$", r"\1.ls\2.gamma"),))
 
 
 def _without_zero_biases(state: State, net: nn.Module) -> tuple[State, tuple[str, ...]]:

@@ -26,17 +26,22 @@ from peftbench.tasks.model import Classifier
 FORMS = {".safetensors": "adapter", "": "peft", ".onnx": "onnx", ".pt2": "program"}
 
 
-def export_record(record: RunRecord, store: Store, options: list[str], target: Path, repo: str | None = None) -> Path:
-    """Write `target`, whose ending is one of `FORMS`, from a record's adapter, and its card beside it.
+def export_record(
+    record: RunRecord, store: Store, options: list[str], target: Path | str, repo: str | None = None
+) -> Path:
+    """Write `target` from a record's adapter, in the form that its ending says, and its card beside it.
 
+    A text that ends in a slash names a folder, and so does the path of a folder that is there (`is_one_file`).
     `options` say where inputs are on this machine; `repo` is the hub's repository that the card is to speak of. Graphs
     are compared with the model before they are left. Raises as `check_target`, `MissingInput` when adapter, data or
     weights are not here, `RecordError` when they are not the record's, `NotApplicable` when the form cannot hold the
     method, or none the record (`unexportable`).
     """
-    # `.` has no name, which its card and other forms beside it go by
-    target = target if target.name not in ("", "..") else target.resolve()
     check_target(target)
+    form, card_file, target = form_of(target), card_of(target), Path(target)
+    if target.name in ("", ".."):
+        # `.` has no name, which its card and other forms beside it go by
+        target = target.resolve()
     config, _ = record_config(record, options)
     if reason := unexportable(config):
         raise NotApplicable(f"{reason}; 'evaluate' and 'reproduce' restore its record")
@@ -47,7 +52,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         backbone = build_backbone(config.backbone)
     images = image_transform(input_spec(config.backbone), config.protocol)
     facts = facts_of(record, config, images, weights_digest(backbone.net))
-    form, size = FORMS[target.suffix if is_one_file(target) else ""], facts["images"]["size"]
+    size = facts["images"]["size"]
     # every form is of a model that the tensors fit
     model = restored(backbone, tensors, facts, path, form in ("onnx", "program") and config.method.mergeable)
     if form == "adapter":
@@ -60,7 +65,7 @@ def export_record(record: RunRecord, store: Store, options: list[str], target: P
         if not isinstance(model, Classifier):
             raise NotApplicable(f"PEFT's format holds classifiers, this is {config.task.name}: write a .safetensors")
         write_peft(model, config.backbone.model, target)
-    replace_text(card_of(target), card(facts, _forms(target, record.fingerprint), repo))
+    replace_text(card_file, card(facts, _forms(target, record.fingerprint), repo))
     return target
 
 
@@ -73,30 +78,42 @@ def unexportable(config: RunConfig) -> str:
     return ""
 
 
-def check_target(target: Path) -> None:
+def check_target(target: Path | str) -> None:
     """What `export_record` refuses of a place, asked ahead of long work; what stands there is as before.
 
-    Raises `ConfigError` where a text that is no card of this package stands in the card's place, `RecordError` where
-    file or card cannot be written.
+    Raises `ConfigError` where a text that is no card of this package or a folder stands in the card's place,
+    `RecordError` where file or card cannot be written.
     """
     _refuse_other_text(card_of(target))
-    for file in (*((target,) if is_one_file(target) else ()), card_of(target)):
+    for file in (*((Path(target),) if is_one_file(target) else ()), card_of(target)):
         check_writable(file)
 
 
-def card_of(target: Path) -> Path:
+def card_of(target: Path | str) -> Path:
     """Where the card of an exported file or folder is."""
-    return target.with_suffix(".md") if is_one_file(target) else target / "README.md"
+    path = Path(target)
+    return path.with_suffix(".md") if is_one_file(target) else path / "README.md"
 
 
-def is_one_file(target: Path) -> bool:
-    """Whether a form of this name is a file; else it is a folder, whose name may end in anything."""
-    return bool(target.suffix) and target.suffix in FORMS
+def form_of(target: Path | str) -> str:
+    """The form, of those in `FORMS`, that is written to a target."""
+    return FORMS[Path(target).suffix if is_one_file(target) else ""]
+
+
+def is_one_file(target: Path | str) -> bool:
+    """Whether a form of this name is a file, which its ending says.
+
+    Else it is a folder: one that is there, or whose name ends in a slash, may end in anything.
+    """
+    path = Path(target)
+    return bool(path.suffix) and path.suffix in FORMS and not str(target).endswith("/") and not path.is_dir()
 
 
 def _refuse_other_text(path: Path) -> None:
     """Raises `ConfigError` where a file that is no card of this package would be written over."""
     try:
+        if path.is_dir():
+            raise ConfigError([f"export writes its card to {path}, which is a folder; name another target"])
         if path.is_file() and TAG not in path.read_text(encoding="utf-8", errors="replace"):
             words = f"export writes its card to {path}, and what is there is no card of this package"
             raise ConfigError([f"{words}; move it away, or name another target"])
@@ -112,12 +129,12 @@ def files_of(target: Path) -> dict[str, Path]:
 
 def _forms(target: Path, record: str) -> dict[str, str]:
     """Name -> form, of `target` and of the record's other forms that lie beside it and that its old card names."""
+    if not is_one_file(target):
+        return {target.name: FORMS[""]}
     try:
         old = card_of(target).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         old = ""
-    if not is_one_file(target):
-        return {target.name: FORMS[""]}
     kept = {target, *(_named(target, old) if f"| record | `{record}`" in old else ())}
     return {file.name: form for suffix, form in FORMS.items() if (file := target.with_suffix(suffix)) in kept}
 

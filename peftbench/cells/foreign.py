@@ -18,6 +18,9 @@ from peftbench.foundation.progress import Progress
 from peftbench.tasks.model import Classifier
 from peftbench.train.evaluate import Evaluation
 
+# sections of what trains or chooses: the folder holds what was trained
+_UNUSED = ("method", "objective", "optim", "hparams", "tune", "launcher")
+
 
 def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     """The test split that the words name (dataset=..., backbone=...), classified with an adapter in PEFT's format.
@@ -25,7 +28,7 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
     No record is made: how the adapter was trained is not known. Raises what a cell and `attach_peft` raise.
     """
     chosen = ["method=linear", *words]
-    if problems := problems_of(chosen):
+    if problems := problems_of(chosen) or _unused(words):
         raise ConfigError(problems)
     config, runtime = from_tree(Trees().of(chosen), named_options(chosen))
     with settled(runtime, config.train):
@@ -34,3 +37,13 @@ def evaluate_peft(folder: Path, words: Sequence[str]) -> Evaluation:
             raise NotApplicable(f"PEFT's adapters are measured as classifiers, not for task={config.task.name}")
         attach_peft(parts.model, folder)
         return measure_test(config, parts)
+
+
+def _unused(words: Sequence[str]) -> list[str]:
+    """One message for every word that an adapter made elsewhere has no use for."""
+    names = sorted(named_options(words))
+    return [
+        f"{name}: the adapter says what it changes, and nothing is trained; leave it out"
+        for name in names
+        if name.partition(".")[0] in _UNUSED
+    ]

@@ -83,6 +83,10 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
         return use(config, parts)
 
 
+# sections that choose cells or place them, and say nothing of one that is chosen
+_UNUSED = ("tune", "launcher")
+
+
 def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, RuntimeSpec]:
     """The configuration of a record's cell on this machine; `options` say where its inputs are.
 
@@ -96,6 +100,8 @@ def record_config(record: RunRecord, options: list[str]) -> tuple[RunConfig, Run
         section, _, name = option.partition(".")
         if not name:
             raise ConfigError([f"'{option}=...': the parts of a recorded cell are settled; write section.option=value"])
+        if section in _UNUSED:
+            raise ConfigError([f"{option}: a recorded cell has no use for it; leave it out"])
         own = tree.get(section)
         tree[section] = {**(own if isinstance(own, dict) else {}), name: value}
     typed, runtime = from_tree(tree)

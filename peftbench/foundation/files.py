@@ -131,6 +131,8 @@ def _explained(path: Path) -> Iterator[None]:
             reason, advice = "no space left on the device", "free some space and run the same command again"
         else:
             reason, advice = error.strerror or str(error), "check that the folder can be written"
+            if error.errno == errno.EISDIR:
+                advice = "move that folder away, or name another file"
         raise RecordError(f"cannot write {path}: {reason}; nothing already recorded was touched; {advice}") from error
 
 

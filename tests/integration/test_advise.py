@@ -66,6 +66,8 @@ def test_interrupted_and_resumed_it_ends_in_a_model_that_predicts(photos: Path, 
     said = first.stdout.read()
     assert first.wait(timeout=120) == 130 and "best so far" in said and "test images were not read" in said
     assert (tmp_path / "advice" / "colours" / "model.safetensors").is_file()
+    card = (tmp_path / "advice" / "colours" / "model.md").read_text()
+    assert "| accuracy, test split | not measured |" in card and "| accuracy, validation split | " in card
     before = {record.fingerprint for record in Store(tmp_path / "results").all()}
     assert before and all(record.metrics["test"] is None for record in Store(tmp_path / "results").all())
 

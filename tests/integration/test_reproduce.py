@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,20 @@ def test_an_export_writes_over_no_text_of_others_and_takes_folders_by_any_name(
         assert run("export", record.fingerprint, target, "--results", str(results), fast=False) == 0
         card = (dotted / "README.md").read_text()
         assert TAG in card and "library_name: peft" in card and '"lora-v1.5"' in card
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.onnx").mkdir()
+    for target in ("run.v2/", "new.onnx/", "there.onnx"):
+        capsys.readouterr()
+        assert run("export", record.fingerprint, target, "--results", str(results), fast=False) == 0
+        assert f"its card is {Path(target) / 'README.md'}" in capsys.readouterr().out
+        assert (tmp_path / target / "adapter_model.safetensors").is_file()
+        assert f'"{Path(target).name}"' in (tmp_path / target / "README.md").read_text()
+    (tmp_path / "c.md").mkdir()
+    assert run("export", record.fingerprint, "c.safetensors", "--results", str(results), fast=False) == 2
+    assert "its card to c.md, which is a folder; name another target" in capsys.readouterr().err
+    assert not (tmp_path / "c.safetensors").exists()
+    assert run("export", record.fingerprint, "run.v3", "--results", str(results), fast=False) == 2
+    assert "a new one with a / behind it" in capsys.readouterr().err
 
 
 def by_the_card(card: str, file: str, images: torch.Tensor) -> np.ndarray:
@@ -261,7 +276,7 @@ def test_the_documented_lines_restore_an_exported_adapter(run, results, tmp_path
     monkeypatch.chdir(tmp_path)
     made: dict[str, Any] = {}
     exec(embedded, made)
-    assert made["facts"]["accuracy"] == record.metrics["test"]["accuracy"]
+    assert made["facts"]["scores"] == {"test": {"accuracy": record.metrics["test"]["accuracy"]}, "validation": None}
     assert made["facts"]["class_names"] == [str(digit) for digit in range(10)]
 
     # the network is not here: timm's download is stood in for by the embedded weights

@@ -9,7 +9,7 @@ from peftbench.adapters.hf_peft import CONFIG
 from peftbench.cells.elsewhere import evaluate_elsewhere, names_dataset
 from peftbench.cells.foreign import evaluate_peft
 from peftbench.cells.restore import find_record, restore_and_evaluate
-from peftbench.cli.record_words import record_parser, results_folder
+from peftbench.cli.record_words import MEASURING, record_parser, refuse_unused, results_folder
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.owned import predictions_bytes
 
@@ -21,6 +21,7 @@ def main(words: list[str]) -> int:
     `dataset=...` a record that reads class names is measured on another data set, and no record is made of that.
     """
     arguments = record_parser("evaluate", __doc__).parse_args(words)
+    refuse_unused("evaluate", arguments.options, MEASURING)
     if (Path(arguments.record) / CONFIG).is_file():
         metrics = evaluate_peft(Path(arguments.record), arguments.options).metrics
         print_fitted(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
 from peftbench.adapters.hub import push, ready_to_push
-from peftbench.cells.export import FORMS, card_of, export_record, files_of
+from peftbench.cells.export import card_of, export_record, files_of, is_one_file
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
-from peftbench.cli.record_words import results_folder
+from peftbench.cli.record_words import FINDING, refuse_unused, results_folder
 from peftbench.foundation.errors import ConfigError, brief
+from peftbench.foundation.location import user_path
 from peftbench.foundation.terminal import print_fitted
 
 
@@ -23,7 +23,7 @@ def main(words: list[str]) -> int:
         "file",
         type=_target,
         help="FILE.safetensors for peftbench and timm, FILE.onnx, FILE.pt2 (torch.export), or a folder: "
-        "Hugging Face PEFT's format, for methods of low-rank pairs",
+        "Hugging Face PEFT's format, for methods of low-rank pairs. A new folder whose name has an ending: FOLDER/",
     )
     parser.add_argument(
         "options", nargs="*", default=[], help="where inputs are on this machine, e.g. dataset.root=DIR"
@@ -39,6 +39,7 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.private and arguments.push is None:
         raise ConfigError(["export: --private says what --push makes; add --push OWNER/NAME"])
+    refuse_unused("export", arguments.options, FINDING)
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     if arguments.push is not None:
         ready_to_push()
@@ -58,14 +59,14 @@ def _repo(named: str) -> str:
     return named
 
 
-def _target(named: str) -> Path:
-    """Where to write: a file with an ending of `FORMS`, or a folder."""
-    suffix = Path(named).suffix
-    if Path(named).is_dir():
-        return a_folder(named)
-    if suffix not in FORMS:
+def _target(named: str) -> str:
+    """Where to write: a file with an ending of `FORMS`, or a folder, told by a slash behind it."""
+    path = user_path(named, "the path")
+    if named.endswith("/") or not path.suffix or path.is_dir():
+        return f"{a_folder(named)}/"
+    if not is_one_file(path):
         raise argparse.ArgumentTypeError(
-            f"export writes no '{brief(suffix)}' files: end in .safetensors (peftbench and timm), .onnx or .pt2 "
-            "(torch.export), or name a folder (Hugging Face PEFT's format)"
+            f"export writes no '{brief(path.suffix)}' files: end in .safetensors (peftbench and timm), .onnx or .pt2 "
+            "(torch.export), or name a folder (Hugging Face PEFT's format), a new one with a / behind it"
         )
-    return a_file(named) if suffix else a_folder(named)
+    return str(a_file(named))

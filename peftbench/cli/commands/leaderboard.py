@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 import pandas as pd
 from rich.console import Console
 
-from peftbench.boards.leaderboard import leaderboard
+from peftbench.api.tables import measured
+from peftbench.boards.narrow import narrowed
 from peftbench.boards.published import alone, beside
 from peftbench.boards.published_halves import halves_alone, halves_beside
 from peftbench.boards.reliability_tables import reliability
@@ -19,7 +19,6 @@ from peftbench.boards.render import write
 from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
-from peftbench.boards.variants import shown
 from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.cli.strips import GROUP, strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
@@ -86,12 +85,10 @@ def _run(arguments: argparse.Namespace) -> None:
     everything = read_reported(arguments.results, not arguments.no_index)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
     suites = _suites(everything, Store(arguments.results))
-    rows = _narrow(_of_suites(everything, suites, arguments.suite), chosen)
+    rows = narrowed(_of_suites(everything, suites, arguments.suite), chosen, "--")
     if arguments.published and arguments.select == "val":
         raise ConfigError(["--published: published figures are test scores; leave out --select val"])
-    from peftbench.config.shipped import shipped_options  # reads yaml files, which the tables themselves do without
-
-    tables = leaderboard(rows, shipped_options(), arguments.select)
+    tables = measured(rows, arguments.select)
     if arguments.published:
         tables = halves_beside(beside(tables))
         tables += [*alone(), *halves_alone()] if arguments.published == "all" else []
@@ -208,31 +205,3 @@ def _nothing_to_show(folder: Path, num_records: int, num_chosen: int, split: str
         f"none of the {num_chosen} records has a test score: trials that choose settings are no results; --select val "
         "shows their validation scores"
     )
-
-
-def _narrow(rows: pd.DataFrame, chosen: dict[str, list[str]]) -> pd.DataFrame:
-    """Rows whose labels are among the chosen ones; raises `ConfigError` for a label that no record has."""
-    labels = {
-        column: [_labels(column, *pair) for pair in zip(rows[column], rows["data"], strict=True)] for column in chosen
-    }
-    known = {column: {name for names in of_rows for name in names} for column, of_rows in labels.items()}
-    problems = [
-        f"--{column}: no record has '{name}'{did_you_mean(name, known[column])}"
-        for column, names in chosen.items()
-        for name in names
-        if len(rows) and name not in known[column]
-    ]
-    if problems:
-        raise ConfigError(problems)
-    kept = [
-        all(not labels[column][place].isdisjoint(names) for column, names in chosen.items())
-        for place in range(len(rows))
-    ]
-    return rows[pd.Series(kept, index=rows.index, dtype=bool)]
-
-
-def _labels(column: str, label: str, data: str) -> set[str]:
-    """What a row answers to; images also to their revision, in full or as a table's column shows it."""
-    dataset = json.loads(data)["dataset"] if column == "membership" else None
-    revision = dataset.get("revision") if isinstance(dataset, dict) else None
-    return {label} if revision is None else {label, str(revision), shown(revision)}

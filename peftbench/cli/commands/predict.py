@@ -13,14 +13,19 @@ from peftbench.adapters.predictor import Predictor, image_files, snippet
 from peftbench.cells.export import export_record, is_one_file
 from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_file, a_folder
-from peftbench.cli.record_words import results_folder
-from peftbench.foundation.errors import BadInput, PeftbenchError, error_line, printable
+from peftbench.cli.record_words import DEVICE, FINDING, refuse_unused, results_folder
+from peftbench.config.gate import FIXED, NAMED
+from peftbench.config.overrides import TOP, option_values, quoted
+from peftbench.foundation.errors import BadInput, ConfigError, PeftbenchError, brief, error_line, printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress
 
 COLUMNS = ("file", "class", "probability")
 # images and folders named one by one of those that cannot be read
-NAMED = 20
+MOST_NAMED = 20
+CHECKPOINT = "backbone.checkpoint"
+# options that have a use: an exported file is whole but for weights that it does not hold
+_OF_FILE, _OF_RECORD = (CHECKPOINT, DEVICE), (DEVICE, *FINDING)
 
 
 def main(words: list[str]) -> int:
@@ -39,20 +44,26 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--out", type=a_file, help="the CSV to write (default: the terminal)")
     parser.add_argument("--all", action="store_true", help="a column with the probability of every class")
-    parser.add_argument("--checkpoint", type=Path, help="the backbone's weights, where they came from a file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--checkpoint", help=f"the backbone's weights where they came from a file, or {CHECKPOINT}=FILE"
+    )
+    parser.add_argument("--device", help=f"auto, cpu, cuda or cuda:N (default: auto), or {DEVICE}=...")
     parser.add_argument("--results", type=a_folder, help="results folder (default: results)")
     arguments = parser.parse_args(words)
     options = [word for word in arguments.images if _is_option(word)]
+    of_file = Path(arguments.model).suffix == ".safetensors"
+    refuse_unused("predict", options, _OF_FILE if of_file else _OF_RECORD, "" if of_file else "runtime.")
+    checkpoint, device = _either(arguments.checkpoint, CHECKPOINT, options), _either(arguments.device, DEVICE, options)
     unread: list[PeftbenchError] = []
     files = image_files([word for word in arguments.images if word not in options], unread.append)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(arguments.model)
-        if model.suffix != ".safetensors":
+        if not of_file:
             _refuse_other_forms(model)
             record, store = find_record(arguments.model, results_folder(arguments.results, options))
+            options = _with_checkpoint(options, checkpoint)
             model = export_record(record, store, options, Path(folder) / "model.safetensors")
-        predictor = Predictor(model, arguments.checkpoint, arguments.device)
+        predictor = Predictor(model, checkpoint, device or "auto")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(predictor.class_names if arguments.all else ())])
@@ -88,10 +99,25 @@ def _refuse_other_forms(model: Path) -> None:
 
 def _named(unread: list[PeftbenchError]) -> list[str]:
     """A line for each of the first, and one that counts the rest."""
-    more = len(unread) - NAMED
-    return [*map(str, unread[:NAMED]), *([f"{more:,} more"] if more > 0 else [])]
+    more = len(unread) - MOST_NAMED
+    return [*map(str, unread[:MOST_NAMED]), *([f"{more:,} more"] if more > 0 else [])]
 
 
 def _is_option(word: str) -> bool:
     """`dataset.root=DIR` and the like; a file of such a name is an image all the same."""
-    return "=" in word and "." in word.partition("=")[0] and not Path(word).exists()
+    key, equals, _ = word.partition("=")
+    return bool(equals) and ("." in key or key in (*FIXED, *NAMED, *TOP)) and not Path(word).exists()
+
+
+def _either(flag: str | None, option: str, options: list[str]) -> str | None:
+    """What a flag or the option of the same meaning says. Raises `ConfigError` where the two say different things."""
+    said = option_values(word for word in options if word.startswith(f"{option}=")).get(option)
+    if flag is not None and said is not None and flag != str(said):
+        raise ConfigError([f"predict: --{option.partition('.')[2]} {brief(flag)} and {option}={said}: leave one out"])
+    return flag if said is None else str(said)
+
+
+def _with_checkpoint(options: list[str], checkpoint: str | None) -> list[str]:
+    """The options of a record, the weights among them however they were named."""
+    rest = [word for word in options if not word.startswith(f"{CHECKPOINT}=")]
+    return rest if checkpoint is None else [*rest, f"{CHECKPOINT}={quoted(checkpoint)}"]

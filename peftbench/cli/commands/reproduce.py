@@ -12,7 +12,7 @@ import numpy as np
 from peftbench.cells.cell import plan
 from peftbench.cells.restore import find_record, record_config
 from peftbench.cells.run import run_cell
-from peftbench.cli.record_words import record_parser, results_folder
+from peftbench.cli.record_words import TRAINING, record_parser, refuse_unused, results_folder
 from peftbench.foundation import attention, matmul
 from peftbench.foundation.progress import Progress
 from peftbench.foundation.terminal import print_fitted
@@ -24,6 +24,7 @@ from peftbench.records.store import Store
 def main(words: list[str]) -> int:
     """Exit code 0 when curve, metrics and predictions, if kept, equal the record's bit for bit, 1 when they differ."""
     arguments = record_parser("reproduce", __doc__).parse_args(words)
+    refuse_unused("reproduce", arguments.options, TRAINING)
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     with tempfile.TemporaryDirectory(prefix="peftbench-reproduce-") as folder:
         again = rerun(record, arguments.options, Store(folder))

@@ -10,7 +10,7 @@ from rich.table import Table as Grid
 
 from peftbench.cells.restore import find_record, with_restored
 from peftbench.cells.robustness import Measured, scores_on_corruptions
-from peftbench.cli.record_words import record_parser, results_folder
+from peftbench.cli.record_words import MEASURING, record_parser, refuse_unused, results_folder
 from peftbench.data.corruptions import Pixels
 from peftbench.data.frost import frost_folder, frost_photos
 from peftbench.data.strengths import CORRUPTIONS, FROST, IMAGENET_C, SEVERITIES, SIZES, formerly, published_size
@@ -47,6 +47,7 @@ def main(words: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    refuse_unused("robustness", arguments.options, MEASURING)
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     if record.metrics["test"] is None:
         raise RecordError(f"record {record.fingerprint} has no test result to stand beside")

@@ -7,7 +7,7 @@ from pathlib import Path
 from peftbench.cells.pictures import predicted_sheet
 from peftbench.cells.restore import find_record, with_restored
 from peftbench.cli.arguments import a_png, count
-from peftbench.cli.record_words import record_parser, results_folder
+from peftbench.cli.record_words import MEASURING, record_parser, refuse_unused, results_folder
 from peftbench.cli.sheets import write_sheet
 from peftbench.foundation.errors import ConfigError
 
@@ -21,6 +21,7 @@ def main(words: list[str]) -> int:
     arguments = parser.parse_args(words)
     if arguments.keep and arguments.out:
         raise ConfigError(["--keep has a place of its own; leave out --out"])
+    refuse_unused("show", arguments.options, MEASURING)
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
     sheet = with_restored(
         record, store, arguments.options, lambda config, parts: predicted_sheet(config, parts, arguments.rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from peftbench.cli.data.shipped import size_of
+from peftbench.cli.data.sizes import size_of
 from peftbench.data.pixels.entry import Listed, listed, prune
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.location import default_cache_dir

@@ -10,11 +10,12 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from peftbench.cli.data.shipped import shipped, size_of
+from peftbench.cli.data.sizes import size_of
 from peftbench.config.choices import choices_of
+from peftbench.config.datasets import shipped_dataset
 from peftbench.data.base import DatasetSpec
-from peftbench.foundation.entries import all_below
-from peftbench.foundation.errors import ConfigError, MissingInput, PeftbenchError, did_you_mean, printable
+from peftbench.data.standing import DOWNLOAD, MISSING, standing
+from peftbench.foundation.errors import ConfigError, PeftbenchError, did_you_mean, printable
 from peftbench.foundation.plugins import config_dir
 from peftbench.foundation.spec import build
 from peftbench.foundation.terminal import width_of
@@ -29,7 +30,7 @@ def main(arguments: argparse.Namespace) -> int:
     options = _dataset_options(arguments.options)
     known: set[str] = set()
     for name in choices_of(config_dir() / "dataset"):
-        cls, values = shipped(name)
+        cls, values = shipped_dataset(name)
         fields = {field.name for field in dataclasses.fields(cls)}
         known |= fields
         spec = build(cls, values | {key: value for key, value in options.items() if key in fields})
@@ -72,17 +73,14 @@ def _dataset_options(words: list[str]) -> dict[str, Any]:
 def _state(spec: DatasetSpec) -> tuple[str, str, str]:
     """State, size (on disk, or of the archives to get) and place of a dataset."""
     to_get = f"{spec.download_megabytes:,} MB to get" if spec.download_megabytes else ""
-    try:
-        spec.check()
-        places = spec.places()
-        size = size_of(sum(map(_bytes_under, places)))
-    except MissingInput as error:
-        return "missing", to_get, _shortened(spec, error)
-    except PeftbenchError as error:
-        return "damaged", "", _shortened(spec, error)
-    if places:
-        return "ready", size, ", ".join(map(str, places[:2]))
-    return ("download", to_get, "fetched at first use") if to_get else ("ready", "", "made by the package")
+    found = standing(spec, sized=True)
+    if found.problem is not None:
+        return found.state, to_get if found.state == MISSING else "", _shortened(spec, found.problem)
+    if found.state == DOWNLOAD:
+        return found.state, to_get, "fetched at first use"
+    if found.num_bytes is None:
+        return found.state, "", "made by the package"
+    return found.state, size_of(found.num_bytes), ", ".join(map(str, found.places[:2]))
 
 
 def _narrowed(state: str, size: str, where: str) -> tuple[str, str]:
@@ -96,9 +94,3 @@ def _narrowed(state: str, size: str, where: str) -> tuple[str, str]:
 def _shortened(spec: DatasetSpec, error: PeftbenchError) -> str:
     """The first statement of a message, without the name that the row begins with."""
     return re.split(r"[:;] |\. |\n", str(error).removeprefix(f"{spec.label}: "))[0]
-
-
-def _bytes_under(place: Path) -> int:
-    if place.is_file():
-        return place.stat().st_size
-    return sum(path.stat().st_size for path in all_below(place) if path.is_file())

@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 
 from peftbench.cli.data.composed import composed
-from peftbench.cli.data.shipped import shipped, size_of
+from peftbench.cli.data.sizes import size_of
 from peftbench.config.choices import choices_of
+from peftbench.config.datasets import shipped_dataset
 from peftbench.data.base import SPLITS, DatasetSpec
 from peftbench.data.pixels.cache import load_split
 from peftbench.foundation.plugins import config_dir
@@ -18,7 +19,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     # asking for it is leave to download, unless the words say otherwise
     if not any(word.startswith("dataset.download=") for word in arguments.options):
-        cls, _ = shipped(arguments.dataset) if _is_choice(arguments.dataset) else (DatasetSpec, {})
+        cls, _ = shipped_dataset(arguments.dataset) if _is_choice(arguments.dataset) else (DatasetSpec, {})
         if "download" in {field.name for field in dataclasses.fields(cls)}:
             arguments.options = ["dataset.download=true", *arguments.options]
     config, runtime = composed(arguments)

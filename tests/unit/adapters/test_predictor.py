@@ -171,12 +171,12 @@ def test_good_images_have_their_rows_and_bad_ones_are_named(
 def test_no_good_image_at_all_is_an_error(
     tmp_path: Path, darkness: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for number in range(predict.NAMED + 3):
+    for number in range(predict.MOST_NAMED + 3):
         (tmp_path / f"{number}.jpg").write_text("no image")
     with pytest.raises(BadInput, match="none of the images can be read") as caught:
         predict.main(["model.safetensors", str(tmp_path), "--out", str(tmp_path / "out.csv")])
     lines = str(caught.value).splitlines()
-    assert len(lines) == predict.NAMED + 2 and lines[-1] == "3 more"
+    assert len(lines) == predict.MOST_NAMED + 2 and lines[-1] == "3 more"
     with pytest.raises(BadInput, match=r"^\S+/0\.jpg: the image cannot be decoded .*truncated$"):
         predict.main(["model.safetensors", str(tmp_path / "0.jpg")])
     assert capsys.readouterr().out == ""

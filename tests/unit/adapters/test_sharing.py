@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from peftbench.adapters.card import card
 from peftbench.adapters.file import adapter_bytes, adapter_tensors, read_adapter
 from peftbench.adapters.sharing import adapter_facts, export_adapter, facts_of, weights_digest, with_adapter
 from peftbench.backbones.build import build_backbone, from_timm
@@ -51,7 +52,10 @@ def trained(name: str, net: torch.nn.Module) -> tuple[Classifier, Findings | Non
     return model, findings
 
 
-def exported(name: str, tmp_path):
+TESTED = {"val": None, "test": {"accuracy": 0.5}}
+
+
+def exported(name: str, tmp_path, metrics=TESTED):
     net = plain()
     buffers = tuple(net.buffers())
     model, findings = trained(name, net)
@@ -70,8 +74,8 @@ def exported(name: str, tmp_path):
     )
     record = SimpleNamespace(
         fingerprint="0" * 16,
-        labels={"method": name},
-        metrics={"test": {"accuracy": 0.5}, "val": None},
+        labels={"method": name, "dataset": "digits"},
+        metrics=metrics,
         primary="accuracy",
         data={"class_names": list("abcde"), "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
         weights={"id": "none"},
@@ -110,6 +114,51 @@ def test_the_file_tells_how_to_use_it_and_no_place_of_a_machine(tmp_path):
     assert facts["images"]["size"] == 32 and facts["images"]["mean"] == [0.5, 0.5, 0.5]
     with safe_open(path, framework="pt") as file:
         assert str(tmp_path) not in str(file.metadata())
+
+
+@pytest.mark.parametrize(
+    ("metrics", "scores", "told"),
+    [
+        (
+            TESTED,
+            {"test": {"accuracy": 0.5}, "validation": None},
+            ["| accuracy, test split | 50.00% |"],
+        ),
+        (
+            {"val": {"accuracy": 0.705}, "test": None},
+            {"test": None, "validation": {"accuracy": 0.705}},
+            ["| accuracy, test split | not measured |", "| accuracy, validation split | 70.50% |"],
+        ),
+        (
+            {"val": {"accuracy": 0.75}, "test": {"accuracy": 0.5}},
+            {"test": {"accuracy": 0.5}, "validation": {"accuracy": 0.75}},
+            ["| accuracy, test split | 50.00% |", "| accuracy, validation split | 75.00% |"],
+        ),
+        (
+            {"val": None, "test": None},
+            {"test": None, "validation": None},
+            ["| accuracy, test split | not measured |"],
+        ),
+    ],
+)
+def test_scores_are_told_with_their_split(tmp_path, metrics, scores, told):
+    _, path = exported("lora", tmp_path, metrics)
+    facts = adapter_facts(path)
+    assert facts["scores"] == scores and "accuracy" not in facts
+    lines = card(facts, {path.name: "adapter"}).splitlines()
+    assert [line for line in lines if " split |" in line] == told
+
+
+def test_a_file_of_before_scores_had_their_split_still_loads(tmp_path):
+    model, path = exported("lora", tmp_path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts = json.loads(metadata["facts"])
+    del facts["scores"]
+    save_file(tensors, path, metadata=metadata | {"facts": json.dumps(facts | {"accuracy": 0.5})})
+    assert adapter_facts(path)["accuracy"] == 0.5
+    with torch.no_grad():
+        assert torch.equal(with_adapter(plain(), path)(IMAGES), model(IMAGES))
 
 
 def test_other_weights_are_refused(tmp_path):

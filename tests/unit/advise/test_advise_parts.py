@@ -170,7 +170,7 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_race(
         adviser.run()
     (tmp_path / "made" / "model.safetensors").mkdir(parents=True)
     adviser.out = tmp_path / "made"
-    with pytest.raises(RecordError, match=r"cannot write .*model\.safetensors: Is a directory"):
+    with pytest.raises(RecordError, match=r"model\.safetensors: Is a directory; .*; move that folder away"):
         adviser.run()
 
 

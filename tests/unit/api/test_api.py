@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import peftbench
+from peftbench.boards.render import write
+from peftbench.cli.commands.leaderboard import main as leaderboard_command
 from peftbench.foundation.errors import ConfigError, MissingInput
 from peftbench.records.store import Store
 from tests.conftest import REPOSITORY
@@ -79,3 +81,25 @@ def test_a_board_shows_itself_in_a_notebook_and_is_narrowed_by_labels(tmp_path: 
     assert list(peftbench.leaderboard(tmp_path, method="vpt").frame["method"]) == ["vpt"]
     with pytest.raises(ConfigError, match="did you mean 'lora'"):
         peftbench.leaderboard(tmp_path, method="lorra")
+
+
+def test_a_board_of_the_committed_records_is_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = REPOSITORY / "results"
+    words = ["--results", str(results), "--out", str(tmp_path / "command"), "--no-report", "--no-index"]
+    assert leaderboard_command(words) == 0
+    board = peftbench.leaderboard(results)
+    assert any("\N{SECTION SIGN}" in line.partition("|")[2] for line in str(board).splitlines())
+    assert "\N{SECTION SIGN}" in board._repr_html_()
+    files = [path.name for path in write(board.tables, tmp_path / "python")]
+    assert sorted(files) == sorted(path.name for path in (tmp_path / "command").iterdir())
+    for name in files:
+        assert (tmp_path / "python" / name).read_text() == (tmp_path / "command" / name).read_text()
+
+
+def test_a_file_that_is_no_record_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Store(tmp_path).put(make_record())
+    path.with_name("other.json").write_text("{}")
+    for ask in (peftbench.leaderboard, peftbench.records):
+        ask(tmp_path)
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("skipped ") and "other.json" in line

@@ -174,17 +174,65 @@ def official_dinov3(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_official_dinov3_files_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state = randomised(eva())
     official = official_dinov3(state)
-    official |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": torch.zeros(4)}
+    periods = eva().rope.periods.bfloat16()
+    official |= {"mask_token": torch.zeros(1, 32), "rope_embed.periods": periods}
     for number in range(2):
         # of the keys' third the mask makes nothing of it
         bias = torch.cat([torch.zeros(32), torch.ones(32), torch.zeros(32)])
         official[f"blocks.{number}.attn.qkv.bias"] = bias
         official[f"blocks.{number}.attn.qkv.bias_mask"] = 1 - bias
-    assert "left out: mask_token, qkv.bias (all zero)" in loads(official, state, tmp_path / "a.pth", eva())
+    net = eva()
+    assert not torch.equal(net.rope.periods, periods.float())
+    words = loads(official, state, tmp_path / "a.pth", net)
+    assert "with its rotary periods; left out: mask_token, qkv.bias (all zero)" in words
+    # the very numbers of the release, and angles made of them
+    assert net.rope.periods.dtype == torch.float32 and torch.equal(net.rope.periods, periods.float())
+    assert not torch.equal(net.rope.get_embed((4, 4)), eva().rope.get_embed((4, 4)))
     assert capsys.readouterr().out == ""
     official["blocks.1.attn.qkv.bias"] = torch.full((96,), 0.01)
     with pytest.raises(BadInput, match=r"blocks\.1\.attn\.qkv\.bias is not zero.*'qkvb'"):
         loads(official, state, tmp_path / "b.pth", eva())
+
+
+@pytest.mark.parametrize("periods", [torch.zeros(4), torch.ones(8), torch.tensor([1.0, 2.0, 3.0, float("nan")])])
+def test_periods_that_cannot_be_are_refused(periods: Tensor, tmp_path: Path) -> None:
+    torch.save(official_dinov3(randomised(eva())) | {"rope_embed.periods": periods}, tmp_path / "a.pth")
+    message = refused(lambda: load_weights(eva(), tmp_path / "a.pth"))
+    assert "a.pth: the periods of its rotary embedding are" in message
+
+
+def test_periods_without_a_place_are_said_to_be_left_out(tmp_path: Path) -> None:
+    words = loads(STATE | {"rope_embed.periods": torch.ones(4)}, STATE, tmp_path / "a.pth")
+    assert words.endswith("left out: rotary periods")
+
+
+def test_angles_that_were_made_ahead_follow_the_periods_of_a_file(tmp_path: Path) -> None:
+    net = eva(dynamic_img_size=False)
+    assert net.rope.pos_embed_cached is not None
+    periods = net.rope.periods.bfloat16()
+    torch.save(official_dinov3(randomised(net)) | {"rope_embed.periods": periods}, tmp_path / "a.pth")
+    load_weights(net, tmp_path / "a.pth")
+    assert torch.equal(net.rope.get_embed(), net.rope.get_embed((4, 4)))
+
+
+def test_official_deit3_files_load(tmp_path: Path) -> None:
+    """`models_v2.py`: the scales of layers are parameters of the block, and no position is the class token's."""
+    net = partial(
+        timm.create_model,
+        "deit3_base_patch16_224",
+        num_classes=0,
+        img_size=32,
+        depth=2,
+        embed_dim=32,
+        num_heads=2,
+    )
+    state = randomised(net())
+    official = {re.sub(r"ls([12])\.gamma$", r"gamma_\1", name): tensor for name, tensor in state.items()}
+    assert {"blocks.0.gamma_1", "blocks.1.gamma_2"} <= official.keys() and official["pos_embed"].shape[1] == 4
+    assert "from 'model'; left out: head" in loads({"model": official | HEADS}, state, tmp_path / "a.pth", net())
+    # BEiT has its own under these names
+    beit = Beit(**SIZES, num_classes=0, init_values=0.1)
+    loads({"model": randomised(beit)}, randomised(beit), tmp_path / "b.pth", beit)
 
 
 def test_official_dinov3_biases_load_into_the_network_that_has_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What of a dataset is known from its yaml file, and how bytes are written."""
+"""What of a dataset is known from its yaml file, without composing a whole configuration, Hydra or torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from peftbench.config.choices import content
 from peftbench.data.base import DATASETS, DatasetSpec
 
 
-def shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
-    """The class and the values of one yaml of the group, without composing a whole configuration."""
+def shipped_dataset(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
+    """The class and the values of one yaml of the group."""
     values = content("dataset", name)
     # behind its own schema a file may name what it prefers of other groups
     schema, *_ = values.pop("defaults")
@@ -17,7 +17,3 @@ def shipped(name: str) -> tuple[type[DatasetSpec], dict[str, Any]]:
     # a file that sets other sections too has its own under the section's name
     own = values.get("dataset", {}) if place == "dataset" else values
     return DATASETS.get(kind), own
-
-
-def size_of(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:,.1f} MB"

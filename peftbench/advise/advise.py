@@ -74,9 +74,9 @@ class Adviser:
 
     def run(self) -> Advice:
         """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
-        check_target(self.out / MODEL)
-        for name in (PAGE, FACTS):
+        for name in (MODEL, PAGE, FACTS):
             check_writable(self.out / name)
+        check_target(self.out / MODEL)
         seen = self._look()
         entries, plan = self._entries()
         self.race = Race(plan, found=self._found)

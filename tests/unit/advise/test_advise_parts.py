@@ -185,7 +185,7 @@ def test_a_text_in_the_place_of_the_models_card_is_found_before_the_race(
     assert [path.name for path in tmp_path.iterdir()] == ["model.md"]
     (tmp_path / "model.md").unlink()
     (tmp_path / "model.md").mkdir()
-    with pytest.raises(RecordError, match=r"cannot write .*model\.md: Is a directory"):
+    with pytest.raises(ConfigError, match=r"writes its card to .*model\.md, which is a folder; name another target"):
         adviser.run()
 
 

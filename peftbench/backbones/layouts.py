@@ -26,22 +26,19 @@ _NESTED = ("state_dict", "model_state_dict", "model", "module", "net", "student"
 _PREFERRED = ("ema", "teacher", "base_encoder", "vision", "visual")
 # What pre-training needs and a backbone does not.
 _PRETRAINING = re.compile(r"(decoder_\w+|mask_token|masked_embed|lm_head|projectors)(\.|$)")
-# Indices and fixed tables, computed anew by every model; of rotary embeddings the periods are kept beside the rest.
+# Indices and fixed tables, computed anew by every model.
 _COMPUTED = re.compile(r"(^|\.)(position_ids|relative_position_index|attn_mask|periods|bias_mask)$")
+# DINOv3's releases round them to bfloat16; timm makes them in float32, up to 0.2 % apart, and so does every cell here
 _PERIODS = "rope_embed.periods"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The backbone's tensors under timm's names before its own filter, and in words where they were in the file.
-
-    periods: those of the rotary embedding, which is no part of timm's states; None where the file has none.
-    """
+    """The backbone's tensors under timm's names before its own filter, and in words where they were in the file."""
 
     state: State
     words: str
     left_out: tuple[str, ...]
-    periods: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,8 @@ def find_state(content: Mapping[str, Any], net: nn.Module, ema: bool = True) -> 
         if "mask_token" in inside:
             converted, renamed = _pooled_norm(converted, net)
             words += renamed
-        return Found(converted, ", ".join(words), (*_heads(outside + dropped), *zeros), inside.get(_PERIODS))
+        anew = ("rotary periods (made anew in float32)",) if _PERIODS in inside else ()
+        return Found(converted, ", ".join(words), (*_heads(outside + dropped), *zeros, *anew))
     return Found(state, "no known layout" + (f", from '{where}'" if where else ""), ())
 
 

@@ -9,8 +9,6 @@ from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from torch import Tensor, nn
 from torch._guards import detect_fake_mode
 
-from peftbench.foundation.errors import BadInput
-
 # Of sizes beyond these the angles are made in each pass; none is let go of, since recorded steps may read it.
 _MOST_SIZES = 16
 
@@ -24,28 +22,6 @@ def keep_angles(net: nn.Module) -> None:
     if type(rope) is RotaryEmbeddingDinoV3:
         rope.__class__ = KeptAngles
         rope.kept = {}
-
-
-def take_periods(net: nn.Module, periods: Tensor) -> bool:
-    """Has DINOv3's rotary embedding turn by a file's periods [head width / 4]; False where the network has none such.
-
-    The release rounds them to bfloat16, and its weights were trained with these; timm makes them anew in float32, up
-    to 0.2 % apart. Raises `BadInput` for periods that cannot be its own.
-    """
-    rope: Any = getattr(net, "rope", None)
-    if not isinstance(rope, RotaryEmbeddingDinoV3):
-        return False
-    own = rope.periods
-    if periods.shape != own.shape or not bool((periods.isfinite() & (periods > 0)).all()):
-        raise BadInput(
-            f"the periods of its rotary embedding are {list(periods.shape)} numbers and not {list(own.shape)} above 0; "
-            "check backbone.model"
-        )
-    with torch.no_grad():
-        own.copy_(periods)
-        if rope.pos_embed_cached is not None:
-            rope.pos_embed_cached.copy_(rope._create_embed(rope.feat_shape, no_aug=True))
-    return True
 
 
 class KeptAngles(RotaryEmbeddingDinoV3):

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from peftbench.backbones.checkpoint import first_line, read_checkpoint, refuse_bomb
 from peftbench.backbones.layouts import find_state
 from peftbench.backbones.options import BackboneSpec
-from peftbench.backbones.rotary import take_periods
 from peftbench.backbones.tubelets import VideoTransformer
 from peftbench.foundation.connection import offline_reason
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
@@ -48,18 +47,7 @@ def load_weights(net: nn.Module, path: Path, ema: bool = True) -> str:
     state = {name: tensor for name, tensor in state.items() if name not in unused}
     _check(net, state, path, words)
     net.load_state_dict(state, strict=False)
-    if found.periods is not None:
-        words, left_out = _with_periods(net, found.periods, words, left_out, path)
     return words + (f"; left out: {', '.join(sorted(left_out))}" if left_out else "") + anew
-
-
-def _with_periods(net: nn.Module, periods: Tensor, words: str, left_out: set[str], path: Path) -> tuple[str, set[str]]:
-    """Takes a file's rotary periods where the network has a place for them; what is said of the file either way."""
-    try:
-        taken = take_periods(net, periods)
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
-    return (f"{words}, with its rotary periods", left_out) if taken else (words, left_out | {"rotary periods"})
 
 
 def resampled(net: nn.Module, state: Mapping[str, Tensor], file: str) -> Mapping[str, Tensor]:

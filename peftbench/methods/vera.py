@@ -153,6 +153,11 @@ class PVeRA(VeRA):
     scale: float = option(1.0, gt=0, later=True)
     form: str = option("library", choices=("library", "released"), later=True)
 
+    @property
+    def remark(self) -> str:
+        """Nothing is adapted in the released form."""
+        return "" if self.form == "released" else super().remark
+
     def problems(self) -> Sequence[str]:
         idle = self.form == "released" and self.inner_start != type(self).inner_start
         return [*super().problems(), *(["method.inner_start goes with method.form=library"] if idle else [])]

@@ -29,29 +29,33 @@ class Divergence(Objective):
 
     paper: ClassVar[str] = "arXiv:2512.07703"
     of_method: ClassVar[str] = "pvera"
+    of_any: ClassVar[bool] = True
 
     beta: float = option(1.0e6, gt=0)
 
     def install(self, model: TaskModel, own: nn.Module) -> None:
-        for codes in codes_of(model):
-            codes.listens = True
+        for block in codes_of(model):
+            for codes in block:
+                codes.listens = True
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
-        every = codes_of(model)
-        a_block = len(every) / len(model.backbone.sites("block"))
+        blocks = codes_of(model)
+        every = [codes for block in blocks for codes in block]
 
         def loss_fn(asked: Model, batch: Batch) -> Tensor:
             for codes in every:
                 codes.heard = []
             loss = base(asked, batch)
-            return loss + torch.stack([codes.take() for codes in every]).sum() / a_block / self.beta
+            means = [torch.stack([codes.take() for codes in block]).mean() for block in blocks]
+            return loss + torch.stack(means).sum() / self.beta
 
         return loss_fn
 
 
-def codes_of(model: TaskModel) -> list[RandomCode]:
-    """Raises `NotApplicable` where no module samples codes."""
-    found = model.backbone.all_of(RandomCode)
+def codes_of(model: TaskModel) -> list[list[RandomCode]]:
+    """What samples codes, block by block, of all towers. Raises `NotApplicable` where nothing does."""
+    blocks = [site.module for tower in model.backbone.towers.values() for site in tower.sites("block")]
+    found = [codes for block in blocks if (codes := [each for each in block.modules() if isinstance(each, RandomCode)])]
     if not found:
         raise NotApplicable("objective pvera reads the codes of method=pvera; it goes with that method")
     return found

@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,7 @@ def add(store: Store, found: Robustness, unsaid: int) -> Added:
     file that does not say them. Raises `RecordError` for a file that holds something else, and when the disk refuses.
     """
     path, reason = path_of(store.root, found.fingerprint), ""
-    # one at a time: of two that read the file before either writes it, one would lose the other's scores
-    with locked(store.work_folder / "robustness.lock"):
+    with writing(store):
         if path.exists():
             older = read(path)
             if reason := _apart(older, found, unsaid):
@@ -84,6 +84,14 @@ def add(store: Store, found: Robustness, unsaid: int) -> Added:
             else:
                 found = dataclasses.replace(found, corrupted=_together(older.corrupted, found.corrupted))
         return Added(put(store.root, found), found, reason)
+
+
+def writing(store: Store) -> AbstractContextManager[None]:
+    """One at a time: of two that read a file before either writes it, one would lose the other's scores.
+
+    Raises `RecordError` where there is no place for the lock.
+    """
+    return locked(store.work_folder / "robustness.lock")
 
 
 def _apart(older: Robustness, found: Robustness, unsaid: int) -> str:

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from peftbench.backbones.base import Backbone
-from peftbench.contracts.backbones import images, make
+from peftbench.contracts.backbones import PAIR, images, make
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.vera import SampledProjections
 from peftbench.objectives.base import OBJECTIVES
+from peftbench.tasks.base import Classes
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
+from peftbench.tasks.vqa import VQA
 from peftbench.train.blocks import recomputed
+from peftbench.train.options import TrainSpec
 
 RANK, SCALE = 5, 16.0
 RELEASED = {"rank": RANK, "form": "released", "scale": SCALE}
@@ -114,6 +117,36 @@ def test_the_loss_adds_the_divergence_of_all_codes(again: bool) -> None:
         loss.backward()
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-12)
     assert all(module.inner.grad is not None for module in model.backbone.all_of(SampledProjections))
+
+
+@pytest.mark.parametrize("towers", [["text"], ["image", "text"]])
+def test_of_a_pair_the_blocks_of_all_its_towers_count(towers: list[str]) -> None:
+    pair = make(PAIR)
+    install(METHODS.get("pvera")(**RELEASED, towers=towers), pair, 0)
+    model = VQA().model(pair, Classes(("yes", "no")), 0).train()
+    objective = OBJECTIVES.get("pvera")(beta=7.0)
+    objective.install(model, torch.nn.Module())
+    texts = pair.written([["red circle"], ["blue"]]).long()
+    batch = {"image": images(2), "text": texts, "answers": torch.tensor([[0] * 10, [1] * 10])}
+    base = VQA().loss_fn(TrainSpec(), model.inputs)
+    said: list[Tensor] = []
+    for module in pair.all_of(SampledProjections):
+        module.register_forward_hook(
+            lambda module, given, out: said.append(
+                divergence(*(module.inner * (given[0] @ module._ends()[0].T)).chunk(2, dim=-1))
+            )
+        )
+    torch.manual_seed(1)
+    expected = base(model, batch)
+    assert len(said) == 2 * sum(len(pair.towers[name].sites("block")) for name in towers)
+    expected = expected + torch.stack(said).sum() / 2 / 7.0
+    torch.manual_seed(1)
+    torch.testing.assert_close(objective.loss_fn(model, base)(model, batch), expected)
+
+
+def test_the_released_form_is_not_marked_as_adapted() -> None:
+    assert METHODS.get("pvera")().remark.startswith("adapted. By default in the PEFT library's form")
+    assert METHODS.get("pvera")(**RELEASED).remark == ""
 
 
 def test_nothing_is_said_without_a_listener_or_in_evaluation() -> None:

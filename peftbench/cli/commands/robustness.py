@@ -15,10 +15,11 @@ from peftbench.data.corruptions import Pixels
 from peftbench.data.frost import frost_folder, frost_photos
 from peftbench.data.strengths import CORRUPTIONS, FROST, IMAGENET_C, SEVERITIES, SIZES, formerly, published_size
 from peftbench.foundation.errors import MissingInput, RecordError
+from peftbench.foundation.files import check_writable
 from peftbench.foundation.metric import Metric
 from peftbench.foundation.terminal import number_of, print_fitted, table_width
 from peftbench.records.record import RunRecord
-from peftbench.records.robustness import Robustness, add, left_out, path_of, read
+from peftbench.records.robustness import Robustness, add, left_out, path_of, read, writing
 from peftbench.records.store import Store
 
 # stands for the fifteen corruptions of ImageNet-C
@@ -52,7 +53,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if record.metrics["test"] is None:
         raise RecordError(f"record {record.fingerprint} has no test result to stand beside")
     if (path := path_of(store.root, record.fingerprint)).exists():
-        read(path)  # what cannot be added to is told ahead of the work
+        read(path)
+    # what cannot be added to, and where nothing can be written, is told ahead of the work
+    with writing(store):
+        check_writable(path)
     metric = record.metric
 
     def say(name: str, scores: dict[int, float]) -> None:

@@ -64,7 +64,7 @@ class Domains(Folder):
             words = f"dataset.domains names {', '.join(absent)}, and those with images there are {', '.join(there)}"
             raise BadInput(f"{root}: {words}; dataset.root takes {self.layout}")
         if not self.domains and not self.lists:
-            refuse_hidden_parts(root, there, self.layout)
+            refuse_hidden_parts(root, there, self.layout, "name the domains that they are: dataset.domains=[...]")
         found = self.domains or there
         if len(set(found)) < max(2, len(found)):
             words = f"{root}: two domains or more are needed, each once, and there are {', '.join(found) or 'none'}"

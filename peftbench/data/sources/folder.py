@@ -129,7 +129,7 @@ class Folder(OwnFiles):
         )
 
 
-def refuse_hidden_parts(root: Path, top: list[str], layout: str) -> None:
+def refuse_hidden_parts(root: Path, top: list[str], layout: str, otherwise: str = "rename what is no part") -> None:
     """Raises `BadInput` where folders `top` of `root` that are taken for something else are parts: tests would train.
 
     One that speaks of a part is, where it holds folders like those beside it, or like those in another part; all are,
@@ -147,8 +147,8 @@ def refuse_hidden_parts(root: Path, top: list[str], layout: str) -> None:
     if hidden:
         raise BadInput(
             f"{root}: {'/, '.join(like)}/: names of parts that would not be read as parts, so that test images would "
-            f"train; call the parts train/, test/ and perhaps val/ and move away what is neither ({layout}), or rename "
-            "what is no part"
+            f"train; call the parts train/, test/ and perhaps val/ and move away what is neither ({layout}), or "
+            f"{otherwise}"
         )
 
 

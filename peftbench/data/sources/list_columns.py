@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peftbench.data.sources.own_files import part_in, part_named
+from peftbench.data.sources.own_files import of_parts_alone, part_in, part_named
 from peftbench.foundation.errors import BadInput, did_you_mean
 
 PATH_COLUMNS = ("path", "filepath", "file_path", "file", "filename", "file_name", "image", "image_path", "img")
@@ -16,6 +16,8 @@ SPLIT_COLUMNS = ("split", "part", "set", "subset", "partition")
 NO_DIVISION = "none"
 IMAGE_NAME = re.compile(r".*?\.(?:jpe?g|jfif|png|bmp|gif|webp|tiff?|ppm|pgm)", re.IGNORECASE)
 
+# words of a column that divides rows: train, val and test of two kinds, extra and unlabelled ones
+_MOST_PARTS = 8
 _YES_OR_NO = frozenset(("0", "1", "false", "true", "no", "yes", "f", "t", "n", "y"))
 
 # of every row that is not blank the number of its line and its cells
@@ -88,9 +90,28 @@ def _refuse_unread_division(file: Path, header: list[str], body: Lines, found: M
 
 
 def _divisions(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> list[int]:
-    """The columns beside those that are read which hold names of two parts or more and nothing else."""
+    """The columns beside those that are read that divide the rows: they name parts alone, or few words and two parts.
+
+    Of the words test has to be one: train, extra and test are a division, and so are train1 and test1.
+    """
     others = [place for place in range(len(header)) if place not in found.values()]
-    return [place for place in others if len(parts := set(_parts_in(body, place)) - {""}) > 1 and None not in parts]
+    return [place for place in others if _divides(set(_parts_in(body, place)) - {""}, _words_in(body, place))]
+
+
+def _divides(parts: set[str | None], words: set[str]) -> bool:
+    if None not in parts:
+        return len(parts) > 1
+    spoken = {part_in(word) for word in words if of_parts_alone(word)}
+    return len(words) <= _MOST_PARTS and "test" in spoken and len(spoken) > 1
+
+
+def _words_in(body: Lines, place: int) -> set[str]:
+    """The words of a column in lower case, as far as they are few."""
+    words: set[str] = set()
+    for _, cells in body:
+        if place < len(cells) and len(words) <= _MOST_PARTS:
+            words.add(cells[place].strip().lower())
+    return words - {""}
 
 
 def _flag(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> str | None:

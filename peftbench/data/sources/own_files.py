@@ -27,8 +27,8 @@ PART_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-# of these nobody knows whether they choose or are reported; they are no classes either
-_UNCLEAR_PARTS = ("eval", "evaluation", "holdout")
+# of these nobody knows whether they choose, train or are reported; beside parts they are no classes either
+_UNCLEAR_PARTS = ("eval", "evaluation", "holdout", "trainval", "extra", "unlabeled", "unlabelled", "query", "gallery")
 _READ_AS_PART = re.compile(rf"({'|'.join(PART_NAMES)})(?:[ _-]?(?:set|data|images?))?")
 
 # images whose headers are looked at before a run; `data verify` decodes all
@@ -196,6 +196,12 @@ def part_in(name: str) -> str | None:
     """The part that a name speaks of, perhaps among other words: `seg_train`, `test1`, `eval`; None for other names."""
     words = re.findall("[a-z]+", name.lower())
     return part_named(name) or next((part_named(word) or word for word in words if _is_part(word)), None)
+
+
+def of_parts_alone(name: str) -> bool:
+    """Whether all words of a name are of parts, as those of `train_val` and `test1` are."""
+    words = re.findall("[a-z]+", name.lower())
+    return bool(words) and all(map(_is_part, words))
 
 
 def differ_in_part(names: Iterable[str]) -> bool:

@@ -172,7 +172,8 @@ def backbone_of(facts: dict[str, Any], checkpoint: Path | str | None = None) -> 
     """The options of the backbone that an exported file names. Raises `MissingInput` when its weights must be given."""
     known: dict[str, Any] = {"title": facts["title"], "model": facts["model"], "img_size": facts["img_size"]}
     if checkpoint is not None:
-        return BackboneSpec(**known, checkpoint=str(checkpoint))
+        # of a file that holds raw weights and their average
+        return BackboneSpec(**known, checkpoint=str(checkpoint), ema=facts.get("ema", True) is not False)
     weights = str(facts["weights"])
     if ships(facts["model"], weights):
         return BackboneSpec(**known, weights="embedded")

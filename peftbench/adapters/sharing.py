@@ -173,6 +173,7 @@ def facts_of(record: RunRecord, config: RunConfig, images: ImageTransform, diges
             "img_size": config.backbone.img_size,
             "weights": record.weights["id"],
             "digest": digest,
+            **({} if config.backbone.ema else {"ema": False}),
         },
         "class_names": record.data["class_names"],
         "images": {

@@ -95,3 +95,21 @@ def test_a_word_that_nothing_uses_is_one_line(run, places, capsys, words, why):
     assert run(*asked, fast=False) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert why in line
+
+
+def test_raw_weights_beside_their_average_are_taken_again(run, results, tmp_path, capsys):
+    """What a model was trained on is what it predicts with, of a file that holds two."""
+    raw = load_file(embedded_file())
+    average = {name: tensor + 0.01 for name, tensor in raw.items()}
+    torch.save({"state_dict": raw, "state_dict_ema": average}, tmp_path / "both.pth")
+    weights = f"backbone.checkpoint={tmp_path / 'both.pth'}"
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / "dark.png")
+    for ema in ("true", "false"):
+        target = tmp_path / f"{ema}.safetensors"
+        assert run("method=linear", *TINY, weights, f"backbone.ema={ema}", f"runtime.results={results / ema}") == 0
+        (record,) = Store(results / ema).all()
+        words = ("--results", str(results / ema), weights)
+        assert run("export", record.fingerprint, str(target), *words, fast=False) == 0
+        capsys.readouterr()
+        assert run("predict", str(target), str(tmp_path / "dark.png"), weights, fast=False) == 0
+        assert "dark.png" in capsys.readouterr().out

@@ -85,7 +85,9 @@ class KAdaptation(Method):
     its q and v together. L (4 D + D) + 4 t^2 parameters. Scale 160 = 5 * 128 / 4 and the dropout on the assembled
     matrix are the released code's; there u and v both start at zero and so never move. Here u is kaiming-uniform and
     v zero. t is the largest common divisor of the widths up to `num_rules`. The release adds the query's delta behind
-    the division by sqrt(d), d the width of a head, where it weighs sqrt(d) times as much: `queries` scaled.
+    the division by sqrt(d), d the width of a head, where it weighs sqrt(d) times as much: `queries` scaled. There x is
+    multiplied from the right, so that its left factors are the right ones here. Left out, since it is a slip: its
+    deltas [tokens, images, D] are cut into heads as though images came first, which mixes the images of a batch.
     """
 
     family: ClassVar[str] = "reparametrisation"

@@ -75,6 +75,7 @@ ALLOWED = {
         "interventions.codes",
         "interventions.dispatch",
         "interventions.guided",
+        "interventions.heard",
         "interventions.kept",
         "interventions.kernels",
         "interventions.noise",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 class Heard(nn.Module):
     """Base of such modules: what they `say` in a training pass goes into the list `heard`, once somebody `listens`.
 
-    An objective opens the list ahead of a pass and `take` closes it. Nothing is said where `speaks` is false.
+    The list is opened ahead of a pass, and `take` closes it (`heard_in`). Nothing is said where `speaks` is false.
     """
 
     heard: list[Tensor] | None
@@ -32,3 +34,12 @@ class Heard(nn.Module):
         assert self.heard, "a module speaks in a training pass, to one that listens"
         said, self.heard = torch.stack(self.heard).mean(), None
         return said
+
+
+def heard_in(run: Callable[[], Tensor], groups: Sequence[Sequence[Heard]]) -> tuple[Tensor, Tensor]:
+    """What a training pass gives, and what modules said in it: of each group the mean over its modules, [groups]."""
+    for group in groups:
+        for module in group:
+            module.heard = []
+    result = run()
+    return result, torch.stack([torch.stack([module.take() for module in group]).mean() for group in groups])

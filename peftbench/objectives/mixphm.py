@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Stack
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
+from peftbench.interventions.heard import heard_in
 from peftbench.interventions.redundancy import Redundant
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel
@@ -46,14 +46,10 @@ class Redundancy(Objective):
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         stacks = [adapters for _, adapters in adapters_of(model)]
-        each = [adapter for adapters in stacks for adapter in adapters]
 
         def loss_fn(asked: Model, batch: Batch) -> Tensor:
-            for adapter in each:
-                adapter.heard = []
-            loss = base(asked, batch)
-            means = [torch.stack([adapter.take() for adapter in adapters]).mean() for adapters in stacks]
-            return loss + self.weight * torch.stack(means).mean()
+            loss, redundancies = heard_in(lambda: base(asked, batch), stacks)
+            return loss + self.weight * redundancies.mean()
 
         return loss_fn
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from peftbench.foundation.errors import NotApplicable
 from peftbench.foundation.spec import option
 from peftbench.interventions.codes import RandomCode
+from peftbench.interventions.heard import heard_in
 from peftbench.objectives.base import OBJECTIVES, Objective
 from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batch
@@ -40,14 +40,10 @@ class Divergence(Objective):
 
     def loss_fn(self, model: TaskModel, base: LossFn) -> LossFn:
         blocks = codes_of(model)
-        every = [codes for block in blocks for codes in block]
 
         def loss_fn(asked: Model, batch: Batch) -> Tensor:
-            for codes in every:
-                codes.heard = []
-            loss = base(asked, batch)
-            means = [torch.stack([codes.take() for codes in block]).mean() for block in blocks]
-            return loss + torch.stack(means).sum() / self.beta
+            loss, divergences = heard_in(lambda: base(asked, batch), blocks)
+            return loss + divergences.sum() / self.beta
 
         return loss_fn
 

@@ -95,10 +95,11 @@ def _divisions(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> 
     Of the words test has to be one: train, extra and test are a division, and so are train1 and test1.
     """
     others = [place for place in range(len(header)) if place not in found.values()]
-    return [place for place in others if _divides(set(_parts_in(body, place)) - {""}, _words_in(body, place))]
+    return [place for place in others if _divides(_words_in(body, place))]
 
 
-def _divides(parts: set[str | None], words: set[str]) -> bool:
+def _divides(words: set[str]) -> bool:
+    parts = {_part(word) for word in words}
     if None not in parts:
         return len(parts) > 1
     spoken = {part_in(word) for word in words if of_parts_alone(word)}
@@ -106,19 +107,15 @@ def _divides(parts: set[str | None], words: set[str]) -> bool:
 
 
 def _words_in(body: Lines, place: int) -> set[str]:
-    """The words of a column in lower case, as far as they are few."""
-    words: set[str] = set()
-    for _, cells in body:
-        if place < len(cells) and len(words) <= _MOST_PARTS:
-            words.add(cells[place].strip().lower())
-    return words - {""}
+    """What the cells of a column hold, in lower case, without empty ones."""
+    return {cells[place].strip().lower() for _, cells in body if place < len(cells)} - {""}
 
 
 def _flag(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> str | None:
     """The column beside those that are read which says yes of some rows and no of others, as `is_valid` does."""
     for place, name in enumerate(header):
         if place not in found.values() and part_named(re.sub("^is[ _-]?", "", name.lower())):
-            said = {cells[place].strip().lower() for _, cells in body if place < len(cells)} - {""}
+            said = _words_in(body, place)
             if len(said) == 2 and said <= _YES_OR_NO:
                 return name
     return None

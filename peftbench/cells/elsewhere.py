@@ -6,18 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import cast
 
-from peftbench.adapters.file import load_adapter, read_adapter, take_findings
+from peftbench.adapters.file import read_adapter
 from peftbench.cells.measure import measure_split
-from peftbench.cells.parts import build_parts
-from peftbench.cells.restore import record_config
-from peftbench.cells.settled import settled
+from peftbench.cells.restore import record_config, with_tensors
 from peftbench.config.compose import Trees
 from peftbench.config.gate import Builder
 from peftbench.config.words import problems_of
 from peftbench.data.base import DatasetSpec
-from peftbench.foundation.errors import ConfigError, NotApplicable, settled_by_a_record
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.metric import Metric
-from peftbench.foundation.progress import Progress
 from peftbench.records.owned import own_adapter
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -65,13 +62,11 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
         raise NotApplicable(f"what {config.method.label} learned belongs to the classes of {record.labels['dataset']}")
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
-    with settled(runtime, config.train):
-        findings = take_findings(tensors)
-        moved = replace(config, dataset=dataset)
-        with settled_by_a_record():
-            parts = build_parts(moved, runtime, Progress(runtime.progress), findings)
-        load_adapter(parts.model, tensors, path)
-        if config.protocol.merge:
-            config.method.merge(parts.model.backbone)
-        found = measure_split(moved, parts, parts.data.split("test"))
+    found = with_tensors(
+        replace(config, dataset=dataset),
+        runtime,
+        tensors,
+        path,
+        lambda moved, parts: measure_split(moved, parts, parts.data.split("test")),
+    )
     return Elsewhere(dataset.label, config.task.metric, found)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import Cell, plan
 from peftbench.cells.measure import measure_test
@@ -73,6 +75,20 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
+    return with_tensors(config, runtime, tensors, path, use)
+
+
+def with_tensors(
+    config: RunConfig,
+    runtime: RuntimeSpec,
+    tensors: dict[str, Tensor],
+    path: Path,
+    use: Callable[[RunConfig, Parts], T],
+) -> T:
+    """What `use` makes of a cell that a record settled, with trained tensors, which were read from `path`.
+
+    Raises `MissingInput` when data or weights are not here, `BadInput` for tensors that do not fit.
+    """
     with settled(runtime, config.train):
         findings = take_findings(tensors)
         with settled_by_a_record():

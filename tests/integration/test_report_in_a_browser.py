@@ -114,6 +114,21 @@ def test_every_front_point_is_labelled_and_arrow_keys_name_the_points(page: Any)
     page.keyboard.press("Escape")
 
 
+def test_the_words_of_a_mark_follow_it_into_view(browser: Any, root: Path) -> None:
+    page = browser.new_page(viewport={"width": 900, "height": 300})
+    page.goto((root / "leaderboard" / "leaderboard.html").as_uri())
+    page.wait_for_selector("body[data-ready]")
+    page.locator('[data-plot="trainable"] .mark[tabindex="0"]').focus()
+    page.wait_for_function("scrollY > 0")
+    # frames later, when the page has told of its scrolling
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    playwright.expect(page.locator("#tip")).to_be_in_viewport(ratio=1)
+    mark = page.locator('[data-plot="trainable"] .mark:focus').bounding_box()
+    words = page.locator("#tip").bounding_box()
+    assert abs(words["x"] - mark["x"]) < 60 and abs(words["y"] - mark["y"]) < 120
+    page.close()
+
+
 def test_a_header_sorts(page: Any) -> None:
     page.locator("#grid thead button", has_text="flat mean").click()
     # an incomplete row has no mean and stays last
@@ -206,7 +221,7 @@ def test_data_sets_and_learning_curves_are_drawn(page: Any) -> None:
         "vpt",
         "bitfit",
     ]
-    assert page.locator("#curves .curve").count() == 4
+    playwright.expect(page.locator("#curves .curve")).to_have_count(4)
     page.check('#grid input[aria-label="pick vpt"]')
     page.select_option("#curve-value", "lr")
     playwright.expect(page.locator("#curves .curve")).to_have_count(1)
@@ -361,8 +376,10 @@ def test_classes_have_a_heat_map_and_a_record_its_picture(browser: Any, tmp_path
     page.locator('#grid tr[data-label="lora"] button[data-column="scenes"]').click()
     shown = page.locator("#dialog-picture img")
     playwright.expect(shown).to_be_visible()
-    assert shown.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [260, 130]
+    playwright.expect(shown).to_have_js_property("naturalWidth", 260)
+    playwright.expect(shown).to_have_js_property("naturalHeight", 130)
     page.keyboard.press("Escape")
     page.locator('#grid tr[data-label="bitfit"] button[data-column="scenes"]').click()
-    assert page.locator("#dialog-picture img").count() == 0
+    playwright.expect(page.locator("#dialog-list button")).to_have_count(1)
+    playwright.expect(page.locator("#dialog-picture img")).to_have_count(0)
     assert page.problems == []

@@ -72,7 +72,7 @@ function start() {
   prepareDialog();
   prepareKeys();
   addEventListener("hashchange", () => { readAddress(); show(); });
-  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("scroll", moveTip, { passive: true });
   let width = innerWidth;
   let timer = 0;
   addEventListener("resize", () => {

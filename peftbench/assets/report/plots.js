@@ -11,6 +11,11 @@ function showTip(text, x, y) {
   tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18}px`;
 }
 const hideTip = () => { tip.hidden = true; };
+// a mark reached by keys scrolls into view behind its focus: its words go with it
+const moveTip = () => {
+  if (document.activeElement?.matches(".mark")) document.activeElement.dispatchEvent(new FocusEvent("focus"));
+  else hideTip();
+};
 
 function extent(values, pad) {
   const [low, high] = [Math.min(...values), Math.max(...values)];

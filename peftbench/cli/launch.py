@@ -29,7 +29,7 @@ from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import recorded, states
-from peftbench.sweep.summary import sweep_lines
+from peftbench.sweep.summary import left_out_lines, sweep_lines
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 DRY_RUN = "--dry-run"
@@ -91,7 +91,7 @@ def sweep(words: list[str]) -> int:
     num_left = sum(outcome.state == "missing" for outcome in states(grid))
     try:
         if num_left:
-            _note(sweep_cautions(grid))
+            _note([*left_out_lines(grid.left_out), *sweep_cautions(grid)])
             file = grid.write(first.results / "work" / "sweeps")
             with followed(grid, enabled=first.config["runtime"]["progress"] and not launcher.in_process):
                 launcher.run(file, num_left)
@@ -120,7 +120,7 @@ def _note(lines: list[str]) -> None:
 def _sum_up(grid: Plan) -> int:
     """Print what became of the cells; the exit code that says so."""
     outcomes = states(grid)
-    print(printable("\n".join(sweep_lines(outcomes))), flush=True)
+    print(printable("\n".join([*left_out_lines(grid.left_out), *sweep_lines(outcomes)])), flush=True)
     return 1 if any(outcome.state in ("failed", "missing") for outcome in outcomes) else 0
 
 

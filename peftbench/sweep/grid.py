@@ -40,8 +40,8 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     """The plan of a sweep and who is to run it. Builds no model and needs no torch.
 
     `+suite=NAME` stands for the words of that suite, whose sets without files go without `dataset.root`; `method=all`
-    for every method but those that bring along another task or objective than the words name; Hydra's `a,b`,
-    `range(...)` and `glob(...)` give several values.
+    for every method but those that bring along another task or objective than the words name, and but those that refuse
+    an option which others take (`Plan.left_out`); Hydra's `a,b`, `range(...)` and `glob(...)` give several values.
     Raises `ConfigError` for wrong words, before any cell is planned.
     """
     keys = {_key(word) for word in words}
@@ -56,7 +56,7 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
         combinations = _with_own_root(trees, combinations)
     if of_all:
         combinations = [own for own in combinations if _goes_together(trees, own)] or combinations
-    return _planned(trees, combinations, seeds), launcher_of(trees.of(combinations[0]))
+    return _planned(trees, combinations, seeds, of_all), launcher_of(trees.of(combinations[0]))
 
 
 def _goes_together(trees: Trees, words: list[str]) -> bool:
@@ -128,8 +128,11 @@ def _combinations(words: list[str]) -> tuple[list[list[str]], list[int | str]]:
     return [list(combination) for combination in itertools.product(*lists)], seeds
 
 
-def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]) -> Plan:
-    """Cells in order, without repetitions. Wrong options end the sweep before it starts; absent inputs are noted."""
+def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str], of_all: bool) -> Plan:
+    """Cells in order, without repetitions. Wrong options end the sweep before it starts; absent inputs are noted.
+
+    of_all: the methods are all there are, and one that refuses what others take is noted as well.
+    """
     cells: dict[str, PlannedCell] = {}
     absent: list[tuple[str, str]] = []
     wrong: dict[str, list[list[str]]] = {}
@@ -147,12 +150,22 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
                 wrong.setdefault(problem, []).append(words)
         except PeftbenchError as error:
             absent.append((" ".join(all_words), str(error)))
-    if wrong:
+    if wrong and not (of_all and (cells or absent) and _of_some_methods(wrong, combinations)):
         raise ConfigError(_explained(wrong, combinations))
     if not cells:
         raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())
-    return Plan(str(Path.cwd()), list(cells.values()), absent)
+    left_out = {_choice_of("method", words): problem for problem, where in wrong.items() for words in where}
+    return Plan(str(Path.cwd()), list(cells.values()), absent, list(left_out.items()))
+
+
+def _of_some_methods(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> bool:
+    """Whether each problem is one of some methods with options that exist, so that the others can go on."""
+    everyone = {_choice_of("method", words) for words in combinations}
+    return all(
+        _UNKNOWN.match(problem) is None and {_choice_of("method", words) for words in where} < everyone
+        for problem, where in wrong.items()
+    )
 
 
 def _explained(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> list[str]:

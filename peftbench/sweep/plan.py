@@ -13,7 +13,7 @@ from peftbench.foundation.errors import BadInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.location import user_path
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,13 @@ class Plan:
     """The cells of a sweep without repetitions, in the order of its words.
 
     folder: where relative paths start. problems: (words, message) of cells that cannot be planned, for example since
-    their data are not here.
+    their data are not here. left_out: (method, message) of those of `method=all` that refuse the other words.
     """
 
     folder: str
     cells: list[PlannedCell]
     problems: list[tuple[str, str]]
+    left_out: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
     def write(self, folder: Path) -> Path:
         """Write the plan under a name made of its content. Raises `RecordError` when it cannot be written."""
@@ -77,7 +78,8 @@ class Plan:
             if values.pop("version") != VERSION:
                 raise ValueError("another version of peftbench wrote it")
             cells = [PlannedCell(**cell) for cell in values["cells"]]
-            return cls(values["folder"], cells, [(words, message) for words, message in values["problems"]])
+            problems, left_out = ([(of, said) for of, said in values[name]] for name in ("problems", "left_out"))
+            return cls(values["folder"], cells, problems, left_out)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{path} is not the plan of a sweep ({error}); start the sweep again") from error
 

@@ -54,6 +54,19 @@ def unplanned_lines(problems: Iterable[tuple[str, str]]) -> list[str]:
     return lines
 
 
+def left_out_lines(left_out: Sequence[tuple[str, str]]) -> list[str]:
+    """Which methods of `method=all` a sweep goes without, given as (method, message); of many reasons one is told."""
+    if not left_out:
+        return []
+    names = ", ".join(method for method, _ in left_out)
+    count, reasons = number_of(len(left_out), "method"), list(dict.fromkeys(message for _, message in left_out))
+    if len(reasons) == 1:
+        return [f"method=all without {names}: {reasons[0]}"]
+    if len(reasons) <= MANY_CAUSES:
+        return [f"method=all without {method}: {message}" for method, message in left_out]
+    return [f"method=all without {count}, each for a reason like the first's ({reasons[0]}): {names}"]
+
+
 def _first_statement(line: str) -> str:
     label, colon, rest = line.partition(": ")
     return f"{label}{colon}{re.split(r'[:;,] ', rest)[0]}"

@@ -14,7 +14,7 @@ from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.places import Places
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import running_in, state_of
-from peftbench.sweep.summary import unplanned_lines
+from peftbench.sweep.summary import left_out_lines, unplanned_lines
 
 COLUMNS = ("done", "running", "failed", "missing", "not applicable")
 ROWS = ("method", "dataset", "backbone", "group", "seed", "cell")
@@ -64,7 +64,7 @@ def status_lines(grid: Plan, found: dict[str, tuple[str, str]], by: str) -> list
         state, message = found[cell.fingerprint]
         if state in ("running", "failed"):
             lines.append(f"{state}: {cell.title}: {message}")
-    lines += unplanned_lines(grid.problems)
+    lines += [*unplanned_lines(grid.problems), *left_out_lines(grid.left_out)]
     return [*lines, _eta(grid, found)]
 
 

@@ -9,6 +9,8 @@ import pytest
 from peftbench.foundation.errors import ConfigError
 from peftbench.methods.base import METHODS
 from peftbench.sweep.grid import expanded, plan_grid
+from peftbench.sweep.plan import Plan
+from peftbench.sweep.summary import left_out_lines
 
 
 def values(words: list[str], key: str) -> set[str]:
@@ -50,3 +52,31 @@ def test_a_suite_brings_its_task_unless_one_is_named() -> None:
 def test_a_problem_of_some_choices_names_them() -> None:
     with pytest.raises(ConfigError, match=r"optim\.warmup_epochs .* must be smaller .* \(train=default\)$"):
         plan_grid(["dataset=digits", "backbone=vit_micro", "method=lora", "train=smoke,default", "train.epochs=2"])
+
+
+def test_all_methods_go_without_those_that_refuse_what_others_take() -> None:
+    words = ["method=all", "dataset=digits", "protocol.merge=true", "seed=0,1"]
+    plan, _ = plan_grid(words)
+    left_out = dict(plan.left_out)
+    chosen = {word for cell in plan.cells for word in cell.words if word.startswith("method=")}
+    assert "method=lora" in chosen and "method=vpt_deep" not in chosen
+    assert left_out["vpt_deep"] == "protocol.merge=true: vpt_deep does not fold exactly; leave it unmerged"
+    assert not chosen & {f"method={method}" for method in left_out}
+    # named by the user, they end the sweep as before; so does what no method takes, and an option that few have
+    with pytest.raises(ConfigError, match="vpt_deep does not fold"):
+        plan_grid(["method=lora,vpt_deep", *words[1:]])
+    with pytest.raises(ConfigError, match="batch_size"):
+        plan_grid([*words, "train.batch_size=0"])
+    with pytest.raises(ConfigError, match=r"unknown option method\.rank"):
+        plan_grid([*words, "method.rank=4"])
+
+
+def test_the_left_out_are_told_with_a_reason(tmp_path: Path) -> None:
+    one = [("pro_vpt", "set train.compile=false")]
+    assert left_out_lines(one) == ["method=all without pro_vpt: set train.compile=false"]
+    assert left_out_lines([*one, ("b", "y")])[1] == "method=all without b: y"
+    (line,) = left_out_lines([(name, f"{name} does not fold") for name in "abcd"])
+    assert line == "method=all without 4 methods, each for a reason like the first's (a does not fold): a, b, c, d"
+    assert left_out_lines([]) == []
+    plan = Plan("x", [], [], one)
+    assert Plan.read(plan.write(tmp_path)) == plan

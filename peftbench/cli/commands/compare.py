@@ -15,10 +15,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 from scipy.special import stdtrit
 
+from peftbench.api.tables import measured
 from peftbench.boards.escaping import csv_text
-from peftbench.boards.leaderboard import leaderboard
 from peftbench.boards.published import Published, load_published, load_sources
 from peftbench.boards.table import Score, Table
+from peftbench.boards.texts import CHANGED, MARK
 from peftbench.cli.arguments import Arguments, a_file, a_folder
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
@@ -32,7 +33,8 @@ DIFFERS, WITHIN, UNKNOWN = "differs", "within", "unknown"
 class Difference:
     """One measured cell beside one published figure, in percent and percentage points.
 
-    `uncertainty` is None, and the verdict "unknown", where a single seed was measured.
+    `uncertainty` is None, and the verdict "unknown", where a single seed was measured. `recipe`: epochs, batch,
+    precision and rates of the measured one; `adapted` and `changed` as `Row.remark` and `Row.changed`.
     """
 
     backbone: str
@@ -48,6 +50,9 @@ class Difference:
     reported: str
     uncertainty: float | None
     remark: str
+    recipe: str = ""
+    adapted: str = ""
+    changed: str = ""
 
     @property
     def difference(self) -> float:
@@ -86,6 +91,9 @@ def differences(tables: Iterable[Table], published: Sequence[Published]) -> Iter
                         reported=source.reported_epoch,
                         uncertainty=uncertainty(score, printed, source.num_seeds),
                         remark=line.notes,
+                        recipe=("short recipe: " if table.short else "") + table.recipe,
+                        adapted=row.remark,
+                        changed=row.changed,
                     )
 
 
@@ -112,7 +120,7 @@ def main(words: list[str]) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     rows = read_reported(arguments.results, not arguments.no_index)
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]
-    found = list(differences(leaderboard(rows), published))
+    found = list(differences(measured(rows), published))
     if not found:
         raise MissingInput(
             f"none of the {len(rows)} records under {arguments.results} has a published figure: the backbone, method "
@@ -122,6 +130,7 @@ def _run(arguments: argparse.Namespace) -> None:
     shown = found if arguments.all else [item for item in found if item.verdict == DIFFERS]
     if shown:
         Console(width=table_width()).print(_table(shown))
+        print_fitted("\n".join(_notes(shown)))
     print_fitted(
         f"{len(found)} pairs of a measured cell and a published figure: {counts[DIFFERS]} differ by more than the "
         f"uncertainty, {counts[WITHIN]} lie within it, {counts[UNKNOWN]} have a single seed and cannot be judged"
@@ -137,6 +146,17 @@ def to_csv(found: Sequence[Difference]) -> str:
     return csv_text(pd.DataFrame(lines, dtype=object))
 
 
+def _notes(items: Sequence[Difference]) -> list[str]:
+    """What beside chance may lie behind a difference: how the cells were trained, and how methods depart."""
+    departing = [(MARK, item.adapted, item.method) for item in items if item.adapted]
+    departing += [(CHANGED, item.changed, item.method) for item in items if item.changed]
+    methods: dict[tuple[str, str], dict[str, None]] = {}
+    for mark, words, method in sorted(departing):
+        methods.setdefault((mark.strip(), words), {})[method] = None
+    recipes = dict.fromkeys(f"measured by: {item.recipe}" for item in items if item.recipe)
+    return [*recipes, *(f"{mark} {', '.join(names)}: {words}" for (mark, words), names in methods.items())]
+
+
 def _table(items: Sequence[Difference]) -> RichTable:
     result = RichTable(box=SIMPLE_HEAD, header_style="bold")
     for name in ("backbone", "data set", "method", "measured", "published", "difference", "±", "source", "verdict"):
@@ -148,7 +168,7 @@ def _table(items: Sequence[Difference]) -> RichTable:
         cells = [
             item.backbone,
             item.dataset,
-            item.method,
+            item.method + (MARK if item.adapted else "") + (CHANGED if item.changed else ""),
             measured,
             f"{item.published:g}",
             f"{item.difference:+.1f}",

@@ -148,8 +148,14 @@ class CsvFiles(OwnFiles):
         problems: list[str] = []
         outside: list[tuple[int, str]] = []
         first_line: dict[str, int] = {}
+        width = len(lines[0][1]) if lines else 0
         for number, cells in body:
             row, problem = _row(part, file, number, cells, columns)
+            if any(cell.strip() for cell in cells[width:]):
+                problem = (
+                    f"{len(cells)} cells where the first line has {width}; a separator within a cell takes quotes "
+                    f"around the cell, got '{','.join(cells)}'"
+                )
             if problem is None and (row.path.startswith("/") or row.path.split("/")[0] == ".."):
                 place = os.path.normpath(file.absolute().parent / row.path)
                 inside = os.path.relpath(place, folder.absolute())

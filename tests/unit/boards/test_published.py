@@ -207,6 +207,21 @@ def test_the_command_lists_what_differs(tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(pd.read_csv(out)["verdict"]) == ["differs", "within"]
 
 
+def test_what_else_may_lie_behind_a_difference_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"train": {"epochs": 5, "batch_size": 16}, "optim": {"name": "adamw", "lr": 0.02, "warmup_epochs": 0.5}}
+    store = Store(tmp_path)
+    for seed in range(3):
+        own = {"dataset": "vtab/caltech101", "group": "natural", "backbone": VIT, "options": options}
+        store.put(make_record(method="lora", remark="scaled otherwise", accuracy=0.8 + seed / 1000, seed=seed, **own))
+    out = tmp_path / "compare.csv"
+    assert main(["--results", str(tmp_path), "--source", "vpetl_bench", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "lora † §" in shown and "\n† lora: scaled otherwise\n" in shown
+    assert "measured by: short recipe: 5 epochs" in shown and "§ lora: optim.lr=0.02 (shipped: optim.lr=0.005)" in shown
+    [line] = pd.read_csv(out).to_dict("records")
+    assert line["adapted"] == "scaled otherwise" and line["changed"].startswith("optim.lr=0.02")
+
+
 def test_nothing_to_compare_is_said(command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Store(tmp_path).put(make_record(backbone="vit_micro"))
     assert command("compare", "--results", tmp_path) == 2

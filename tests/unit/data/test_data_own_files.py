@@ -308,6 +308,15 @@ def test_quoted_names_and_backslashes(lists):
     assert names_of(source.split("test"))[-1] == "a, b/1.png"
 
 
+def test_a_longer_row_of_a_list_without_names_is_not_read_in_part(lists):
+    lines = [f"{path},{label}" for path, label, _ in rows("train", "test")]
+    assert len(write(lists / "all.csv", lines[0], lines[1:]).listing().class_names) == 2
+    # commas without words behind them are how spreadsheets pad
+    write(lists / "all.csv", lines[0], [lines[1] + ",,", *lines[2:]]).listing()
+    with pytest.raises(BadInput, match=r"line 2: 3 cells where the first line has 2"):
+        write(lists / "all.csv", lines[0], [lines[1] + ",test", *lines[2:]]).listing()
+
+
 def test_named_columns_and_a_root_above_the_list(lists, tmp_path):
     inner = tmp_path / "meta"
     inner.mkdir()
@@ -335,6 +344,7 @@ def test_named_columns_and_a_root_above_the_list(lists, tmp_path):
         ("..\\x.png,cat,train", r"lead out of .*x\.png on line 14"),
         ("my images/cat/x.png,,train", r"line 14: expected a path and a label"),
         ("my images/cat/x.png", r"line 14: expected a path and a label"),
+        ("my images/cat/x.png,cat, tabby,train", r"line 14: 4 cells where the first line has 3; .* takes quotes"),
         ("my images/cat/x.png,cat,holdout", r"line 14: the part must be train, val or test, got 'holdout'"),
         ("my images/cat/x.png,7,train", r"line 14: the label must be a name, got '7'"),
         ("my images/cow/x.png,cow,test", r"are missing: my images/cow/x\.png"),

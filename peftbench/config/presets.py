@@ -39,7 +39,7 @@ class PublishedValue:
     source: str
 
     @property
-    def number(self) -> int | float | bool | str | list[str]:
+    def as_yaml(self) -> int | float | bool | str | list[str]:
         """The value as yaml would read it; of lists, those of plain words."""
         if self.value.startswith("["):
             return [word.strip() for word in self.value.strip("[]").split(",")]
@@ -120,9 +120,9 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
         elif row.option in named or (section in named and section != "method"):
             unused.append(f"{row.option}={row.value} (named on the command line)")
         else:
-            filled[row.option] = row.number
+            filled[row.option] = row.as_yaml
             replaced[row.option] = sections[section].get(name)
-            sections[section][name] = row.number
+            sections[section][name] = row.as_yaml
     splits = sorted({row.chosen_on for row in rows} - {FIXED})
     sources = list(dict.fromkeys(row.source for row in rows))
     done = {"preset": preset, "chosen_on": " and ".join(splits), "source": "; ".join(sources)}

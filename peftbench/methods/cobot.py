@@ -156,8 +156,9 @@ class CobotLoRA(_Orchestration):
     """LoRA on q and v of every block, W' = W + B Q diag(c + gamma) A, whose blocks are tied together.
 
     c_i = (C P)[:, i] for slot i (q and v of each block), with C and P shared by all: C = 1, P = I and gamma = 1 at the
-    start, so that a branch starts at twice its plain strength. Q is linear, as in the released code of this form, or a
-    quaternion product, as in the paper. `rate`: how many times the learning rate C, P and Q take.
+    start, so that a branch starts at twice its plain strength. Q is linear, as where the release trains this form
+    (`medical/train.py`), or a quaternion product, as in the paper and where the release only runs it. `rate`: how many
+    times the learning rate C, P and Q take.
 
     With T = 2 L slots T (2 D r) + r T + T^2 + T (r^2 + r) parameters: 1,152 more than plain LoRA at r = 4 on SAM-B.
     """

@@ -52,9 +52,12 @@ class DAVPT(Method):
     Classes are grouped by their mean features, k-means under the cosine, one group for each of `num_guided` prompts; of
     no more classes than that each has its own. The objective `da_vpt` draws what is of a class to its prompt and groups
     the classes anew. Prompts are xavier-uniform as one tensor of all guided blocks and one of all others, divided by 8.
-    Biases of the fused qkv train as offsets. `beside` k_bias, v_bias is the paper's DA-VPT+; the released settings of
-    VTAB-1k take the class token and the first norm as well.
+    Biases of the fused qkv train as offsets. `beside` is what most released settings of VTAB-1k have: of 46, all train
+    the biases of v, proj, norm2 and fc2, 45 the class token and 34 the first norm; 19 have k_bias as well, which with
+    v_bias is the paper's DA-VPT+. There the bias of the patch embedding trains with proj's, for its name; not here.
     """
+
+    version: ClassVar[int] = 2
 
     family: ClassVar[str] = "prompt"
     paper: ClassVar[str] = "arXiv:2505.23694"
@@ -71,7 +74,9 @@ class DAVPT(Method):
     num_tokens: int = option(20, ge=1)
     num_guided: int = option(10, ge=2)
     guided_depth: int = option(1, ge=1)
-    beside: list[str] = option(["class_token", "norm1", "v_bias"], choices=BESIDE)
+    beside: list[str] = option(
+        ["class_token", "norm1", "norm2_bias", "proj_bias", "fc2_bias", "v_bias"], choices=BESIDE
+    )
     dropout: float = option(0.0, ge=0, lt=1)
 
     def observe(self, evidence: Evidence) -> Findings:

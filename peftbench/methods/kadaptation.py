@@ -81,13 +81,14 @@ class KroneckerSum(nn.Module):
 class KAdaptation(Method):
     """W' = W + s sum_i A_i kron (u_i v_i^T) on q and v, i = 1..t, and b' = b + b_l (section 4.2).
 
-    The rules A_i (one set for q, one for v) are shared by all layers; u_i and v_i [D / t] belong to a layer, b_l to
-    its q and v together. L (4 D + D) + 4 t^2 parameters. Scale 160 = 5 * 128 / 4 and the dropout on the assembled
-    matrix are the released code's; there u and v both start at zero and so never move. Here u is kaiming-uniform and
-    v zero. t is the largest common divisor of the widths up to `num_rules`. The release adds the query's delta behind
-    the division by sqrt(d), d the width of a head, where it weighs sqrt(d) times as much: `queries` scaled. There x is
+    The rules A_i (one set for q, one for v) are shared by all layers; u_i and v_i [D / t] belong to a layer, b_l to its
+    q and v together. L (4 D + D) + 4 t^2 parameters. Scale 160 = 5 * 128 / 4 and the dropout on the assembled matrix
+    are the released code's; there u and v both start at zero and so never move. Here u is kaiming-uniform and v zero. t
+    is the largest common divisor of the widths up to `num_rules`. The release adds the query's delta behind the
+    division by sqrt(d), d the width of a head, where it weighs sqrt(d) times as much: `queries` scaled. There x is
     multiplied from the right, so that its left factors are the right ones here. Left out, since it is a slip: its
-    deltas [tokens, images, D] are cut into heads as though images came first, which mixes the images of a batch.
+    deltas [tokens, images, D] are cut into heads as though images came first, which mixes the images of a batch; and
+    that the value's delta is made of the query's u and v (`Wv` is made and not read), so that its own never train.
     """
 
     family: ClassVar[str] = "reparametrisation"
@@ -96,7 +97,8 @@ class KAdaptation(Method):
     faithfulness: ClassVar[str] = "adapted"
     adapted: ClassVar[str] = (
         "The factors u start off zero, where the released code starts u and v at zero and neither gets a gradient; "
-        "the query's delta is part of W_q, as in the paper's equation, where the code adds it behind 1 / sqrt(d)."
+        "the query's delta is part of W_q, as in the paper's equation, where the code adds it behind 1 / sqrt(d); the "
+        "value's delta has its own factors, where the code takes the query's."
     )
 
     num_rules: int = option(32, ge=1)

@@ -46,8 +46,9 @@ class SelfPrompt(Started):
     Deep: those of block l are drawn from what the block is given, all but the prefix, block by block; shallow (`deep`
     false, 100 prompts in the paper): ahead of the first block only. There they are patches without their position.
     `pooling` draws among means or maxima of p - 1 windows of an image's patches and of the rest instead. L p D
-    parameters, p D of the shallow form. The paper's k-means starts from files that were not released. The release
-    saves a moving average of the weights beside them, which its test does not read; there is none here.
+    parameters, p D of the shallow form. The paper's k-means starts from files that were not released. The release saves
+    a moving average of the weights beside them, which its test does not read; there is none here. Of networks that pool
+    patches it averages the prompts in as well; here they are left out, as in `vpt_deep`.
     """
 
     paper: ClassVar[str] = "arXiv:2402.02382"

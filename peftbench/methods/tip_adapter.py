@@ -17,7 +17,8 @@ from peftbench.methods.observation import Evidence, Findings
 from peftbench.methods.of_pair import OfPair
 from peftbench.methods.pair_features import BATCH, features_of, pair_of, pair_shape
 
-# The released search (gaopengcuhk/Tip-Adapter, `search_hp`): beta from 0.1 towards 7, alpha from 0.1 towards 3.
+# The released search (gaopengcuhk/Tip-Adapter, `search_hp`): beta from 0.1 towards 7, alpha from 0.1 towards 3, as its
+# settings of ImageNet, Pets and UCF101 have it. Those of other sets go up to 50 each.
 BETAS = tuple(0.1 + step * (7 - 0.1) / 200 for step in range(200))
 ALPHAS = tuple(0.1 + step * (3 - 0.1) / 20 for step in range(20))
 
@@ -28,8 +29,9 @@ class TipAdapter(OfPair):
     """logits = scale cos(f, w) + alpha exp(-beta (1 - f~ F^T)) L (equations 3 to 5). Nothing trains.
 
     F [N, E]: of each of the N training images the mean over `views` of its features, made by the cell's augmentation
-    (`train.augment=none`: the image as it is), then of length 1. L [N, C]: their classes. With `search`, alpha and beta
-    are those of the released grid that classify the validation draw best: 4,000 pairs on at most four images a class.
+    (`train.augment=none`: the image as it is; the release cuts half of it or more, `rrc_flip` less), then of length 1.
+    L [N, C]: their classes. With `search`, alpha and beta are those of the release's grid for ImageNet that classify
+    the validation draw best: 4,000 pairs on at most four images a class.
     """
 
     family: ClassVar[str] = "feature"

@@ -19,7 +19,8 @@ from peftbench.methods.observation import Findings
 class _Prompts(Method):
     """What both forms share: learnable tokens between the class token and the patches, cut off before pooling.
 
-    Dropout takes other entries of the prompts in each image, as in the released code.
+    Dropout takes other entries of the prompts in each image, as in the released code. Of networks that pool patches the
+    release averages the prompts in as well (`vit_mae.py`, `VIT_POOL_TYPE` original); here they are left out.
     """
 
     family: ClassVar[str] = "prompt"

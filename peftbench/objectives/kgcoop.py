@@ -23,10 +23,12 @@ from peftbench.train.loss import LossFn, Model
 class KgCoOp(Objective):
     """CE + weight (1 - mean_c cos(w_c, w0_c)), w0 the texts of the task's templates (section 3).
 
-    The released code's weight is 1 by default, the paper's is said to be 8 (not seen in it by us). With `method=coop`
-    of four words it is KgCoOp.
+    The weight is that of the release's script (`scripts/run.sh`); its code alone has 1. With `method=coop` of four
+    words it is KgCoOp. The release has hand-written words of its own for DTD ("a photo of a {}, a type of texture.")
+    and CoOp's for the other sets, as here for all: `task.template`.
     """
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "arXiv:2303.13283"
     of_pairs: ClassVar[bool] = True
 
@@ -44,8 +46,8 @@ class KgCoOp(Objective):
         assert isinstance(known, OfClasses)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
-            w, logits = compared(pair, batch["image"])[1:]
-            kept = F.cosine_similarity(exact(w), known.w, dim=-1).mean()
+            w, logits = compared(pair, batch["image"], model.num_trained)[1:]
+            kept = F.cosine_similarity(exact(w), known.w[: model.num_trained], dim=-1).mean()
             return base(lambda *_: logits, batch) + self.weight * (1 - kept)
 
         return loss_fn

@@ -24,8 +24,9 @@ class Redundancy(Objective):
     """The task's own loss + weight * mean over adapters of 3.9e-3 / B sum_(i != j) (u^T x)_ij^2 (released code).
 
     x is what enters an adapter of `method=mixphm` and u what it adds, [tokens, width] over all B sequences of the batch
-    without padding, each row of length 1. Of several transformers the mean of their means, as of the release's encoder
-    and decoder. Goes with any task. Adds no parameter.
+    without padding, each row of length 1 (the release's decoder counts padding of answers, and its encoder as many rows
+    as are real, from a sequence in which padding stands before the image). Of several transformers the mean of their
+    means, as of the release's encoder and decoder. Goes with any task. Adds no parameter.
     """
 
     paper: ClassVar[str] = "arXiv:2303.01239"

@@ -28,10 +28,13 @@ def pair_that_reads(name: str, backbone: Backbone) -> Pair:
     return backbone
 
 
-def compared(pair: Pair, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of images [batch, joint] and of classes [(batch,) classes, joint], as they are, and logits."""
+def compared(pair: Pair, images: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Features of images [batch, joint] and of classes [(batch,) classes, joint], as they are, and logits.
+
+    Of the classes the first `num_classes`, None for all: what training may know of (`TaskModel.num_trained`).
+    """
     f = pair.image_features(images)
-    w = pair.class_features(f)
+    w = pair.class_features(f)[..., :num_classes, :]
     return f, w, pair.match(f, w)
 
 

@@ -27,9 +27,11 @@ class ProGrad(BesideUntouched):
 
     Of every trained tensor: g_d of cross-entropy, g_g of T^2 mean_b sum_c -softmax(z0 / T) log softmax(z / T), z0 the
     logits of hand-written prompts. Where <g_d, g_g> < 0: g_d - `share` <g_d, u> u with u = g_g / |g_g|; else g_d. The
-    general loss is never descended. Several micro-batches of a step are turned one by one.
+    general loss is never descended. Several micro-batches of a step are turned one by one. Hand-written prompts are the
+    task's (`task.template`), by default CoOp's; the release has five of its own ("a type of pet, a photo of a {}.").
     """
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "arXiv:2205.14865"
     temperature: float = option(1.0, gt=0)
     share: float = option(1.0, ge=0)
@@ -41,8 +43,9 @@ class ProGrad(BesideUntouched):
         pair, untouched = self.both(model)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
-            logits = compared(pair, batch["image"])[2]
-            known = exact(pair.match(untouched.features(batch["image"]), untouched.w)).detach()
+            logits = compared(pair, batch["image"], model.num_trained)[2]
+            w0 = untouched.w[: model.num_trained]
+            known = exact(pair.match(untouched.features(batch["image"]), w0)).detach()
             log_p = F.log_softmax(exact(logits) / self.temperature, dim=1)
             general = -(F.softmax(known / self.temperature, dim=1) * log_p).sum(dim=1).mean() * self.temperature**2
             loss = base(lambda *_: logits, batch)

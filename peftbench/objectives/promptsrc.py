@@ -33,6 +33,7 @@ class PromptSRC(BesideUntouched):
     is `optim.average_mean` and `optim.average_std`; with `method=ivlp` this is PromptSRC.
     """
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "arXiv:2307.06948"
     text_weight: float = option(25.0, ge=0)
     image_weight: float = option(10.0, ge=0)
@@ -47,8 +48,8 @@ class PromptSRC(BesideUntouched):
         pair, untouched = self.both(model)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
-            f, w, logits = compared(pair, batch["image"])
-            f0, w0 = untouched.features(batch["image"]), untouched.w
+            f, w, logits = compared(pair, batch["image"], model.num_trained)
+            f0, w0 = untouched.features(batch["image"]), untouched.w[: model.num_trained]
             known = exact(pair.match(f0, w0)).detach()
             of_texts = F.l1_loss(F.normalize(exact(w), dim=-1), w0.expand_as(w))
             of_images = F.l1_loss(F.normalize(exact(f), dim=-1), f0)

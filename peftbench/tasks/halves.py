@@ -31,11 +31,11 @@ class HalvesModel(TaskModel):
 
     def __init__(self, backbone: Backbone, head: nn.Module, base: int) -> None:
         super().__init__(backbone, head)
-        self.base = base
+        self.num_trained = base
 
     def forward(self, *inputs: Tensor) -> Tensor:
         logits: Tensor = super().forward(*inputs)
-        return logits[:, : self.base] if self.training else logits
+        return logits[:, : self.num_trained] if self.training else logits
 
 
 class HalvesMeter:

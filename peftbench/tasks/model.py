@@ -13,7 +13,12 @@ from peftbench.foundation.seeding import seeded
 
 
 class TaskModel(nn.Module):
-    """inputs -> outputs of the task. `inputs` names them, in the order in which the backbone takes them."""
+    """inputs -> outputs of the task. `inputs` names them, in the order in which the backbone takes them.
+
+    `num_trained`: training compares with so many classes, the first ones; None for all.
+    """
+
+    num_trained: int | None = None
 
     def __init__(self, backbone: Backbone, head: nn.Module) -> None:
         super().__init__()

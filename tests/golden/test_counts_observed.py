@@ -80,8 +80,8 @@ def test_pae(vit_b16: Backbone) -> None:
 
 def test_da_vpt(vit_b16: Backbone) -> None:
     found = {"groups": torch.arange(100) % 10, "centroids": torch.zeros(10, 768)}
-    # 11 x 20 and 10 prompts, the class token, 12 norms and a third of 12 biases of qkv
-    assert counted("da_vpt", vit_b16, found) == 230 * 768 + 768 + 12 * 1536 + 12 * 768 == 205_056
+    # 11 x 20 and 10 prompts, the class token, 12 norms, a third of 12 biases of qkv and three other biases of 12 blocks
+    assert counted("da_vpt", vit_b16, found) == 230 * 768 + 768 + 12 * 1536 + 4 * 12 * 768 == 232_704
     biases = ["q_bias", "k_bias", "v_bias", "proj_bias", "fc2_bias", "norm2_bias"]
     assert counted("da_vpt", vit_b16, found, beside=biases, guided_depth=3) == 210 * 768 + 6 * 12 * 768
 

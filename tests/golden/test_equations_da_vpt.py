@@ -59,7 +59,8 @@ def reference(backbone: Backbone) -> tuple[Tensor, float]:
     x, pulled = net._pos_embed(net.patch_embed(images(4).double())), 0.0
     for layer, bare in enumerate(net.blocks):
         w = {name: tensor.detach().clone() for name, tensor in bare.named_parameters()}
-        w["norm1.weight"], w["norm1.bias"] = (own[f"net.blocks.{layer}.norm1.{end}"] for end in ("weight", "bias"))
+        for name in ("norm1.weight", "norm1.bias", "norm2.bias", "attn.proj.bias", "mlp.fc2.bias"):
+            w[name] = own[f"net.blocks.{layer}.{name}"]
         w["attn.qkv.bias"][2 * WIDTH :] += own[f"net.blocks.{layer}.attn.qkv.behind.2.offset"]
         prompts = own[f"net.blocks.{layer}.tokens"][0]
         x = torch.cat([x[:, :1], prompts.expand(4, -1, -1), x[:, 1:]], dim=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from peftbench.backbones.pair import Pair
@@ -16,6 +16,7 @@ from peftbench.methods.base import METHODS
 from peftbench.methods.base import install as install_method
 from peftbench.objectives import base
 from peftbench.objectives.base import OBJECTIVES
+from peftbench.tasks.halves import HalvesModel
 from peftbench.tasks.model import TaskModel
 from peftbench.tasks.text_classification import TextClassification
 from peftbench.train.options import TrainSpec
@@ -94,6 +95,31 @@ def test_promptsrc_holds_features_and_logits_near_those_of_the_untouched_pair() 
     expected = F.cross_entropy(logits, BATCH["label"]) + talk
     expected = expected + 2 * (unit(w) - w0).abs().mean() + 3 * (unit(f) - f0).abs().mean()
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "method"), [("kgcoop", "coop"), ("prograd", "ivlp"), ("promptsrc", "ivlp")])
+def test_of_base_to_new_the_names_of_new_classes_are_not_read(name: str, method: str) -> None:
+    """The loss, and its gradients, are those of a pair that knows the base classes alone."""
+    batch = {"image": BATCH["image"], "label": torch.tensor([0, 2, 1, 1])}
+
+    def found(classes: int, base_classes: int) -> list[Tensor]:
+        pair, spec = make(PAIR), OBJECTIVES.get(name)()
+        assert isinstance(pair, Pair)
+        pair.read_classes(pair.class_names[:classes], pair.templates)
+        own = base.prepare(spec, pair, classes, 0)
+        install_method(METHODS.get(method)(), pair)
+        model = HalvesModel(pair, nn.Identity(), base_classes).train()
+        base.install(spec, model, own, classes)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for _, tensor in model.added:
+                tensor.add_(0.3 * torch.randn(tensor.shape, generator=generator))
+        loss = spec.loss_fn(model, TextClassification().loss_fn(TrainSpec()))(model, batch)
+        loss.backward()
+        return [loss.detach(), *(tensor.grad for _, tensor in model.added if tensor.grad is not None)]
+
+    for mine, expected in zip(found(5, 3), found(3, 3), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-6)
 
 
 WORDS = {"a", "the", "{}", "photo", "of", "one", "drawing", "dark", "large", "small", "in", "no"}

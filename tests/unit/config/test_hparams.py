@@ -52,7 +52,15 @@ def test_prompts_of_cvpt_are_as_many_as_its_release_takes() -> None:
     config = gate("method=cvpt", "dataset=vtab/caltech101", "hparams=paper")
     assert (config.method.num_tokens, config.method.dropout) == (200, 0.1)
     assert config.optim.decay_vectors and config.train.drop_path == 0.1 and config.train.batch_size == 32
-    assert config.hparams.chosen_on == "test" and config.hparams.unused == ["seed=800 for this task"]
+    assert config.hparams.chosen_on == "test" and config.hparams.unused[1:] == ["seed=800 for this task"]
+    assert "which train.py does not read" in config.hparams.unused[0]
+
+
+def test_what_all_tasks_of_a_release_share_is_set() -> None:
+    assert gate("method=hydra", "dataset=vtab/dtd", "hparams=paper").train.drop_path == 0.1
+    assert gate("method=vpt_shallow", "dataset=vtab/dtd", "hparams=osu").method.dropout == 0.1
+    unused = gate("method=adapter_houlsby", "dataset=vtab/dtd", "hparams=osu").hparams.unused
+    assert any("adapter_init=xavier" in words for words in unused)
 
 
 @pytest.mark.shared

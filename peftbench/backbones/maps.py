@@ -34,6 +34,16 @@ class Taps:
     flat: bool
     merged: bool = False
 
+    @property
+    def last(self) -> Taps:
+        """The map behind the last block alone. Raises `NotApplicable` where the readout makes a pyramid of its own."""
+        if not self.layers:
+            raise NotApplicable(
+                f"the method makes a pyramid of {len(self.widths)} maps, and the one behind the last block is asked "
+                "for; choose a decoder that reads all (linear, fcn, upernet, hrnet) or another method"
+            )
+        return replace(self, layers=self.layers[-1:], widths=self.widths[-1:])
+
 
 def taps_of(backbone: Backbone, num_maps: int, merged: bool = False) -> Taps:
     """What a decoder of `num_maps` maps reads of a backbone with its method attached.

@@ -59,7 +59,7 @@ class LoRand(Method):
     Ahead of stochastic depth, behind which the released code has them. The kernels K_i are shared by the two
     projections of an adapter (not so in the authors' released code: `share_kernels=false`); the bottleneck is width
     / reduction. With two branches, rank 8 and reduction 2 the counts are the published ones of Swin-B (1.20 M). The
-    initialisation is that of a public port of the authors' class. 2 L (a (2 r D + 2 r h + r^2) + h + D) parameters
+    initialisation is that of the authors' class. 2 L (a (2 r D + 2 r h + r^2) + h + D) parameters
     on a plain ViT, a branches.
     """
 

@@ -105,9 +105,10 @@ class SparseTuning(Method):
 
     Patches merge at a quarter, half and three quarters of the blocks, behind attention (blocks 3, 6 and 9 of 12 as
     released): the share `keep` of them stays, the others become one token, their sum weighed by the class token's
-    attention, a mean over heads. At the end of each stage between the merges what its adapters added is added to the
-    stream once more, in the first with the tokens that entered it, in the last without the last block's, as released.
-    The adapter is released for h = 64. L (2 D h + 5/2 h^2 + D + 7/2 h) parameters.
+    attention, a mean over heads (the paper's; in the release a flag, `--fuse_token`, without which they are dropped).
+    At the end of each stage between the merges what its adapters added is added to the stream once more, in the first
+    with the tokens that entered it, in the last without the last block's, as released. The adapter is released for h =
+    64. L (2 D h + 5/2 h^2 + D + 7/2 h) parameters.
     """
 
     family: ClassVar[str] = "adapter"

@@ -206,7 +206,7 @@ def _upernet(taps: Taps, outputs: int, channels: int | None) -> nn.Module:
 DECODERS: dict[str, Callable[[Taps, int, int | None], nn.Module]] = {
     "linear": lambda taps, outputs, channels: LinearDecoder(taps.widths, outputs),
     "fcn": lambda taps, outputs, channels: FCNDecoder(taps.widths, outputs, channels or 256),
-    "pup": lambda taps, outputs, channels: PUPDecoder(taps.widths[-1], outputs, channels or 256),
+    "pup": lambda taps, outputs, channels: PUPDecoder(taps.last.widths[0], outputs, channels or 256),
     "upernet": _upernet,
     "hrnet": lambda taps, outputs, channels: HRNetDecoder(taps.widths, outputs, channels or 18),
 }

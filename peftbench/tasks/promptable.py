@@ -181,8 +181,9 @@ class PromptedModel(TaskModel):
     """images [batch, 3, size, size] -> `EncodedImages`."""
 
     def __init__(self, backbone: Backbone, width: int, num_asked: int, num_classes: int = 0) -> None:
-        taps = taps_of(backbone, 1)
         promptable = backbone.shape.family == "sam"
+        found = taps_of(backbone, 1)
+        taps = None if promptable else found.last
         state = tensors_beside(backbone, _PARTS) if promptable else {}
         if state:
             sizes = Sizes.of(state)
@@ -192,9 +193,9 @@ class PromptedModel(TaskModel):
         head = PromptedHead(sizes, num_classes)
         if state:
             _load(head, state)
-        head.project = nn.Identity() if promptable else _projection(taps.widths[-1], width)
+        head.project = _projection(taps.widths[0], width) if taps else nn.Identity()
         super().__init__(backbone, head)
-        self.layers = () if promptable else taps.layers[-1:]
+        self.layers = taps.layers if taps else ()
         self.num_asked = num_asked
 
     @property
@@ -203,10 +204,11 @@ class PromptedModel(TaskModel):
         return {f"head.prompt_encoder.{name}": tensor for name, tensor in encoder.named_parameters()}
 
     def forward(self, *inputs: Tensor) -> EncodedImages:
-        if self.backbone.shape.family == "sam":
-            found: Tensor = self.backbone.net.forward_features(*inputs)  # type: ignore[operator]
+        found: Tensor
+        if self.layers:
+            (found,) = feature_maps(self.backbone, inputs, self.layers)
         else:
-            found = feature_maps(self.backbone, inputs, self.layers)[-1]
+            found = self.backbone.net.forward_features(*inputs)  # type: ignore[operator]
         head: Any = self.head
         return EncodedImages(head.project(found), head, inputs[0].shape[-1], self.num_asked)
 

@@ -52,7 +52,7 @@ class VQA(Task):
         if self.fusion == PRODUCT:
             with seeded(seed, "head"):
                 return ProductModel(pair, ProductHead(pair.feature_dim, targets.num_classes))
-        taps = taps_of(pair.image, 1)
+        taps = taps_of(pair.image, 1).last
         with seeded(seed, "head"):
             return ReadingModel(pair, ReadingHead(pair, taps, targets.num_classes), taps)
 

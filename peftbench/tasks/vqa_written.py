@@ -57,7 +57,7 @@ class WrittenVQA(Task):
 
     def model(self, backbone: Backbone, targets: Targets, seed: int) -> TaskModel:
         both = _vl_t5(backbone)
-        taps = taps_of(both.image, 1)
+        taps = taps_of(both.image, 1).last
         with seeded(seed, "head"):
             head = VisualEmbedding(taps.widths[0], both.text.shape.width, both.image.shape.grid)
         return WritingModel(both, head, taps, targets.class_names, self.beams, self.longest)

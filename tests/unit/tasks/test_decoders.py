@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from peftbench.backbones.maps import Taps, tapped_blocks, taps_of
-from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images
-from peftbench.foundation.errors import ConfigError
+from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, images, installed, make
+from peftbench.contracts.test_methods import fitting
+from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.seeding import seeded
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.base import Classes
@@ -26,6 +27,7 @@ from peftbench.tasks.decoders import (
     pooled_to,
 )
 from peftbench.tasks.dense import MapModel
+from peftbench.tasks.promptable import Promptable
 from peftbench.tasks.pyramid import FlatPyramid
 from peftbench.tasks.segmentation import Segmentation
 from peftbench.tasks.several import Several
@@ -51,6 +53,22 @@ def test_scores_have_the_size_of_the_image_and_the_decoder_trains(family: str, d
     (scores * torch.linspace(-1, 1, scores.numel()).view_as(scores)).sum().backward()
     for name, parameter in model.head.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("method", ["vit_adapter", "hst"])
+def test_what_reads_one_map_is_refused_where_a_method_makes_a_pyramid(method: str) -> None:
+    built = installed(fitting(method), "vit_cls")
+    made = taps_of(built, 4)
+    with pytest.raises(NotApplicable, match=f"a pyramid of {len(made.widths)} maps.*choose a decoder that reads all"):
+        DECODERS["pup"](made, 3, 8)
+    with pytest.raises(NotApplicable, match="the one behind the last block is asked for"):
+        Promptable(width=64).model(built, CLASSES, 0)
+    assert DECODERS["linear"](made, 3, None)
+
+
+def test_of_several_maps_the_last_one() -> None:
+    taps = taps_of(make("swin"), 1)
+    assert len(taps.widths) > 1 and (taps.last.layers, taps.last.widths) == (taps.layers[-1:], taps.widths[-1:])
 
 
 def test_published_counts() -> None:

@@ -77,11 +77,17 @@ def _shown(flags: set[str], words: list[str]) -> int:
 
 
 def dry_run(words: list[str]) -> int:
-    """Say what the words would run, how long that may take and what is missing, and start nothing."""
+    """Say what the words would run, how long that may take and what is missing, and start nothing.
+
+    Returns 1 where cells cannot be planned, as the sweep would.
+    """
     grid, _ = plan_grid(words)
-    lines = ["dry run: nothing is started", *status_lines(grid, found_states(grid), "method")]
+    found = found_states(grid)
+    lines = ["dry run: nothing is started", *status_lines(grid, found, "method")]
+    if any(state == "missing" for state, _ in found.values()):
+        lines.append("neither networks nor images were opened: what they refuse is said when a cell is run")
     print(printable("\n".join(lines)), flush=True)
-    return 0
+    return 1 if grid.problems else 0
 
 
 def sweep(words: list[str]) -> int:

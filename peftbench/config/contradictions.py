@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from peftbench.config.presets import DEFAULT
@@ -31,6 +31,21 @@ def contradictions(specs: Mapping[str, Any]) -> Iterator[str]:
                 yield from problems(*(specs[section] for section in sections))
             except NoOutline:
                 continue
+
+
+def unheard(specs: Mapping[str, Any], named: Collection[str]) -> Iterator[str]:
+    """Options that were named and that another choice leaves without effect. `named`: as in `gate.to_run_config`."""
+    asked = sorted(name for name in named if name.startswith("tune.") and name != "tune.strategy")
+    # who names tune=none, as a sweep beside tune=random does, knows
+    if "tune" in specs and not specs["tune"].active and asked and "tune" not in named:
+        yield f"{', '.join(asked)} goes with a search, and nothing is tuned here; add tune=random or leave it out"
+    backbone = specs.get("backbone")
+    both = {"backbone.weights", "backbone.checkpoint"} <= set(named)
+    if both and backbone and backbone.checkpoint and backbone.weights != "checkpoint":
+        yield (
+            f"backbone.checkpoint={backbone.checkpoint} and backbone.weights={backbone.weights} each say where the "
+            "weights come from; leave one of them out"
+        )
 
 
 def _tuning_problems(specs: Mapping[str, Any]) -> Iterator[str]:
@@ -88,6 +103,8 @@ def _map_problems(task: Task, train: TrainSpec) -> Iterator[str]:
 
 
 def _tower_problems(method: Method, task: Task) -> Iterator[str]:
+    if not method.towers or len(set(method.towers)) < len(method.towers):
+        yield f"method.towers must name towers, each once, got {method.towers}"
     if "text" in method.towers and not (task.reads_texts or task.reads_names):
         words = f"method.towers={method.towers}: task={task.name} reads images alone"
         yield f"{words}; set task=text_classification, which reads class names, or method.towers=[image]"

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from peftbench.backbones.options import BackboneSpec
-from peftbench.config.contradictions import contradictions
+from peftbench.config.contradictions import contradictions, unheard
 from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.config.parts import LOADED, build_outlined, outlined
 from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
@@ -200,7 +200,7 @@ def from_tree(
                 problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
         except ConfigError as error:
             problems.extend(error.problems)
-    problems.extend(contradictions(specs))
+    problems += [*contradictions(specs), *unheard(specs, named)]
     if problems:
         raise ConfigError(problems)
     # configurations from before there was tuning have no such section

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from peftbench.foundation.spec import Spec, option
 
 # more of them outrun any device here, and each holds two batches
 MOST_DECODERS = 16
+# whether it is here is known once torch is
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ class RuntimeSpec(Spec):
     def problems(self) -> Sequence[str]:
         empty = [name for name in ("device", "results", "wandb_project") if not getattr(self, name)]
         problems = [f"runtime.{name} must not be empty; leave the word out for its default" for name in empty]
+        if self.device and not _DEVICE.fullmatch(self.device):
+            problems.append(f"runtime.device '{brief(self.device)}' is not a device; use auto, cpu, cuda or cuda:N")
         if self.feature_cache not in ("auto", "off") and self.feature_gb is None:
             given = f"'{brief(self.feature_cache)}'"
             problems.append(f"runtime.feature_cache must be auto, off or a number of GB, got {given}")

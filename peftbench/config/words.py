@@ -8,13 +8,23 @@ from collections.abc import Iterator
 from peftbench.config.gate import FIXED, NAMED, config_dir
 from peftbench.config.overrides import word_problems
 from peftbench.config.parts import LOADED, outlined
+from peftbench.foundation.errors import brief
 from peftbench.foundation.plugins import plugins
 from peftbench.foundation.spec import Spec
 
 
 def problems_of(words: list[str], sweep: bool = False) -> list[str]:
     """One message for every wrong word; [] if all is well. What stands behind a section's dot, the gate checks."""
-    return word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep, with_section, without_file)
+    problems = word_problems(words, config_dir(), [*FIXED, *NAMED, "seed"], sweep, with_section, without_file)
+    return problems + [line for word in words for line in _of_names(word)]
+
+
+def _of_names(word: str) -> Iterator[str]:
+    """What is wrong with a word that sets the name of a part: the part would come without the options it ships with."""
+    key, _, value = word.lstrip("+~").partition("=")
+    for section, (name, _) in NAMED.items():
+        if key == f"{section}.{name}":
+            yield f"{key} is no option; {section}={brief(value) or '<name>'} chooses the part with its own options"
 
 
 def with_section(option: str) -> list[str]:

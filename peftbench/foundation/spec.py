@@ -177,9 +177,7 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
             converted[key] = _convert(value, hints[key])
         except (TypeError, ValueError):
             wanted = f"{prefix}{key} must be {describe(hints[key])}, got {brief(repr(value))}"
-            problems.append(
-                wanted + (f"; write {prefix}{key}={_in_a_list(cls, key, value)}" if _fits([value], hints[key]) else "")
-            )
+            problems.append(wanted + (_as_a_list(cls, key, value) if _fits([value], hints[key]) else ""))
     try:
         instance = cls(**converted)
     except ConfigError as error:
@@ -189,17 +187,18 @@ def build(cls: type[Spec], values: dict[str, Any]) -> Spec:
     return instance
 
 
-def _in_a_list(cls: type[Spec], key: str, value: Any) -> str:
-    """A lone value as the list to write; the default where the class takes no list of that one value."""
-    default = defaults_of(cls)[key]
-    if default:
-        try:
-            cls(**{key: _convert([value], _hints(cls)[key])})
-        except ConfigError:
-            return f"[{','.join(map(str, default))}]"
-        except TypeError:  # other options have no defaults, so it cannot be tried alone
-            pass
-    return f"[{brief(str(value))}]"
+def _as_a_list(cls: type[Spec], key: str, value: Any) -> str:
+    """Advice to write a lone value as a list; the default, or what is asked, where a list of one is not taken."""
+    default, option_name = defaults_of(cls)[key], f"{cls.section}.{key}" if cls.section else key
+    try:
+        cls(**{key: _convert([value], _hints(cls)[key])})
+    except ConfigError as error:
+        if default:
+            return f"; write {option_name}=[{','.join(map(str, default))}]"
+        return f"; {error.problems[0]}"
+    except TypeError:  # other options have no defaults, so it cannot be tried alone
+        pass
+    return f"; write {option_name}=[{brief(str(value))}]"
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

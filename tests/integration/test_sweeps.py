@@ -160,7 +160,7 @@ def test_what_cannot_apply_by_its_options_is_said_before_anybody_tries(run, resu
     assert run("status", *FAST, *words, fast=False) == 1
     shown = capsys.readouterr().out
     assert re.search(r"^aim +0 +0 +0 +0 +1$", shown, re.MULTILINE)
-    assert re.search(r"^all +0 +0 +0 +1 +2$", shown, re.MULTILINE) and "1 cells left" in shown
+    assert re.search(r"^all +0 +0 +0 +1 +2$", shown, re.MULTILINE) and "1 cell left" in shown
     assert run("status", *FAST, "method=aim", *TINY, fast=False) == 0
 
 
@@ -190,7 +190,7 @@ def test_a_cell_of_another_worker_is_missing_and_said_to_be_running(run, results
         assert run("status", *FAST, *words, fast=False) == 1
         shown = capsys.readouterr().out
         assert re.search(r"^bitfit +0 +1 +0 +0 +0$", shown, re.MULTILINE)
-        assert re.search(r"1 cells left: .* with 1 worker$", shown)
+        assert re.search(r"1 cell left: .* with 1 worker$", shown)
 
 
 def test_a_cell_that_kills_its_workers_is_given_up(run, results, capsys):

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from peftbench.cli.arguments import Arguments
 from peftbench.foundation.errors import printable
+from peftbench.foundation.terminal import number_of
 from peftbench.sweep.clock import duration, recorded_times
 from peftbench.sweep.grid import plan_grid
 from peftbench.sweep.places import Places
@@ -75,9 +76,9 @@ def _eta(grid: Plan, found: dict[str, tuple[str, str]]) -> str:
         return "nothing left to run"
     seconds = recorded_times(grid.cells).total(left)
     if seconds is None:
-        return f"{len(left)} cells left; how long they take is known once one is done"
+        return f"{number_of(len(left), 'cell')} left; how long they take is known once one is done"
     workers = max(1, num_running)
-    return f"{len(left)} cells left: {duration(seconds / workers)} with {workers} worker{'s' if workers > 1 else ''}"
+    return f"{number_of(len(left), 'cell')} left: {duration(seconds / workers)} with {number_of(workers, 'worker')}"
 
 
 def _counts(states: Sequence[str]) -> list[int]:

@@ -26,9 +26,18 @@ SAID = {
     f"{APART} train.mixup=0.2": "train.mixup gives images a share in classes of other tasks; set train.mixup=0",
     "protocol.test_flip=true": "are for tasks that predict maps; with task=classification leave them out",
     "protocol.canvas=64 train.augment=scale_crop_flip": "protocol.canvas is for tasks that predict maps; task=class",
+    "method=lora method.towers=[]": "method.towers must name towers, each once, got []",
+    "method=lora tune.num_trials=3": "tune.num_trials goes with a search, and nothing is tuned here; add tune=random",
+    "method=lora backbone.weights=none backbone.checkpoint=x.pth": "each say where the weights come from; leave one",
+    "runtime.device=gpu": "runtime.device 'gpu' is not a device; use auto, cpu, cuda or cuda:N",
+    "method=lora tune=random tune.lr=0.1": "tune.lr must be two numbers, the lower one first",
     f"{MAPS} protocol.canvas=64 train.augment=none": "protocol.canvas needs windows to train on; set train.augment=sca",
 }
 FINE = (
+    "method=lora tune=random tune.num_trials=3 tune.lr=[0.001,0.1]",
+    "method=lora tune=none tune.num_trials=3",
+    "method=lora backbone.checkpoint=x.pth",
+    "runtime.device=cuda:1",
     "method=pro_vpt",
     "method=vpt_deep train.compile=true optim.average_mean=1",
     f"method=lora method.towers=[text] {PAIR} task=text_classification",

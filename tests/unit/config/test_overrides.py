@@ -7,6 +7,7 @@ import pytest
 from peftbench.config.choices import choices_of
 from peftbench.config.gate import config_dir
 from peftbench.config.overrides import option_values, parsed, quoted, readable, values_of, word_problems
+from peftbench.config.words import problems_of
 from peftbench.foundation.errors import ConfigError
 
 AWKWARD = [
@@ -68,3 +69,19 @@ def test_every_unreadable_word_is_named():
     with pytest.raises(ConfigError) as stop:
         readable(["optim.lr=[1", "seed", "method=lora"])
     assert [problem.split("'")[1] for problem in stop.value.problems] == ["optim.lr=[1", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("method.name=lora", "method.name is no option; method=lora chooses the part with its own options"),
+        ("+objective.name=gist", "objective.name is no option; objective=gist chooses"),
+        ("task.name=depth", "task.name is no option; task=depth chooses"),
+        ("dataset.kind=folder", "dataset.kind is no option; dataset=folder chooses"),
+        ("launcher.kind=joblib", "launcher.kind is no option; launcher=joblib chooses"),
+    ],
+)
+def test_a_part_is_chosen_with_its_options_and_not_by_its_name_alone(word: str, said: str) -> None:
+    """LoRA under the learning rate of the method that was chosen would be neither."""
+    assert said in problems_of([word])[0]
+    assert problems_of(["optim.name=sgd"]) == []

@@ -156,6 +156,38 @@ def make_csv_case_classes(place: Path) -> Path:
     return listed(place, "path,label,split\n" + rows("cat", 5) + "a5.png,Cat,test\n")
 
 
+def make_csv_bars(place: Path) -> Path:
+    return listed(place, "path|label\n" + rows(form="a{index}.png|{label}\n"))
+
+
+def make_csv_bars_bare(place: Path) -> Path:
+    return listed(place, rows(form="a{index}.png|{label}\n"))
+
+
+def make_csv_json(place: Path) -> Path:
+    return listed(place, '[\n {"path": "a0.png", "label": 0},\n {"path": "a1.png", "label": 1}\n]\n')
+
+
+def make_csv_json_lines(place: Path) -> Path:
+    return listed(place, rows(form='{{"path": "a{index}.png", "label": {label}}}\n'))
+
+
+def make_csv_addresses(place: Path) -> Path:
+    return listed(place, "path,label\n" + rows(form="https://x.y/a{index}.png,{label}\n"))
+
+
+def make_csv_no_endings(place: Path) -> Path:
+    return listed(place, "id,breed\n" + rows(form="a{index},{label}\n"))
+
+
+def make_csv_two_labels(place: Path) -> Path:
+    return listed(place, "path,label,class\n" + rows(form="a{index}.png,{label},c\n"))
+
+
+def make_csv_number_twins(place: Path) -> Path:
+    return listed(place, "path,label\n" + rows(num_rows=5, form="a{index}.png,{label}\n") + "a5.png,01\n")
+
+
 # parquet
 
 

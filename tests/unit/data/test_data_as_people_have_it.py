@@ -114,6 +114,80 @@ def test_a_column_of_parts_is_named_with_the_others(tmp_path):
     assert counts == {"train": len(LABELS) - 2, "val": 1, "test": 1}
 
 
+@pytest.mark.parametrize("header", ["id,breed", "path,label", ""])
+@pytest.mark.parametrize("inner", ["", "train/"])
+def test_paths_without_endings_are_told_so_and_no_header_is_an_image(tmp_path, header, inner):
+    pictures(tmp_path, [f"{inner}im{index}_0.png" for index in range(6)])
+
+    def listed(end: str, **options: str) -> CsvFiles:
+        rows = [f"im{index}_0{end},{label}\n" for index, label in enumerate(LABELS)]
+        (tmp_path / "list.csv").write_text("".join([f"{header}\n"] * bool(header) + rows))
+        return CsvFiles(path=str(tmp_path / "list.csv"), **options)
+
+    with pytest.raises(
+        BadInput, match=r"'im0_0' lacks its ending, .*im0_0\.png is there; write each path with"
+    ) as stop:
+        listed("").revision()
+    columns = {"path_column": "id", "label_column": "breed"} if header == "id,breed" else {}
+    root = {"root": str(tmp_path / "train")} if inner else {}
+    assert advised(stop.value) == columns | root
+    listing = listed(".png", **advised(stop.value)).listing()
+    assert listing.class_names == ("cat", "dog") and len(listing.parts["all"].paths) == 6
+
+
+def test_images_without_endings_are_read_and_their_header_is_none(tmp_path):
+    pictures(tmp_path, ["x.png"])
+    for index in range(6):
+        (tmp_path / f"im{index}").write_bytes((tmp_path / "x.png").read_bytes())
+    rows = "".join(f"im{index},{label}\n" for index, label in enumerate(LABELS))
+    (tmp_path / "list.csv").write_text("id,breed\n" + rows)
+    with pytest.raises(BadInput, match="the first line names columns, and none is a known name: id, breed") as stop:
+        CsvFiles(path=str(tmp_path / "list.csv")).listing()
+    listing = CsvFiles(path=str(tmp_path / "list.csv"), **advised(stop.value)).listing()
+    assert listing.parts["all"].paths == tuple(f"im{index}" for index in range(6))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "columns"),
+    [
+        ("path,label,class", "{path},{wrong},{label}", {"label_column": "class"}),
+        ("class,path,target", "{label},{path},{wrong}", {"label_column": "class"}),
+        ("image,label,filename", "b.png,{label},{path}", {"path_column": "filename"}),
+        ("image,label,filename", "x/{path},{label},{path}", {"path_column": "filename"}),
+    ],
+)
+def test_of_two_columns_that_fit_none_is_taken_unasked(tmp_path, header, row, columns):
+    pictures(tmp_path, names())
+    wrong = ["a", "a", "b", "b", "c", "c"]
+    cells = zip(names(), LABELS, wrong, strict=True)
+    lines = [row.format(path=path, label=label, wrong=other) for path, label, other in cells]
+    (tmp_path / "list.csv").write_text("\n".join([header, *lines]))
+    [(option, column)] = columns.items()
+    with pytest.raises(BadInput, match=f"differ and may both be the .*dataset.{option}={column}"):
+        CsvFiles(path=str(tmp_path / "list.csv")).listing()
+    listing = CsvFiles(path=str(tmp_path / "list.csv"), **columns).listing()
+    assert (listing.class_names, listing.parts["all"].paths) == (("cat", "dog"), tuple(names()))
+
+
+def test_columns_that_say_the_same_are_one(tmp_path):
+    pictures(tmp_path, names())
+    numbers = {"cat": 1, "dog": 0}
+    rows = [f"{path},{numbers[label]},{label},{path}" for path, label in zip(names(), LABELS, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,class_name,file", *rows]))
+    assert CsvFiles(path=str(tmp_path / "list.csv")).listing().parts["all"].labels.tolist() == [1, 0] * 3
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,label,file", *rows]))
+    assert CsvFiles(path=str(tmp_path / "list.csv")).listing().class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("options", [{}, {"label_column": "label"}])
+def test_one_name_of_two_columns_that_differ_is_refused(tmp_path, options):
+    pictures(tmp_path, names())
+    rows = [f"{path},{label},{index}" for index, (path, label) in enumerate(zip(names(), LABELS, strict=True))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,label", *rows]))
+    with pytest.raises(BadInput, match="two columns that differ are called 'label'; give one of them another name"):
+        CsvFiles(path=str(tmp_path / "list.csv"), **options).listing()
+
+
 @pytest.mark.parametrize("number", [6, 40, 700, 1000])
 def test_the_numbers_that_a_message_names_do_divide_a_small_folder(tmp_path, number):
     pictures(tmp_path / "mine", [f"{'ab'[index % 2]}/{index}.png" for index in range(number)])

@@ -231,6 +231,14 @@ def make_hf_no_images(place: Path) -> None:
     parquet(place, pyarrow.array([0, 1, 0]), pyarrow.array(["a.png", "b.png", "c.png"]))
 
 
+def make_hf_two_labels(place: Path) -> None:
+    place.mkdir()
+    cells = [{"bytes": png(index), "path": None} for index in range(4)]
+    table = pyarrow.table({"image": cells, "label": [0, 1, 2, 3], "labels": [0, 0, 1, 1]})
+    for part in ("train", "test"):
+        pyarrow.parquet.write_table(table, place / f"{part}.parquet")
+
+
 def make_hf_no_test(place: Path) -> None:
     parquet(place, pyarrow.array([0, 1, 0]), parts="train")
 

@@ -269,6 +269,70 @@ def test_labels_of_parquet_may_be_words(tmp_path):
     assert source.parts["train"].labels.tolist() == [2, 1, 0] and source.parts["test"].labels.tolist() == [1, 2]
 
 
+def tables(folder: Path, **columns: list) -> str:
+    """A new folder with train.parquet and test.parquet of these columns; `image` unless it is among them."""
+    folder.mkdir()
+    columns = {"image": [{"bytes": data, "path": None} for data in numbered()], **columns}
+    for part in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{part}.parquet")
+    return str(folder)
+
+
+def numbered() -> list[bytes]:
+    """Six pictures; each shows its place."""
+    return [png(Image.new("L", (2, 2), index)) for index in range(6)]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+def test_bytes_in_a_column_of_parquet_are_images(tmp_path, kind):
+    of_bytes = tables(tmp_path / "bytes", image=pyarrow.array(numbered(), kind), label=LABELS)
+    source = HfDataset(path=of_bytes).open()
+    of_cells = HfDataset(path=tables(tmp_path / "cells", label=LABELS)).open()
+    assert [np.asarray(source.parts["test"].read(row))[0, 0] for row in range(6)] == list(range(6))
+    assert source.parts["test"].content_digest() == of_cells.parts["test"].content_digest()
+
+
+@pytest.mark.parametrize(("pictures_in", "advice"), [("scan", "set dataset.image_column=scan"), ("", "dataset=csv")])
+def test_a_column_without_images_is_answered_with_the_one_that_holds_them(tmp_path, pictures_in, advice):
+    others = {pictures_in: numbered()} if pictures_in else {}
+    place = tables(tmp_path / "set", image=names(), label=LABELS, **others)
+    with pytest.raises(BadInput, match=f"column image holds no images .*{advice}") as stop:
+        HfDataset(path=place).open()
+    if pictures_in:
+        assert len(HfDataset(path=place, **advised(stop.value)).open().parts["train"]) == 6
+
+
+def test_a_column_without_masks_is_answered_with_the_option_of_masks(tmp_path):
+    place = tables(tmp_path / "set", mask=LABELS)
+    with pytest.raises(BadInput, match=r"column mask holds no images .*set dataset\.mask_column=image"):
+        HfDataset(path=place, mask_column="mask", classes=3).open()
+
+
+def test_of_two_columns_of_parquet_that_fit_none_is_taken_unasked(tmp_path):
+    numbers = [int(label == "cat") for label in LABELS]
+    same = tables(tmp_path / "same", label=LABELS, labels=numbers)
+    assert HfDataset(path=same).open().class_names == ("cat", "dog"), "numbers and their names say the same"
+    place = tables(tmp_path / "labels", label=list("aabbcc"), fine_label=LABELS)
+    with pytest.raises(BadInput, match=r"columns label and fine_label differ .*dataset\.label_column=fine_label"):
+        HfDataset(path=place).open()
+    assert HfDataset(path=place, label_column="fine_label").open().class_names == ("cat", "dog")
+    place = tables(tmp_path / "images", label=LABELS, img=numbered()[::-1])
+    with pytest.raises(BadInput, match=r"columns image and img differ .*dataset\.image_column=img"):
+        HfDataset(path=place).open()
+
+
+def test_an_index_of_pandas_in_one_table_is_no_column_and_others_are_named(tmp_path):
+    place = tables(tmp_path / "set", label=LABELS)
+    table = pyarrow.parquet.read_table(f"{place}/test.parquet")
+    indexed = table.append_column("__index_level_0__", pyarrow.array(range(6)))
+    pyarrow.parquet.write_table(indexed, f"{place}/test.parquet")
+    source = HfDataset(path=place).open()
+    assert source.parts["test"].labels.tolist() == [0, 1, 0, 1, 0, 1] and len(source.parts["train"]) == 6
+    pyarrow.parquet.write_table(indexed.append_column("score", pyarrow.array(range(6))), f"{place}/test.parquet")
+    with pytest.raises(BadInput, match=r"test\.parquet has .*score, which train\.parquet has not; write all tables"):
+        HfDataset(path=place).open()
+
+
 def test_classes_that_differ_by_case_are_named(tmp_path):
     for part in ("train", "test"):
         pictures(tmp_path / part, ["Cat/a.png", "cat/b.png"])

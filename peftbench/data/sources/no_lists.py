@@ -64,6 +64,13 @@ def refuse_without_endings(file: Path, folder: Path, paths: Sequence[str], heade
                 f"{file}: '{brief(path)}' lacks its ending, {place / found} is there; write each path with its ending"
                 f"{' and set ' if advised else ''}{' '.join(advised)}"
             )
+        if any((place / path).is_file() for path in looked_at):
+            return
+    if columns and len(paths) > 1:
+        raise BadInput(
+            f"{file}: there is no image '{brief(paths[1])}', with an ending or without; set dataset.root=<the folder "
+            f"where paths start>, and where the first line names columns {' '.join(columns)}"
+        )
 
 
 def _columns_in(header: Sequence[str]) -> list[str]:

@@ -141,6 +141,9 @@ def test_images_without_endings_are_read_and_their_header_is_none(tmp_path):
         (tmp_path / f"im{index}").write_bytes((tmp_path / "x.png").read_bytes())
     rows = "".join(f"im{index},{label}\n" for index, label in enumerate(LABELS))
     (tmp_path / "list.csv").write_text("id,breed\n" + rows)
+    (tmp_path / "elsewhere/in/it").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"no image 'im0', with .* dataset\.path_column=id dataset\.label_column=breed"):
+        CsvFiles(path=str(tmp_path / "list.csv"), root=str(tmp_path / "elsewhere/in/it")).listing()
     with pytest.raises(BadInput, match="the first line names columns, and none is a known name: id, breed") as stop:
         CsvFiles(path=str(tmp_path / "list.csv")).listing()
     listing = CsvFiles(path=str(tmp_path / "list.csv"), **advised(stop.value)).listing()

@@ -156,6 +156,38 @@ def make_csv_case_classes(place: Path) -> Path:
     return listed(place, "path,label,split\n" + rows("cat", 5) + "a5.png,Cat,test\n")
 
 
+def make_csv_bars(place: Path) -> Path:
+    return listed(place, "path|label\n" + rows(form="a{index}.png|{label}\n"))
+
+
+def make_csv_bars_bare(place: Path) -> Path:
+    return listed(place, rows(form="a{index}.png|{label}\n"))
+
+
+def make_csv_json(place: Path) -> Path:
+    return listed(place, '[\n {"path": "a0.png", "label": 0},\n {"path": "a1.png", "label": 1}\n]\n')
+
+
+def make_csv_json_lines(place: Path) -> Path:
+    return listed(place, rows(form='{{"path": "a{index}.png", "label": {label}}}\n'))
+
+
+def make_csv_addresses(place: Path) -> Path:
+    return listed(place, "path,label\n" + rows(form="https://x.y/a{index}.png,{label}\n"))
+
+
+def make_csv_no_endings(place: Path) -> Path:
+    return listed(place, "id,breed\n" + rows(form="a{index},{label}\n"))
+
+
+def make_csv_two_labels(place: Path) -> Path:
+    return listed(place, "path,label,class\n" + rows(form="a{index}.png,{label},c\n"))
+
+
+def make_csv_number_twins(place: Path) -> Path:
+    return listed(place, "path,label\n" + rows(num_rows=5, form="a{index}.png,{label}\n") + "a5.png,01\n")
+
+
 # parquet
 
 
@@ -197,6 +229,14 @@ def make_hf_one_class(place: Path) -> None:
 
 def make_hf_no_images(place: Path) -> None:
     parquet(place, pyarrow.array([0, 1, 0]), pyarrow.array(["a.png", "b.png", "c.png"]))
+
+
+def make_hf_two_labels(place: Path) -> None:
+    place.mkdir()
+    cells = [{"bytes": png(index), "path": None} for index in range(4)]
+    table = pyarrow.table({"image": cells, "label": [0, 1, 2, 3], "labels": [0, 0, 1, 1]})
+    for part in ("train", "test"):
+        pyarrow.parquet.write_table(table, place / f"{part}.parquet")
 
 
 def make_hf_no_test(place: Path) -> None:

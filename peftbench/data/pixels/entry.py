@@ -2,6 +2,7 @@
 
 An entry is `<key>.bin` (raw uint8) and `<key>.json` (shape and checksum, written last): an entry without a matching
 header does not exist. A lock file per key lets one process build while others wait; the lock dies with its process.
+What else lies in the folder is somebody's own: it is neither listed nor removed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +24,15 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from peftbench.foundation.digests import hash_file
-from peftbench.foundation.entries import entries_in, matching
+from peftbench.foundation.entries import entries_in
 from peftbench.foundation.identity import canonical
 
 CACHE_VERSION = 1
+
+# the header first: without it the pixels do not count; the lock last, as it is held
+_SUFFIXES = (".json", ".bin", ".json.tmp", ".bin.tmp")
+_LOCK = ".lock"
+_WRITTEN = re.compile(rf"([0-9a-f]{{64}})({'|'.join(map(re.escape, (*_SUFFIXES, _LOCK)))})")
 
 
 def libraries() -> dict[str, str]:
@@ -43,7 +50,7 @@ class Entry:
         self.about = about or {}
         self.pixels = folder / f"{key}.bin"
         self.header = folder / f"{key}.json"
-        self._lock_file = folder / f"{key}.lock"
+        self._lock_file = folder / f"{key}{_LOCK}"
 
     def read(self) -> np.ndarray | None:
         """The array, or None when it is absent, incomplete or not what its header says."""
@@ -65,8 +72,9 @@ class Entry:
         """Only one process at a time builds this entry. What killed builders left behind is removed on the way."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self._lock_file):
-            for leftover in matching(self.folder, "*.tmp"):
-                _remove_abandoned(leftover, own_lock=self._lock_file)
+            for key, suffixes in _written(self.folder).items():
+                for suffix in (suffix for suffix in suffixes if suffix.endswith(".tmp")):
+                    _remove_abandoned(self.folder / f"{key}{suffix}", own_lock=self._lock_file)
             yield
 
     def write(self, chunks: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -121,7 +129,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _remove_abandoned(partial: Path, own_lock: Path) -> None:
     """Remove a temporary file unless another process holds the lock of its key, that is, is still writing it."""
-    lock_file = partial.with_name(f"{partial.name.split('.')[0]}.lock")
+    lock_file = partial.with_name(f"{partial.name.split('.')[0]}{_LOCK}")
     if lock_file == own_lock:
         partial.unlink(missing_ok=True)
         return
@@ -147,13 +155,22 @@ class Listed:
 
 
 def listed(folder: Path) -> list[Listed]:
-    """Everything under `folder`, most recently used first; leftovers of killed builders included."""
-    files: dict[str, list[Path]] = {}
-    for path in entries_in(folder):
-        if path.suffix != ".lock" and path.is_file():
-            files.setdefault(path.name.split(".")[0], []).append(path)
-    entries = [_listed(folder, key, paths) for key, paths in files.items()]
+    """Every entry under `folder`, most recently used first; leftovers of killed builders included."""
+    entries = [
+        _listed(folder, key, [folder / f"{key}{suffix}" for suffix in suffixes])
+        for key, found in _written(folder).items()
+        if (suffixes := found - {_LOCK})
+    ]
     return sorted(entries, key=lambda entry: (-entry.used, entry.key))
+
+
+def _written(folder: Path) -> dict[str, set[str]]:
+    """Key -> the suffixes under which the cache has written files for it."""
+    found: dict[str, set[str]] = {}
+    for path in entries_in(folder):
+        if (match := _WRITTEN.fullmatch(path.name)) and path.is_file():
+            found.setdefault(match[1], set()).add(match[2])
+    return found
 
 
 def _listed(folder: Path, key: str, paths: list[Path]) -> Listed:
@@ -179,16 +196,20 @@ def prune(folder: Path, unused_days: float | None = None) -> list[Listed]:
         old = unused_days is not None and time.time() - entry.used > unused_days * 86_400
         if (old or not entry.reachable) and _remove(folder, entry.key):
             removed.append(entry)
-    for lock_file in matching(folder, "*.lock"):
-        if not any(matching(folder, f"{lock_file.stem}.[!l]*")):
-            _remove(folder, lock_file.stem)
+    for key, suffixes in _written(folder).items():
+        if suffixes == {_LOCK}:
+            _remove(folder, key)
     return removed
 
 
 def _remove(folder: Path, key: str) -> bool:
-    with _locked(folder / f"{key}.lock", blocking=False) as had:
+    """Whether there was something of the entry to remove, and nobody was building it."""
+    removed = False
+    with _locked(folder / f"{key}{_LOCK}", blocking=False) as had:
         if had:
-            # the header first: without it the pixels do not count
-            for name in (f"{key}.json", f"{key}.bin", f"{key}.json.tmp", f"{key}.bin.tmp", f"{key}.lock"):
-                (folder / name).unlink(missing_ok=True)
-        return had
+            for suffix in _SUFFIXES:
+                with contextlib.suppress(FileNotFoundError):
+                    (folder / f"{key}{suffix}").unlink()
+                    removed = True
+            (folder / f"{key}{_LOCK}").unlink(missing_ok=True)
+    return removed

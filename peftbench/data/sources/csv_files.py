@@ -7,17 +7,14 @@ import dataclasses
 import io
 import os
 import posixpath
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from peftbench.data.base import DATASETS
 from peftbench.data.shipped import NO_FILES_NEEDED
-from peftbench.data.sources.image_lists import ImageList, listed_files, read_text, shortened
-from peftbench.data.sources.labels import refuse_several
+from peftbench.data.sources.image_lists import ImageList, address_problem, listed_files, read_text, shortened
+from peftbench.data.sources.labels import label_numbers, refuse_several
 from peftbench.data.sources.list_columns import (
     IMAGE_NAME,
     LABEL_COLUMNS,
@@ -26,13 +23,11 @@ from peftbench.data.sources.list_columns import (
     SPLIT_COLUMNS,
     find_columns,
 )
+from peftbench.data.sources.no_lists import refuse_bars, refuse_json, refuse_without_endings
 from peftbench.data.sources.own_files import Listing, OwnFiles, part_named
-from peftbench.foundation.errors import BadInput, MissingInput, brief
+from peftbench.foundation.errors import BadInput, MissingInput
 from peftbench.foundation.location import user_path
 from peftbench.foundation.spec import option
-
-# longer ones are no class numbers, and Python reads numbers of 4,300 digits at most
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,8 @@ class CsvFiles(OwnFiles):
 
     Cells are separated by commas, semicolons, tabs, or, where the first line has none of these, by blanks. Image paths
     are relative to the folder of the list, or to `root`; absolute ones, and those that begin with `..` (from the
-    list's folder), must lie in `root`. Labels are names, or integers throughout; with
-    `classes` they are 0 to classes - 1. Columns are found by their usual names or named; without a header line the
+    list's folder), must lie in `root`. Labels are names, or integers throughout; with `classes` they are 0 to classes
+    - 1. Numbers among names are names. Columns are found by their usual names or named; without a header line the
     first is the path, the second the label and the third, if there is one, the part. A column of names of parts is
     read or refused; `split_column=none` says that there is no division in it.
     """
@@ -103,8 +98,9 @@ class CsvFiles(OwnFiles):
         rows = [row for part, path in lists.items() for row in self._read(part, path, folder)]
         if not rows:
             raise BadInput(f"{', '.join(map(str, lists.values()))}: no images listed")
-        refuse_several(self.label, [row.label for row in rows], [row.place for row in rows])
-        labels, names = label_numbers(rows, self.classes)
+        written, places = [row.label for row in rows], [row.place for row in rows]
+        refuse_several(self.label, written, places)
+        labels, names = label_numbers(written, places, self.classes)
         by_part: dict[str, list[int]] = {}
         for index, row in enumerate(rows):
             by_part.setdefault(row.part, []).append(index)
@@ -144,6 +140,7 @@ class CsvFiles(OwnFiles):
         lines = _cells(file)
         named = {"path": self.path_column, "label": self.label_column, "split": self.split_column}
         columns, body = find_columns(file, lines, named, part)
+        header = [cell.strip() for cell in lines[0][1]] if body is lines and lines else None
         rows: list[Row] = []
         problems: list[str] = []
         outside: list[tuple[int, str]] = []
@@ -177,52 +174,18 @@ class CsvFiles(OwnFiles):
                 f"{file}: {len(outside)} of {len(rows)} image paths lead out of {folder}, first {outside[0][1]} on "
                 f"line {outside[0][0]}; set dataset.root={common}"
             )
+        refuse_without_endings(file, folder, [row.path for row in rows], header)
         return rows
-
-
-def label_numbers(rows: Sequence[Row], classes: int | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 [num_rows] and the names of the classes, in order.
-
-    Integer labels stay as they are when `classes` is given, else the values there are get numbered in order. Raises
-    `BadInput` naming the rows whose label is not like the others or out of range.
-    """
-    integers = [bool(_INTEGER.fullmatch(row.label)) for row in rows]
-    if classes is None and not any(integers):
-        names = sorted({row.label for row in rows})
-        return _numbered([row.label for row in rows], names), tuple(names)
-    if classes is None and 2 * sum(integers) <= len(rows):
-        _refuse_rows(rows, integers, "the label must be a name", classes)
-    _refuse_rows(rows, [not integer for integer in integers], "the label must be an integer", classes)
-    values = [int(row.label) for row in rows]
-    if classes is not None:
-        outside = [not 0 <= value < classes for value in values]
-        _refuse_rows(rows, outside, f"the label must be 0 to {classes - 1}", classes)
-        return np.array(values, dtype=np.int64), tuple(str(label) for label in range(classes))
-    _refuse_rows(rows, [value < 0 for value in values], "the label must not be negative", classes)
-    present = sorted(set(values))
-    return _numbered(values, present), tuple(str(value) for value in present)
-
-
-def _numbered(labels: Sequence[str] | Sequence[int], names: Sequence[str] | Sequence[int]) -> np.ndarray:
-    numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[label] for label in labels], dtype=np.int64)
-
-
-def _refuse_rows(rows: Sequence[Row], bad: Sequence[bool], problem: str, classes: int | None) -> None:
-    wrong = [
-        f"{row.place}: {problem}, got '{brief(row.label)}'" for row, is_bad in zip(rows, bad, strict=True) if is_bad
-    ]
-    if wrong:
-        why = f"dataset.classes is {classes}" if classes is not None else "labels are all integers or all names"
-        raise BadInput(f"{shortened(wrong, 'rows')}; {why}")
 
 
 def _cells(file: Path) -> list[tuple[int, list[str]]]:
     """(line number, cells) of every row that is not blank."""
     text = read_text(file)
-    first = text.partition("\n")[0]
+    refuse_json(file, text)
+    first, _, rest = text.partition("\n")
     delimiter = max(",;\t", key=first.count)
     if delimiter not in first:
+        refuse_bars(file, first, rest.partition("\n")[0])
         numbered = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
         found = [(number, _blank_separated(line)) for number, line in numbered]
         # names of columns, known or not: each is a word
@@ -259,6 +222,7 @@ def _row(part: str, file: Path, number: int, cells: list[str], columns: dict[str
     # lists made under Windows
     path = values["path"].replace("\\", "/")
     problem = f"the path cannot be used, got '{path}'" if "\0" in path or path[1:2] == ":" else None
+    problem = address_problem(path) if "://" in path else problem
     if not path or not values["label"]:
         problem = f"expected a path and a label, got '{','.join(cells)}'"
     if "split" in values:

@@ -14,6 +14,7 @@ from peftbench.data.base import DATASETS, FULL_SPLITS, GROUPS, PIXELS, DatasetSp
 from peftbench.data.maps import numbers_from_one, plain_numbers
 from peftbench.data.parts import class_notes, full_split
 from peftbench.data.raw import RawSplit
+from peftbench.data.sources.hf_columns import find_column, images_of
 from peftbench.data.sources.hf_files import OwnedFiles, card_header, data_files
 from peftbench.data.sources.hf_images import EncodedImages, HfMaskSplit, HfSplit
 from peftbench.data.sources.hf_load import load_from_hub, load_local
@@ -155,7 +156,7 @@ class HfDataset(DatasetSpec):
             part: HfMaskSplit(
                 self._images(splits[name], name, image_column),
                 np.arange(len(splits[name])),
-                self._images(splits[name], name, mask_column),
+                self._images(splits[name], name, mask_column, "mask_column"),
                 numbers,
             )
             for part, name in stored.items()
@@ -200,24 +201,10 @@ class HfDataset(DatasetSpec):
         return OwnedFiles(self._place().resolve(), self._files()) if self._is_local() else None
 
     def _column(self, split: Dataset, field: str, given: str | None, usual: tuple[str, ...]) -> str:
-        wanted = (given,) if given else usual
-        for name in wanted:
-            if name in split.column_names:
-                return name
-        raise BadInput(
-            f"{self.path}: no column {' or '.join(wanted)}; columns are {', '.join(split.column_names)}; "
-            f"set {self.option_name(field)}"
-        )
+        return find_column(split, str(self.path), self.option_name(field), given, usual)
 
-    def _images(self, split: Dataset, name: str, column: str) -> EncodedImages:
-        import datasets
-
-        feature = split.features.get(column)
-        if not isinstance(feature, datasets.Image) and not (isinstance(feature, dict) and "bytes" in feature):
-            raise BadInput(f"{self.path}: column {column} holds no images ({feature}); set dataset.image_column")
-        # Undecoded, because the library's own decoding rotates by EXIF, which no peer does.
-        plain = split.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        return EncodedImages(plain, column, f"{self.path} {name}", self._owned())
+    def _images(self, split: Dataset, name: str, column: str, field: str = "image_column") -> EncodedImages:
+        return images_of(split, column, str(self.path), name, self.option_name(field), self._owned())
 
     def _labels(self, split: Dataset, name: str, column: str) -> np.ndarray:
         """All labels of a split, int64 [num_rows] or words (object [num_rows]), without touching the images."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,9 @@ from peftbench.foundation.location import default_cache_dir
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, DatasetDict
+
+# what pandas writes of a frame whose rows were chosen
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 
 
 def load_local(given: Path, owned: OwnedFiles, revision: Callable[[], str]) -> DatasetDict:
@@ -36,9 +40,31 @@ def load_local(given: Path, owned: OwnedFiles, revision: Callable[[], str]) -> D
         state = hashlib.sha256(f"{revision()} {place}".encode("utf-8", "surrogateescape")).hexdigest()
         cache = str(default_cache_dir() / "hf" / state[:16])
         builder = datasets.load_dataset_builder(name, data_files=files, cache_dir=cache)
-        owned.refuse_others(_files_of(builder), "its README.md")
-        builder.download_and_prepare()
+        tables = _files_of(builder)
+        owned.refuse_others(tables, "its README.md")
+        first, extra = _columns_of(tables) if builder.name == "parquet" else ([], {})
+        if any(extra.values()) and all(_PANDAS_INDEX.fullmatch(name) for names in extra.values() for name in names):
+            builder = datasets.load_dataset_builder(name, data_files=files, cache_dir=cache, columns=first)
+        try:
+            builder.download_and_prepare()
+        except datasets.exceptions.DatasetsError as error:
+            problems = [f"{Path(table).name} has {', '.join(names)}" for table, names in extra.items() if names]
+            if not problems:
+                raise
+            raise BadInput(
+                f"{given}: {'; '.join(problems)}, which {Path(tables[0]).name} has not; write all tables with the same "
+                "columns"
+            ) from error
         return builder.as_dataset()
+
+
+def _columns_of(tables: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """The columns of the first table, and those that each table has beyond them."""
+    import pyarrow.parquet
+
+    columns = {table: pyarrow.parquet.read_schema(table).names for table in tables}
+    first = columns[tables[0]]
+    return first, {table: [name for name in names if name not in first] for table, names in columns.items()}
 
 
 def load_from_hub(hub_id: str, commit: str) -> DatasetDict:

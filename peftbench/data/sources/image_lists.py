@@ -54,12 +54,19 @@ def read_json(
 
 
 def path_problem(name: str) -> str | None:
-    """Why a listed path cannot be used: absolute, or leading out of its folder."""
+    """Why a listed path cannot be used: an address, absolute, or leading out of its folder."""
+    if "://" in name:
+        return address_problem(name)
     if "\0" in name or name[0] in "/\\" or name[1:2] == ":":
         return f"the path must be relative to the dataset's folder, got '{name}'"
     if ".." in name and ".." in re.split(r"[/\\]", name):
         return f"the path must stay inside the dataset's folder, got '{name}'"
     return None
+
+
+def address_problem(name: str) -> str:
+    """Why `name`, an address in the web, is no path."""
+    return f"images are read from disk: download it and list its file's path, got '{name}'"
 
 
 def shortened(problems: list[str], rest: str = "lines") -> str:
@@ -75,14 +82,16 @@ def image_sizes(folder: Path, names: Iterable[str], follow_links: bool = False) 
     Missing and empty ones are left to who decodes all images, while obstacles are collected.
     """
     inside = None if follow_links else os.path.realpath(folder)
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, int | None]] = {}
     sizes: dict[str, int | None] = {}
+    there = False
     for name in names:
         parent, _, file = name.rpartition("/")
         if parent not in found:
             found[parent] = _scan(folder / parent, inside)
         sizes[name] = found[parent].get(file)
-    if sizes and not any(size is not None for size in sizes.values()):
+        there = there or file in found[parent]
+    if sizes and not there:
         first = next(iter(sizes))
         raise BadInput(
             f"{folder}: none of the {len(sizes)} listed images is there, first {first}; the folder where the paths "
@@ -114,10 +123,18 @@ def none_there(folder: Path, lists: Mapping[str, ImageList]) -> str | None:
 def _root_of(folder: Path, name: str) -> Path | None:
     """A folder near `folder` below which `name` lies."""
     try:
-        near = [*folder.parents[:2], *sorted(entry for entry in folder.iterdir() if entry.is_dir())[:100]]
-        return next((place for place in near if (place / name).is_file()), None)
+        return next((place for place in places_near(folder) if (place / name).is_file()), None)
     except OSError:
         return None
+
+
+def places_near(folder: Path) -> list[Path]:
+    """Folders where images may lie instead: two above it, and those in it."""
+    try:
+        within = sorted(entry for entry in folder.iterdir() if entry.is_dir())[:100]
+    except OSError:
+        within = []
+    return [*folder.parents[:2], *within]
 
 
 def sizes_of_all(folder: Path, lists: Mapping[str, ImageList], follow_links: bool = False) -> dict[str, int]:
@@ -172,14 +189,15 @@ def refuse_outside(path: Path, inside: str) -> None:
         )
 
 
-def _scan(directory: Path, inside: str | None) -> dict[str, int]:
+def _scan(directory: Path, inside: str | None) -> dict[str, int | None]:
     """File name -> size of what lies in `directory`; empty when there is no such directory.
 
-    Links may lead nowhere but into the real folder `inside`, if one is given.
+    Links may lead nowhere but into the real folder `inside`, if one is given; while obstacles are collected, those that
+    lead out of it have no size.
     """
     if inside is not None:
         refuse_outside(directory, inside)
-    sizes = {}
+    sizes: dict[str, int | None] = {}
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
@@ -188,6 +206,7 @@ def _scan(directory: Path, inside: str | None) -> dict[str, int]:
                         refuse_outside(Path(entry.path), inside)
                     except BadInput as error:
                         refuse(error)
+                        sizes[entry.name] = None
                         continue
                 if entry.is_file():
                     sizes[entry.name] = entry.stat().st_size

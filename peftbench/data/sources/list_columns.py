@@ -28,7 +28,8 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
     """Where path, label and perhaps split stand, and the lines below the header.
 
     `named`: path, label and split -> the column that was chosen for it. `part`: whose list it is; `all` where it may be
-    divided itself. Raises `BadInput` for columns that are not there, and for a division that would not be read.
+    divided itself. Raises `BadInput` for columns that are not there, for two of which either may be meant, and for a
+    division that would not be read.
     """
     header = [cell.strip() for cell in lines[0][1]] if lines else []
     undivided = named["split"] == NO_DIVISION and NO_DIVISION not in header
@@ -44,9 +45,19 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
                 f"{file}: no column '{wanted}' (dataset.{what}_column); columns are {', '.join(header)}"
                 f"{did_you_mean(wanted, header).partition('; known')[0]}"
             )
-        places = [header.index(wanted)] if wanted else [lower.index(name) for name in names if name in lower]
+        fitting = [wanted] if wanted else names
+        cells = header if wanted else lower
+        taken = [named[other] for other in usual if other != what]
+        places = [
+            place
+            for name in fitting
+            for place, cell in enumerate(cells)
+            if cell == name and (wanted or header[place] not in taken)
+        ]
         if places:
             found[what] = places[0]
+        if what != "split" or wanted:
+            _refuse_two(file, lines, what, places)
     if {"path", "label"} <= set(found):
         body = lines[1:]
     elif found or any(named[what] for what in usual):
@@ -63,6 +74,28 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
     if not undivided and not (part == "all" and (named["split"] or body is lines)):
         _refuse_unread_division(file, header, body, found, part)
     return found, body
+
+
+def _refuse_two(file: Path, lines: Lines, what: str, places: Sequence[int]) -> None:
+    """Raises `BadInput` when columns that differ may all be the one that is looked for.
+
+    Labels do not differ where each of one column goes with one of the other, as numbers of classes do with their names.
+    """
+    for other in places[1:]:
+        pairs = {(_cell(cells, places[0]), _cell(cells, other)) for _, cells in lines[1:]}
+        if what == "label":
+            differ = len(pairs) > min(len({pair[at] for pair in pairs}) for at in (0, 1))
+        else:
+            differ = any(one != another for one, another in pairs)
+        if not differ:
+            continue
+        names = [lines[0][1][place].strip() for place in (places[0], other)]
+        if names[0] == names[1]:
+            raise BadInput(f"{file}: two columns that differ are called '{names[0]}'; give one of them another name")
+        raise BadInput(
+            f"{file}: '{names[0]}' and '{names[1]}' differ and may both be the {what} column; set "
+            f"dataset.{what}_column={names[0]} or dataset.{what}_column={names[1]}"
+        )
 
 
 def _refuse_unread_division(file: Path, header: list[str], body: Lines, found: Mapping[str, int], part: str) -> None:
@@ -123,9 +156,14 @@ def _flag(header: Sequence[str], body: Lines, found: Mapping[str, int]) -> str |
 
 def _parts_in(body: Lines, place: int) -> list[str | None]:
     """The part that each row of a column names; "" where a cell is empty, None where it holds something else."""
-    cells = (cells[place].strip() if place < len(cells) else "" for _, cells in body)
+    found = (_cell(cells, place) for _, cells in body)
     known: dict[str, str | None] = {"": ""}
-    return [known[cell] if cell in known else known.setdefault(cell, _part(cell)) for cell in cells]
+    return [known[cell] if cell in known else known.setdefault(cell, _part(cell)) for cell in found]
+
+
+def _cell(cells: Sequence[str], place: int) -> str:
+    """What a row holds in a column; "" where it is too short."""
+    return cells[place].strip() if place < len(cells) else ""
 
 
 def _part(cell: str) -> str | None:

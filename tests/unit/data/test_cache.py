@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from peftbench.cli.commands import data as data_command
 from peftbench.data.base import Source
 from peftbench.data.pixels import cache
 from peftbench.data.pixels.cache import default_cache_dir, load_split
@@ -283,6 +284,35 @@ def test_pruning_removes_what_nobody_reads_and_nothing_else(tmp_path):
     source = source_of(noise(3, 4, 4, 3))
     assert np.array_equal(load(source, tmp_path).images, kept.images)
     assert source.raw.reads == 0
+
+
+def test_files_of_others_are_neither_listed_nor_removed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PEFTBENCH_CACHE", str(tmp_path))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    key = "d" * 64
+    own = [
+        "0001.jpg",
+        "0001.json",
+        "0002.json",
+        "0001.bin",
+        "list.lock",
+        "half.bin.tmp",
+        f"{key}.jpg",
+        f"{key}.json.bak",
+    ]
+    for name in own:
+        (folder / name).write_text('{"shapes": []}' if name == "0001.json" else "mine")
+    for days in ([], ["--unused-days", "0"]):
+        load(source_of(noise(3, 4, 4, 3)), tmp_path)  # sweeps what killed builders left
+        (folder / f"{key}.bin").write_bytes(b"no header")
+        assert [entry.key for entry in listed(folder) if not entry.about] == [key]
+        assert data_command.main(["cache", "--prune", *days]) == 0
+        assert f"removed {2 if days else 1} entries" in capsys.readouterr().out, "what was there and is gone"
+        assert set(own) <= {path.name for path in folder.iterdir()}
+        assert not (folder / f"{key}.bin").exists()
+    assert sorted(path.name for path in folder.iterdir()) == sorted(own)
+    assert prune(folder, unused_days=0) == []
 
 
 def test_pruning_by_age_goes_by_the_last_use(tmp_path):

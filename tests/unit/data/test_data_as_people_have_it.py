@@ -114,6 +114,83 @@ def test_a_column_of_parts_is_named_with_the_others(tmp_path):
     assert counts == {"train": len(LABELS) - 2, "val": 1, "test": 1}
 
 
+@pytest.mark.parametrize("header", ["id,breed", "path,label", ""])
+@pytest.mark.parametrize("inner", ["", "train/"])
+def test_paths_without_endings_are_told_so_and_no_header_is_an_image(tmp_path, header, inner):
+    pictures(tmp_path, [f"{inner}im{index}_0.png" for index in range(6)])
+
+    def listed(end: str, **options: str) -> CsvFiles:
+        rows = [f"im{index}_0{end},{label}\n" for index, label in enumerate(LABELS)]
+        (tmp_path / "list.csv").write_text("".join([f"{header}\n"] * bool(header) + rows))
+        return CsvFiles(path=str(tmp_path / "list.csv"), **options)
+
+    with pytest.raises(
+        BadInput, match=r"'im0_0' lacks its ending, .*im0_0\.png is there; write each path with"
+    ) as stop:
+        listed("").revision()
+    columns = {"path_column": "id", "label_column": "breed"} if header == "id,breed" else {}
+    root = {"root": str(tmp_path / "train")} if inner else {}
+    assert advised(stop.value) == columns | root
+    listing = listed(".png", **advised(stop.value)).listing()
+    assert listing.class_names == ("cat", "dog") and len(listing.parts["all"].paths) == 6
+
+
+def test_images_without_endings_are_read_and_their_header_is_none(tmp_path):
+    pictures(tmp_path, ["x.png"])
+    for index in range(6):
+        (tmp_path / f"im{index}").write_bytes((tmp_path / "x.png").read_bytes())
+    rows = "".join(f"im{index},{label}\n" for index, label in enumerate(LABELS))
+    (tmp_path / "list.csv").write_text("id,breed\n" + rows)
+    (tmp_path / "elsewhere/in/it").mkdir(parents=True)
+    with pytest.raises(BadInput, match=r"no image 'im0', with .* dataset\.path_column=id dataset\.label_column=breed"):
+        CsvFiles(path=str(tmp_path / "list.csv"), root=str(tmp_path / "elsewhere/in/it")).listing()
+    with pytest.raises(BadInput, match="the first line names columns, and none is a known name: id, breed") as stop:
+        CsvFiles(path=str(tmp_path / "list.csv")).listing()
+    listing = CsvFiles(path=str(tmp_path / "list.csv"), **advised(stop.value)).listing()
+    assert listing.parts["all"].paths == tuple(f"im{index}" for index in range(6))
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "columns"),
+    [
+        ("path,label,class", "{path},{wrong},{label}", {"label_column": "class"}),
+        ("class,path,target", "{label},{path},{wrong}", {"label_column": "class"}),
+        ("image,label,filename", "b.png,{label},{path}", {"path_column": "filename"}),
+        ("image,label,filename", "x/{path},{label},{path}", {"path_column": "filename"}),
+    ],
+)
+def test_of_two_columns_that_fit_none_is_taken_unasked(tmp_path, header, row, columns):
+    pictures(tmp_path, names())
+    wrong = ["a", "a", "b", "b", "c", "c"]
+    cells = zip(names(), LABELS, wrong, strict=True)
+    lines = [row.format(path=path, label=label, wrong=other) for path, label, other in cells]
+    (tmp_path / "list.csv").write_text("\n".join([header, *lines]))
+    [(option, column)] = columns.items()
+    with pytest.raises(BadInput, match=f"differ and may both be the .*dataset.{option}={column}"):
+        CsvFiles(path=str(tmp_path / "list.csv")).listing()
+    listing = CsvFiles(path=str(tmp_path / "list.csv"), **columns).listing()
+    assert (listing.class_names, listing.parts["all"].paths) == (("cat", "dog"), tuple(names()))
+
+
+def test_columns_that_say_the_same_are_one(tmp_path):
+    pictures(tmp_path, names())
+    numbers = {"cat": 1, "dog": 0}
+    rows = [f"{path},{numbers[label]},{label},{path}" for path, label in zip(names(), LABELS, strict=True)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,class_name,file", *rows]))
+    assert CsvFiles(path=str(tmp_path / "list.csv")).listing().parts["all"].labels.tolist() == [1, 0] * 3
+    (tmp_path / "list.csv").write_text("\n".join(["image,label,label,file", *rows]))
+    assert CsvFiles(path=str(tmp_path / "list.csv")).listing().class_names == ("0", "1")
+
+
+@pytest.mark.parametrize("options", [{}, {"label_column": "label"}])
+def test_one_name_of_two_columns_that_differ_is_refused(tmp_path, options):
+    pictures(tmp_path, names())
+    rows = [f"{path},{label},{index}" for index, (path, label) in enumerate(zip(names(), LABELS, strict=True))]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,label", *rows]))
+    with pytest.raises(BadInput, match="two columns that differ are called 'label'; give one of them another name"):
+        CsvFiles(path=str(tmp_path / "list.csv"), **options).listing()
+
+
 @pytest.mark.parametrize("number", [6, 40, 700, 1000])
 def test_the_numbers_that_a_message_names_do_divide_a_small_folder(tmp_path, number):
     pictures(tmp_path / "mine", [f"{'ab'[index % 2]}/{index}.png" for index in range(number)])
@@ -193,6 +270,70 @@ def test_labels_of_parquet_may_be_words(tmp_path):
     source = HfDataset(path=str(tmp_path)).open()
     assert source.class_names == ("ant", "cat", "dog")
     assert source.parts["train"].labels.tolist() == [2, 1, 0] and source.parts["test"].labels.tolist() == [1, 2]
+
+
+def tables(folder: Path, **columns: list) -> str:
+    """A new folder with train.parquet and test.parquet of these columns; `image` unless it is among them."""
+    folder.mkdir()
+    columns = {"image": [{"bytes": data, "path": None} for data in numbered()], **columns}
+    for part in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), folder / f"{part}.parquet")
+    return str(folder)
+
+
+def numbered() -> list[bytes]:
+    """Six pictures; each shows its place."""
+    return [png(Image.new("L", (2, 2), index)) for index in range(6)]
+
+
+@pytest.mark.parametrize("kind", [pyarrow.binary(), pyarrow.large_binary()])
+def test_bytes_in_a_column_of_parquet_are_images(tmp_path, kind):
+    of_bytes = tables(tmp_path / "bytes", image=pyarrow.array(numbered(), kind), label=LABELS)
+    source = HfDataset(path=of_bytes).open()
+    of_cells = HfDataset(path=tables(tmp_path / "cells", label=LABELS)).open()
+    assert [np.asarray(source.parts["test"].read(row))[0, 0] for row in range(6)] == list(range(6))
+    assert source.parts["test"].content_digest() == of_cells.parts["test"].content_digest()
+
+
+@pytest.mark.parametrize(("pictures_in", "advice"), [("scan", "set dataset.image_column=scan"), ("", "dataset=csv")])
+def test_a_column_without_images_is_answered_with_the_one_that_holds_them(tmp_path, pictures_in, advice):
+    others = {pictures_in: numbered()} if pictures_in else {}
+    place = tables(tmp_path / "set", image=names(), label=LABELS, **others)
+    with pytest.raises(BadInput, match=f"column image holds no images .*{advice}") as stop:
+        HfDataset(path=place).open()
+    if pictures_in:
+        assert len(HfDataset(path=place, **advised(stop.value)).open().parts["train"]) == 6
+
+
+def test_a_column_without_masks_is_answered_with_the_option_of_masks(tmp_path):
+    place = tables(tmp_path / "set", mask=LABELS)
+    with pytest.raises(BadInput, match=r"column mask holds no images .*set dataset\.mask_column=image"):
+        HfDataset(path=place, mask_column="mask", classes=3).open()
+
+
+def test_of_two_columns_of_parquet_that_fit_none_is_taken_unasked(tmp_path):
+    numbers = [int(label == "cat") for label in LABELS]
+    same = tables(tmp_path / "same", label=LABELS, labels=numbers)
+    assert HfDataset(path=same).open().class_names == ("cat", "dog"), "numbers and their names say the same"
+    place = tables(tmp_path / "labels", label=list("aabbcc"), fine_label=LABELS)
+    with pytest.raises(BadInput, match=r"columns label and fine_label differ .*dataset\.label_column=fine_label"):
+        HfDataset(path=place).open()
+    assert HfDataset(path=place, label_column="fine_label").open().class_names == ("cat", "dog")
+    place = tables(tmp_path / "images", label=LABELS, img=numbered()[::-1])
+    with pytest.raises(BadInput, match=r"columns image and img differ .*dataset\.image_column=img"):
+        HfDataset(path=place).open()
+
+
+def test_an_index_of_pandas_in_one_table_is_no_column_and_others_are_named(tmp_path):
+    place = tables(tmp_path / "set", label=LABELS)
+    table = pyarrow.parquet.read_table(f"{place}/test.parquet")
+    indexed = table.append_column("__index_level_0__", pyarrow.array(range(6)))
+    pyarrow.parquet.write_table(indexed, f"{place}/test.parquet")
+    source = HfDataset(path=place).open()
+    assert source.parts["test"].labels.tolist() == [0, 1, 0, 1, 0, 1] and len(source.parts["train"]) == 6
+    pyarrow.parquet.write_table(indexed.append_column("score", pyarrow.array(range(6))), f"{place}/test.parquet")
+    with pytest.raises(BadInput, match=r"test\.parquet has .*score, which train\.parquet has not; write all tables"):
+        HfDataset(path=place).open()
 
 
 def test_classes_that_differ_by_case_are_named(tmp_path):

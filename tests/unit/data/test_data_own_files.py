@@ -11,6 +11,8 @@ from PIL import Image
 from peftbench.advise.look import dividing_words
 from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.sources.folder import Folder
+from peftbench.data.sources.image_lists import sizes_of_all
+from peftbench.data.sources.obstacles import collecting
 from peftbench.data.verify import verify
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 from tests.closed_folders import close_folder
@@ -279,6 +281,39 @@ def test_a_list_for_each_part_and_labels_that_are_numbers(lists):
     assert [len(source.split(name)) for name in ("trainval", "test")] == [6, 6]
 
 
+def labelled(lists: Path, labels: list[str], **options: object) -> CsvFiles:
+    """A list of the twelve images with these labels in turn."""
+    lines = [f"{path},{labels[row % len(labels)]}" for row, (path, _, _) in enumerate(rows("x"))]
+    write(lists / "all.csv", "path,label", lines)
+    return CsvFiles(path=str(lists / "all.csv"), **options)
+
+
+def test_leading_zeros_stay_in_the_names_of_classes(lists):
+    padded, plain = labelled(lists, ["010", "001", "002"]).listing(), labelled(lists, ["10", "1", "2"]).listing()
+    assert padded.class_names == ("001", "002", "010") and plain.class_names == ("1", "2", "10")
+    assert padded.parts["all"].labels.tolist() == plain.parts["all"].labels.tolist() == [2, 0, 1] * 4
+    assert labelled(lists, ["01", "9", "10"]).listing().class_names == ("01", "9", "10")
+    counted = labelled(lists, ["00", "01", "1"], classes=3).listing()
+    assert counted.class_names == ("0", "1", "2") and counted.parts["all"].labels.tolist() == [0, 1, 1] * 4
+
+
+def test_one_number_written_in_two_ways_is_no_class_without_saying_so(lists):
+    with pytest.raises(BadInput, match=r"line 3 has the label '1' and .*line 4 '01', the same number; .*classes=N"):
+        labelled(lists, ["2", "1", "01"]).listing()
+
+
+def test_numbers_among_names_are_names_unless_one_slipped_in(lists):
+    assert labelled(lists, ["A320", "747", "DC-10"]).listing().class_names == ("747", "A320", "DC-10")
+    assert labelled(lists, ["A320", "747", "DC-10"]).listing().parts["all"].labels.tolist() == [1, 0, 2] * 4
+    for labels, first in ((["747", "A320"], "747"), (["747", "737", "A320", "A320"], "747"), (["0", "1", "NA"], "NA")):
+        with pytest.raises(BadInput, match=f"got '{first}'.*; labels are all integers or all names; .*'no 747'"):
+            labelled(lists, labels).listing()
+        followed = [f"no {label}" if label.isdigit() else label for label in labels]
+        assert set(labelled(lists, followed).listing().class_names) == set(followed)
+    with pytest.raises(BadInput, match=r"line 2: the label must be a name, got '7'"):
+        labelled(lists, ["7", *["cat", "dog"] * 6]).listing()
+
+
 def test_an_undivided_list_is_divided(lists):
     file = lists / "all.csv"
     write(file, "path,label", [f"{path},{label}" for path, label, _ in rows("x")])
@@ -340,6 +375,7 @@ def test_named_columns_and_a_root_above_the_list(lists, tmp_path):
         ("my images/cat/gone.png,cat,train", r"1 of 13 listed images are missing: my images/cat/gone\.png"),
         ("/etc/hostname,cat,train", r"lead out of .*/etc/hostname on line 14; set dataset\.root=/etc"),
         ("C:\\x.png,cat,train", r"line 14: the path cannot be used"),
+        ("https://x.y/a.png,cat,train", r"line 14: images are read from disk: .* got 'https://x\.y/a\.png'"),
         ("../x.png,cat,train", r"lead out of .*x\.png on line 14; set dataset\.root="),
         ("..\\x.png,cat,train", r"lead out of .*x\.png on line 14"),
         ("my images/cat/x.png,,train", r"line 14: expected a path and a label"),
@@ -412,6 +448,23 @@ def test_links_out_of_the_folder_are_refused(lists):
     spec = write(lists / "all.csv", "path,label,split", [",".join(row) for row in rows("train", "test")])
     with pytest.raises(BadInput, match="links outside the dataset's folder"):
         spec.open()
+
+
+def test_links_that_were_named_are_not_called_absent_as_well(tmp_path):
+    root = class_folders_of_links(tmp_path)
+    with collecting() as obstacles:
+        sizes_of_all(root, folder(root).listing().parts)
+    assert len(obstacles) == 4 and all("links outside the dataset's folder" in obstacle for obstacle in obstacles)
+
+
+def class_folders_of_links(place: Path) -> Path:
+    """Four images that are all links leading out of their folder."""
+    class_folders(place / "store", {"cat": 2, "dog": 2})
+    for path in (place / "store").glob("*/*.png"):
+        link = place / "mine" / path.relative_to(place / "store")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path)
+    return place / "mine"
 
 
 def test_verify_looks_at_all_images_of_a_dataset_of_any_size(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -106,6 +107,15 @@ def option_values(words: Iterable[str]) -> dict[str, Any]:
     if problems:
         raise ConfigError(problems)
     return values
+
+
+def named_paths(words: Iterable[str]) -> list[Path]:
+    """The files and folders that options name and that are there: what a command is told to read. Raises as
+    `option_values`.
+    """
+    named = [os.path.expanduser(value) for value in option_values(words).values() if isinstance(value, str)]  # noqa: PTH111
+    # a value that is no path, a null byte in it, say, is no file either
+    return [Path(path) for path in named if os.path.exists(path)]  # noqa: PTH110
 
 
 def values_of(word: str, config_dir: Path) -> tuple[str, list[str] | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +20,8 @@ from peftbench.boards.escaping import csv_text
 from peftbench.boards.published import Published, load_published, load_sources
 from peftbench.boards.table import Score, Table
 from peftbench.boards.texts import CHANGED, MARK
-from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.arguments import Arguments, a_csv, a_folder
+from peftbench.cli.tables import check_table
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.terminal import print_fitted, table_width
@@ -118,6 +119,7 @@ def main(words: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_table(arguments.out, [field.name for field in fields(Difference)][:5])
     rows = read_reported(arguments.results, not arguments.no_index)
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]
     found = list(differences(measured(rows), published))
@@ -187,6 +189,6 @@ def _parser() -> Arguments:
     )
     parser.add_argument("--source", nargs="+", choices=sorted(load_sources()), help="only figures of these sources")
     parser.add_argument("--all", action="store_true", help="list what lies within the uncertainty, too")
-    parser.add_argument("--out", type=a_file, metavar="FILE.csv", help="write all pairs as CSV")
+    parser.add_argument("--out", type=a_csv, metavar="FILE.csv", help="write all pairs as CSV")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     return parser

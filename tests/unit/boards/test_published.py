@@ -200,6 +200,7 @@ def test_the_command_lists_what_differs(tmp_path: Path, capsys: pytest.CaptureFi
     for record in [*measured("vtab/caltech101", [0.80, 0.81, 0.80]), *measured("vtab/cifar100", [0.670, 0.671, 0.672])]:
         store.put(record)
     out = tmp_path / "compare.csv"
+    out.write_text("backbone,protocol,dataset,method,measured\nof another time\n")
     assert main(["--results", str(tmp_path), "--source", "vpetl_bench", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "2 pairs of a measured cell and a published figure: 1 differ" in shown

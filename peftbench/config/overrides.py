@@ -186,6 +186,8 @@ def _problems(
     if override.is_sweep_override() and not sweep:
         return [_several(word)]
     is_group = not dot and key in groups
+    if is_group and word.startswith("+"):
+        return [f"'{brief(word)}': every group has a choice already; write {brief(word.lstrip('+'))}"]
     if override.is_sweep_override():
         values = _values(word, override, config_dir)
     else:

@@ -74,6 +74,11 @@ def make_taken_page(place: Path) -> None:
     (place / "advice.html").write_text("<!doctype html><title>of others</title>")
 
 
+def make_taken_site(place: Path) -> None:
+    place.mkdir()
+    (place / "index.html").write_text("<!doctype html><title>of others</title>")
+
+
 def make_empty_folder(place: Path) -> None:
     place.mkdir()
 

@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 
 from peftbench.api.tables import measured
 from peftbench.boards.escaping import csv_text
-from peftbench.boards.published import Published, load_published, load_sources
+from peftbench.boards.published import Published, backbones_of, load_published, load_sources
 from peftbench.boards.table import Score, Table
 from peftbench.boards.texts import CHANGED, MARK
 from peftbench.cli.arguments import Arguments, a_csv, a_folder
@@ -124,10 +124,7 @@ def _run(arguments: argparse.Namespace) -> None:
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]
     found = list(differences(measured(rows), published))
     if not found:
-        raise MissingInput(
-            f"none of the {len(rows)} records under {arguments.results} has a published figure: the backbone, method "
-            "and data set must all be among those in peftbench/assets/published"
-        )
+        raise MissingInput(_nothing_beside(arguments.results, sorted(set(rows["backbone"])), len(rows), published))
     counts = {verdict: sum(item.verdict == verdict for item in found) for verdict in (DIFFERS, WITHIN, UNKNOWN)}
     shown = found if arguments.all else [item for item in found if item.verdict == DIFFERS]
     if shown:
@@ -140,6 +137,18 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out:
         replace_text(arguments.out, to_csv(found))
         print(f"wrote {arguments.out}")
+
+
+def _nothing_beside(results: Path, own: list[str], num_records: int, published: Sequence[Published]) -> str:
+    """Why nothing can be compared, and what could be."""
+    if not num_records:
+        return f"no records under {results}; run a cell first, or point --results to a folder that holds records/"
+    known = sorted({name for line in published for name in backbones_of(line)})
+    return (
+        f"none of the {num_records} records under {results} has a published figure: they are of {', '.join(own)}, and "
+        f"figures are of {', '.join(known)}, for methods and data sets of their papers. A cell that can be compared: "
+        "backbone=vit_b16_in21k method=lora dataset=vtab/caltech101"
+    )
 
 
 def to_csv(found: Sequence[Difference]) -> str:

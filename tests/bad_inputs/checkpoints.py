@@ -78,7 +78,7 @@ def make_weights_text(place: Path) -> Path:
 
 def make_weights_words(place: Path) -> Path:
     path = place.with_suffix(".pth")
-    path.write_text("ii")
+    path.write_text("hi there")
     return path
 
 

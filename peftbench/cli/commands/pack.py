@@ -31,8 +31,8 @@ def main(words: list[str]) -> int:
         if arguments.unpack:
             print(f"{unpack(store, path)} records unpacked from {path}")
         elif path.name in (f"{OWN}{SUFFIX}", f"{PACKED}{SUFFIX}"):
-            words = f"'{OWN}' stands for records in no pack, '{PACKED}' for all packs (leaderboard --suite)"
-            raise ConfigError([f"{words}; take another name"])
+            taken = f"'{OWN}' stands for records in no pack, '{PACKED}' for all packs (leaderboard --suite)"
+            raise ConfigError([f"{taken}; take another name"])
         else:
             chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
             added, total = pack(store, path, chosen)

@@ -108,7 +108,7 @@ CONFIGURATION = {
     "config/overrides",
     "config/shipped",
     "cells/restore",
-    "cli/launch",
+    "cli/showing",
 }
 LIGHT = ("records", "boards", "data")
 

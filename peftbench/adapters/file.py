@@ -79,6 +79,15 @@ def read_adapter(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise BadInput(f"{path} is not a whole safetensors file: {error}") from error
 
 
+def has_format(path: Path, known: str) -> bool:
+    """Whether a file says of itself that it is of that format; its tensors are not read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format") == known
+    except (SafetensorError, OSError, ValueError):
+        return False
+
+
 def facts_in(metadata: dict[str, str], wanted: dict[str, Any], path: Path, advice: str) -> dict[str, Any]:
     """The plain values under `facts` in a file's metadata, checked: `wanted` names what must be there.
 

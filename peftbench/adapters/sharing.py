@@ -16,6 +16,7 @@ from peftbench.adapters.file import (
     SEEDS,
     facts_in,
     file_bytes,
+    has_format,
     load_adapter,
     read_adapter,
     take_findings,
@@ -144,6 +145,11 @@ def export_adapter(facts: dict[str, Any], tensors: dict[str, Tensor], target: Pa
     """
     replace_bytes(target, file_bytes(tensors, {"format": FORMAT, "facts": json.dumps(facts)}))
     return target
+
+
+def is_export(path: Path) -> bool:
+    """Whether a file is one of `export_adapter`, of this version or another."""
+    return has_format(path, FORMAT)
 
 
 def weights_digest(net: nn.Module) -> str:

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from peftbench.adapters.predictor import Predictor, command, snippet
+from peftbench.advise.folder import FACTS, MODEL, PAGE, check_folder
 from peftbench.advise.look import Look, dividing_words, look
-from peftbench.advise.page import write_page
+from peftbench.advise.page import title_of, write_page
 from peftbench.advise.race import SHARE, Entry, Plan, Race, Trial, entries_of, plan_for, run_race, smallest_plan
 from peftbench.advise.request import Request
 from peftbench.advise.shortlist import Candidate, applicable, shortlist
 from peftbench.advise.verdict import Verdict
 from peftbench.backbones.build import build_backbone
-from peftbench.cells.export import check_target, export_record, unexportable
+from peftbench.cells.export import export_record, unexportable
 from peftbench.config.cautions import cautions
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError, NotApplicable, PeftbenchError
-from peftbench.foundation.files import check_writable, replace_text
+from peftbench.foundation.files import replace_text
 from peftbench.foundation.location import user_path
 from peftbench.foundation.metric import ACCURACY
 from peftbench.foundation.progress import Progress
@@ -34,8 +35,6 @@ from peftbench.records.store import Store
 from peftbench.sweep.single import found_or_run
 from peftbench.sweep.single import planned as planned_cell
 
-# what an advice leaves in its folder
-MODEL, PAGE, FACTS = "model.safetensors", "advice.html", "advice.json"
 MOST_METHODS = 9
 PACED_BY, PACE_EPOCHS = "lora", 2
 
@@ -74,9 +73,7 @@ class Adviser:
 
     def run(self) -> Advice:
         """Raises `PeftbenchError` where no method can be raced; `KeyboardInterrupt` leaves what `keep_best` writes."""
-        for name in (MODEL, PAGE, FACTS):
-            check_writable(self.out / name)
-        check_target(self.out / MODEL)
+        check_folder(self.out)
         seen = self._look()
         entries, plan = self._entries()
         self.race = Race(plan, found=self._found)
@@ -247,7 +244,7 @@ class Adviser:
         test = seen.source.split("test")
         images = (test.read(row) for row in range(len(test)))
         probabilities = Predictor(model, checkpoint, self.runtime.device).probabilities(images)
-        title = f"Which method for {self.config.dataset.label}?"
+        title = title_of(self.config.dataset.label)
         notes = [*cautions(self.config), *seen.warnings]
         page = write_page(
             self.out / PAGE,

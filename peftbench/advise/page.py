@@ -19,6 +19,21 @@ BINS = 10
 STYLE = Path(__file__).resolve().parents[1] / "assets" / "advice.css"
 
 
+# by which a page of this package is known
+_TITLE = "<title>Which method for "
+
+
+def title_of(label: str) -> str:
+    """What the page of a data set is called."""
+    return f"Which method for {label}?"
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page of `write_page`, of this version or another."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return _TITLE in stream.read(1000)
+
+
 def write_page(
     path: Path,
     title: str,

@@ -9,7 +9,16 @@ from typing import Any
 import pandas as pd
 from torch import Tensor, nn
 
-from peftbench.adapters.file import COUNTS, SEEDS, adapter_tensors, facts_in, file_bytes, load_adapter, read_adapter
+from peftbench.adapters.file import (
+    COUNTS,
+    SEEDS,
+    adapter_tensors,
+    facts_in,
+    file_bytes,
+    has_format,
+    load_adapter,
+    read_adapter,
+)
 from peftbench.adapters.sharing import FORMAT as EXPORTED
 from peftbench.adapters.sharing import weights_digest, with_adapter
 from peftbench.api.parts import method_called
@@ -18,6 +27,7 @@ from peftbench.backbones.build import from_timm, own_frames
 from peftbench.backbones.families import translator
 from peftbench.foundation.errors import BadInput, ConfigError, NotApplicable, brief
 from peftbench.foundation.files import replace_bytes
+from peftbench.foundation.overwriting import refuse_other
 from peftbench.foundation.seeding import seeded
 from peftbench.foundation.spec import build
 from peftbench.interventions.head import plain_head
@@ -64,10 +74,11 @@ class Adapted(TaskModel):
         """Write what was trained, and what `load` needs to put it back, as one safetensors file.
 
         The frozen weights stay out; a digest of them is kept. Raises `ConfigError` for another ending than
-        `.safetensors`, and as the disk does.
+        `.safetensors` and for a file that `save` did not write, and as the disk does.
         """
         if Path(path).suffix != ".safetensors":
             raise ConfigError([f"save() writes a .safetensors file, got '{brief(str(path))}'"])
+        refuse_other(Path(path), "model of save()", lambda file: has_format(file, FORMAT))
         facts = {
             "method": {"name": self.method.name} | self.method.identity(),
             "seed": self.seed,

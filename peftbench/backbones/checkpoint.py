@@ -17,10 +17,13 @@ from torch import Tensor
 
 from peftbench.backbones.source import INDEX, checkpoint_files
 from peftbench.foundation.errors import BadInput
+from peftbench.foundation.system import unreadable
 
 # A packed file may unfold to this many times its size; weights hardly shrink, and a bomb unfolds a thousandfold.
 _MOST_UNFOLDED = 20
 _SMALL = 1 << 24
+# what the library of safetensors reads at most
+_LONGEST_HEADER = 100_000_000
 
 
 def _harmless() -> list[Any]:
@@ -35,13 +38,14 @@ def _harmless() -> list[Any]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """What a .safetensors file, an index of such files, or a .pth file holds. Raises `BadInput` in one line.
 
+    Which of them a file is its first bytes say, whatever it is called.
     Of a pickle only tensors, plain values, `argparse.Namespace` and numpy's scalars and arrays are read.
     """
     files = checkpoint_files(path)
     if len(files) > 1:
         return {name: tensor for shard in files[1:] for name, tensor in _tensors(shard).items()}
-    if path.suffix == ".safetensors":
-        if "-of-" in path.name:
+    if _is_safetensors(path) or (path.suffix == ".safetensors" and not _as_torch_saves(path)):
+        if path.suffix == ".safetensors" and "-of-" in path.name:
             _refuse_single_shard(path)
         return _tensors(path)
     content = _unpickled(path)
@@ -64,6 +68,25 @@ def refuse_bomb(path: Path) -> None:
         raise BadInput(f"{path} would unfold from {size / 1e6:.1f} MB to {unfolded / 1e6:,.0f} MB; no checkpoint does")
 
 
+def _is_safetensors(path: Path) -> bool:
+    """By the length of its header and the bracket that opens it; the rest may be damaged."""
+    head = _head(path)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
+
+
+def _as_torch_saves(path: Path) -> bool:
+    """Whether a file begins as the archives and pickles of torch.save do."""
+    return _head(path).startswith((b"PK", b"\x80"))
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(9)
+    except OSError as error:
+        raise unreadable(error) from error
+
+
 def _tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
@@ -82,8 +105,9 @@ def _unpickled(path: Path) -> Any:
     refuse_bomb(path)
     _refuse_code(path)
     try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # an open file, since torch goes by the name of others
+        with torch.serialization.safe_globals(_harmless()), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has its own errors for a damaged file
         if objects := _foreign(path):
             raise BadInput(
@@ -91,7 +115,8 @@ def _unpickled(path: Path) -> Any:
                 "you trust it, save its tensors alone: torch.save(model.state_dict(), FILE)"
             ) from error
         # what torch says of a file that no one pickled is an advice to run it
-        why = "it is neither .safetensors nor what torch.save writes" if _pickle(error) else first_line(error)
+        known = _as_torch_saves(path) and not _pickle(error)
+        why = first_line(error) if known else "it is neither .safetensors nor what torch.save writes"
         raise BadInput(f"{path} cannot be read as a checkpoint ({why}); is it complete?") from error
 
 
@@ -103,8 +128,10 @@ def _refuse_code(path: Path) -> None:
     """TorchScript is told by the file that torch.load knows it by, before that warns and looks further."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            code = any(name.endswith("/constants.pkl") for name in archive.namelist())
-        if code:
+            names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            raise BadInput(f"{path} is an archive of numpy arrays; give it a name that ends in .npz")
+        if any(name.endswith("/constants.pkl") for name in names):
             raise BadInput(
                 f"{path} is TorchScript, which holds code and is never run here; where you trust it, save its tensors "
                 f"alone and name that file: torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), 'FILE.pth')"

@@ -17,6 +17,7 @@ from peftbench.boards.render import write
 from peftbench.boards.table import Table
 from peftbench.boards.texts import LEGEND
 from peftbench.foundation.files import replace_bytes, replace_text
+from peftbench.foundation.overwriting import refuse_other
 from peftbench.records.packed import to_line
 from peftbench.records.record import RunRecord
 
@@ -24,6 +25,8 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("base.js", "records.js", "plots.js", "chooser.js", "grid.js", "views.js", "page.js")
 # More records than this would make one file slow to open; their numbers link to the files instead.
 MOST_EMBEDDED = 5_000
+# of report.html, by which a page is known
+_TITLE = "<title>peftbench leaderboard</title>"
 
 
 def write_report(
@@ -52,6 +55,16 @@ def write_report(
     body = "\n".join(parts.values())
     replace_text(path, _page(tables, families, body, links or {}, False, strips or {}, shown))
     return path
+
+
+def check_site(folder: Path) -> None:
+    """Raises `ConfigError` where the page of a site would take the place of a page of others."""
+    refuse_other(folder / "index.html", "page of a leaderboard", _is_page)
+
+
+def _is_page(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return _TITLE in stream.read(1000)
 
 
 def write_site(

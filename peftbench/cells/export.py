@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from peftbench.adapters.card import TAG, card
 from peftbench.adapters.file import read_adapter
 from peftbench.adapters.graphs import write_onnx, write_program
 from peftbench.adapters.hf_peft import CONFIG, WEIGHTS, write_peft
-from peftbench.adapters.sharing import export_adapter, facts_of, restored, weights_digest
+from peftbench.adapters.sharing import export_adapter, facts_of, is_export, restored, weights_digest
 from peftbench.backbones.build import build_backbone, input_spec
 from peftbench.cells.data import image_transform
 from peftbench.cells.restore import record_config
 from peftbench.config.gate import RunConfig
+from peftbench.config.overrides import named_paths
 from peftbench.foundation.errors import ConfigError, NotApplicable, settled_by_a_record
 from peftbench.foundation.files import check_writable, replace_text
+from peftbench.foundation.overwriting import refuse_other
 from peftbench.foundation.system import unreadable
 from peftbench.records.owned import own_adapter, own_predictions
 from peftbench.records.record import RunRecord
@@ -37,7 +40,7 @@ def export_record(
     weights are not here, `RecordError` when they are not the record's, `NotApplicable` when the form cannot hold the
     method, or none the record (`unexportable`).
     """
-    check_target(target)
+    check_target(target, named_paths(options))
     form, card_file, target = form_of(target), card_of(target), Path(target)
     if target.name in ("", ".."):
         # `.` has no name, which its card and other forms beside it go by
@@ -78,12 +81,20 @@ def unexportable(config: RunConfig) -> str:
     return ""
 
 
-def check_target(target: Path | str) -> None:
+def check_target(target: Path | str, inputs: Sequence[Path] = ()) -> None:
     """What `export_record` refuses of a place, asked ahead of long work; what stands there is as before.
 
-    Raises `ConfigError` where a text that is no card of this package or a folder stands in the card's place,
-    `RecordError` where file or card cannot be written.
+    Raises `ConfigError` where one of the `inputs` or what is no export of this package would be written over, or a
+    folder stands in the card's place, `RecordError` where file or card cannot be written.
     """
+    form = form_of(target)
+    if form == "adapter":
+        refuse_other(Path(target), "export", is_export, inputs)
+    else:
+        # these forms say nothing of who wrote them, their card does
+        own = _carded(target)
+        for file in (Path(target),) if is_one_file(target) else (Path(target) / CONFIG, Path(target) / WEIGHTS):
+            refuse_other(file, "export with its card beside it", lambda _: own, inputs)
     _refuse_other_text(card_of(target))
     for file in (*((Path(target),) if is_one_file(target) else ()), card_of(target)):
         check_writable(file)
@@ -119,6 +130,15 @@ def _refuse_other_text(path: Path) -> None:
             raise ConfigError([f"{words}; move it away, or name another target"])
     except OSError as error:
         raise unreadable(error) from error
+
+
+def _carded(target: Path | str) -> bool:
+    """Whether a card of this package is where that of `target` is, and names it where it is one file."""
+    try:
+        text = card_of(target).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return TAG in text and (not is_one_file(target) or json.dumps(Path(target).name) in text)
 
 
 def files_of(target: Path) -> dict[str, Path]:

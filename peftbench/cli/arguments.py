@@ -96,6 +96,14 @@ def a_png(named: str) -> Path:
     return path
 
 
+def a_csv(named: str) -> Path:
+    """A file of that ending that is there or may be made."""
+    path = a_file(named)
+    if path.suffix.lower() != ".csv":
+        raise argparse.ArgumentTypeError(f"CSV is written, to a name that ends in .csv, got {brief(named)}")
+    return path
+
+
 def count(text: str) -> int:
     """A whole number of at least 1."""
     if not text.isascii() or not text.isdigit() or not 1 <= len(text) <= 9 or int(text) < 1:

@@ -13,15 +13,15 @@ from typing import Any
 
 from peftbench.cells.cell import plan
 from peftbench.cells.lines import skipped_line, summary
-from peftbench.cli.arguments import results_hint
 from peftbench.cli.commands.status import found_states, status_lines
 from peftbench.cli.shortcut import note_finished
+from peftbench.cli.showing import show
 from peftbench.config.cautions import cautions
 from peftbench.config.compose import Trees
-from peftbench.config.gate import Builder, config_dir, from_tree, register_schemas
+from peftbench.config.gate import Builder, from_tree
 from peftbench.config.overrides import named_options
 from peftbench.config.words import problems_of
-from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, did_you_mean, printable
+from peftbench.foundation.errors import ConfigError, PeftbenchError, RecordError, printable
 from peftbench.foundation.location import default_cache_dir
 from peftbench.foundation.terminal import print_fitted
 from peftbench.records.store import Store
@@ -33,11 +33,6 @@ from peftbench.sweep.summary import left_out_lines, sweep_lines
 
 SWEEP_FLAGS = {"-m", "--multirun"}
 DRY_RUN = "--dry-run"
-# flags with which Hydra shows something and runs nothing
-SHOWING_FLAGS = {"--hydra-help", "-c", "--cfg", "-p", "--package", "--resolve", "-i", "--info"} | {
-    "-sc",
-    "--shell-completion",
-}
 SWEEP_KEYS = ("suite", "+suite", "launcher")
 
 
@@ -48,31 +43,13 @@ def launch(words: list[str]) -> int:
     if DRY_RUN in flags and flags <= {DRY_RUN, *SWEEP_FLAGS}:
         return dry_run(overrides)
     if not flags <= SWEEP_FLAGS:
-        return _shown(flags, overrides)
+        return show(words, {*SWEEP_FLAGS, DRY_RUN})
     if flags or any(word.partition("=")[0] in SWEEP_KEYS for word in overrides):
         return sweep(overrides)
     problems = problems_of(overrides)
     if problems:
         raise ConfigError(problems)
     run_or_skip(Trees().of(overrides), overrides)
-    return 0
-
-
-def _shown(flags: set[str], words: list[str]) -> int:
-    """Hydra's own program, for its flags, which print a configuration or more."""
-    known = SHOWING_FLAGS | SWEEP_FLAGS | {DRY_RUN, "--help", "--version"}
-    problems = [
-        f"unknown flag {flag}{results_hint(flag.partition('=')[0]) or did_you_mean(flag, known)}"
-        for flag in sorted(flags)
-        if flag.partition("=")[0] not in known
-    ]
-    problems += problems_of([word for word in words if "=" in word], sweep=True)
-    if problems:
-        raise ConfigError(problems)
-    import hydra
-
-    register_schemas()
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(lambda tree: None)()
     return 0
 
 

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from peftbench.backbones.options import BackboneSpec
 from peftbench.config.contradictions import contradictions, unheard
+from peftbench.config.having import had_by
 from peftbench.config.launcher import LAUNCHERS, Launcher
 from peftbench.config.parts import LOADED, build_outlined, outlined
 from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
@@ -199,7 +200,7 @@ def from_tree(
             else:
                 problems.append(f"unknown option {section}{did_you_mean(section, [*FIXED, *NAMED, 'seed'])}")
         except ConfigError as error:
-            problems.extend(error.problems)
+            problems.extend(problem + had_by(problem) for problem in error.problems)
     problems += [*contradictions(specs), *unheard(specs, named)]
     if problems:
         raise ConfigError(problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
@@ -108,6 +109,15 @@ def option_values(words: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def named_paths(words: Iterable[str]) -> list[Path]:
+    """The files and folders that options name and that are there: what a command is told to read. Raises as
+    `option_values`.
+    """
+    named = [os.path.expanduser(value) for value in option_values(words).values() if isinstance(value, str)]  # noqa: PTH111
+    # a value that is no path, a null byte in it, say, is no file either
+    return [Path(path) for path in named if os.path.exists(path)]  # noqa: PTH110
+
+
 def values_of(word: str, config_dir: Path) -> tuple[str, list[str] | None]:
     """The key of a word and the values a sweep gives it, `method=lora,ssf` -> lora and ssf; None for a plain word.
 
@@ -176,6 +186,8 @@ def _problems(
     if override.is_sweep_override() and not sweep:
         return [_several(word)]
     is_group = not dot and key in groups
+    if is_group and word.startswith("+"):
+        return [f"'{brief(word)}': every group has a choice already; write {brief(word.lstrip('+'))}"]
     if override.is_sweep_override():
         values = _values(word, override, config_dir)
     else:

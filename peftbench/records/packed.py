@@ -19,6 +19,8 @@ from peftbench.foundation.files import replace_bytes
 from peftbench.records.record import FIELDS, LARGEST_BYTES, RunRecord
 
 SUFFIX = ".jsonl.gz"
+# what `leaderboard --suite` calls records in no pack, and those of all packs: no names for a pack
+OWN, PACKED = "own", "packed"
 _VERSION = 1
 _MOST_WRONG = 1_000
 _BROKEN = (OSError, EOFError, zlib.error, UnicodeDecodeError)

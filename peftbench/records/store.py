@@ -66,8 +66,9 @@ class Store:
             expected = self.path_of(labels, fingerprint)
             if expected.is_file():
                 return expected
-        plain = next(matching(self.records_folder, f"*/*/*/{_checked(fingerprint)}.json"), None)
-        return plain or next((pack for pack in self.packs() if fingerprint in self._packed_in(pack)), None)
+        name = _checked(fingerprint)
+        plain = next(matching(self.records_folder, f"*/*/*/{name}.json"), None)
+        return plain or next((pack for pack in self.packs() if name in self._packed_in(pack)), None)
 
     def packs(self) -> list[Path]:
         """The packed files, by name."""
@@ -88,6 +89,7 @@ class Store:
 
     def get(self, fingerprint: str) -> RunRecord:
         """The record with this fingerprint; raises `RecordError` when there is none or it cannot be read."""
+        fingerprint = _checked(fingerprint)
         path = self.find(fingerprint)
         if path is None:
             raise RecordError(f"no record {fingerprint} under {self.records_folder}")
@@ -257,9 +259,11 @@ class Store:
 
 
 def _checked(fingerprint: str) -> str:
-    if not _FINGERPRINT.fullmatch(fingerprint):
+    """As files are named: whoever types one may write it in capitals."""
+    name = fingerprint.lower()
+    if not _FINGERPRINT.fullmatch(name):
         raise RecordError(f"'{fingerprint}' is not a fingerprint (16 hexadecimal digits)")
-    return fingerprint
+    return name
 
 
 def _folder_name(label: str) -> str:

@@ -26,14 +26,12 @@ from peftbench.records.packed import SUFFIX
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
+from peftbench.sweep.wrong import UNKNOWN, choice_of, explained, key_of
 
 ALL_METHODS = "method=all"
 ROOT = "dataset.root"
 # sections that the title of every cell names
 _TITLED = {"method", "dataset", "backbone", "seed"}
-# of the choices that a problem of a sweep is about, so many are named
-MOST_NAMED = 5
-_UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
 
 
 def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
@@ -44,7 +42,7 @@ def plan_grid(words: list[str]) -> tuple[Plan, Launcher]:
     an option which others take (`Plan.left_out`); Hydra's `a,b`, `range(...)` and `glob(...)` give several values.
     Raises `ConfigError` for wrong words, before any cell is planned.
     """
-    keys = {_key(word) for word in words}
+    keys = {key_of(word) for word in words}
     of_all, for_suite = ALL_METHODS in words, {"suite", ROOT} <= keys and "dataset" not in keys
     words = expanded(words)
     problems = problems_of(words, sweep=True) + _sweep_problems(words)
@@ -72,13 +70,13 @@ def _goes_together(trees: Trees, words: list[str]) -> bool:
 
 def _with_own_root(trees: Trees, combinations: list[list[str]]) -> list[list[str]]:
     """A folder that is named for a suite is for its sets with files; those that are drawn go without."""
-    choices = {_choice_of("dataset", words) for words in combinations}
+    choices = {choice_of("dataset", words) for words in combinations}
     kinds = {choice: DATASETS.get(trees.of([f"dataset={choice}"])["dataset"]["kind"]) for choice in choices}
     taking = {choice for choice, spec in kinds.items() if "root" in {field.name for field in dataclasses.fields(spec)}}
     if not taking:
         return combinations
     return [
-        words if _choice_of("dataset", words) in taking else [word for word in words if _key(word) != ROOT]
+        words if choice_of("dataset", words) in taking else [word for word in words if key_of(word) != ROOT]
         for words in combinations
     ]
 
@@ -97,18 +95,14 @@ def expanded(words: list[str]) -> list[str]:
             result.append("method=" + ",".join(choices_of(config_dir() / "method")))
         else:
             result.append(word)
-    own = {_key(word) for word in words if word in result}
-    return [word for word in result if word in words or _key(word) not in own]
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+")
+    own = {key_of(word) for word in words if word in result}
+    return [word for word in result if word in words or key_of(word) not in own]
 
 
 def _sweep_problems(words: list[str]) -> list[str]:
     problems = []
     for word in words:
-        if _key(word).partition(".")[0] == "launcher" and "," in word and "[" not in word and "{" not in word:
+        if key_of(word).partition(".")[0] == "launcher" and "," in word and "[" not in word and "{" not in word:
             problems.append(f"'{word}': a sweep has one launcher")
     return problems
 
@@ -151,61 +145,21 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
         except PeftbenchError as error:
             absent.append((" ".join(all_words), str(error)))
     if wrong and not (of_all and (cells or absent) and _of_some_methods(wrong, combinations)):
-        raise ConfigError(_explained(wrong, combinations))
+        raise ConfigError(explained(wrong, combinations))
     if not cells:
         raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())
-    left_out = {_choice_of("method", words): problem for problem, where in wrong.items() for words in where}
+    left_out = {choice_of("method", words): problem for problem, where in wrong.items() for words in where}
     return Plan(str(Path.cwd()), list(cells.values()), absent, list(left_out.items()))
 
 
 def _of_some_methods(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> bool:
     """Whether each problem is one of some methods with options that exist, so that the others can go on."""
-    everyone = {_choice_of("method", words) for words in combinations}
+    everyone = {choice_of("method", words) for words in combinations}
     return all(
-        _UNKNOWN.match(problem) is None and {_choice_of("method", words) for words in where} < everyone
+        UNKNOWN.match(problem) is None and {choice_of("method", words) for words in where} < everyone
         for problem, where in wrong.items()
     )
-
-
-def _explained(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> list[str]:
-    """The problems; an option that some of the swept choices have and others lack is said once, with who has it."""
-    lines: dict[str, None] = {}
-    lacking: dict[tuple[str, str], list[str]] = {}
-    for problem, where in wrong.items():
-        unknown = _UNKNOWN.match(problem)
-        if unknown is None or not any(_choice_of(unknown[1], words) for words in where):
-            lines[problem + _only_of(problem, where, combinations)] = None
-            continue
-        lacking.setdefault((unknown[1], unknown[2]), []).extend(_choice_of(unknown[1], words) for words in where)
-    for (section, option), choices in lacking.items():
-        everyone = dict.fromkeys(_choice_of(section, words) for words in combinations)
-        having = [choice for choice in everyone if choice not in choices]
-        if not having:
-            lines |= dict.fromkeys(problem for problem in wrong if f"{section}.{option}" in problem)
-            continue
-        lines[
-            f"unknown option {section}.{option} for {section}={', '.join(dict.fromkeys(choices))}; "
-            f"{section}={','.join(having)} has it: sweep it with {section}={','.join(having)} alone"
-        ] = None
-    return list(lines)
-
-
-def _only_of(problem: str, where: list[list[str]], combinations: list[list[str]]) -> str:
-    """` (method=lora, vpt)`: the swept choices that a problem is about; "" where it is about all or names them."""
-    parts = []
-    for key in dict.fromkeys(_key(word) for words in combinations for word in words):
-        everyone = {_choice_of(key, words) for words in combinations}
-        choices = list(dict.fromkeys(_choice_of(key, words) for words in where))
-        if len(choices) < len(everyone) and "" not in everyone and not ("." in key and key in problem):
-            more = f" and {len(choices) - MOST_NAMED} more" if len(choices) > MOST_NAMED else ""
-            parts.append(f"{key}={', '.join(choices[:MOST_NAMED])}{more}")
-    return f" ({'; '.join(parts)})" if parts else ""
-
-
-def _choice_of(section: str, words: list[str]) -> str:
-    """What the words choose for a section; "" when they leave it to its default."""
-    return next((value for key, _, value in (word.partition("=") for word in words) if key == section), "")
 
 
 def _planned_cell(
@@ -246,7 +200,7 @@ def _swept(combinations: list[list[str]]) -> set[str]:
     """Keys with several values, without those that every title names and those that change no cell."""
     values: dict[str, set[str]] = {}
     for word in {word for words in combinations for word in words}:
-        values.setdefault(_key(word), set()).add(word)
+        values.setdefault(key_of(word), set()).add(word)
     several = {key for key, words in values.items() if len(words) > 1}
     return {key for key in several - _TITLED if not key.startswith(("runtime.", "launcher."))}
 
@@ -254,8 +208,8 @@ def _swept(combinations: list[list[str]]) -> set[str]:
 def _apart(words: list[str], swept: set[str], method: str) -> tuple[str, ...]:
     """The words of a cell that differ within the sweep, without the options that the method's label shows."""
     shown = set(re.findall(r"(\w+)=", method))
-    named = [word for word in words if _key(word) in swept]
-    return tuple(brief(word, 60) for word in named if _key(word).removeprefix("method.") not in shown)
+    named = [word for word in words if key_of(word) in swept]
+    return tuple(brief(word, 60) for word in named if key_of(word).removeprefix("method.") not in shown)
 
 
 def _refuse_existing(cells: Iterable[PlannedCell]) -> None:

@@ -76,6 +76,23 @@ def make_weights_text(place: Path) -> Path:
     return path
 
 
+def make_weights_words(place: Path) -> Path:
+    path = place.with_suffix(".pth")
+    path.write_text("hi there")
+    return path
+
+
+def make_weights_unnamed(place: Path) -> Path:
+    """A half .safetensors file by no such name."""
+    half = make_weights_half_file(place)
+    return half.rename(half.with_suffix(".pth"))
+
+
+def make_weights_renamed_npz(place: Path) -> Path:
+    np.savez(place, a=np.zeros(2))
+    return place.with_suffix(".npz").rename(place.with_suffix(".pth"))
+
+
 def make_weights_nothing(place: Path) -> Path:
     path = place.with_suffix(".safetensors")
     path.write_bytes(b"")

@@ -53,6 +53,32 @@ def make_file(place: Path) -> None:
     place.write_text("just a file")
 
 
+def make_taken(place: Path) -> None:
+    """Files of others by the name of everything that is written."""
+    for ending in ("onnx", "pt2", "csv"):
+        place.with_suffix(f".{ending}").write_bytes(b"\xff of others")
+
+
+def make_taken_peft(place: Path) -> None:
+    place.mkdir()
+    (place / "adapter_model.safetensors").write_text("of others")
+
+
+def make_taken_advice(place: Path) -> None:
+    place.mkdir()
+    (place / "model.safetensors").write_text("of others")
+
+
+def make_taken_page(place: Path) -> None:
+    place.mkdir()
+    (place / "advice.html").write_text("<!doctype html><title>of others</title>")
+
+
+def make_taken_site(place: Path) -> None:
+    place.mkdir()
+    (place / "index.html").write_text("<!doctype html><title>of others</title>")
+
+
 def make_empty_folder(place: Path) -> None:
     place.mkdir()
 

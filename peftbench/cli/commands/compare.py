@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -17,10 +17,11 @@ from scipy.special import stdtrit
 
 from peftbench.api.tables import measured
 from peftbench.boards.escaping import csv_text
-from peftbench.boards.published import Published, load_published, load_sources
+from peftbench.boards.published import Published, backbones_of, load_published, load_sources
 from peftbench.boards.table import Score, Table
 from peftbench.boards.texts import CHANGED, MARK
-from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.arguments import Arguments, a_csv, a_folder
+from peftbench.cli.tables import check_table
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.terminal import print_fitted, table_width
@@ -118,14 +119,12 @@ def main(words: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    check_table(arguments.out, [field.name for field in fields(Difference)][:5])
     rows = read_reported(arguments.results, not arguments.no_index)
     published = [line for line in load_published() if not arguments.source or set(line.sources) & set(arguments.source)]
     found = list(differences(measured(rows), published))
     if not found:
-        raise MissingInput(
-            f"none of the {len(rows)} records under {arguments.results} has a published figure: the backbone, method "
-            "and data set must all be among those in peftbench/assets/published"
-        )
+        raise MissingInput(_nothing_beside(arguments.results, sorted(set(rows["backbone"])), len(rows), published))
     counts = {verdict: sum(item.verdict == verdict for item in found) for verdict in (DIFFERS, WITHIN, UNKNOWN)}
     shown = found if arguments.all else [item for item in found if item.verdict == DIFFERS]
     if shown:
@@ -138,6 +137,18 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out:
         replace_text(arguments.out, to_csv(found))
         print(f"wrote {arguments.out}")
+
+
+def _nothing_beside(results: Path, own: list[str], num_records: int, published: Sequence[Published]) -> str:
+    """Why nothing can be compared, and what could be."""
+    if not num_records:
+        return f"no records under {results}; run a cell first, or point --results to a folder that holds records/"
+    known = sorted({name for line in published for name in backbones_of(line)})
+    return (
+        f"none of the {num_records} records under {results} has a published figure: they are of {', '.join(own)}, and "
+        f"figures are of {', '.join(known)}, for methods and data sets of their papers. A cell that can be compared: "
+        "backbone=vit_b16_in21k method=lora dataset=vtab/caltech101"
+    )
 
 
 def to_csv(found: Sequence[Difference]) -> str:
@@ -187,6 +198,6 @@ def _parser() -> Arguments:
     )
     parser.add_argument("--source", nargs="+", choices=sorted(load_sources()), help="only figures of these sources")
     parser.add_argument("--all", action="store_true", help="list what lies within the uncertainty, too")
-    parser.add_argument("--out", type=a_file, metavar="FILE.csv", help="write all pairs as CSV")
+    parser.add_argument("--out", type=a_csv, metavar="FILE.csv", help="write all pairs as CSV")
     parser.add_argument("--no-index", action="store_true", help="read every record again, keep no index of them")
     return parser

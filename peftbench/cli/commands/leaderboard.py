@@ -16,7 +16,7 @@ from peftbench.boards.published_halves import halves_alone, halves_beside
 from peftbench.boards.reliability_tables import reliability
 from peftbench.boards.reliability_tables import write as write_reliability
 from peftbench.boards.render import write
-from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
+from peftbench.boards.report import MOST_EMBEDDED, check_site, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
@@ -24,11 +24,10 @@ from peftbench.cli.strips import GROUP, strips_of
 from peftbench.foundation.errors import ConfigError, MissingInput, did_you_mean
 from peftbench.foundation.terminal import table_width
 from peftbench.records.index import read_reported
+from peftbench.records.packed import OWN, PACKED
 from peftbench.records.robustness import mean_scores
 from peftbench.records.store import Store
 
-# What stands for records in no pack, and for all packs.
-OWN, PACKED = "own", "packed"
 # Columns of `collect` that an option of the same name narrows.
 _FILTERS = ("backbone", "method", "dataset", "protocol", "membership")
 
@@ -82,6 +81,8 @@ def _parser() -> Arguments:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.site:
+        check_site(arguments.site)
     everything = read_reported(arguments.results, not arguments.no_index)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
     suites = _suites(everything, Store(arguments.results))
@@ -139,14 +140,20 @@ def _suites(rows: pd.DataFrame, store: Store) -> dict[str, str]:
 
 
 def _of_suites(rows: pd.DataFrame, suites: dict[str, str], wanted: list[str] | None) -> pd.DataFrame:
-    """Rows of the wanted packs; raises `ConfigError` for a pack that is not there."""
+    """Rows of the wanted packs. Raises `ConfigError` for a pack that is not there, `MissingInput` where nothing is in
+    what stands for several.
+    """
     if not wanted:
         return rows
     known = {*suites.values(), OWN, PACKED}
     if problems := [f"--suite: no pack '{name}'{did_you_mean(name, known)}" for name in wanted if name not in known]:
         raise ConfigError(problems)
     packs = set(wanted) | (set(suites.values()) - {OWN} if PACKED in wanted else set())
-    return rows[[suites[name] in packs for name in rows["fingerprint"]]]
+    chosen = rows[[suites[name] in packs for name in rows["fingerprint"]]]
+    if len(rows) and not len(chosen):
+        where = "outside packs" if OWN in wanted else "in a pack"
+        raise MissingInput(f"--suite {' '.join(wanted)}: no record is {where}; leave out --suite for all {len(rows)}")
+    return chosen
 
 
 def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store) -> Path:

@@ -11,7 +11,7 @@ from peftbench.cli.arguments import Arguments, a_folder
 from peftbench.foundation.errors import ConfigError, MissingInput, RecordError
 from peftbench.foundation.files import create_text, locked
 from peftbench.foundation.progress import Progress
-from peftbench.records.packed import SUFFIX, holds_exactly, read_pack, to_line, write_lines
+from peftbench.records.packed import OWN, PACKED, SUFFIX, holds_exactly, read_pack, to_line, write_lines
 from peftbench.records.reading import read_record
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -30,6 +30,9 @@ def main(words: list[str]) -> int:
     with locked(store.work_folder / "pack.lock"):
         if arguments.unpack:
             print(f"{unpack(store, path)} records unpacked from {path}")
+        elif path.name in (f"{OWN}{SUFFIX}", f"{PACKED}{SUFFIX}"):
+            taken = f"'{OWN}' stands for records in no pack, '{PACKED}' for all packs (leaderboard --suite)"
+            raise ConfigError([f"{taken}; take another name"])
         else:
             chosen = {name: set(getattr(arguments, name)) for name in _FILTERS if getattr(arguments, name)}
             added, total = pack(store, path, chosen)

@@ -12,10 +12,11 @@ from peftbench.adapters.hf_peft import CONFIG
 from peftbench.adapters.predictor import Predictor, image_files, snippet
 from peftbench.cells.export import export_record, is_one_file
 from peftbench.cells.restore import find_record
-from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.arguments import Arguments, a_csv, a_folder
 from peftbench.cli.record_words import DEVICE, FINDING, refuse_unused, results_folder
+from peftbench.cli.tables import check_table
 from peftbench.config.gate import FIXED, NAMED
-from peftbench.config.overrides import TOP, option_values, quoted
+from peftbench.config.overrides import TOP, named_paths, option_values, quoted
 from peftbench.foundation.errors import BadInput, ConfigError, PeftbenchError, brief, error_line, printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress
@@ -42,7 +43,7 @@ def main(words: list[str]) -> int:
         help="image files, or folders that hold them; section.option=value. What cannot be read is named on stderr, "
         "and the exit code is 1",
     )
-    parser.add_argument("--out", type=a_file, help="the CSV to write (default: the terminal)")
+    parser.add_argument("--out", type=a_csv, help="the CSV to write (default: the terminal)")
     parser.add_argument("--all", action="store_true", help="a column with the probability of every class")
     parser.add_argument(
         "--checkpoint", help=f"the backbone's weights where they came from a file, or {CHECKPOINT}=FILE"
@@ -54,6 +55,8 @@ def main(words: list[str]) -> int:
     of_file = Path(arguments.model).suffix == ".safetensors"
     refuse_unused("predict", options, _OF_FILE if of_file else _OF_RECORD, "" if of_file else "runtime.")
     checkpoint, device = _either(arguments.checkpoint, CHECKPOINT, options), _either(arguments.device, DEVICE, options)
+    inputs = [arguments.model, *arguments.images, *([] if checkpoint is None else [checkpoint])]
+    check_table(arguments.out, COLUMNS, [*map(Path, inputs), *named_paths(options)])
     unread: list[PeftbenchError] = []
     files = image_files([word for word in arguments.images if word not in options], unread.append)
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,8 @@ from peftbench.cells.pictures import predicted_sheet
 from peftbench.cells.restore import find_record, with_restored
 from peftbench.cli.arguments import a_png, count
 from peftbench.cli.record_words import MEASURING, record_parser, refuse_unused, results_folder
-from peftbench.cli.sheets import write_sheet
+from peftbench.cli.sheets import check_sheet, write_sheet
+from peftbench.config.overrides import named_paths
 from peftbench.foundation.errors import ConfigError
 
 
@@ -23,11 +24,13 @@ def main(words: list[str]) -> int:
         raise ConfigError(["--keep has a place of its own; leave out --out"])
     refuse_unused("show", arguments.options, MEASURING)
     record, store = find_record(arguments.record, results_folder(arguments.results, arguments.options))
+    path = arguments.out or Path(f"{record.fingerprint}.png")
+    if arguments.keep:
+        path = store.picture_path(record.fingerprint)
+    else:
+        check_sheet(path, named_paths(word for word in arguments.options if word.startswith("dataset.")))
     sheet = with_restored(
         record, store, arguments.options, lambda config, parts: predicted_sheet(config, parts, arguments.rows)
-    )
-    path = arguments.out or (
-        store.picture_path(record.fingerprint) if arguments.keep else Path(f"{record.fingerprint}.png")
     )
     write_sheet(sheet, path)
     labels, score = record.labels, record.score("test")

@@ -12,7 +12,8 @@ from rich.table import Table as Grid
 
 from peftbench.boards.escaping import csv_text
 from peftbench.boards.reliability import expected_best_with
-from peftbench.cli.arguments import Arguments, a_file, a_folder
+from peftbench.cli.arguments import Arguments, a_csv, a_folder
+from peftbench.cli.tables import check_table
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.terminal import print_fitted, table_width
@@ -21,15 +22,19 @@ from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.records.trials import choice_problems
 
+# that say which curve a line of it belongs to
+FACTS = ("backbone", "method", "dataset", "seed", "tuned", "record")
+
 
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 when a choice does not follow. Raises `MissingInput` when there is no tuned record."""
     parser = Arguments.of("trials", __doc__)
     parser.add_argument("--results", type=a_folder, default=Path("results"), help="folder with records/ (%(default)s)")
     parser.add_argument(
-        "--out", type=a_file, metavar="FILE.csv", help="write the best validation score after 1, 2, ... trials"
+        "--out", type=a_csv, metavar="FILE.csv", help="write the best validation score after 1, 2, ... trials"
     )
     arguments = parser.parse_args(words)
+    check_table(arguments.out, FACTS)
     return _show(arguments.results, arguments.out)
 
 
@@ -89,8 +94,8 @@ def _budget_line(record: RunRecord) -> str:
 
 
 def _budget_rows(record: RunRecord) -> list[dict[str, Any]]:
-    labels = {name: record.labels[name] for name in ("backbone", "method", "dataset")}
-    facts = {**labels, "seed": record.seed, "tuned": (record.tuning or {})["label"], "record": record.fingerprint}
+    labels = [record.labels[name] for name in FACTS[:3]]
+    facts = dict(zip(FACTS, (*labels, record.seed, (record.tuning or {})["label"], record.fingerprint), strict=True))
     kind = "expected_best" if _drawn(record) else "best_so_far"
     scale, name = record.metric.scale, f"{kind}_val_{record.metric.name}"
     return [{**facts, "trials": n, name: scale * value} for n, value in enumerate(_after(record), start=1)]

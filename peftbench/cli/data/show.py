@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from peftbench.cli.data.composed import divided
-from peftbench.cli.sheets import write_sheet
+from peftbench.cli.sheets import check_sheet, write_sheet
 from peftbench.data.contact_sheet import contact_sheet, map_sheet, text_sheet
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.errors import ConfigError
@@ -15,7 +15,9 @@ from peftbench.foundation.errors import ConfigError
 def main(arguments: argparse.Namespace) -> int:
     """Exit code 0."""
     config, _, _ = divided(arguments)
+    path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
     source = config.dataset.open()
+    check_sheet(path, config.dataset.places())
     split = arguments.split or source.whole_splits[2]
     if split not in source.splits:
         raise ConfigError([f"--split: this dataset has {', '.join(source.splits)}, not {split}"])
@@ -26,7 +28,6 @@ def main(arguments: argparse.Namespace) -> int:
     else:
         what, draw = f"{source.num_classes} classes", map_sheet if images.maps else contact_sheet
         sheet = draw(images, source.class_names, arguments.per_class)
-    path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
     write_sheet(sheet, path)
     print(f"{path}: {what} of {config.dataset.label}, {split}")
     return 0

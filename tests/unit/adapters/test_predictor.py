@@ -19,7 +19,7 @@ from peftbench.backbones.options import BackboneSpec
 from peftbench.backbones.source import weights_id
 from peftbench.cli.commands import predict
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, ConfigError, MissingInput
 from tests.closed_folders import close_folder
 
 
@@ -164,6 +164,13 @@ def test_good_images_have_their_rows_and_bad_ones_are_named(
         "c.tif",
         "e.png",
     ]
+    assert predict.main(["model.safetensors", str(root / "a.png"), "--all", "--out", str(out)]) == 0
+    assert len(out.read_text().splitlines()) == 2
+    out.write_text("file,label\na.png,0\n")
+    with pytest.raises(ConfigError, match=r"out\.csv would be written over, and what is there is no table"):
+        predict.main(["model.safetensors", str(root / "a.png"), "--out", str(out)])
+    assert out.read_text() == "file,label\na.png,0\n"
+    capsys.readouterr()
     assert predict.main(["model.safetensors", str(root / "a.png")]) == 0
     assert capsys.readouterr().err == ""
 

@@ -18,8 +18,9 @@ from peftbench.adapters.sharing import adapter_facts, export_adapter, facts_of, 
 from peftbench.backbones.build import build_backbone, from_timm
 from peftbench.backbones.options import BackboneSpec
 from peftbench.cells.evidence import random_evidence
+from peftbench.cells.export import card_of, check_target, form_of
 from peftbench.data.pixels.transform import ImageTransform
-from peftbench.foundation.errors import BadInput
+from peftbench.foundation.errors import BadInput, ConfigError
 from peftbench.methods.base import METHODS, install
 from peftbench.methods.observation import Findings
 from peftbench.objectives.base import OBJECTIVES
@@ -159,6 +160,37 @@ def test_a_file_of_before_scores_had_their_split_still_loads(tmp_path):
     assert adapter_facts(path)["accuracy"] == 0.5
     with torch.no_grad():
         assert torch.equal(with_adapter(plain(), path)(IMAGES), model(IMAGES))
+
+
+def test_an_export_takes_the_place_of_an_own_one_and_of_no_other_file(tmp_path):
+    _, path = exported("lora", tmp_path)
+    check_target(path)
+    weights, results = tmp_path / "weights.safetensors", tmp_path / "adapter.safetensors"
+    save_file(plain().state_dict(), weights)
+    before = weights.read_bytes()
+    for other in (weights, results):
+        with pytest.raises(ConfigError, match=rf"{other.name} would be written over, .* no export of this package"):
+            check_target(other)
+    with pytest.raises(ConfigError, match=r"weights\.safetensors is what this command reads"):
+        check_target(weights, [tmp_path / "linked", weights])
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["own.onnx", "own.pt2", "own/adapter_config.json"])
+def test_a_form_that_says_nothing_of_itself_is_known_by_its_card(name, tmp_path):
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    target = file.parent if file.suffix == ".json" else file
+    file.write_text("of others")
+    with pytest.raises(ConfigError, match=rf"{file.name} would be written over"):
+        check_target(target)
+    facts = adapter_facts(exported("lora", tmp_path)[1])
+    if target == file:
+        card_of(target).write_text(card(facts, {"another.onnx": "onnx"}))
+        with pytest.raises(ConfigError, match=rf"{file.name} would be written over"):
+            check_target(target)
+    card_of(target).write_text(card(facts, {target.name: form_of(target)}))
+    check_target(target)
 
 
 def test_other_weights_are_refused(tmp_path):

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from peftbench.advise import shortlist as shortlist_module
 from peftbench.advise.advise import Adviser
+from peftbench.advise.folder import check_folder
 from peftbench.advise.look import dividing_words, look
-from peftbench.advise.page import calibration, confusion, worst
+from peftbench.advise.page import calibration, confusion, title_of, worst, write_page
 from peftbench.advise.race import Entry, Plan, Race, Trial
 from peftbench.advise.request import read_request
 from peftbench.advise.shortlist import ALWAYS, PER_FAMILY, applicable, shortlist
@@ -23,6 +24,7 @@ from peftbench.advise.verdict import Verdict
 from peftbench.backbones.source import embedded_file
 from peftbench.cli.commands import predict
 from peftbench.data.sources.folder import Folder
+from peftbench.data.splits import ArraySplit
 from peftbench.foundation.errors import BadInput, ConfigError, RecordError
 from peftbench.methods.base import METHODS
 from peftbench.records.record import RunRecord
@@ -187,6 +189,21 @@ def test_a_text_in_the_place_of_the_models_card_is_found_before_the_race(
     (tmp_path / "model.md").mkdir()
     with pytest.raises(ConfigError, match=r"writes its card to .*model\.md, which is a folder; name another target"):
         adviser.run()
+
+
+def test_a_folder_of_an_earlier_advice_is_taken_and_one_of_others_is_not(tmp_path: Path) -> None:
+    page, facts = tmp_path / "advice.html", tmp_path / "advice.json"
+    race, images = Race(Plan((1,), (2,))), ArraySplit(np.zeros((1, 2, 2), np.uint8), np.array([0]))
+    write_page(page, title_of("<mine>"), (), (), (), race, ("a", "b"), images, np.array([[0.9, 0.1]]), "")
+    facts.write_text('{"record": "", "method": "lora", "accuracy": 1, "trials": [], "words": []}')
+    check_folder(tmp_path)
+    for file, text in ((page, "<!doctype html><title>of others</title>"), (facts, "[]"), (facts, "no JSON")):
+        before = file.read_text()
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=rf"{file.name} would be written over, .* of this package; move it away"):
+            check_folder(tmp_path)
+        assert file.read_text() == text
+        file.write_text(before)
 
 
 def test_what_an_advice_prints_uses_the_weights_of_a_file(

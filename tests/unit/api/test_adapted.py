@@ -169,6 +169,15 @@ def test_networks_of_clips_are_attached_with_their_own_frames_and_merged(
         peftbench.attach("lora", of_clips(), frames=3)
 
 
+def test_save_takes_the_place_of_an_own_file_and_of_no_other(tmp_path: Path) -> None:
+    model, weights = peftbench.attach("lora", net()), tmp_path / "weights.safetensors"
+    assert model.save(model.save(tmp_path / "own.safetensors")).is_file()
+    save_file(net().state_dict(), weights)
+    with pytest.raises(ConfigError, match=r"weights\.safetensors would be written over, .* no model of save\(\)"):
+        model.save(weights)
+    assert load_file(weights).keys() == net().state_dict().keys()
+
+
 def test_a_file_of_other_weights_or_another_kind_is_refused(tmp_path: Path) -> None:
     path = peftbench.attach("lora", net()).save(tmp_path / "own.safetensors")
     other = net()

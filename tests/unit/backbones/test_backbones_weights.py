@@ -54,6 +54,16 @@ def test_safetensors_and_pth_load_the_same_tensors(state: dict[str, Tensor], tmp
         assert all(torch.equal(loaded[name], state[name]) for name in loaded), path.name
 
 
+@pytest.mark.parametrize("name", ["weights.pth", "weights", "weights.safetensors"])
+@pytest.mark.parametrize("form", [save_file, torch.save])
+def test_a_file_is_read_as_what_it_is_whatever_its_name(
+    state: dict[str, Tensor], tmp_path: Path, form: Callable[..., None], name: str
+) -> None:
+    form(state, tmp_path / name)
+    found = read_checkpoint(tmp_path / name)
+    assert found.keys() == state.keys() and all(torch.equal(found[key], state[key]) for key in state)
+
+
 def test_half_precision_checkpoints_become_fp32(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_file({name: tensor.half() for name, tensor in state.items()}, tmp_path / "a.safetensors")
     net = build_backbone(spec(tmp_path / "a.safetensors")).net

@@ -193,3 +193,8 @@ def test_own_and_packed_results_are_kept_apart(main, results: Path, capsys: pyte
     assert methods(results / "named") == ["a", "b"]
     assert main(["--results", str(results), "--suite", "siute"]) == 2
     assert capsys.readouterr().err == "peftbench: --suite: no pack 'siute'; did you mean 'suite'?\n"
+    for file in Store(results).record_files():
+        file.unlink()
+    assert main(["--results", str(results), "--suite", "own", "--method", "a"]) == 2
+    said = "peftbench: --suite own: no record is outside packs; leave out --suite for all 4\n"
+    assert capsys.readouterr().err == said

@@ -200,6 +200,7 @@ def test_the_command_lists_what_differs(tmp_path: Path, capsys: pytest.CaptureFi
     for record in [*measured("vtab/caltech101", [0.80, 0.81, 0.80]), *measured("vtab/cifar100", [0.670, 0.671, 0.672])]:
         store.put(record)
     out = tmp_path / "compare.csv"
+    out.write_text("backbone,protocol,dataset,method,measured\nof another time\n")
     assert main(["--results", str(tmp_path), "--source", "vpetl_bench", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "2 pairs of a measured cell and a published figure: 1 differ" in shown
@@ -225,4 +226,11 @@ def test_what_else_may_lie_behind_a_difference_is_said(tmp_path: Path, capsys: p
 def test_nothing_to_compare_is_said(command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Store(tmp_path).put(make_record(backbone="vit_micro"))
     assert command("compare", "--results", tmp_path) == 2
-    assert capsys.readouterr().err.startswith("peftbench: none of the 1 records")
+    said = capsys.readouterr().err
+    assert said.startswith("peftbench: none of the 1 records") and "they are of vit_micro, and figures are of " in said
+    assert "vit_b16_in21k, " in said and "backbone=vit_b16_in21k method=lora dataset=vtab/caltech101" in said
+    cell = make_record(backbone="vit_b16_in21k", method="lora", dataset="vtab/caltech101", group="natural")
+    Store(tmp_path / "beside").put(cell)
+    assert command("compare", "--results", tmp_path / "beside") == 0
+    assert command("compare", "--results", tmp_path / "nowhere") == 2
+    assert "no records under" in capsys.readouterr().err

@@ -75,7 +75,9 @@ def test_a_site_keeps_its_records_beside_the_page(tmp_path: Path) -> None:
     for record in RECORDS:
         store.put(record)
     site = tmp_path / "site"
-    assert main(["--results", str(tmp_path), "--site", str(site)]) == 0
+    # its own page of another time is replaced
+    for _ in range(2):
+        assert main(["--results", str(tmp_path), "--site", str(site)]) == 0
     html = (site / "index.html").read_text()
     assert json.loads(script(html, "data"))["files"] is True
     assert "records-0-0" not in html

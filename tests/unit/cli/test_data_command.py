@@ -1,6 +1,7 @@
 """The data command: what it lists, what it finds wrong, what it draws, and how it answers wrong words."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -213,6 +214,22 @@ def test_a_sheet_makes_the_folders_that_it_goes_into(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match=r"file/x\.png cannot be written .*; name another file with --out"):
         data_command.main(["show", "digits", "--out", str(tmp_path / "file" / "x.png"), "--per-class", "1"])
+
+
+def test_a_sheet_takes_the_place_of_an_own_one_and_of_no_picture(tmp_path, capsys):
+    words, sheet = ["show", "digits", "--per-class", "1", "--out"], tmp_path / "sheet.png"
+    for _ in range(2):
+        assert data_command.main([*words, str(sheet)]) == 0
+    photo = class_folders(tmp_path / "set") / "train" / "cat" / "0.png"
+    before = photo.read_bytes()
+    with pytest.raises(ConfigError, match=r"0\.png would be written over, and what is there is no sheet"):
+        data_command.main([*words, str(photo)])
+    shutil.copy(sheet, photo)
+    own = ["show", "folder", f"dataset.root={tmp_path / 'set'}", "--out"]
+    for name in ("0.png", "new.png", "../../new.png"):
+        with pytest.raises(ConfigError, match=r"lies in .*set, among the data that is read; name another file"):
+            data_command.main([*own, str(photo.parent / name)])
+    assert photo.read_bytes() == sheet.read_bytes() != before and len(list((tmp_path / "set").rglob("*.png"))) == 12
 
 
 def test_verify_of_a_broken_folder_exits_with_1(tmp_path, capsys):

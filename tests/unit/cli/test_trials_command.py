@@ -34,6 +34,8 @@ def curve_of(record: RunRecord, folder: Path) -> tuple[list[str], list[float]]:
     Store(folder).put(record)
     # the trials have no records here
     assert main(["--results", str(folder), "--out", str(folder / "curve.csv")]) == 1
+    # its own table of another time is replaced
+    assert main(["--results", str(folder), "--out", str(folder / "curve.csv")]) == 1
     table = pd.read_csv(folder / "curve.csv")
     [column] = [name for name in table.columns if "_val_" in name]
     assert table["trials"].tolist() == list(range(1, len(table) + 1))

@@ -56,7 +56,18 @@ def test_an_absent_record(store: Store) -> None:
         store.get("0" * 16)
 
 
-@pytest.mark.parametrize("word", ["", "*", "../../../etc/passwd", "0" * 15, "A" * 16])
+def test_a_fingerprint_in_capitals_is_the_same(store: Store) -> None:
+    plain, packed = make_record(seed=0), make_record(seed=1)
+    path = store.put(plain)
+    write_pack(store.records_folder / "mine.jsonl.gz", [packed])
+    assert store.find(plain.fingerprint.upper()) == path
+    for record in (plain, packed):
+        assert record.fingerprint.upper() != record.fingerprint
+        assert store.get(record.fingerprint.upper()) == record
+    assert store.adapter_path(plain.fingerprint.upper()) == store.adapter_path(plain.fingerprint)
+
+
+@pytest.mark.parametrize("word", ["", "*", "../../../etc/passwd", "0" * 15, "G" * 16])
 def test_only_a_fingerprint_is_looked_up(store: Store, word: str) -> None:
     with pytest.raises(RecordError, match="not a fingerprint"):
         store.find(word)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,21 +13,26 @@ from peftbench.config.parts import LOADED, outlined
 
 # sections whose registered names are the choices of their group
 _REGISTRIES: dict[str, Callable[[], Any]] = {"method": LOADED["method"], "launcher": lambda: LAUNCHERS}
-_UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
-_MOST_NAMED = 5
+UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
+# of many choices so many are named
+MOST_NAMED = 5
 
 
 def had_by(problem: str) -> str:
     """`; launcher=joblib, ray have it` to end a problem of an unknown option with; "" where none has it."""
-    unknown = _UNKNOWN.match(problem)
+    unknown = UNKNOWN.match(problem)
     if unknown is None or unknown[1] not in _REGISTRIES:
         return ""
     names = _having(unknown[1], unknown[2])
     if not names:
         return ""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    verb = "has" if len(names) == 1 else "have"
-    return f"; {unknown[1]}={', '.join(names[:_MOST_NAMED])}{more} {verb} it"
+    return f"; {unknown[1]}={first_of(names)} {'has' if len(names) == 1 else 'have'} it"
+
+
+def first_of(names: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{', '.join(names[:MOST_NAMED])}{more}"
 
 
 @cache

@@ -14,6 +14,7 @@ from peftbench.cells.cell import Asked, plan
 from peftbench.config.choices import choices_of
 from peftbench.config.compose import BroughtAlong, Trees
 from peftbench.config.gate import Builder, RunConfig, as_tree, config_dir, from_tree, launcher_of
+from peftbench.config.having import UNKNOWN
 from peftbench.config.launcher import Launcher
 from peftbench.config.overrides import named_options, values_of
 from peftbench.config.runtime import RuntimeSpec
@@ -26,7 +27,7 @@ from peftbench.records.packed import SUFFIX
 from peftbench.records.store import Store
 from peftbench.sweep.plan import Plan, PlannedCell, file_state
 from peftbench.sweep.summary import unplanned_lines
-from peftbench.sweep.wrong import UNKNOWN, choice_of, explained, key_of
+from peftbench.sweep.wrong import choice_of, key_of, problem_lines
 
 ALL_METHODS = "method=all"
 ROOT = "dataset.root"
@@ -145,7 +146,7 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
         except PeftbenchError as error:
             absent.append((" ".join(all_words), str(error)))
     if wrong and not (of_all and (cells or absent) and _of_some_methods(wrong, combinations)):
-        raise ConfigError(explained(wrong, combinations))
+        raise ConfigError(problem_lines(wrong, combinations))
     if not cells:
         raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
-# of the choices that a problem of a sweep is about, so many are named
-MOST_NAMED = 5
-UNKNOWN = re.compile(r"unknown option (\w+)\.(\w+)")
+from peftbench.config.having import UNKNOWN, first_of
+
 _HINT = "; did you mean "
 # problem -> the words of every combination that has it
 Wrong = dict[str, list[list[str]]]
 
 
-def explained(wrong: Wrong, combinations: list[list[str]]) -> list[str]:
+def problem_lines(wrong: Wrong, combinations: list[list[str]]) -> list[str]:
     """The problems; an option that some or all of the swept choices lack is said once, with who has it."""
     lines: dict[str, None] = {}
     lacking: dict[tuple[str, str], Wrong] = {}
@@ -46,7 +45,7 @@ def _of_unknown(section: str, option: str, problems: Wrong, combinations: list[l
     having = [choice for choice in everyone if choice not in without]
     if not having and len(everyone) == 1:
         return next(iter(problems))
-    line = f"unknown option {section}.{option} for {section}={_named(without)}"
+    line = f"unknown option {section}.{option} for {section}={first_of(without)}"
     if having:
         has = f"{len(having)} of {len(everyone)} {'has' if len(having) == 1 else 'have'} it"
         return f"{line}; {has}: sweep {section}={','.join(having)} alone"
@@ -56,7 +55,7 @@ def _of_unknown(section: str, option: str, problems: Wrong, combinations: list[l
             like.setdefault(name, []).extend(choices)
     if not like:
         return f"{line}; --help options {section}={without[0]} lists what there is"
-    of = {name: "" if set(own) == set(everyone) else f" ({section}={_named(own)})" for name, own in like.items()}
+    of = {name: "" if set(own) == set(everyone) else f" ({section}={first_of(own)})" for name, own in like.items()}
     meant = " or ".join(f"'{name}'{whose}" for name, whose in of.items())
     return f"{line}{_HINT}{meant}?"
 
@@ -67,15 +66,9 @@ def _only_of(problem: str, where: list[list[str]], combinations: list[list[str]]
     for key in dict.fromkeys(key_of(word) for words in combinations for word in words):
         everyone, choices = _choices(key, combinations), _choices(key, where)
         if len(choices) < len(everyone) and "" not in everyone and not ("." in key and key in problem):
-            parts.append(f"{key}={_named(choices)}")
+            parts.append(f"{key}={first_of(choices)}")
     return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _choices(section: str, combinations: Collection[list[str]]) -> list[str]:
     return list(dict.fromkeys(choice_of(section, words) for words in combinations))
-
-
-def _named(choices: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
-    more = f" and {len(choices) - MOST_NAMED} more" if len(choices) > MOST_NAMED else ""
-    return f"{', '.join(choices[:MOST_NAMED])}{more}"

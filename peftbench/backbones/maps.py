@@ -39,8 +39,8 @@ class Taps:
         """The map behind the last block alone. Raises `NotApplicable` where the readout makes a pyramid of its own."""
         if not self.layers:
             raise NotApplicable(
-                f"the method makes a pyramid of {len(self.widths)} maps, and the one behind the last block is asked "
-                "for; choose a decoder that reads all (linear, fcn, upernet, hrnet) or another method"
+                f"the method makes a pyramid of {len(self.widths)} maps, and what reads the one behind the last block "
+                "alone (task=promptable, region or vqa; task.decoder=pup) takes none; choose another method or decoder"
             )
         return replace(self, layers=self.layers[-1:], widths=self.widths[-1:])
 

@@ -113,6 +113,9 @@ def plan(config: RunConfig, asked: Asked | None = None) -> Cell:
     task = config.task
     if not task.plain:
         identity["task"] = {"name": task.name, "version": task.revision} | task.identity()
+    if task.reads_names and (names := asked.of(config.dataset, _names_apart)):
+        # what is read to train and to test by
+        identity["class_names"] = list(names)
     labels = {
         "backbone": config.backbone.title,
         "method": method_label(config),
@@ -135,6 +138,10 @@ def _identity(spec: Spec) -> dict[str, Any]:
 
 def _dataset_identity(dataset: DatasetSpec) -> dict[str, Any]:
     return {"kind": dataset.name, "revision": dataset.revision()} | dataset.identity()
+
+
+def _names_apart(dataset: DatasetSpec) -> tuple[str, ...]:
+    return dataset.names_apart()
 
 
 def method_label(config: RunConfig) -> str:

@@ -94,7 +94,7 @@ def check_target(target: Path | str, inputs: Sequence[Path] = ()) -> None:
         # these forms say nothing of who wrote them, their card does
         own = _carded(target)
         for file in (Path(target),) if is_one_file(target) else (Path(target) / CONFIG, Path(target) / WEIGHTS):
-            refuse_other(file, "export with its card beside it", lambda _: own, inputs)
+            refuse_other(file, "export with its card beside it, by which one is known,", lambda _: own, inputs)
     _refuse_other_text(card_of(target))
     for file in (*((Path(target),) if is_one_file(target) else ()), card_of(target)):
         check_writable(file)
@@ -133,12 +133,12 @@ def _refuse_other_text(path: Path) -> None:
 
 
 def _carded(target: Path | str) -> bool:
-    """Whether a card of this package is where that of `target` is, and names it where it is one file."""
+    """Whether a card of this package is where that of `target` is. One of another record may name other forms."""
     try:
         text = card_of(target).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return False
-    return TAG in text and (not is_one_file(target) or json.dumps(Path(target).name) in text)
+    return TAG in text
 
 
 def files_of(target: Path) -> dict[str, Path]:

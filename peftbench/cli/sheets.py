@@ -21,7 +21,7 @@ def check_sheet(path: Path, data: Sequence[Path]) -> None:
 
     Raises `ConfigError` for a file of the data or a place among it, and for a file that is no sheet of this package.
     """
-    refuse_other(path, "sheet", _is_sheet, data)
+    refuse_other(path, "sheet (those of earlier versions carry no mark)", _is_sheet, data)
     refuse_within(path, data)
 
 

@@ -142,6 +142,10 @@ class DatasetSpec(Spec, ABC):
         """
         return []
 
+    def names_apart(self) -> tuple[str, ...]:
+        """Names of classes that the revision says nothing of; none where another name is another revision."""
+        return ()
+
     def places(self) -> list[Path]:
         """Files and folders the images are read from, as far as they are there; none for embedded data."""
         return self.inputs() or []

@@ -59,7 +59,8 @@ class DPT(Objective):
         assert isinstance(known, OfClasses)
 
         def loss_fn(_: Model, batch: Batch) -> Tensor:
-            f, w, logits = compared(pair, batch["image"], model.num_trained)
+            # of base classes alone it does not train: what it learns belongs to its classes
+            f, w, logits = compared(pair, batch["image"], None)
             found, chosen, f0 = aware.take()
             loss = base(lambda *_: logits, batch)
             # all samples of a batch are of one epoch, and a batch to count by, which is of none, stands for the first;

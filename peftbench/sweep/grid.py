@@ -150,8 +150,21 @@ def _planned(trees: Trees, combinations: list[list[str]], seeds: list[int | str]
     if not cells:
         raise MissingInput("\n".join(unplanned_lines(absent)))
     _refuse_existing(cells.values())
-    left_out = {choice_of("method", words): problem for problem, where in wrong.items() for words in where}
-    return Plan(str(Path.cwd()), list(cells.values()), absent, list(left_out.items()))
+    return Plan(str(Path.cwd()), list(cells.values()), absent, _left_out(wrong, combinations))
+
+
+def _left_out(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> list[tuple[str, str]]:
+    """(method, why) of the refused ones; with the words of the combination where others of the method are planned."""
+    refused = {" ".join(words): (words, problem) for problem, where in wrong.items() for words in where}
+    going = {choice_of("method", words) for words in combinations if " ".join(words) not in refused}
+    swept = {key for key in map(key_of, itertools.chain(*combinations)) if key != "method"}
+    swept = {key for key in swept if len({word for words in combinations for word in words if key_of(word) == key}) > 1}
+    found: dict[str, str] = {}
+    for words, problem in refused.values():
+        method = choice_of("method", words)
+        apart = [word for word in words if key_of(word) in swept] if method in going else []
+        found[" ".join([method, *apart])] = problem
+    return list(found.items())
 
 
 def _of_some_methods(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) -> bool:

@@ -59,7 +59,8 @@ def left_out_lines(left_out: Sequence[tuple[str, str]]) -> list[str]:
     if not left_out:
         return []
     names = ", ".join(method for method, _ in left_out)
-    count, reasons = number_of(len(left_out), "method"), list(dict.fromkeys(message for _, message in left_out))
+    noun = "combination" if any(" " in method for method, _ in left_out) else "method"
+    count, reasons = number_of(len(left_out), noun), list(dict.fromkeys(message for _, message in left_out))
     if len(reasons) == 1:
         return [f"method=all without {names}: {reasons[0]}"]
     if len(reasons) <= MANY_CAUSES:

@@ -84,6 +84,9 @@ class CsvFiles(OwnFiles):
         listing = self.listing()
         return [*self._lists().values(), *listed_files(listing.folder, listing.parts)]
 
+    def names_apart(self) -> tuple[str, ...]:
+        return self.listing().class_names
+
     def places(self) -> list[Path]:
         lists = list(self._lists().values())
         return [user_path(self.root, "dataset.root"), *lists] if self.root else lists

@@ -19,6 +19,10 @@ def find_column(split: Dataset, place: str, option: str, given: str | None, usua
     """
     wanted = (given,) if given else usual
     found = [name for name in wanted if name in split.column_names]
+    if len(found) > 1:
+        # what holds nothing, or no images beside one that does, is not meant
+        found = [name for name in found if split.data.column(name).null_count < len(split)] or found
+        found = [name for name in found if _holds_images(split, name)] or found
     if not found:
         raise BadInput(
             f"{place}: no column {' or '.join(wanted)}; columns are {', '.join(split.column_names)}; set {option}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from peftbench.data.sources.hf_files import OwnedFiles, check_saved
 from peftbench.data.sources.hub import unreachable
-from peftbench.foundation.errors import BadInput, MissingInput
+from peftbench.foundation.errors import BadInput, MissingInput, brief
 from peftbench.foundation.location import default_cache_dir
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ def _columns_of(tables: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]
     """The columns of the first table, and those that each table has beyond them."""
     import pyarrow.parquet
 
-    columns = {table: pyarrow.parquet.read_schema(table).names for table in tables}
+    columns = {}
+    for table in tables:
+        try:
+            columns[table] = pyarrow.parquet.read_schema(table).names
+        except (pyarrow.ArrowException, OSError) as error:
+            raise BadInput(f"{table} is no whole parquet file ({brief(error)})") from error
     first = columns[tables[0]]
     return first, {table: [name for name in names if name not in first] for table, names in columns.items()}
 

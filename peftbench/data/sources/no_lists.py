@@ -45,7 +45,7 @@ def refuse_without_endings(file: Path, folder: Path, paths: Sequence[str], heade
         return
     looked_at = paths[:_ROWS_LOOKED_AT]
     columns = _columns_in(header) if header else []
-    there = [(folder / path).is_file() for path in looked_at]
+    there = [_there(folder / path) for path in looked_at]
     if any(there):
         if columns and not there[0] and there[1]:
             raise BadInput(
@@ -55,7 +55,7 @@ def refuse_without_endings(file: Path, folder: Path, paths: Sequence[str], heade
         return
     for place in (folder, *places_near(folder)):
         for path in looked_at:
-            found = next((f"{path}{end}" for end in _ENDINGS if (place / f"{path}{end}").is_file()), None)
+            found = next((f"{path}{end}" for end in _ENDINGS if _there(place / f"{path}{end}")), None)
             if found is None:
                 continue
             advised = [f"dataset.root={place}"] if place != folder else []
@@ -64,13 +64,21 @@ def refuse_without_endings(file: Path, folder: Path, paths: Sequence[str], heade
                 f"{file}: '{brief(path)}' lacks its ending, {place / found} is there; write each path with its ending"
                 f"{' and set ' if advised else ''}{' '.join(advised)}"
             )
-        if any((place / path).is_file() for path in looked_at):
+        if any(_there(place / path) for path in looked_at):
             return
     if columns and len(paths) > 1:
         raise BadInput(
             f"{file}: there is no image '{brief(paths[1])}', with an ending or without; set dataset.root=<the folder "
             f"where paths start>, and where the first line names columns {' '.join(columns)}"
         )
+
+
+def _there(path: Path) -> bool:
+    """Whether it is a file; a text too long for a path, or one behind a closed folder, is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _columns_in(header: Sequence[str]) -> list[str]:

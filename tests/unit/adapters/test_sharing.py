@@ -186,9 +186,9 @@ def test_a_form_that_says_nothing_of_itself_is_known_by_its_card(name, tmp_path)
         check_target(target)
     facts = adapter_facts(exported("lora", tmp_path)[1])
     if target == file:
+        # as an export of another record leaves it, which replaced one form alone
         card_of(target).write_text(card(facts, {"another.onnx": "onnx"}))
-        with pytest.raises(ConfigError, match=rf"{file.name} would be written over"):
-            check_target(target)
+        check_target(target)
     card_of(target).write_text(card(facts, {target.name: form_of(target)}))
     check_target(target)
 

@@ -232,6 +232,18 @@ def test_a_sheet_takes_the_place_of_an_own_one_and_of_no_picture(tmp_path, capsy
     assert photo.read_bytes() == sheet.read_bytes() != before and len(list((tmp_path / "set").rglob("*.png"))) == 12
 
 
+def test_a_sheet_may_lie_beside_the_images_of_a_list(tmp_path, capsys):
+    folder = class_folders(tmp_path / "set")
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*.png"))
+    (folder / "l.csv").write_text("path,label\n" + "".join(f"{name},{name.parent.name}\n" for name in names))
+    words = [f"dataset.path={folder / 'l.csv'}", f"dataset.root={folder}", "dataset.num_train=6", "dataset.num_val=2"]
+    own = ["show", "csv", *words, "protocol=full", "--out"]
+    for _ in range(2):
+        assert data_command.main([*own, str(folder / "sheet.png")]) == 0
+    with pytest.raises(ConfigError, match=r"png is what this command reads and would be written over"):
+        data_command.main([*own, str(folder / names[0])])
+
+
 def test_verify_of_a_broken_folder_exits_with_1(tmp_path, capsys):
     folder = tmp_path / "kitti"
     for split, start, num in (("train800", 0, 800), ("val200", 800, 200), ("test", 1000, 3)):

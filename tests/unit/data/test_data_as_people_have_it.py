@@ -340,3 +340,23 @@ def test_classes_that_differ_by_case_are_named(tmp_path):
     for part in ("train", "test"):
         pictures(tmp_path / part, ["Cat/a.png", "cat/b.png"])
     assert "'Cat' and 'cat'" in Folder(root=str(tmp_path)).open().notes[0]
+
+
+def test_a_text_too_long_for_a_path_is_an_image_that_is_not_there(tmp_path):
+    rows = [f"{'word ' * 80}{row},{'ab'[row % 2]}\n" for row in range(6)]
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(rows))
+    with pytest.raises(BadInput, match=r"none of the 6 listed images is there"):
+        CsvFiles(path=str(tmp_path / "list.csv")).open()
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    place = tables(tmp_path / "set", label=LABELS)
+    (tmp_path / "set" / "test.parquet").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"test\.parquet is no whole parquet file"):
+        HfDataset(path=place).open()
+
+
+@pytest.mark.parametrize("more", [{"img": ["a.png", "b.png"] * 3}, {"labels": pyarrow.array([None] * 6, "string")}])
+def test_of_two_columns_the_one_that_can_be_meant_is_taken(tmp_path, more):
+    source = HfDataset(path=tables(tmp_path / "set", label=LABELS, **more)).open()
+    assert source.class_names == ("cat", "dog") and len(source.parts["train"]) == 6

@@ -71,6 +71,12 @@ def test_all_methods_go_without_those_that_refuse_what_others_take() -> None:
         plan_grid([*words, "method.rank=4"])
 
 
+def test_of_a_method_that_goes_in_part_the_combination_is_left_out() -> None:
+    plan, _ = plan_grid(["method=all", "dataset=digits", "train.compile=true,false"])
+    assert [name.lower() for name, _ in plan.left_out] == ["pro_vpt train.compile=true"]
+    assert sum("method=pro_vpt" in cell.words for cell in plan.cells) == 1
+
+
 def test_the_left_out_are_told_with_a_reason(tmp_path: Path) -> None:
     one = [("pro_vpt", "set train.compile=false")]
     assert left_out_lines(one) == ["method=all without pro_vpt: set train.compile=false"]

@@ -19,9 +19,10 @@ _SOFTWARE, _OURS = "Software", "peftbench"
 def check_sheet(path: Path, data: Sequence[Path]) -> None:
     """What is refused of a place for a sheet, ahead of the work. `data`: files and folders that are read.
 
-    Raises `ConfigError` for a file of the data or a place among it, and for a file that is no sheet of this package.
+    Raises `ConfigError` for a file of the data or a place among it, and for a file that is no sheet of this package;
+    those of earlier versions carry no mark and are not known.
     """
-    refuse_other(path, "sheet (those of earlier versions carry no mark)", _is_sheet, data)
+    refuse_other(path, "sheet", _is_sheet, data)
     refuse_within(path, data)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from peftbench.advise.race import Race
 from peftbench.data.raw import RawSplit
 from peftbench.foundation.files import replace_text
+from peftbench.foundation.overwriting import begins_with
 
 MOST_CLASSES, MOST_MISTAKES, THUMBNAIL = 30, 24, 128
 BINS = 10
@@ -30,8 +31,7 @@ def title_of(label: str) -> str:
 
 def is_page(path: Path) -> bool:
     """Whether a file is a page of `write_page`, of this version or another."""
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return _TITLE in stream.read(1000)
+    return begins_with(path, _TITLE)
 
 
 def write_page(

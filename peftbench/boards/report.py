@@ -17,7 +17,7 @@ from peftbench.boards.render import write
 from peftbench.boards.table import Table
 from peftbench.boards.texts import LEGEND
 from peftbench.foundation.files import replace_bytes, replace_text
-from peftbench.foundation.overwriting import refuse_other
+from peftbench.foundation.overwriting import begins_with, refuse_other
 from peftbench.records.packed import to_line
 from peftbench.records.record import RunRecord
 
@@ -59,12 +59,7 @@ def write_report(
 
 def check_site(folder: Path) -> None:
     """Raises `ConfigError` where the page of a site would take the place of a page of others."""
-    refuse_other(folder / "index.html", "page of a leaderboard", _is_page)
-
-
-def _is_page(path: Path) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        return _TITLE in stream.read(1000)
+    refuse_other(folder / "index.html", "page of a leaderboard", lambda path: begins_with(path, _TITLE))
 
 
 def write_site(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from peftbench.boards.dense import PRIMARY, SEVERAL, without_unit
 from peftbench.boards.table import Row, Score, Table
@@ -73,9 +73,14 @@ def headers(table: Table) -> list[str]:
 def label(row: Row) -> str:
     """The method, marked if it departs from its paper; for published rows who printed it: `lora [vpetl_bench +6]`."""
     if not row.sources:
-        return row.method + (MARK if row.remark else "") + (CHANGED if row.changed else "")
+        return marked(row.method, row.remark, row.changed)
     more = f" +{len(row.sources) - 1}" if len(row.sources) > 1 else ""
     return f"{row.method} [{row.sources[0]}{more}]" + (DOUBT if row.unverified else "")
+
+
+def marked(method: str, remark: str, changed: str) -> str:
+    """A measured method with the marks of what departs: `Row.remark` and `Row.changed`."""
+    return method + (MARK if remark else "") + (CHANGED if changed else "")
 
 
 def texts(table: Table, chosen: Sequence[str]) -> list[list[str]]:
@@ -99,18 +104,17 @@ def general_notes(table: Table) -> list[str]:
 
 def remarks(table: Table) -> list[str]:
     """One footnote for each remark, with the rows it belongs to."""
-    methods: dict[str, list[str]] = {}
-    for row in sorted(table.rows, key=lambda row: row.method):
-        if row.remark:
-            methods.setdefault(row.remark, []).append(row.method)
-    changed: dict[str, list[str]] = {}
-    for row in sorted(table.rows, key=lambda row: row.method):
-        if row.changed:
-            changed.setdefault(row.changed, []).append(row.method)
-    return [
-        *(f"{MARK.strip()} {', '.join(names)}: {remark}" for remark, names in methods.items()),
-        *(f"{CHANGED.strip()} {', '.join(names)}: {words}" for words, names in changed.items()),
-    ]
+    rows = sorted(table.rows, key=lambda row: row.method)
+    departing = [(MARK, row.remark, row.method) for row in rows if row.remark]
+    return footnotes([*departing, *((CHANGED, row.changed, row.method) for row in rows if row.changed)])
+
+
+def footnotes(departing: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Of (mark, words, method) a line for each mark with its words, in the order given, with all of its methods."""
+    methods: dict[tuple[str, str], dict[str, None]] = {}
+    for mark, words, method in departing:
+        methods.setdefault((mark.strip(), words), {})[method] = None
+    return [f"{mark} {', '.join(names)}: {words}" for (mark, words), names in methods.items()]
 
 
 def text(table: Table, row: Row, header: str) -> str:

@@ -205,13 +205,13 @@ def by_hydra(words: Iterable[str]) -> DictConfig:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
             return compose("config", readable(words))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError([_appended(explained(error)) or explained(error)]) from error
+        raise ConfigError([_appended(explained(error))]) from error
 
 
 def _appended(message: str) -> str:
-    """What to write in place of a `+` before an option that has a value already; "" for other messages."""
+    """What to write in place of a `+` before an option that has a value already; other messages as they are."""
     there = _THERE.search(message)
-    return f"+{there[1]}=...: a + is for what has no value yet; write {there[1]}=..." if there else ""
+    return f"+{there[1]}=...: a + is for what has no value yet; write {there[1]}=..." if there else message
 
 
 def _groups(defaults: list[Any]) -> tuple[dict[str, str], int]:

@@ -26,6 +26,12 @@ def refuse_other(target: Path, kind: str, is_own: Callable[[Path], bool], inputs
         raise unreadable(error) from error
 
 
+def begins_with(path: Path, title: str) -> bool:
+    """Whether a page has these words near its start."""
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        return title in stream.read(1000)
+
+
 def refuse_within(target: Path, folders: Iterable[Path]) -> None:
     """Raises `ConfigError` where `target` lies in one of the `folders`: there it would be read with the rest."""
     place = target.resolve().parent

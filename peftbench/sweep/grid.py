@@ -157,8 +157,7 @@ def _left_out(wrong: dict[str, list[list[str]]], combinations: list[list[str]]) 
     """(method, why) of the refused ones; with the words of the combination where others of the method are planned."""
     refused = {" ".join(words): (words, problem) for problem, where in wrong.items() for words in where}
     going = {choice_of("method", words) for words in combinations if " ".join(words) not in refused}
-    swept = {key for key in map(key_of, itertools.chain(*combinations)) if key != "method"}
-    swept = {key for key in swept if len({word for words in combinations for word in words if key_of(word) == key}) > 1}
+    swept = _several(combinations) - {"method"}
     found: dict[str, str] = {}
     for words, problem in refused.values():
         method = choice_of("method", words)
@@ -212,11 +211,15 @@ def _planned_cell(
 
 def _swept(combinations: list[list[str]]) -> set[str]:
     """Keys with several values, without those that every title names and those that change no cell."""
+    return {key for key in _several(combinations) - _TITLED if not key.startswith(("runtime.", "launcher."))}
+
+
+def _several(combinations: list[list[str]]) -> set[str]:
+    """Keys with several values."""
     values: dict[str, set[str]] = {}
     for word in {word for words in combinations for word in words}:
         values.setdefault(key_of(word), set()).add(word)
-    several = {key for key, words in values.items() if len(words) > 1}
-    return {key for key in several - _TITLED if not key.startswith(("runtime.", "launcher."))}
+    return {key for key, words in values.items() if len(words) > 1}
 
 
 def _apart(words: list[str], swept: set[str], method: str) -> tuple[str, ...]:

@@ -19,14 +19,16 @@ from peftbench.api.tables import measured
 from peftbench.boards.escaping import csv_text
 from peftbench.boards.published import Published, backbones_of, load_published, load_sources
 from peftbench.boards.table import Score, Table
-from peftbench.boards.texts import CHANGED, MARK
+from peftbench.boards.texts import CHANGED, MARK, footnotes, marked
 from peftbench.cli.arguments import Arguments, a_csv, a_folder
 from peftbench.cli.tables import check_table
+from peftbench.config.having import first_of
 from peftbench.foundation.errors import MissingInput
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.terminal import print_fitted, table_width
 from peftbench.records.index import read_reported
 
+_USUAL = "vit_b16_in21k"
 DIFFERS, WITHIN, UNKNOWN = "differs", "within", "unknown"
 
 
@@ -143,11 +145,12 @@ def _nothing_beside(results: Path, own: list[str], num_records: int, published: 
     """Why nothing can be compared, and what could be."""
     if not num_records:
         return f"no records under {results}; run a cell first, or point --results to a folder that holds records/"
-    known = sorted({name for line in published for name in backbones_of(line)})
+    # that of the example first
+    known = sorted({name for line in published for name in backbones_of(line)}, key=lambda name: (name != _USUAL, name))
     return (
         f"none of the {num_records} records under {results} has a published figure: they are of {', '.join(own)}, and "
-        f"figures are of {', '.join(known)}, for methods and data sets of their papers. A cell that can be compared: "
-        "backbone=vit_b16_in21k method=lora dataset=vtab/caltech101"
+        f"figures are of {first_of(known)}. A cell that can be compared: backbone={_USUAL} method=lora "
+        "dataset=vtab/caltech101"
     )
 
 
@@ -161,11 +164,8 @@ def _notes(items: Sequence[Difference]) -> list[str]:
     """What beside chance may lie behind a difference: how the cells were trained, and how methods depart."""
     departing = [(MARK, item.adapted, item.method) for item in items if item.adapted]
     departing += [(CHANGED, item.changed, item.method) for item in items if item.changed]
-    methods: dict[tuple[str, str], dict[str, None]] = {}
-    for mark, words, method in sorted(departing):
-        methods.setdefault((mark.strip(), words), {})[method] = None
     recipes = dict.fromkeys(f"measured by: {item.recipe}" for item in items if item.recipe)
-    return [*recipes, *(f"{mark} {', '.join(names)}: {words}" for (mark, words), names in methods.items())]
+    return [*recipes, *footnotes(sorted(departing))]
 
 
 def _table(items: Sequence[Difference]) -> RichTable:
@@ -179,7 +179,7 @@ def _table(items: Sequence[Difference]) -> RichTable:
         cells = [
             item.backbone,
             item.dataset,
-            item.method + (MARK if item.adapted else "") + (CHANGED if item.changed else ""),
+            marked(item.method, item.adapted, item.changed),
             measured,
             f"{item.published:g}",
             f"{item.difference:+.1f}",

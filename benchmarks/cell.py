@@ -4,7 +4,8 @@
 
 Both train LoRA (or a linear head) on the same JPEG files, drawn for the purpose, and measure a test split at the end.
 
-    ours    `run_cell`, from planning to the record in the store, with an empty cache of decoded images; fp32 and bf16
+    ours    `run_cell`, from planning to the record in the store, with an empty cache of decoded images; fp32 and bf16,
+            the last block as `--last-block` says
     field   a map-style data set with Pillow and torchvision, a DataLoader with workers, the method written by hand, in
             fp32; the test split is gone over in every epoch (VPT's trainer, which goes over two splits) or in every
             tenth (the loops of PETL-ViT)
@@ -47,6 +48,7 @@ from peftbench.config.gate import register_schemas, to_run_config
 from peftbench.foundation.device import pick_device
 from peftbench.foundation.progress import Progress
 from peftbench.records.store import Store
+from peftbench.train.options import LAST_BLOCKS
 
 CLASSES = 10
 Pair = tuple[float, float]
@@ -115,7 +117,7 @@ def field(arguments: argparse.Namespace, root: Path) -> None:
         assert hits >= 0
 
 
-def ours(arguments: argparse.Namespace, root: Path, precision: str) -> None:
+def ours(arguments: argparse.Namespace, root: Path, precision: str, last_block: str) -> None:
     """The same cell here."""
     with tempfile.TemporaryDirectory() as results, tempfile.TemporaryDirectory() as cache:
         words = [
@@ -129,6 +131,7 @@ def ours(arguments: argparse.Namespace, root: Path, precision: str) -> None:
             f"train.epochs={arguments.epochs}",
             f"train.batch_size={arguments.batch}",
             f"train.precision={precision}",
+            f"train.last_block={last_block}",
             "optim.warmup_epochs=0",
             f"runtime.device={arguments.device}",
             f"runtime.results={results}",
@@ -154,6 +157,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=300, help="side of the files in pixels (%(default)s)")
     parser.add_argument("--method", default="lora", choices=NAMES)
     parser.add_argument("--precision", nargs="+", default=["fp32", "bf16"], help="of the cells here")
+    parser.add_argument("--last-block", nargs="+", default=["all"], choices=LAST_BLOCKS, help="of the cells here")
     parser.add_argument("--test-every", type=int, default=10, help="epochs between tests of the field (%(default)s)")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=64)
@@ -170,7 +174,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         draw_files(Path(folder), arguments.side, {"train": arguments.train, "test": arguments.test})
         root, works = Path(folder), {} if arguments.alone else {"field": partial(field, arguments)}
-        works |= {precision: partial(ours, arguments, precision=precision) for precision in arguments.precision}
+        kinds = {
+            precision + ("" if last == "all" else f", last block {last}"): (precision, last)
+            for precision in arguments.precision
+            for last in arguments.last_block
+        }
+        for kind, (precision, last) in kinds.items():
+            works[kind] = partial(ours, arguments, precision=precision, last_block=last)
         rounds = [{name: seconds(work, root) for name, work in works.items()} for _ in range(arguments.rounds)]
     facts = machine(torch.device(arguments.device))
     shared = {
@@ -183,14 +193,14 @@ def main() -> None:
     }
     shared |= {name: getattr(arguments, name) for name in ("side", "model", "size", "method", "epochs", "batch")}
     shared["test_every"] = arguments.test_every
-    for precision in arguments.precision:
-        row = shared | {"precision": precision}
+    for kind in kinds:
+        row = shared | {"precision": kind}
         for place, unit in enumerate(("s", "cpu_s")):
             took = {name: [found[name][place] for found in rounds] for name in works}
-            row[f"ours_{unit}"] = f"{statistics.median(took[precision]):.2f}"
+            row[f"ours_{unit}"] = f"{statistics.median(took[kind]):.2f}"
             row[f"field_{unit}"] = row[f"ours_over_field_{unit}"] = ""
             if not arguments.alone:
-                ratios = [first / second for first, second in zip(took[precision], took["field"], strict=True)]
+                ratios = [first / second for first, second in zip(took[kind], took["field"], strict=True)]
                 row[f"field_{unit}"] = f"{statistics.median(took['field']):.2f}"
                 row[f"ours_over_field_{unit}"] = f"{statistics.median(ratios):.3f}"
         append(arguments.out, row)

@@ -2,8 +2,8 @@
 
     python benchmarks/kernels.py [--model NAME --size PX] [--methods lora ...] [--precision bf16] [--compile] [--hand]
 
-Two recorded steps are replayed under torch's profiler. The dearest kernels are printed, and of all of them the sum and
-the number are written. CUDA only.
+An epoch of recorded steps is replayed under torch's profiler. The dearest kernels are printed, and of all of them the
+sum and the number are written. CUDA only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SHOWN = 25
 
 
 def arm_of(bench: Bench, method: str, compiled: bool, hand: bool) -> Arm:
-    """Two steps of the method, here or as it is written by hand, recorded."""
+    """An epoch of the method, here or as it is written by hand, recorded."""
     if hand:
         model = by_hand(bench.net(), method)
         assert model is not None, f"{method} is not written by hand"
@@ -36,18 +36,16 @@ def arm_of(bench: Bench, method: str, compiled: bool, hand: bool) -> Arm:
     return arm
 
 
-def kernels(arm: Arm) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds and numbers of the kernels of one step, by name."""
+def kernels(arm: Arm, steps: int) -> tuple[Counter[str], Counter[str]]:
+    """By name the milliseconds of the kernels of one step, and their numbers in the `steps` that an arm makes."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
-        for _ in range(2):
-            arm()
+        arm()
         torch.cuda.synchronize()
     times: Counter[str] = Counter()
     numbers: Counter[str] = Counter()
     for event in found.events():
         if event.device_type == torch.autograd.DeviceType.CUDA:
-            # an arm makes two steps, and two were profiled
-            times[event.name] += event.device_time_total / 4e3
+            times[event.name] += event.device_time_total / (1e3 * steps)
             numbers[event.name] += 1
     return times, numbers
 
@@ -64,12 +62,15 @@ def main() -> None:
     with deterministic(arguments.device):
         for method in arguments.methods:
             seed_everything(0)
-            times, numbers = kernels(arm_of(bench, method, arguments.compile, arguments.hand))
+            times, numbers = kernels(arm_of(bench, method, arguments.compile, arguments.hand), bench.steps)
             for name, taken in times.most_common(SHOWN):
-                print(f"{taken:8.3f} ms {numbers[name] / 4:6.0f} x  {name[:120]}", flush=True)
+                print(f"{taken:8.3f} ms {numbers[name] / bench.steps:6.0f} x  {name[:120]}", flush=True)
             row = measured_on(arguments) | {"precision": arguments.precision, "method": method}
             row |= {"compiled": arguments.compile, "by_hand": arguments.hand}
-            total = {"kernels_ms": f"{sum(times.values()):.2f}", "kernels": f"{sum(numbers.values()) / 4:.0f}"}
+            total = {
+                "kernels_ms": f"{sum(times.values()):.2f}",
+                "kernels": f"{sum(numbers.values()) / bench.steps:.0f}",
+            }
             append(arguments.out, row | total)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from by_hand import NAMES
@@ -23,22 +24,26 @@ from peftbench.foundation import matmul
 from peftbench.foundation.seeding import deterministic, seed_everything
 
 Ways = Mapping[str, Callable[[], AbstractContextManager[None]]]
+# a step of a model by either of two ways, of which the first is as it was
+WaysOf = Callable[[Any, Bench], Ways]
 
 
-def milliseconds(arm: Arm, bench: Bench, ways: Ways, rounds: int) -> dict[str, list[float]]:
+def milliseconds(model: Any, bench: Bench, ways: Ways, rounds: int) -> dict[str, list[float]]:
     """Of one step, in each round, by the way that it is computed."""
+    arms: dict[str, Arm] = {name: bench.ours(model) for name in ways}
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    # the first rounds make what is kept for later ones
+    first = 4 if bench.device.type == "cuda" else 1
+    for number in range(first + rounds):
         for name in list(ways)[:: 1 if number % 2 else -1]:
             with ways[name]():
-                seconds = bench.seconds(arm, repeats=1)
-            # the first round makes what is kept for later ones
-            if number:
+                seconds = bench.seconds(arms[name], repeats=1)
+            if number >= first:
                 times[name].append(1e3 * seconds)
     return times
 
 
-def compared(about: str | None, ways: Ways, precision: str, out: str) -> None:
+def compared(about: str | None, ways_of: WaysOf, precision: str, out: str) -> None:
     """A row for each method: medians of a step by either of two ways, and of their ratio in one round, in `out`."""
     parser = parser_of_steps(about)
     parser.set_defaults(device="cpu", batch=16)
@@ -49,13 +54,13 @@ def compared(about: str | None, ways: Ways, precision: str, out: str) -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     shared = measured_on(arguments)
-    before, after = ways
     for method in arguments.methods:
-        with deterministic("cpu"):
+        with deterministic(arguments.device):
             seed_everything(0)
             bench = Bench(arguments, precision)
-            arm = bench.ours(with_method(bench.net(), method, bench.size).train())
-            times = milliseconds(arm, bench, ways, arguments.rounds)
+            model = with_method(bench.net(), method, bench.size).to(bench.device).train()
+            before, after = ways = ways_of(model, bench)
+            times = milliseconds(model, bench, ways, arguments.rounds)
         row = shared | {"method": method}
         row |= {f"{name}_ms": f"{statistics.median(found):.1f}" for name, found in times.items()}
         ratios = [new / old for new, old in zip(times[after], times[before], strict=True)]
@@ -65,7 +70,7 @@ def compared(about: str | None, ways: Ways, precision: str, out: str) -> None:
 if __name__ == "__main__":
     compared(
         __doc__,
-        {name: partial(matmul.multiplied_by, name) for name in (matmul.TORCH, matmul.ONEDNN)},
+        lambda model, bench: {name: partial(matmul.multiplied_by, name) for name in (matmul.TORCH, matmul.ONEDNN)},
         "fp32",
         "matmul.csv",
     )

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import nn
 
+from peftbench.cells.last_block import WHOLE, LastBlock
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.data.ready import Split
@@ -25,16 +26,17 @@ class Scores:
     test: Evaluation | None
 
 
-def measure(config: RunConfig, parts: Parts) -> Scores:
-    """Evaluate the model as it is, with the method folded in where the protocol says so."""
+def measure(config: RunConfig, parts: Parts, last_block: LastBlock = WHOLE) -> Scores:
+    """Evaluate the model as it is, with its last block as given and the method folded in where the protocol says so."""
     if config.protocol.merge:
         config.method.merge(parts.model.backbone)
     val_set = parts.data.val_set
-    val = measure_split(config, parts, val_set) if val_set else None
-    # The test split is first touched here, when nothing can be chosen any more.
-    test = measure_test(config, parts) if config.protocol.report_test else None
-    if test is not None and parts.model.backbone.shape.frames > 1:
-        test = with_order_gap(config, parts, test)
+    with last_block.in_use():
+        val = measure_split(config, parts, val_set) if val_set else None
+        # The test split is first touched here, when nothing can be chosen any more.
+        test = measure_test(config, parts) if config.protocol.report_test else None
+        if test is not None and parts.model.backbone.shape.frames > 1:
+            test = with_order_gap(config, parts, test)
     return Scores(val, test)
 
 

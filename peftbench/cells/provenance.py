@@ -96,4 +96,7 @@ def _is_place(value: str) -> bool:
 
 
 def _cpu_name() -> str:
-    return cpuinfo("model name") or platform.processor() or platform.machine()
+    """The processor's name, with family and model where the system has them: rented machines say `AMD EPYC` of all."""
+    name = cpuinfo("model name") or platform.processor() or platform.machine()
+    family, model = cpuinfo("cpu family"), cpuinfo("model\t")
+    return f"{name} (family {family}, model {model})" if family and model else name

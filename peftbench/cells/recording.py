@@ -53,6 +53,7 @@ def record_of(
     config, observed = cell.config, parts.observed
     adapter = _save_adapter(cell, runtime, store, tensors, files)
     kept = {"kept": trained.kept} if trained.kept else {}
+    last = {} if config.train.last_block == "all" else {"last_block": trained.last_block.facts}
     looked = {} if observed.findings is None else {"observe_seconds": observed.seconds}
     found = {} if observed.findings is None else {"found": config.method.summary(observed.findings)}
     return RunRecord(
@@ -75,6 +76,7 @@ def record_of(
             "adapter_bytes": adapter["bytes"],
             "device": parts.data.device.type,
             **kept,
+            **last,
             **looked,
         },
         curve=trained.fit.curve,

@@ -118,7 +118,7 @@ def held_frozen(config: RunConfig) -> Held:
     shared, train = _shared.get(), config.train
     if shared is None:
         return {}
-    key = shared.keys(config), config.method, config.task, train.precision, train.frozen_bf16
+    key = shared.keys(config), config.method, config.task, train.precision, train.frozen_bf16, train.last_block
     return shared.frozen.of(key, dict)
 
 

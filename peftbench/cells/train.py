@@ -12,6 +12,7 @@ from torch import nn
 from peftbench.backbones.base import Backbone
 from peftbench.cells.cost import probe
 from peftbench.cells.frozen import Keeper, same_inputs
+from peftbench.cells.last_block import LastBlock, last_block
 from peftbench.cells.parts import Parts
 from peftbench.config.gate import RunConfig
 from peftbench.config.runtime import RuntimeSpec
@@ -21,6 +22,7 @@ from peftbench.tasks.model import TaskModel
 from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
 from peftbench.train.loop import FitResult, Row, fit, unfitted
+from peftbench.train.loss import LossFn
 from peftbench.train.optim import param_groups, require_words
 
 
@@ -28,13 +30,14 @@ from peftbench.train.optim import param_groups, require_words
 class Trained:
     """The fit, what one step was counted to need before it, and what was computed once before it.
 
-    feature_seconds: how long that took. kept: what the record says of it (`Keeper.facts`).
+    feature_seconds: how long that took. kept: what the record says of it (`Keeper.facts`). last_block: how it ran.
     """
 
     fit: FitResult
     probed: dict[str, Any]
     feature_seconds: float
     kept: dict[str, Any]
+    last_block: LastBlock
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,35 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
 
     Raises `ConfigError` for options that do not fit together, `TrainingDiverged` when a loss is not finite.
     """
+    data, model = parts.data, parts.model
+    loss_fn = config.objective.loss_fn(model, config.task.loss_fn(config.train, model.inputs))
+    config.objective.before_training(model, len(data.train_set))
+    found = last_block(model, loss_fn, data.training(data.train_set), config.train)
+    if found.why and config.train.last_block != "all":
+        progress.say(f"train.last_block={config.train.last_block} spares nothing here: {found.why}")
+    with found.in_use():
+        return _trained(config, parts, progress, title, runtime, loss_fn, found)
+
+
+def _trained(
+    config: RunConfig,
+    parts: Parts,
+    progress: Progress,
+    title: str,
+    runtime: RuntimeSpec,
+    loss_fn: LossFn,
+    found: LastBlock,
+) -> Trained:
     task, data, model = config.task, parts.data, parts.model
     train_set, val_set = data.train_set, data.val_set
-    loss_fn = config.objective.loss_fn(model, task.loss_fn(config.train, model.inputs))
     blocks = [site.module for site in model.backbone.sites("block")]
     if config.train.compile:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(runtime.cache_root / "compiled"))
-    config.objective.before_training(model, len(train_set))
     probed: dict[str, Any] = {}
     if runtime.measure_cost:
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
     if not any(tensor.requires_grad for tensor in _moved(config, model).parameters()):
-        return Trained(unfitted(), probed, 0.0, {})
+        return Trained(unfitted(), probed, 0.0, {}, found)
     # a head may hold frozen tensors, such as SAM's prompt encoder
     head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
     require_words([name for name, _ in [*model.added, *head]], config.optim)
@@ -106,7 +126,7 @@ def train_parts(config: RunConfig, parts: Parts, progress: Progress, title: str,
             blocks if trainee.module is model else (),
             lambda survey: config.method.before_epochs(model.backbone, survey, config.seed),
         )
-    return Trained(result, probed, seconds, keeper.facts)
+    return Trained(result, probed, seconds, keeper.facts, found)
 
 
 def _moved(config: RunConfig, model: TaskModel) -> nn.Module:

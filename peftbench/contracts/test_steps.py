@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from peftbench.backbones.base import Backbone
 from peftbench.backbones.pair import Pair
+from peftbench.cells.last_block import last_block
 from peftbench.cells.train import against_capture_of_passes
 from peftbench.contracts.backbones import PAIR, findings, installed, make, samples, suited
 from peftbench.contracts.replaying import NotReplayable, Replayed, Watched
@@ -206,7 +207,8 @@ def captured_as_started(
 
         loss_fn = objective.loss_fn(model, own.loss_fn(train, model.inputs))
         objective.before_training(model, number)
-        with nullcontext() if device == "cuda" else Watched():
+        block = last_block(model, loss_fn, batches, train)
+        with block.in_use(), nullcontext() if device == "cuda" else Watched():
             result = fit(
                 *(model, loss_fn, batches, validate, OPTIM, train, groups, 0),
                 on_epoch=lambda row: objective.after_epoch(model, row["epoch"] / train.epochs),
@@ -248,6 +250,12 @@ def test_steps_under_options_that_draw_are_done_again_to_the_bit(
     name: str, options: dict[str, Any], as_on_cuda: None
 ) -> None:
     assert captured_as_started(METHODS.get(name)(**options), "vit_cls")
+
+
+@pytest.mark.parametrize("name", ["lora", "vpt_deep", "lst"])
+def test_steps_whose_last_block_runs_for_the_read_token_are_done_again_to_the_bit(name: str, as_on_cuda: None) -> None:
+    train = dataclasses.replace(THREE_EPOCHS, last_block="read")
+    assert captured_as_started(fitting(name), "vit_cls", train=train)
 
 
 @pytest.mark.parametrize("kind", OF_MAPS)
@@ -366,6 +374,12 @@ def test_captured_steps_under_options_that_draw_are_the_steps_to_the_bit(name: s
 def test_captured_steps_in_bf16_are_the_steps_to_the_bit(name: str) -> None:
     place = suited(METHODS.get(name), "vit_cls")
     assert on_cuda(stepping(name, place), place, train=dataclasses.replace(THREE_EPOCHS, precision="bf16"))
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_captured_steps_whose_last_block_runs_for_the_read_token_are_the_steps_to_the_bit() -> None:
+    assert on_cuda(fitting("lora"), "vit_cls", train=dataclasses.replace(THREE_EPOCHS, last_block="read"))
 
 
 @pytest.mark.gpu

@@ -14,6 +14,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 CUT_WHILE_READ = ("window_flip", "whole_rrc_flip", "jitter_flip", "scales_flip")
 AUGMENTS = ("none", "flip", "crop_flip", "rrc_flip", *CUT_WHILE_READ, "scale_crop_flip", "scale_rotate_flip")
 SELECTIONS = ("last", "best_val")
+LAST_BLOCKS = ("all", "read")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class TrainSpec(Spec):
     `compile` compiles each block of the network, which changes round-off. `recompute` computes each block a second time
     in the backward pass instead of keeping what that needs: less memory, more time, the same bits. `frozen_bf16` holds
     frozen matrices and convolutions in bfloat16, as a bf16 step reads them anyway; a method that computes with frozen
-    weights sees them rounded.
+    weights sees them rounded. `last_block=read` runs the last block, behind its attention, for the tokens that are
+    read alone, in training and evaluation, which changes round-off and which masks dropout draws.
     `head_dropout` is the share of the pooled features that the head of a classifier drops in training.
     `draw_frames` takes other frames out of a clip's file in every epoch, by the dataset's rule for sampling.
     `augment=whole_rrc_flip` is the random resized crop of whole pictures, as they are read, where `rrc_flip` cuts from
@@ -122,6 +124,7 @@ class TrainSpec(Spec):
     photometric: bool = option(False, later=True)
     recompute: bool = option(False, later=True)
     frozen_bf16: bool = option(False, later=True)
+    last_block: str = option("all", choices=LAST_BLOCKS, later=True)
     draw_frames: bool = option(False, later=True)
     head_dropout: float = option(0.0, ge=0, lt=1, later=True)
     rotation: float = option(20.0, ge=0, le=180, later=True)

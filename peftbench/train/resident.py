@@ -23,32 +23,31 @@ class ResidentEpoch:
             {name: tensor.to(batches.device, copy=True) for name, tensor in tables.items()}
             for tables in self._tables(0)
         )
-        self._done = torch.zeros((), dtype=torch.int64, device=batches.device)
         self._step = torch.zeros(1, dtype=torch.int64, device=batches.device)
-        self._places = torch.arange(batches.batch_size, device=batches.device)
 
     def begin(self, epoch: int) -> None:
         """Write what `epoch` has of its own."""
         for kept, tables in zip((self._order, self._draws, self._mixing), self._tables(epoch), strict=True):
             for name, tensor in tables.items():
                 kept[name].copy_(tensor)
-        self._done.zero_()
         self._step.zero_()
 
     def next(self, size: int) -> Batch:
         """The next batch, of `size` samples."""
-        index = self._order["order"][self._done + self._places[:size]]
-        # not by a number without axes, which Python would read from the device
-        mixing = {name: drawn.index_select(0, self._step)[0] for name, drawn in self._mixing.items()}
+        index = self._of_step(self._order["order"])[:size]
+        mixing = {name: self._of_step(drawn) for name, drawn in self._mixing.items()}
         if mixing:
             mixing["partner"] = mixing["partner"][:size]
         batch = self._batches.gathered(index, {name: draw[index] for name, draw in self._draws.items()}, mixing)
-        self._done += size
         self._step += 1
         return batch
 
+    def _of_step(self, table: Tensor) -> Tensor:
+        """Its row; not by a number without axes, which Python would read from the device."""
+        return table.index_select(0, self._step)[0]
+
     def _tables(self, epoch: int) -> tuple[dict[str, Tensor], Draws, Draws]:
-        """Order by place, draws by sample, mixing by step; a short last batch has as long a row as the others."""
+        """Order and mixing by step, draws by sample; a short last batch has as long a row as the others."""
         batches = self._batches
         drawn = [batches.mixing(epoch, step, size) for step, size in enumerate(batches.sizes)]
         for mixing in drawn:
@@ -56,4 +55,7 @@ class ResidentEpoch:
                 missing = batches.batch_size - len(mixing["partner"])
                 mixing["partner"] = torch.nn.functional.pad(mixing["partner"], (0, missing))
         mixings = {name: torch.stack([mixing[name] for mixing in drawn]) for name in drawn[0]}
-        return {"order": batches.order(epoch)}, batches.draws(epoch), mixings
+        order = batches.order(epoch)[: sum(batches.sizes)]
+        missing = len(batches) * batches.batch_size - len(order)
+        rows = torch.nn.functional.pad(order, (0, missing)).view(len(batches), batches.batch_size)
+        return {"order": rows}, batches.draws(epoch), mixings

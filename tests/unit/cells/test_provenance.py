@@ -6,7 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
+from peftbench.cells import provenance
 from peftbench.cells.provenance import command_words, git_state, versions
 from peftbench.foundation.plugins import VARIABLE
 from tests.conftest import REPOSITORY
@@ -41,3 +43,11 @@ def test_a_plug_in_is_named_with_the_digest_of_its_files(tmp_path: Path, monkeyp
     assert versions()["plug-in mine"] != first
     monkeypatch.delenv(VARIABLE)
     assert "plug-in mine" not in versions()
+
+
+def test_a_processor_is_told_from_others_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"model name": "AMD EPYC", "cpu family": "25", "model\t": "17"}
+    monkeypatch.setattr(provenance, "cpuinfo", facts.get)
+    assert provenance.machine(torch.device("cpu"))["cpu"] == "AMD EPYC (family 25, model 17)"
+    monkeypatch.setattr(provenance, "cpuinfo", {"model name": "Neoverse-V2"}.get)
+    assert provenance.machine(torch.device("cpu"))["cpu"] == "Neoverse-V2"

@@ -79,6 +79,18 @@ def test_other_numbers_have_the_bits_of_torch(dtype):
 
 
 @needs_onednn
+@pytest.mark.parametrize("columns", [False, True], ids=["rows", "columns"])
+def test_a_part_of_a_wider_matrix_takes_the_kernel_that_the_part_alone_takes(columns):
+    """oneDNN has no kernel of its own for rows with gaps between them, as the features of class tokens have."""
+    torch.manual_seed(0)
+    a = torch.randn(100, 64)
+    wide = torch.randn(128, 65, 64)[:, 0].t() if columns else torch.randn(64, 65, 128)[:, 0]
+    alone = wide.t().contiguous().t() if columns else wide.contiguous()
+    with multiplied_by("onednn"):
+        assert torch.equal(a @ wide, a @ alone)
+
+
+@needs_onednn
 def test_gradients_of_inputs_that_are_slices():
     layer, inputs = nn.Linear(49, 3), torch.randn(16, 97)[:, ::2]
     with multiplied_by("onednn"):

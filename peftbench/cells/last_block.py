@@ -1,0 +1,77 @@
+"""What `train.last_block=read` spares of a cell: found once, ahead of training, and used for all of its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from peftbench.backbones.base import Backbone, Site
+from peftbench.tasks.model import TaskModel
+from peftbench.train.batches import Batches
+from peftbench.train.leading import leading_alone, reader
+from peftbench.train.loss import LossFn
+from peftbench.train.options import TrainSpec
+
+# maps behind attention that take each token by itself, the dearest of a block
+ROLES = ("attn.proj", "mlp")
+NUM_SAMPLES = 4
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """Places of the last block whose first `num_tokens` tokens alone are read; `why` none is, in words, if none is."""
+
+    places: tuple[Site, ...] = ()
+    num_tokens: int = 0
+    why: str = ""
+
+    @property
+    def facts(self) -> dict[str, str | list[str]]:
+        """What the record says: `read`, the roles of the places that run for the tokens that are read, or `why` not."""
+        return {"why": self.why} if self.why else {"read": [site.shape.role for site in self.places]}
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, the places run for these tokens alone. A method may be folded in before, not meanwhile."""
+        with leading_alone([site.module for site in self.places], self.num_tokens):
+            yield
+
+
+WHOLE = LastBlock(why="train.last_block=all")
+
+
+def last_block(model: TaskModel, loss_fn: LossFn, batches: Batches, train: TrainSpec) -> LastBlock:
+    """The places of a model's last block that can run for the read tokens alone, where `train` asks for it.
+
+    batches: of training; what the loss reads of a pass over the first samples decides, whatever method and objective
+    do.
+    """
+    if train.last_block == "all":
+        return WHOLE
+    image = model.backbone.towers.get("image")
+    num_tokens = None if image is None else image.num_pooled
+    if image is None or num_tokens is None:
+        return LastBlock(why="the network pools all tokens")
+    places = places_of(image)
+    if not places:
+        return LastBlock(why=f"the last block of {image.shape.family} has no places that take each token by itself")
+    probe = {name: values[:NUM_SAMPLES] for name, values in next(iter(batches.epoch(0))).items()}
+
+    def reads(sites: tuple[Site, ...]) -> str:
+        modules = [site.module for site in sites]
+        return reader(modules, num_tokens, model, loss_fn, probe, model.inputs, train.precision)
+
+    # all at once, or the largest part of them that works
+    why = ""
+    for sites in (places, *((site,) for site in reversed(places) if len(places) > 1)):
+        if not (found := reads(sites)):
+            return LastBlock(sites, num_tokens)
+        why = why or found
+    return LastBlock(why=why)
+
+
+def places_of(image: Backbone) -> tuple[Site, ...]:
+    """The places of the last block of a network of images that `ROLES` name, in order."""
+    last = image.shape.depth - 1
+    return tuple(site for site in image.all_sites if site.shape.role in ROLES and site.layer == last)

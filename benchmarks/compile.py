@@ -28,6 +28,7 @@ from step import NUM_CLASSES, measured_on, parser_of_steps, with_method
 from torch import nn
 
 from peftbench.foundation.seeding import deterministic, seed_everything
+from peftbench.foundation.unbinding import in_one_pass
 from peftbench.tasks.classification import classification_loss
 from peftbench.train.blocks import Blocks
 from peftbench.train.options import TrainSpec
@@ -81,7 +82,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, float]:
     model: nn.Module = with_method(net, arguments.methods[0], arguments.size).to(arguments.device).train()
     plain, compiled = (Trained(model, arguments, compiled) for compiled in (False, True))
     clock = 1 if arguments.device == "cpu" else 0
-    with deterministic(arguments.device):
+    with deterministic(arguments.device), in_one_pass():
         plain.step()
         start = now(arguments.device)
         plain.step()

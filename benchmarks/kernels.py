@@ -27,7 +27,7 @@ def arm_of(bench: Bench, method: str, compiled: bool, hand: bool) -> Arm:
     if hand:
         model = by_hand(bench.net(), method)
         assert model is not None, f"{method} is not written by hand"
-        arm = bench.bare(model.to(bench.device).train())
+        arm = bench.bare(model.to(bench.device).train(), own=False)
     else:
         arm = bench.ours(with_method(bench.net(), method, bench.size).to(bench.device).train(), compiled)
     for _ in range(5):

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from matmul import Ways, compared
+from matmul import Ways, WaysOf, compared
 from step import Bench
 
 from peftbench.cells.last_block import last_block
@@ -29,10 +29,15 @@ def ways_of(model: Any, bench: Bench) -> Ways:
     return dict(zip(LAST_BLOCKS, (nullcontext, found.in_use), strict=True))
 
 
-if __name__ == "__main__":
+def main(about: str | None, ways_of: WaysOf, name: str) -> None:
+    """The comparison in the precision that the first word says, in `name`_PRECISION.csv."""
     if len(sys.argv) < 2 or sys.argv[1] not in PRECISIONS[:2]:
-        sys.exit((__doc__ or "").strip())
+        sys.exit((about or "").strip())
     precision, cpu = sys.argv.pop(1), torch.device("cpu")
     sums = matmul.multiplied_by(matmul.chosen("auto", cpu))
     with sums, attention.gradients_in(attention.chosen("auto", cpu, precision, compiled=False)):
-        compared(__doc__, ways_of, precision, f"last_block_{precision}.csv")
+        compared(about, ways_of, precision, f"{name}_{precision}.csv")
+
+
+if __name__ == "__main__":
+    main(__doc__, ways_of, "last_block")

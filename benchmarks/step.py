@@ -39,6 +39,7 @@ from peftbench.backbones.build import from_timm
 from peftbench.cells.evidence import random_evidence
 from peftbench.cells.provenance import machine
 from peftbench.foundation.seeding import deterministic, seed_everything
+from peftbench.foundation.unbinding import in_one_pass
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.classification import classification_loss
 from peftbench.tasks.model import Classifier
@@ -82,6 +83,7 @@ class Bench:
         self.optim = OptimSpec(warmup_epochs=0)
         self.train = TrainSpec(epochs=10_000, batch_size=self.batch, precision=precision)
         self.loss_fn = classification_loss()
+        self.one_pass = True
 
     def net(self) -> Any:
         options = {"img_size": self.size} if self.size else {}
@@ -101,7 +103,7 @@ class Bench:
 
         def epoch() -> None:
             step.begin()
-            with run.in_training():
+            with in_one_pass(self.one_pass), run.in_training():
                 arm.epoch(0)
 
         return epoch
@@ -124,13 +126,13 @@ class Bench:
 
         return steps
 
-    def bare(self, model: nn.Module) -> Arm:
-        """As many steps of the least loop, by two, which are one graph on CUDA."""
+    def bare(self, model: nn.Module, own: bool = True) -> Arm:
+        """As many steps of the least loop, by two, which are one graph on CUDA; `own`: gradients as in a cell."""
         steps = self.two_steps(model)
         graphs = Graphs(steps, self.device) if self.device.type == "cuda" else None
 
         def epoch() -> None:
-            with graphs.running() if graphs else nullcontext():
+            with in_one_pass(own and self.one_pass), graphs.running() if graphs else nullcontext():
                 for _ in range(self.steps // 2):
                     (graphs or steps)(())
 
@@ -164,7 +166,7 @@ def compared(bench: Bench, method: str, rounds: int, repeats: int, compiled: boo
     row: dict[str, Any] = {"method": method, "ours_kept_mb": bench.kept(model) / 1e6}
     if hand is not None:
         hand = hand.to(bench.device).train()
-        arms["hand"] = bench.bare(hand)
+        arms["hand"] = bench.bare(hand, own=False)
         row["hand_kept_mb"] = bench.kept(hand) / 1e6
     if compiled:
         arms["compiled"] = bench.ours(model, compiled=True)

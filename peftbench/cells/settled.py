@@ -11,6 +11,7 @@ from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation import attention, matmul
 from peftbench.foundation.device import pick_device
 from peftbench.foundation.seeding import deterministic
+from peftbench.foundation.unbinding import in_one_pass
 from peftbench.train.options import TrainSpec
 
 
@@ -24,7 +25,7 @@ def settled(runtime: RuntimeSpec, train: TrainSpec) -> Iterator[torch.device]:
     library, kind = _chosen(runtime, train, device)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
-    with deterministic(device), matmul.multiplied_by(library), attention.gradients_in(kind):
+    with deterministic(device), in_one_pass(), matmul.multiplied_by(library), attention.gradients_in(kind):
         yield device
 
 

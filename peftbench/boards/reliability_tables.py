@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from peftbench.boards.escaping import csv_text, markdown
+from peftbench.boards.places import RELIABILITY, RELIABILITY_FORMATS
 from peftbench.boards.reliability import (
     Estimate,
     Runs,
@@ -232,9 +233,10 @@ def write(found: Sequence[Reliability], folder: Path) -> list[Path]:
         + "\n",
         "md": "\n".join(["# Reliability\n", f"{LEGEND}\n", *map(to_markdown, found)]),
     }
-    for ending, text in contents.items():
-        replace_text(folder / f"reliability.{ending}", text)
-    return [folder / f"reliability.{ending}" for ending in contents]
+    paths = [folder / f"{RELIABILITY}.{ending}" for ending in RELIABILITY_FORMATS]
+    for path in paths:
+        replace_text(path, contents[path.suffix[1:]])
+    return paths
 
 
 def _read(estimate: Estimate, metric: Metric) -> Estimate:

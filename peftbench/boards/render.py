@@ -12,6 +12,7 @@ import pandas as pd
 from peftbench.boards.dense import of_classes
 from peftbench.boards.escaping import csv_text, markdown
 from peftbench.boards.latex import to_latex
+from peftbench.boards.places import FORMATS, TABLES
 from peftbench.boards.table import Row, Score, Table
 from peftbench.boards.texts import (
     LEGEND,
@@ -26,7 +27,6 @@ from peftbench.boards.texts import (
 )
 from peftbench.foundation.files import replace_text
 
-FORMATS = ("csv", "json", "md", "tex")
 _MOST_CLASSES = 30
 
 
@@ -97,7 +97,7 @@ def write(tables: Sequence[Table], folder: Path, formats: Sequence[str] = FORMAT
     paths = []
     for name, content in contents.items():
         if name in formats:
-            paths.append(folder / f"leaderboard.{name}")
+            paths.append(folder / f"{TABLES}.{name}")
             replace_text(paths[-1], content())
     return paths
 

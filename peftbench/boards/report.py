@@ -13,11 +13,11 @@ from typing import Any
 
 from peftbench.boards.costs import AXES
 from peftbench.boards.page import page_tables
+from peftbench.boards.places import PAGE, part_file, part_name, picture_file
 from peftbench.boards.render import write
 from peftbench.boards.table import Table
 from peftbench.boards.texts import LEGEND
 from peftbench.foundation.files import replace_bytes, replace_text
-from peftbench.foundation.overwriting import begins_with, refuse_other
 from peftbench.records.packed import to_line
 from peftbench.records.record import RunRecord
 
@@ -25,8 +25,6 @@ ASSETS = Path(__file__).resolve().parents[1] / "assets" / "report"
 SCRIPTS = ("base.js", "records.js", "plots.js", "chooser.js", "grid.js", "views.js", "page.js")
 # More records than this would make one file slow to open; their numbers link to the files instead.
 MOST_EMBEDDED = 5_000
-# of report.html, by which a page is known
-_TITLE = "<title>peftbench leaderboard</title>"
 
 
 def write_report(
@@ -57,11 +55,6 @@ def write_report(
     return path
 
 
-def check_site(folder: Path) -> None:
-    """Raises `ConfigError` where the page of a site would take the place of a page of others."""
-    refuse_other(folder / "index.html", "page of a leaderboard", lambda path: begins_with(path, _TITLE))
-
-
 def write_site(
     folder: Path,
     tables: Sequence[Table],
@@ -75,15 +68,17 @@ def write_site(
     The records lie beside it, one compressed file for each data set of each table, fetched when a reader asks for one;
     so do the tables as CSV, JSON, Markdown and LaTeX, and the `pictures` of records.
     """
-    paths = [folder / "index.html", folder / ".nojekyll"]
-    shown = {name: f"pictures/{name}.png" for name in pictures or {}}
+    paths = [folder / PAGE, folder / ".nojekyll"]
+    shown = {name: picture_file(name) for name in pictures or {}}
     replace_text(paths[0], _page(tables, families, "", {}, True, strips or {}, shown))
     for name, data in (pictures or {}).items():
         paths.append(folder / shown[name])
         replace_bytes(paths[-1], data)
-    replace_text(paths[1], "")
+    if not paths[1].is_file():
+        # one that is there says the same, whatever is in it
+        replace_text(paths[1], "")
     for name, packed in _parts(tables, records).items():
-        paths.append(folder / "records" / f"{name}.jsonl.gz")
+        paths.append(folder / part_file(name))
         replace_bytes(paths[-1], packed)
     return [*paths, *write(tables, folder)]
 
@@ -138,5 +133,5 @@ def _parts(tables: Sequence[Table], records: Iterable[RunRecord]) -> dict[str, b
             used = {name for row in table.rows for name in row.records.get(column.name, ()) if name in lines}
             if used:
                 packed = b"".join(lines[name] for name in sorted(used))
-                parts[f"{number}-{index}"] = gzip.compress(packed, mtime=0)
+                parts[part_name(number, index)] = gzip.compress(packed, mtime=0)
     return parts

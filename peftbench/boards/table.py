@@ -153,6 +153,11 @@ class Table:
         return tuple(dict.fromkeys(column.group for column in self.shared or self.columns))
 
     @property
+    def fingerprints(self) -> set[str]:
+        """Those of the records behind it."""
+        return {name for row in self.rows for names in row.records.values() for name in names}
+
+    @property
     def choice(self) -> str:
         """How the hyperparameters were chosen, in words. Those of a paper are not called so where training was short,
         or where a row was trained with another rate than the shipped one."""

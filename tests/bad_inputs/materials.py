@@ -79,6 +79,11 @@ def make_taken_site(place: Path) -> None:
     (place / "index.html").write_text("<!doctype html><title>of others</title>")
 
 
+def make_taken_tables(place: Path) -> None:
+    place.mkdir()
+    (place / "leaderboard.md").write_text("# Leaderboard of others")
+
+
 def make_empty_folder(place: Path) -> None:
     place.mkdir()
 

@@ -11,12 +11,13 @@ from rich.console import Console
 
 from peftbench.api.tables import measured
 from peftbench.boards.narrow import narrowed
+from peftbench.boards.places import REPORT, TABLES, check_reliability, check_report, check_site, check_tables
 from peftbench.boards.published import alone, beside
 from peftbench.boards.published_halves import halves_alone, halves_beside
 from peftbench.boards.reliability_tables import reliability
 from peftbench.boards.reliability_tables import write as write_reliability
 from peftbench.boards.render import write
-from peftbench.boards.report import MOST_EMBEDDED, check_site, write_report, write_site
+from peftbench.boards.report import MOST_EMBEDDED, write_report, write_site
 from peftbench.boards.table import Table
 from peftbench.boards.terminal import show
 from peftbench.cli.arguments import Arguments, a_folder
@@ -81,8 +82,6 @@ def _parser() -> Arguments:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.site:
-        check_site(arguments.site)
     everything = read_reported(arguments.results, not arguments.no_index)
     chosen = {name: getattr(arguments, name) for name in _FILTERS if getattr(arguments, name)}
     suites = _suites(everything, Store(arguments.results))
@@ -97,6 +96,10 @@ def _run(arguments: argparse.Namespace) -> None:
         raise MissingInput(
             _nothing_to_show(arguments.results / "records", len(everything), len(rows), arguments.select)
         )
+    left = _left_to_packs(arguments, {suites[name] for name in rows["fingerprint"]})
+    # a choice of the records does not take the place of all
+    folder = arguments.out or (None if chosen else _folder(arguments, left))
+    _check_places(arguments, folder, tables)
     console = Console(width=table_width())
     for table in tables:
         show(table, console)
@@ -108,10 +111,11 @@ def _run(arguments: argparse.Namespace) -> None:
         records, strips = store.read(_used(tables)), _strips(tables, rows, store)
         written = write_site(arguments.site, tables, records, _families(), strips, _pictures(tables, store))
         print(f"wrote {written[0]} and {len(written) - 1} files beside it")
-    if chosen and arguments.out is None:
+    if folder is None:
         print("not written, since it holds only a choice of the records; --out DIR writes it there")
         return
-    folder = arguments.out or _folder(arguments, {suites[name] for name in rows["fingerprint"]})
+    if left and arguments.out is None:
+        print(f"{arguments.results / TABLES} is left to the packed suites (--suite packed writes it)")
     for path in write(tables, folder):
         print(f"wrote {path}")
     if arguments.reliability:
@@ -122,14 +126,30 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"wrote {_report(folder, tables, rows, Store(arguments.results))}")
 
 
-def _folder(arguments: argparse.Namespace, suites: set[str]) -> Path:
-    """Where tables go that no option places. Packed suites have theirs apart, so that no own cell changes it."""
-    base = arguments.results / "leaderboard"
-    if OWN in suites and (len(suites) > 1 or arguments.suite):
-        print(f"{base} is left to the packed suites (--suite packed writes it)")
-        base = arguments.results / "work" / "leaderboard"
+def _check_places(arguments: argparse.Namespace, folder: Path | None, tables: list[Table]) -> None:
+    """Refuses what stands in the way of any file that is to be written, ahead of the first."""
+    if arguments.site:
+        check_site(arguments.site, tables, Store(arguments.results).records_folder)
+    if folder is None:
+        return
+    check_tables(folder)
+    if arguments.reliability:
+        check_reliability(folder)
+    if not arguments.no_report:
+        check_report(folder)
+
+
+def _left_to_packs(arguments: argparse.Namespace, suites: set[str]) -> bool:
+    """Whether packed suites have the folder of tables to themselves, so that no own cell changes it."""
+    return OWN in suites and (len(suites) > 1 or bool(arguments.suite))
+
+
+def _folder(arguments: argparse.Namespace, left: bool) -> Path:
+    """Where tables go that no option places; `left`: the usual folder is left to packed suites."""
+    own = arguments.results / "work" / TABLES
     if arguments.select == "val":
-        return arguments.results / "work" / "leaderboard" / "val"
+        return own / "val"
+    base = own if left else arguments.results / TABLES
     return base / "published" if arguments.published else base
 
 
@@ -160,7 +180,7 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
     used = _used(tables)
     if len(used) <= MOST_EMBEDDED:
         strips, pictures = _strips(tables, rows, store), _pictures(tables, store)
-        path = folder / "leaderboard.html"
+        path = folder / REPORT
         return write_report(path, tables, store.read(used), _families(), strips=strips, pictures=pictures)
     labels = ("backbone", "method", "dataset")
     paths = store.packed() | {
@@ -171,7 +191,7 @@ def _report(folder: Path, tables: list[Table], rows: pd.DataFrame, store: Store)
     links = {name: os.path.relpath(paths[name], folder) for name in sorted(used & paths.keys())}
     if tables[0].split == "val":
         links = {}  # they would lead from validation scores to test scores
-    return write_report(folder / "leaderboard.html", tables, [], _families(), links)
+    return write_report(folder / REPORT, tables, [], _families(), links)
 
 
 def _strips(tables: list[Table], rows: pd.DataFrame, store: Store) -> dict[str, str]:
@@ -197,7 +217,7 @@ def _families() -> dict[str, str]:
 
 def _used(tables: list[Table]) -> set[str]:
     """Fingerprints of the records behind the tables."""
-    return {name for table in tables for row in table.rows for names in row.records.values() for name in names}
+    return {name for table in tables for name in table.fingerprints}
 
 
 def _nothing_to_show(folder: Path, num_records: int, num_chosen: int, split: str) -> str:

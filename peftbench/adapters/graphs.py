@@ -13,7 +13,7 @@ from torch import nn
 from torch.onnx.errors import OnnxExporterError
 
 from peftbench.foundation.errors import BadInput, MissingInput, NotApplicable, brief
-from peftbench.foundation.files import check_writable, replace_bytes
+from peftbench.foundation.files import check_writable, replace_bytes, unfinished
 
 # largest difference of logits, as a part of their largest size, that another engine's arithmetic explains
 TOLERANCE = 1e-3
@@ -65,14 +65,11 @@ def write_onnx(model: nn.Module, size: int, path: Path) -> float | None:
         raise MissingInput("writing ONNX needs the package onnx; pip install 'peftbench[onnx]'")
     model, example = model.cpu().eval(), _images(2, size)
     names = _names(model, size)
-    partial = path.with_name(path.name + ".tmp")
     check_writable(path)
-    try:
+    with unfinished(path) as partial:
         _trace(model, example, names, partial)
-        difference = _onnx_difference(model, size, partial)
+        difference = _onnx_difference(model, size, partial, path)
         replace_bytes(path, partial.read_bytes())
-    finally:
-        partial.unlink(missing_ok=True)
     return difference
 
 
@@ -89,15 +86,12 @@ def write_program(model: nn.Module, size: int, path: Path) -> float:
     batch = torch.export.Dim("batch")
     with torch.no_grad():
         program = torch.export.export(_OfImages(model).eval(), (_images(2, size),), dynamic_shapes=({0: batch},))
-    partial = path.with_name(path.stem + ".tmp.pt2")
-    try:
+    with unfinished(path) as partial:
         torch.export.save(program, partial)
         again = torch.export.load(partial).module()
         with torch.no_grad():
             difference = _agreed(_OfImages(model)(_images(3, size)), again(_images(3, size)), path)
         replace_bytes(path, partial.read_bytes())
-    finally:
-        partial.unlink(missing_ok=True)
     return difference
 
 
@@ -125,7 +119,8 @@ def _trace(model: nn.Module, example: torch.Tensor, names: list[str], path: Path
             raise NotApplicable(f"{words}; write a .pt2, which does") from error
 
 
-def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
+def _onnx_difference(model: nn.Module, size: int, written: Path, path: Path) -> float | None:
+    """`written` holds the graph that is to be at `path`, which messages name."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     import onnxruntime
@@ -136,7 +131,7 @@ def _onnx_difference(model: nn.Module, size: int, path: Path) -> float | None:
     options.log_severity_level = 4
     images = _images(3, size)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(written), options, providers=["CPUExecutionProvider"])
         found = tuple(torch.from_numpy(scores) for scores in session.run(None, {"images": images.numpy()}))
     except (
         failures.Fail,

@@ -40,6 +40,21 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Path]:
+    """Where other code may write what `replace_bytes` is to put at `path`: a file of that name which no other writer
+    has, on the same disk. It is gone afterwards, and so are folders that were made for it and hold nothing.
+
+    Raises `RecordError` where there is no place for it.
+    """
+    with _folders_as_before(path.parent), contextlib.ExitStack() as stack:
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            aside = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+            folder = stack.enter_context(aside)
+        yield Path(folder) / path.name
+
+
+@contextlib.contextmanager
 def _folders_as_before(folder: Path) -> Iterator[None]:
     """Takes away what was made of `folder` within this and is still empty: work that fails later leaves nothing."""
     absent = [place for place in (folder, *folder.parents) if not place.exists()]

@@ -68,6 +68,75 @@ def test_a_graph_that_disagrees_is_not_left(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
+def parts_of(path: Path) -> list[Path]:
+    """What earlier versions called the unfinished files of a graph."""
+    return [path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.stem}.tmp{path.suffix}")]
+
+
+@pytest.mark.parametrize(("write", "ending"), [(write_onnx, ".onnx"), (write_program, ".pt2")])
+def test_two_exports_at_a_time_and_files_beside_them_are_left_alone(
+    write: Callable[[nn.Module, int, Path], object], ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / f"model{ending}"
+    for other in parts_of(path):
+        other.write_text("of others")
+    seen: list[set[Path]] = []
+    agreed = graphs._agreed
+
+    def another_within(*given: Any) -> float:
+        """An export to the same file begins and ends while one is under way."""
+        seen.append({file for file in tmp_path.rglob(f"*{ending}") if file.parent != tmp_path})
+        if len(seen) == 1:
+            write(Small(), 32, path)
+        return agreed(*given)
+
+    monkeypatch.setattr(graphs, "_agreed", another_within)
+    write(Small(), 32, path)
+    first, both = seen
+    assert len(first) == 1 and len(both) == 2 and first < both
+    assert sorted(tmp_path.iterdir()) == sorted([path, *parts_of(path)])
+    assert {other.read_text() for other in parts_of(path)} == {"of others"}
+
+
+@pytest.mark.parametrize(("write", "ending"), [(write_onnx, ".onnx"), (write_program, ".pt2")])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, BadInput])
+def test_an_export_that_is_interrupted_leaves_what_was_there(
+    write: Callable[[nn.Module, int, Path], object],
+    ending: str,
+    error: type[BaseException],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    def interrupted(*_: Any) -> float:
+        raise error
+
+    monkeypatch.setattr(graphs, "_agreed", interrupted)
+    (tmp_path / f"model{ending}").write_text("of another time")
+    for path in (tmp_path / f"model{ending}", tmp_path / "new" / "deeper" / f"model{ending}"):
+        with pytest.raises(error):
+            write(Small(), 32, path)
+    assert [file.name for file in tmp_path.iterdir()] == [f"model{ending}"]
+    assert (tmp_path / f"model{ending}").read_text() == "of another time"
+
+
+def test_a_new_folder_is_made_for_a_graph_and_a_message_names_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "new" / "deeper" / "model.onnx"
+    write_onnx(Small(), 32, path)
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
+    with pytest.raises(BadInput, match=f"^{path} was not written: its logits differ"):
+        write_onnx(Small(), 32, path)
+
+
 class Two(Small):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = super().forward(images)

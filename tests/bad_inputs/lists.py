@@ -59,6 +59,10 @@ def make_csv_phase(place: Path) -> Path:
     return listed(place, "path,label,phase\n" + rows())
 
 
+def make_csv_two_splits(place: Path) -> Path:
+    return listed(place, "path,label,split,subset\n" + rows(form="a{index}.png,{label},{part},train\n"))
+
+
 def make_csv_breed(place: Path) -> Path:
     return listed(place, "path,breed,part_of,quality\n" + rows(form="a{index}.png,{label},{part},good\n"))
 

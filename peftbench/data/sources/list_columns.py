@@ -54,10 +54,12 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
             for place, cell in enumerate(cells)
             if cell == name and (wanted or header[place] not in taken)
         ]
+        if what == "split" and not wanted:
+            # columns of these names may hold something else, such as where an image is from
+            places = [place for place in places if any(_parts_in(lines[1:], place))] or places[:1]
         if places:
             found[what] = places[0]
-        if what != "split" or wanted:
-            _refuse_two(file, lines, what, places)
+        _refuse_two(file, lines, what, places)
     if {"path", "label"} <= set(found):
         body = lines[1:]
     elif found or any(named[what] for what in usual):
@@ -79,12 +81,15 @@ def find_columns(file: Path, lines: Lines, named: Mapping[str, str | None], part
 def _refuse_two(file: Path, lines: Lines, what: str, places: Sequence[int]) -> None:
     """Raises `BadInput` when columns that differ may all be the one that is looked for.
 
-    Labels do not differ where each of one column goes with one of the other, as numbers of classes do with their names.
+    Labels do not differ where each of one column goes with one of the other, as numbers of classes do with their names,
+    and names of parts do not where they are of one part.
     """
     for other in places[1:]:
         pairs = {(_cell(cells, places[0]), _cell(cells, other)) for _, cells in lines[1:]}
         if what == "label":
             differ = len(pairs) > min(len({pair[at] for pair in pairs}) for at in (0, 1))
+        elif what == "split":
+            differ = _parts_in(lines[1:], places[0]) != _parts_in(lines[1:], other)
         else:
             differ = any(one != another for one, another in pairs)
         if not differ:
@@ -116,7 +121,8 @@ def _refuse_unread_division(file: Path, header: list[str], body: Lines, found: M
     elif read is None:
         advice = f"and is not read; set dataset.split_column={name}"
     else:
-        advice = f"other than those in '{header[found['split']]}'; set dataset.split_column=<the one that holds>"
+        read_as = header[found["split"]]
+        advice = f"other than those in '{read_as}'; set dataset.split_column={read_as} or dataset.split_column={name}"
     raise BadInput(
         f"{file}: '{name}' holds names of parts {advice}, or dataset.split_column={NO_DIVISION} if it is no division"
     )

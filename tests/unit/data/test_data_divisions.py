@@ -126,11 +126,51 @@ def test_advice_on_columns_names_the_division_among_them(tmp_path: Path) -> None
 def test_two_columns_of_parts_that_differ_are_told_apart_by_the_user(tmp_path: Path) -> None:
     other = PARTS[::-1]
     file = written(tmp_path, "path,label,split,phase", LABELS, PARTS, other)
-    with pytest.raises(BadInput, match="'phase' holds names of parts other than those in 'split'"):
+    choices = r"set dataset\.split_column=split or dataset\.split_column=phase, or dataset\.split_column=none if"
+    with pytest.raises(BadInput, match=f"'phase' holds names of parts other than those in 'split'; {choices}"):
         CsvFiles(path=str(file)).listing()
     assert parts_of(CsvFiles(path=str(file), split_column="split")) == GIVEN
     alike = written(tmp_path, "path,label,split,phase", LABELS, PARTS, [f"{part}ing" for part in PARTS])
     assert parts_of(CsvFiles(path=str(alike))) == GIVEN, "the same said twice is no doubt"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        PARTS[::-1],
+        ["train"] * 6,
+        ["val", "", "", "", "", ""],
+        ["val", "train", "train", "train", "train", "train"],
+        ["train", "train", "test", "test1", "b", "b"],
+    ],
+)
+@pytest.mark.parametrize("names", [("split", "subset"), ("subset", "split"), ("Partition", "set")])
+def test_of_two_columns_that_may_be_the_split_none_is_taken_unasked(
+    tmp_path: Path, other: list[str], names: tuple[str, str]
+) -> None:
+    file = written(tmp_path, f"path,label,{','.join(names)}", LABELS, PARTS, other)
+    # in the order in which names are looked for
+    one, two = names if names == ("split", "subset") else names[::-1]
+    with pytest.raises(BadInput) as stop:
+        CsvFiles(path=str(file)).listing()
+    assert str(stop.value) == (
+        f"{file}: '{one}' and '{two}' differ and may both be the split column; set dataset.split_column={one} or "
+        f"dataset.split_column={two}"
+    )
+    assert parts_of(CsvFiles(path=str(file), split_column=names[0])) == GIVEN
+    assert parts_of(CsvFiles(path=str(file), split_column="none")) == {"all": 6}
+
+
+def test_what_names_no_part_is_no_split_whatever_it_is_called(tmp_path: Path) -> None:
+    for places in (["inat", "imagenet"] * 3, ["0", "0", "0", "0", "1", "2"], [""] * 6):
+        for order in (PARTS, places), (places, PARTS):
+            file = written(tmp_path, "path,label,set,subset", LABELS, *order)
+            assert parts_of(CsvFiles(path=str(file))) == GIVEN
+    same = written(tmp_path, "path,label,split,subset", LABELS, PARTS, [f"{part}ing" for part in PARTS])
+    assert parts_of(CsvFiles(path=str(same))) == GIVEN, "the same said twice is no doubt"
+    twice = written(tmp_path, "path,label,split,split", LABELS, PARTS, PARTS[::-1])
+    with pytest.raises(BadInput, match="two columns that differ are called 'split'; give one of them another name"):
+        CsvFiles(path=str(twice)).listing()
 
 
 def test_a_division_can_be_set_aside(tmp_path: Path) -> None:

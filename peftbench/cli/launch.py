@@ -90,7 +90,9 @@ def sweep_cautions(grid: Plan) -> list[str]:
     """What a user should hear before the cells that are left are run, each line once."""
     left = [cell.config for cell in grid.cells if cell.record is None or cell.reruns]
     # most cells of a sweep differ in what plays no part here
-    telling = {json.dumps([tree[part] for part in ("dataset", "backbone", "optim")]): tree for tree in left}
+    telling = {
+        json.dumps([tree[part] for part in ("dataset", "backbone", "optim", "protocol", "tune")]): tree for tree in left
+    }
     builder = Builder(outline=True)
     return list(dict.fromkeys(line for tree in telling.values() for line in cautions(from_tree(tree, (), builder)[0])))
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from peftbench.config.gate import RunConfig
+from peftbench.config.protocol import TUNED_ON
 from peftbench.data.sources.own_files import OwnFiles
+from peftbench.foundation.terminal import number_of
 
 EMBEDDED = "embedded"
 # rates of the committed boards and of the published tables; outside them nothing is known
 USUAL_RATES = (1e-4, 1e-1)
+# ten images tell two settings apart (95 %) where they differ on four or five of them, see `foundation.shares`: below
+# that many only differences that nobody has to measure are seen, and each image is more than ten points
+FEW_TO_CHOOSE = 10
 
 
 def cautions(config: RunConfig) -> list[str]:
@@ -26,4 +31,24 @@ def cautions(config: RunConfig) -> list[str]:
             f"optim.lr={config.optim.lr:g} is outside the rates that boards and papers used with AdamW ({low:g} to "
             f"{high:g}); tune=random chooses one on validation images"
         )
-    return lines
+    return [*lines, *_few_that_choose(config)]
+
+
+def _few_that_choose(config: RunConfig) -> list[str]:
+    """A line where so few of one's own images validate that what is chosen by them is chosen by chance."""
+    dataset, protocol = config.dataset, config.protocol
+    chooses = TUNED_ON[protocol.train_split][1] if config.tune.active else protocol.val_split
+    if chooses != "val" or not isinstance(dataset, OwnFiles):
+        return []
+    num_val, num_classes, more = dataset.validating()
+    if num_val < FEW_TO_CHOOSE:
+        few = f"{number_of(num_val, 'image')} validate{'s' if num_val == 1 else ''}"
+        return [
+            f"{dataset.label}: {few}, and what is best on so few is so by chance; {more}, or choose nothing by them"
+        ]
+    if num_val < num_classes:
+        return [
+            f"{dataset.label}: {num_val} images validate and there are {num_classes} classes, so that "
+            f"{num_classes - num_val} or more of them take no part in what is chosen; {more}"
+        ]
+    return []

@@ -98,8 +98,13 @@ def full_split(whole: RawSplit, name: str, seed: int = 0) -> RawSplit:
     order = stratified_order(whole.labels, seed)
     if len(order) < 2:
         raise BadInput("val: there are too few training images to set some aside for validation")
-    num_val = max(len(order) * VAL_PERCENT // 100, 1)
+    num_val = num_held_out(len(order))
     return whole.take(order[-num_val:] if name == "val" else order[:-num_val])
+
+
+def num_held_out(num_train: int) -> int:
+    """How many of so many training images validate where a dataset names no validation images."""
+    return max(num_train * VAL_PERCENT // 100, 1)
 
 
 def stratified_order(labels: np.ndarray, seed: int, keys: Iterable[str] | None = None) -> np.ndarray:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from peftbench.data.base import GROUPS, PIXELS, DatasetSpec, Source
-from peftbench.data.parts import PartsSource, class_notes, stratified_order
+from peftbench.data.parts import PartsSource, class_notes, num_held_out, stratified_order
 from peftbench.data.pixels.decode import peculiarity
 from peftbench.data.sources.image_lists import ImageList, lists_digest, refuse_overlap, sizes_of_all
 from peftbench.data.sources.labels import case_twins, refuse_one_class
@@ -144,6 +144,20 @@ class OwnFiles(DatasetSpec):
         """Whether the images are not divided and too few for `num_train`, `num_val` and a test. Raises as `listing`."""
         parts = self.listing().parts
         return "all" in parts and len(parts["all"].paths) <= self.num_train + self.num_val
+
+    def validating(self) -> tuple[int, int, str]:
+        """How many images the split `val` holds, of how many classes, and how there are more. Raises as `listing`."""
+        listing = self.listing()
+        parts, num_classes = listing.parts, len(listing.class_names)
+        if "all" in parts:
+            return self.num_val, num_classes, "raise dataset.num_val"
+        if "val" in parts:
+            return len(parts["val"].paths), num_classes, "put more into the val part"
+        return (
+            num_held_out(len(parts["train"].paths)),
+            num_classes,
+            "name a val part in place of a tenth of the train part",
+        )
 
     def _divide(self, listing: Listing) -> dict[str, ImageList]:
         images, num_classes = listing.parts["all"], len(listing.class_names)

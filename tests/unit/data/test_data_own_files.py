@@ -227,6 +227,23 @@ def test_too_few_images_to_divide_say_which_options_to_set(tmp_path):
         folder(tmp_path / "few", num_train=1, num_val=1).open()
 
 
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"train": 6, "val": 2, "test": 3}, (4, 2, "put more into the val part")),
+        ({"train": 6, "test": 3}, (1, 2, "name a val part in place of a tenth of the train part")),
+        ({"train": 25, "test": 3}, (5, 2, "name a val part in place of a tenth of the train part")),
+        ({"": 30}, (3, 2, "raise dataset.num_val")),
+    ],
+)
+def test_how_many_images_validate_is_known_without_opening_them(tmp_path, counts, expected):
+    for part, count in counts.items():
+        class_folders(tmp_path / "pets" / part, {"cat": count, "dog": count})
+    spec = folder(tmp_path / "pets", num_train=40, num_val=3)
+    assert spec.validating() == expected
+    assert len(spec.open().split("val")) == expected[0]
+
+
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     root = divided(tmp_path / "pets")
     close_folder(monkeypatch, root / "train" / "cat")

@@ -14,8 +14,9 @@ from peftbench.cells.cell import Cell, plan
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import Parts, build_parts
 from peftbench.cells.settled import settled
-from peftbench.config.gate import FIXED, NAMED, RunConfig, from_tree
+from peftbench.config.gate import FIXED, RunConfig, from_tree
 from peftbench.config.overrides import option_values
+from peftbench.config.parts import NAMED
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation import attention, matmul
 from peftbench.foundation.errors import BadInput, ConfigError, MissingInput, RecordError, brief, settled_by_a_record

@@ -16,13 +16,13 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from peftbench.backbones.options import BackboneSpec
 from peftbench.config.contradictions import contradictions, unheard
 from peftbench.config.having import had_by
-from peftbench.config.launcher import LAUNCHERS, Launcher
-from peftbench.config.parts import LOADED, build_outlined, outlined
+from peftbench.config.launcher import Launcher
+from peftbench.config.parts import LOADED, NAMED, build_outlined, outlined
 from peftbench.config.presets import DEFAULT, HparamsSpec, apply_preset
 from peftbench.config.protocol import ProtocolSpec
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.config.tuning import TuneSpec, for_method
-from peftbench.data.base import DATASETS, DatasetSpec
+from peftbench.data.base import DatasetSpec
 from peftbench.foundation.errors import ConfigError, brief, did_you_mean
 from peftbench.foundation.plugins import config_dir as config_dir
 from peftbench.foundation.spec import Spec, build, defaults_of
@@ -44,14 +44,6 @@ FIXED: dict[str, type[Spec]] = {
 }
 # what a cell cannot be without; `tune`, `hparams`, `objective` and `launcher` came later
 NEEDED = ("backbone", "method", "dataset", "protocol", "optim", "train", "runtime", "seed")
-# sections whose class is chosen by a name inside them, under this key
-NAMED: dict[str, tuple[str, Callable[[], Any]]] = {
-    "method": ("name", LOADED["method"]),
-    "objective": ("name", LOADED["objective"]),
-    "task": ("name", LOADED["task"]),
-    "dataset": ("kind", lambda: DATASETS),
-    "launcher": ("kind", lambda: LAUNCHERS),
-}
 
 
 @dataclass(frozen=True)
@@ -119,9 +111,7 @@ def schema(place: str) -> dict[str, Any]:
     section, _, name = place.partition("/")
     if not name:
         return defaults_of(FIXED[section])
-    key, registry = NAMED[section]
-    cls: type[Spec] = outlined(section, name) if section in LOADED else registry().get(name)
-    return {key: name} | defaults_of(cls)
+    return {NAMED[section][0]: name} | defaults_of(outlined(section, name))
 
 
 @cache

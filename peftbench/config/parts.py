@@ -1,4 +1,4 @@
-"""Methods, objectives and tasks by name: loaded, to be run, or in outline, which is all that planning needs of them."""
+"""Parts by name: methods, objectives and tasks are loaded, to be run, or in outline, which is enough for planning."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from peftbench.foundation.registry import Registry
 from peftbench.foundation.spec import Spec, build
 
 if TYPE_CHECKING:
+    from peftbench.config.launcher import Launcher
+    from peftbench.data.base import DatasetSpec
     from peftbench.methods.base import Method
     from peftbench.objectives.base import Objective
     from peftbench.tasks.base import Task
@@ -36,7 +38,27 @@ def tasks() -> Registry[Task]:
     return TASKS
 
 
+def datasets() -> Registry[DatasetSpec]:
+    """All kinds of data sets."""
+    from peftbench.data.base import DATASETS
+
+    return DATASETS
+
+
+def launchers() -> Registry[Launcher]:
+    """All launchers."""
+    from peftbench.config.launcher import LAUNCHERS
+
+    return LAUNCHERS
+
+
 LOADED: dict[str, Callable[[], Registry[Any]]] = {"method": methods, "objective": objectives, "task": tasks}
+# sections whose class is chosen by a name inside them, under this key
+NAMED: dict[str, tuple[str, Callable[[], Registry[Any]]]] = {
+    **{section: ("name", registry) for section, registry in LOADED.items()},
+    "dataset": ("kind", datasets),
+    "launcher": ("kind", launchers),
+}
 OUTLINED = {
     "method": ("peftbench.methods.base", "METHODS"),
     "objective": ("peftbench.objectives.base", "OBJECTIVES"),
@@ -51,7 +73,10 @@ def loaded(section: str, name: str) -> type[Spec]:
 
 
 def outlined(section: str, name: str) -> type[Spec]:
-    """The same in outline: fields, limits, checks and class facts. Loaded where it has no outline."""
+    """The same in outline: fields, limits, checks and class facts. Loaded where it has no outline, as other parts."""
+    if section not in OUTLINED:
+        cls: type[Spec] = NAMED[section][1]().get(name)
+        return cls
     module, attribute = OUTLINED[section]
     try:
         registry: OutlineRegistry[Any] = getattr(outline(module), attribute)

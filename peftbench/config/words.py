@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
-from peftbench.config.gate import FIXED, NAMED, config_dir
+from peftbench.config.gate import FIXED, config_dir
+from peftbench.config.having import has_option, having
 from peftbench.config.overrides import word_problems
-from peftbench.config.parts import LOADED, outlined
+from peftbench.config.parts import NAMED
 from peftbench.foundation.errors import brief
 from peftbench.foundation.plugins import plugins
-from peftbench.foundation.spec import Spec
 
 
 def problems_of(words: list[str], sweep: bool = False) -> list[str]:
@@ -29,11 +28,9 @@ def _of_names(word: str) -> Iterator[str]:
 
 def with_section(option: str) -> list[str]:
     """An option's name as it is written: `rank` -> `method.rank`, in every section where some part has it."""
-    return [
-        f"{section}.{option}"
-        for section in [*NAMED, *FIXED]
-        if any(option == field.name for cls in _classes(section) for field in dataclasses.fields(cls))
-    ]
+    sections = [section for section in NAMED if having(section, option)]
+    sections += [section for section, cls in FIXED.items() if has_option(cls, option)]
+    return [f"{section}.{option}" for section in sections]
 
 
 def without_file(group: str, choice: str) -> str:
@@ -42,12 +39,3 @@ def without_file(group: str, choice: str) -> str:
         return ""
     place = f"configs/{group}/{choice}.yaml"
     return f": the plug-in lacks {place} with the line 'defaults: [\"/schema/{group}/{choice}@{group}\"]'"
-
-
-def _classes(section: str) -> Iterator[type[Spec]]:
-    if section in FIXED:
-        yield FIXED[section]
-        return
-    registry = NAMED[section][1]()
-    for name in registry.names():
-        yield outlined(section, name) if section in LOADED else registry.get(name)

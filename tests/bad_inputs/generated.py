@@ -6,7 +6,8 @@ import dataclasses
 import typing
 from collections.abc import Iterator
 
-from peftbench.config.gate import FIXED, NAMED
+from peftbench.config.gate import FIXED
+from peftbench.config.parts import NAMED
 from peftbench.foundation.spec import Spec
 from tests.bad_inputs.table import Case
 

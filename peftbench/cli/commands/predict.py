@@ -15,8 +15,9 @@ from peftbench.cells.restore import find_record
 from peftbench.cli.arguments import Arguments, a_csv, a_folder
 from peftbench.cli.record_words import DEVICE, FINDING, refuse_unused, results_folder
 from peftbench.cli.tables import check_table
-from peftbench.config.gate import FIXED, NAMED
+from peftbench.config.gate import FIXED
 from peftbench.config.overrides import TOP, named_paths, option_values, quoted
+from peftbench.config.parts import NAMED
 from peftbench.foundation.errors import BadInput, ConfigError, PeftbenchError, brief, error_line, printable
 from peftbench.foundation.files import replace_text
 from peftbench.foundation.progress import Progress

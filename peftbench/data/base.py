@@ -150,6 +150,10 @@ class DatasetSpec(Spec, ABC):
         """Files and folders the images are read from, as far as they are there; none for embedded data."""
         return self.inputs() or []
 
+    def kept_clear(self) -> list[Path]:
+        """What nothing may be written over or, where it is a folder, into: all that lies there is read as data."""
+        return self.places()
+
     @property
     def download_megabytes(self) -> int | None:
         """How much would be fetched if the data were not here; None where nothing is, or nothing can be."""

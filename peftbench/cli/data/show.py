@@ -8,7 +8,6 @@ from pathlib import Path
 from peftbench.cli.data.composed import divided
 from peftbench.cli.sheets import check_sheet, write_sheet
 from peftbench.data.contact_sheet import contact_sheet, map_sheet, text_sheet
-from peftbench.data.sources.csv_files import CsvFiles
 from peftbench.data.texted import TextedSplit
 from peftbench.foundation.errors import ConfigError
 
@@ -18,9 +17,7 @@ def main(arguments: argparse.Namespace) -> int:
     config, _, _ = divided(arguments)
     path = arguments.out or Path(f"{config.dataset.label.replace('/', '_')}.png")
     source = config.dataset.open()
-    # of a list no more is read than it names
-    listed = isinstance(config.dataset, CsvFiles)
-    check_sheet(path, list(filter(Path.is_file, config.dataset.inputs() or [])) if listed else config.dataset.places())
+    check_sheet(path, config.dataset.kept_clear())
     split = arguments.split or source.whole_splits[2]
     if split not in source.splits:
         raise ConfigError([f"--split: this dataset has {', '.join(source.splits)}, not {split}"])

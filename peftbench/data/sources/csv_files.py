@@ -91,6 +91,10 @@ class CsvFiles(OwnFiles):
         lists = list(self._lists().values())
         return [user_path(self.root, "dataset.root"), *lists] if self.root else lists
 
+    def kept_clear(self) -> list[Path]:
+        # no more is read than the list names, whatever lies beside it
+        return list(filter(Path.is_file, self.inputs()))
+
     def listing(self) -> Listing:
         lists = self._lists()
         folder = user_path(self.root, "dataset.root") if self.root else next(iter(lists.values())).parent

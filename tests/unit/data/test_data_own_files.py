@@ -267,6 +267,15 @@ def rows(*parts: str) -> list[tuple[str, str, str]]:
     return [(path, label, parts[(number // 2) % len(parts)]) for number, (path, label) in enumerate(listed)]
 
 
+def test_a_list_keeps_its_files_clear_and_a_folder_all_of_itself(lists):
+    (lists / "beside.png").write_bytes(b"of others")
+    spec = write(lists / "pets.csv", "path,label", [f"{path},{label}" for path, label, _ in rows("all")][:4])
+    named = ["cat/0000.png", "cat/0001.png", "dög/0000.png", "dög/0001.png"]
+    expected = {lists / "pets.csv", *(lists / "my images" / name for name in named)}
+    assert set(spec.kept_clear()) == expected and len(spec.kept_clear()) == 5
+    assert folder(lists / "my images").kept_clear() == [lists / "my images"]
+
+
 def write(file: Path, header: str, lines: list[str], end: str = "\n") -> CsvFiles:
     file.write_text(end.join([*([header] if header else []), *lines]) + end, encoding="utf-8", newline="")
     return CsvFiles(path=str(file))

@@ -41,18 +41,21 @@ class Blocks:
 
     @contextmanager
     def _compiled_calls(self) -> Iterator[None]:
-        """Each block calls what was compiled for it; blocks of equal code share that.
+        """Each block calls what was compiled for it; blocks of equal code and equal hooks share that.
 
         What the compiler wrote stays on disk, where later processes find it (TORCHINDUCTOR_CACHE_DIR).
         """
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, _MOST_VERSIONS)
+        # torch takes blocks that differ in hooks alone for equal, and would leave out all but those of the first
+        settings = {
+            "recompile_limit": max(torch._dynamo.config.recompile_limit, _MOST_VERSIONS),
+            "skip_nnmodule_hook_guards": False,
+        }
         for block, call in zip(self._blocks, self._compiled, strict=True):
             block._compiled_call_impl = call
         try:
-            yield
+            with torch._dynamo.config.patch(settings):
+                yield
         finally:
-            torch._dynamo.config.recompile_limit = limit
             for block in self._blocks:
                 block._compiled_call_impl = None
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from peftbench.cells.last_block import places_of
 from peftbench.contracts.backbones import images, installed
 from peftbench.foundation.errors import ConfigError
+from peftbench.interventions.noise import add_noise
 from peftbench.methods.base import METHODS
 from peftbench.train.blocks import Blocks, recomputed
+from peftbench.train.leading import leading_alone
 from peftbench.train.measure import training_memory
 from peftbench.train.options import OptimSpec, TrainSpec
 from peftbench.train.precision import round_frozen
@@ -48,6 +51,30 @@ def test_equal_blocks_share_what_was_compiled(method: str, monkeypatch: pytest.M
     with torch.no_grad():
         backbone.eval()(images())  # outside, blocks run as they are
     assert len(graphs) == before
+
+
+def test_compiled_blocks_run_the_hooks_that_some_of_them_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise of each block's own, as PACE has it, and a last block that runs for the class token alone."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    backbone = installed(METHODS.get("lora")(), "vit_cls").train()
+    noisy, last = (backbone.sites("mlp.fc1")[layer].module for layer in (1, -1)), places_of(backbone)
+
+    def passed(compiled: bool, alone: bool) -> Tensor:
+        blocks = Blocks(blocks_of(backbone), TrainSpec(compile=compiled))
+        torch.manual_seed(0)
+        with leading_alone([site.module for site in last] if alone else [], 1), blocks.in_training():
+            tokens: Tensor = backbone.net.forward_features(images())
+        return tokens
+
+    plain = passed(False, False)
+    torch.testing.assert_close(passed(True, False), plain)
+    for number, module in enumerate(noisy, 1):
+        add_noise(module, float(number))
+    for alone in (False, True, False):
+        expected = passed(False, alone)
+        assert not torch.allclose(expected, plain, atol=1e-2)
+        torch.testing.assert_close(passed(True, alone), expected)
 
 
 def test_recomputed_blocks_keep_their_inputs_and_the_largest_keeps_its_own_for_a_turn() -> None:

@@ -95,6 +95,17 @@ def test_a_loss_that_reads_what_the_output_does_not_is_found() -> None:
     assert read_by(net, loss) == READ
 
 
+def test_a_loss_that_bears_no_nan_reads_what_is_spoilt() -> None:
+    """Such as a matching of boxes, which refuses it; nothing of that leaves the cell."""
+
+    def chosen(tokens: Tensor) -> Tensor:
+        if not tokens.isfinite().all():
+            raise ValueError("matrix contains invalid numeric entries")
+        return tokens[:, 0]
+
+    assert read_by(Net(nn.Linear(WIDTH, WIDTH), chosen)) == READ
+
+
 @pytest.mark.parametrize(
     ("call", "why"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from peftbench.backbones.base import Backbone, Site
 from peftbench.tasks.model import TaskModel
@@ -69,6 +70,15 @@ def last_block(model: TaskModel, loss_fn: LossFn, batches: Batches, train: Train
             return LastBlock(sites, num_tokens)
         why = why or found
     return LastBlock(why=why)
+
+
+def last_block_of(cost: dict[str, Any], model: TaskModel) -> LastBlock:
+    """How the last block of a record's model ran, of which the record's `cost` speaks (`LastBlock.facts`)."""
+    facts, image = cost.get("last_block"), model.backbone.towers.get("image")
+    read = facts.get("read", ()) if isinstance(facts, dict) else ()
+    if not read or image is None or image.num_pooled is None:
+        return WHOLE
+    return LastBlock(tuple(site for site in places_of(image) if site.shape.role in read), image.num_pooled)
 
 
 def places_of(image: Backbone) -> tuple[Site, ...]:

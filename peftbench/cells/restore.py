@@ -11,6 +11,7 @@ from torch import Tensor
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import Cell, plan
+from peftbench.cells.last_block import last_block_of
 from peftbench.cells.measure import measure_test
 from peftbench.cells.parts import Parts, build_parts
 from peftbench.cells.settled import settled
@@ -76,7 +77,17 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
-    return with_tensors(config, runtime, tensors, path, use)
+    return with_tensors(config, runtime, tensors, path, as_recorded(record, use))
+
+
+def as_recorded(record: RunRecord, use: Callable[[RunConfig, Parts], T]) -> Callable[[RunConfig, Parts], T]:
+    """`use`, with the last block run as it ran for the record, whose bits depend on that."""
+
+    def used(config: RunConfig, parts: Parts) -> T:
+        with last_block_of(record.cost, parts.model).in_use():
+            return use(config, parts)
+
+    return used
 
 
 def with_tensors(

@@ -30,6 +30,14 @@ def test_a_cell_is_that_of_the_whole_block_to_rounding(run, results, words):
     assert again.curve == cut.curve and again.metrics == cut.metrics
 
 
+def test_a_record_is_evaluated_to_the_bit_with_the_last_block_as_it_ran(run, results, capsys):
+    """In bf16, where the whole block rounds the class token's features to others."""
+    record = record_of(run, results, "method=lora", "train.precision=bf16", READ)
+    assert record.cost["last_block"] == {"read": ["attn.proj", "mlp"]}
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out
+
+
 def test_a_side_network_reads_all_tokens_and_the_record_and_a_line_say_so(run, results, capsys):
     record = record_of(run, results, "method=lst", READ, "runtime.progress=true")
     assert record.cost["last_block"] == {"why": "other tokens of the last block are read as well"}

@@ -73,6 +73,8 @@ class Bench:
         self.batch, self.size, self.model = arguments.batch, arguments.size, arguments.model
         # an even number, since two are one graph in the bare loop
         self.steps = arguments.steps or (16 if self.device.type == "cuda" else 2)
+        if self.steps % 2:
+            raise SystemExit(f"--steps must be an even number, got {self.steps}")
         generator = torch.Generator().manual_seed(0)
         number = self.steps * self.batch
         pixels = torch.randint(256, (number, self.size, self.size, 3), dtype=torch.uint8, generator=generator)

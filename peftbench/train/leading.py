@@ -129,7 +129,9 @@ class _Spoil:
 
 @contextmanager
 def _around(modules: Sequence[nn.Module], hooks: Sequence[_Cut | _Spoil]) -> Iterator[None]:
-    """Inside, these are the hooks next to the modules: those of others see all tokens."""
+    """Inside, these are the hooks next to the modules: those of others see all tokens, but in the inputs of a call that
+    is over.
+    """
     handles = []
     try:
         for module, hook in zip(modules, hooks, strict=True):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What only a machine with a CUDA GPU shows: the tests that need one, then step and cell times.
 #   scripts/on_gpu.sh [FOLDER [GROUP...]]   logs and csv files go to FOLDER, which must be new (default: on_gpu here)
-# Groups: tests steps compiled kernels cells decode, by default all; their limits add up to 10, 7, 6, 6, 5 and 1 minutes.
+# Groups: tests steps compiled kernels cells decode, by default all; their limits add up to 10, 9, 6, 6, 5 and 1 minutes.
 # PYTHON names the interpreter. Every part has a limit of its own and the next one starts in any case; what failed is said,
 # and the exit code is 1 then.
 set -uo pipefail
@@ -52,6 +52,10 @@ step single 60 $BASE --precision fp32 --methods lora
 for network in "$MICRO" "$BASE"; do
     LAST=("$PYTHON" benchmarks/last_block.py bf16 --device cuda $network --batch 64 --methods lora ssf full)
     part last_block 60 "${LAST[@]}" --out "$OUT/last_block.csv"
+done
+for network in "$SMALL" "$BASE"; do
+    PASSES=("$PYTHON" benchmarks/unbinding.py bf16 --device cuda $network --batch 64 --methods lora full)
+    part unbinding 60 "${PASSES[@]}" --out "$OUT/unbinding.csv"
 done
 group=compiled
 step compiled 120 $BASE --precision bf16 --methods lora ssf --compile

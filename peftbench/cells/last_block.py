@@ -14,8 +14,8 @@ from peftbench.train.leading import leading_alone, reader
 from peftbench.train.loss import LossFn
 from peftbench.train.options import TrainSpec
 
-# maps behind attention that take each token by itself, the dearest of a block
-ROLES = ("attn.proj", "mlp")
+# what takes each token by itself behind the last attention, the dearest first: of the last block, and behind all blocks
+OF_BLOCK, BEHIND = ("mlp", "attn.proj", "norm.2"), ("norm.final",)
 NUM_SAMPLES = 4
 
 
@@ -63,13 +63,17 @@ def last_block(model: TaskModel, loss_fn: LossFn, batches: Batches, train: Train
         modules = [site.module for site in sites]
         return reader(modules, num_tokens, model, loss_fn, probe, model.inputs, train.precision)
 
-    # all at once, or the largest part of them that works
-    why = ""
-    for sites in (places, *((site,) for site in reversed(places) if len(places) > 1)):
-        if not (found := reads(sites)):
-            return LastBlock(sites, num_tokens)
-        why = why or found
-    return LastBlock(why=why)
+    if not reads(places):
+        return LastBlock(places, num_tokens)
+    # one after the other, where not all do
+    read: tuple[Site, ...] = ()
+    reasons = []
+    for site in places:
+        if reason := reads((*read, site)):
+            reasons.append(reason)
+        else:
+            read = (*read, site)
+    return LastBlock(read, num_tokens) if read else LastBlock(why=reasons[0])
 
 
 def last_block_of(cost: dict[str, Any], model: TaskModel) -> LastBlock:
@@ -82,6 +86,7 @@ def last_block_of(cost: dict[str, Any], model: TaskModel) -> LastBlock:
 
 
 def places_of(image: Backbone) -> tuple[Site, ...]:
-    """The places of the last block of a network of images that `ROLES` name, in order."""
-    last = image.shape.depth - 1
-    return tuple(site for site in image.all_sites if site.shape.role in ROLES and site.layer == last)
+    """The places of a network of images behind its last attention that take each token by itself, the dearest first."""
+    sites, last = image.all_sites, image.shape.depth - 1
+    found = [site for role in OF_BLOCK for site in sites if site.shape.role == role and site.layer == last]
+    return (*found, *(site for role in BEHIND for site in sites if site.shape.role == role))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from peftbench.backbones.base import Backbone
-from peftbench.cells.last_block import ROLES, LastBlock, last_block
+from peftbench.cells.last_block import BEHIND, OF_BLOCK, LastBlock, last_block
 from peftbench.contracts import backbones
 from peftbench.contracts.backbones import samples, suited
 from peftbench.contracts.test_methods import default_refusal, fitting, loss_of, nudge
@@ -63,10 +63,15 @@ def test_loss_and_gradients_are_those_of_the_whole_block(name: str, backbone: st
 @pytest.mark.parametrize("name", ["lora", "adaptformer", "vpt_deep", "ssf", "convpass", "full"])
 def test_behind_attention_the_last_block_runs_for_the_class_token_alone(name: str) -> None:
     block = found(backbones.installed(fitting(name), "vit_cls"))
-    assert block.facts == {"read": list(ROLES)} and block.num_tokens == 1
+    assert block.facts == {"read": [*OF_BLOCK, *BEHIND]} and block.num_tokens == 1
 
 
-def test_pooled_patches_and_side_networks_need_all_tokens() -> None:
-    pooled, read = (found(backbones.installed(fitting(m), b)).why for m, b in (("lora", "vit_avg"), ("lst", "vit_cls")))
+def test_pooled_patches_and_what_reads_the_last_block_need_all_tokens() -> None:
+    pooled, read = (found(backbones.installed(fitting(m), b)).why for m, b in (("lora", "vit_avg"), ("dtl", "vit_cls")))
     assert pooled == "the network pools all tokens"
     assert read == "other tokens of the last block are read as well"
+
+
+@pytest.mark.parametrize(("name", "places"), [("lst", ["norm.final"]), ("hyperadapter", ["mlp", "norm.final"])])
+def test_a_method_that_reads_some_places_whole_leaves_the_others(name: str, places: list[str]) -> None:
+    assert found(backbones.installed(fitting(name), "vit_cls")).facts == {"read": places}

@@ -72,6 +72,8 @@ def reader(
                 found = loss()
         except _OtherShape:
             return "what the last block is given has another shape than [batch, tokens, width]"
+        except torch.OutOfMemoryError:
+            raise
         except _REFUSED:
             return _READ
         if not all(spoil.ran for spoil in spoils):
@@ -82,6 +84,8 @@ def reader(
         with leading_alone(modules, num_tokens):
             loss()
             cut = outputs()
+    except torch.OutOfMemoryError:
+        raise
     except _REFUSED:
         return "what the method put into the last block needs all tokens"
     return "" if _close(whole, cut, precision) else "what the method put into the last block counts its tokens"
@@ -100,7 +104,8 @@ class _Cut:
     def ahead(self, module: nn.Module, inputs: Any) -> Any:
         tokens, *others = inputs
         self._missing = tokens.shape[1] - self._num_tokens
-        return tokens[:, : self._num_tokens], *others
+        # a copy, so that nothing keeps the others for the backward pass
+        return tokens[:, : self._num_tokens].contiguous(), *others
 
     def behind(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         return F.pad(output, (0, 0, 0, self._missing))

@@ -20,7 +20,7 @@ def record_of(run, results, *words: str) -> RunRecord:
 def test_a_cell_is_that_of_the_whole_block_to_rounding(run, results, words):
     whole, cut = record_of(run, results, *words), record_of(run, results, *words, READ)
     assert "last_block" not in whole.cost
-    assert cut.cost["last_block"] == {"read": ["attn.proj", "mlp"]}
+    assert cut.cost["last_block"] == {"read": ["mlp", "attn.proj", "norm.2", "norm.final"]}
     assert cut.fingerprint != whole.fingerprint and cut.identity["train"]["last_block"] == "read"
     for one, other in zip(cut.curve, whole.curve, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
@@ -33,13 +33,13 @@ def test_a_cell_is_that_of_the_whole_block_to_rounding(run, results, words):
 def test_a_record_is_evaluated_to_the_bit_with_the_last_block_as_it_ran(run, results, capsys):
     """In bf16, where the whole block rounds the class token's features to others."""
     record = record_of(run, results, "method=lora", "train.precision=bf16", READ)
-    assert record.cost["last_block"] == {"read": ["attn.proj", "mlp"]}
+    assert record.cost["last_block"] == {"read": ["mlp", "attn.proj", "norm.2", "norm.final"]}
     assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
     assert "reproduced exactly" in capsys.readouterr().out
 
 
-def test_a_side_network_reads_all_tokens_and_the_record_and_a_line_say_so(run, results, capsys):
-    record = record_of(run, results, "method=lst", READ, "runtime.progress=true")
+def test_a_method_that_reads_all_tokens_is_run_whole_and_the_record_and_a_line_say_so(run, results, capsys):
+    record = record_of(run, results, "method=dtl", READ, "runtime.progress=true")
     assert record.cost["last_block"] == {"why": "other tokens of the last block are read as well"}
     assert "train.last_block=read spares nothing here: other tokens" in capsys.readouterr().err
 

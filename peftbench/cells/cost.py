@@ -36,7 +36,7 @@ def probe(
     again = blocks if train.recompute else ()
     memory = training_memory(model, loss_fn, batch, optim, train.precision, again)
     blank = {name: values.new_zeros(PROBE_SAMPLES, *values.shape[1:]) for name, values in batch.items()}
-    forward, train_flops = flops(model, blank, loss_fn, model.inputs)
+    forward, train_flops = flops(model, blank, loss_fn, model.inputs, train.precision)
     return {"memory": memory, "forward_flops_per_image": forward, "train_flops_per_image": train_flops}
 
 

@@ -8,7 +8,7 @@ from typing import cast
 
 from peftbench.adapters.file import read_adapter
 from peftbench.cells.measure import measure_split
-from peftbench.cells.restore import as_recorded, record_config, with_tensors
+from peftbench.cells.restore import record_config, with_tensors
 from peftbench.config.compose import Trees
 from peftbench.config.gate import Builder
 from peftbench.config.words import problems_of
@@ -63,10 +63,11 @@ def evaluate_elsewhere(record: RunRecord, store: Store, words: Sequence[str]) ->
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     found = with_tensors(
+        record,
         replace(config, dataset=dataset),
         runtime,
         tensors,
         path,
-        as_recorded(record, lambda moved, parts: measure_split(moved, parts, parts.data.split("test"))),
+        lambda moved, parts: measure_split(moved, parts, parts.data.split("test")),
     )
     return Elsewhere(dataset.label, config.task.metric, found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from peftbench.backbones.base import Backbone, Site
 from peftbench.tasks.model import TaskModel
@@ -76,13 +75,13 @@ def last_block(model: TaskModel, loss_fn: LossFn, batches: Batches, train: Train
     return LastBlock(read, num_tokens) if read else LastBlock(why=reasons[0])
 
 
-def last_block_of(cost: dict[str, Any], model: TaskModel) -> LastBlock:
-    """How the last block of a record's model ran, of which the record's `cost` speaks (`LastBlock.facts`)."""
-    facts, image = cost.get("last_block"), model.backbone.towers.get("image")
-    read = facts.get("read", ()) if isinstance(facts, dict) else ()
-    if not read or image is None or image.num_pooled is None:
+def recorded(model: TaskModel, facts: object) -> LastBlock:
+    """What a cell used of its last block, from what its record says (`LastBlock.facts`)."""
+    roles = facts.get("read", ()) if isinstance(facts, dict) else ()
+    if not roles:
         return WHOLE
-    return LastBlock(tuple(site for site in places_of(image) if site.shape.role in read), image.num_pooled)
+    image = model.backbone.towers["image"]
+    return LastBlock(tuple(site for site in places_of(image) if site.shape.role in roles), image.num_pooled or 0)
 
 
 def places_of(image: Backbone) -> tuple[Site, ...]:

@@ -16,6 +16,7 @@ from peftbench.tasks.dense import MapModel, MapTask
 from peftbench.tasks.looks import SeveralLooks
 from peftbench.tasks.model import TaskModel
 from peftbench.train.evaluate import Evaluation, evaluate, evaluate_views
+from peftbench.train.precision import widen_frozen
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ class Scores:
 
 def measure(config: RunConfig, parts: Parts, last_block: LastBlock = WHOLE) -> Scores:
     """Evaluate the model as it is, with its last block as given and the method folded in where the protocol says so."""
-    if config.protocol.merge:
-        config.method.merge(parts.model.backbone)
+    fold(config, parts)
     val_set = parts.data.val_set
     with last_block.in_use():
         val = measure_split(config, parts, val_set) if val_set else None
@@ -38,6 +38,13 @@ def measure(config: RunConfig, parts: Parts, last_block: LastBlock = WHOLE) -> S
         if test is not None and parts.model.backbone.shape.frames > 1:
             test = with_order_gap(config, parts, test)
     return Scores(val, test)
+
+
+def fold(config: RunConfig, parts: Parts) -> None:
+    """Fold the method into the network where the protocol says so."""
+    if config.protocol.merge:
+        widen_frozen(parts.model)
+        config.method.merge(parts.model.backbone)
 
 
 def measure_split(config: RunConfig, parts: Parts, *views: Split, shuffle_frames: bool = False) -> Evaluation:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from peftbench.adapters.file import load_adapter, read_adapter, take_findings
 from peftbench.cells.cell import Cell, plan
-from peftbench.cells.last_block import last_block_of
-from peftbench.cells.measure import measure_test
+from peftbench.cells.last_block import recorded
+from peftbench.cells.measure import fold, measure_test
 from peftbench.cells.parts import Parts, build_parts
 from peftbench.cells.settled import settled
 from peftbench.config.gate import FIXED, RunConfig, from_tree
@@ -77,20 +77,11 @@ def with_restored(record: RunRecord, store: Store, options: list[str], use: Call
     path = own_adapter(store, record)
     tensors, _ = read_adapter(path)
     config, runtime = record_config(record, options)
-    return with_tensors(config, runtime, tensors, path, as_recorded(record, use))
-
-
-def as_recorded(record: RunRecord, use: Callable[[RunConfig, Parts], T]) -> Callable[[RunConfig, Parts], T]:
-    """`use`, with the last block run as it ran for the record, whose bits depend on that."""
-
-    def used(config: RunConfig, parts: Parts) -> T:
-        with last_block_of(record.cost, parts.model).in_use():
-            return use(config, parts)
-
-    return used
+    return with_tensors(record, config, runtime, tensors, path, use)
 
 
 def with_tensors(
+    record: RunRecord,
     config: RunConfig,
     runtime: RuntimeSpec,
     tensors: dict[str, Tensor],
@@ -99,16 +90,17 @@ def with_tensors(
 ) -> T:
     """What `use` makes of a cell that a record settled, with trained tensors, which were read from `path`.
 
-    Raises `MissingInput` when data or weights are not here, `BadInput` for tensors that do not fit.
+    The last block runs for the tokens that it ran for in the record's own cell. Raises `MissingInput` when data or
+    weights are not here, `BadInput` for tensors that do not fit.
     """
     with settled(runtime, config.train):
         findings = take_findings(tensors)
         with settled_by_a_record():
             parts = build_parts(config, runtime, Progress(runtime.progress), findings)
         load_adapter(parts.model, tensors, path)
-        if config.protocol.merge:
-            config.method.merge(parts.model.backbone)
-        return use(config, parts)
+        fold(config, parts)
+        with recorded(parts.model, record.cost.get("last_block")).in_use():
+            return use(config, parts)
 
 
 # sections that choose cells or place them, and say nothing of one that is chosen

@@ -109,6 +109,7 @@ def flops(
     batch: Batch,
     loss_fn: LossFn = lambda model, batch: model(batch["image"]).sum(),
     inputs: Sequence[str] = ("image",),
+    precision: str = "fp32",
 ) -> tuple[int, int]:
     """Floating-point operations per sample: (forward in eval mode, forward plus backward in train mode).
 
@@ -117,24 +118,22 @@ def flops(
     of `loss_fn` (which may run networks of its own), unless given that of the output's sum.
 
     batch: the probe, whose shapes alone matter; work done once per batch is shared among its samples. `inputs` names
-    what of it the model takes.
+    what of it the model takes, `precision` what it is run in, since frozen weights may be held in bfloat16.
     """
     num_samples = len(batch[inputs[0]])
     trainable = [tensor for tensor in model.parameters() if tensor.requires_grad]
-    counts = []
+    counts, device = [], batch[inputs[0]].device
     for training in (False, True):
         counter = FlopCounterMode(display=False)
         # Only this attention kernel is made of products that the counter knows on every device. Gradients stay on in
         # both passes: the counter's hooks do not bear views of trainable tensors that were made without.
         with undisturbed(model), sdpa_kernel(SDPBackend.MATH), counter, torch.enable_grad():
             model.train(training)
-            if not training:
-                model(*(batch[name] for name in inputs))
-            else:
-                loss = loss_fn(model, batch)
-                if trainable:
-                    # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
-                    loss.backward()
+            with autocast(device, precision):
+                loss = loss_fn(model, batch) if training else model(*(batch[name] for name in inputs))
+            if training and trainable:
+                # Not autograd.grad: the counter's hooks do not bear it when a module is called on a leaf tensor.
+                loss.backward()
         counts.append(counter.get_total_flops() // num_samples)
     return counts[0], counts[1]
 

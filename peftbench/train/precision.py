@@ -23,3 +23,10 @@ def round_frozen(model: nn.Module) -> None:
             for tensor in module.parameters(recurse=False):
                 if not tensor.requires_grad:
                     tensor.data = tensor.data.bfloat16()
+
+
+def widen_frozen(model: nn.Module) -> None:
+    """Holds in float32 again, rounded as they are, what `round_frozen` made smaller: folding computes with it."""
+    for tensor in model.parameters():
+        if tensor.dtype is torch.bfloat16:
+            tensor.data = tensor.data.float()

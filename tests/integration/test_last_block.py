@@ -30,14 +30,6 @@ def test_a_cell_is_that_of_the_whole_block_to_rounding(run, results, words):
     assert again.curve == cut.curve and again.metrics == cut.metrics
 
 
-def test_a_record_is_evaluated_to_the_bit_with_the_last_block_as_it_ran(run, results, capsys):
-    """In bf16, where the whole block rounds the class token's features to others."""
-    record = record_of(run, results, "method=lora", "train.precision=bf16", READ)
-    assert record.cost["last_block"] == {"read": ["mlp", "attn.proj", "norm.2", "norm.final"]}
-    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
-    assert "reproduced exactly" in capsys.readouterr().out
-
-
 def test_a_method_that_reads_all_tokens_is_run_whole_and_the_record_and_a_line_say_so(run, results, capsys):
     record = record_of(run, results, "method=dtl", READ, "runtime.progress=true")
     assert record.cost["last_block"] == {"why": "other tokens of the last block are read as well"}
@@ -51,3 +43,18 @@ def test_it_goes_with_blocks_that_are_computed_again_and_with_frozen_work(run, r
     found = record_of(run, results, *method, *words, READ, "runtime.feature_cache=auto")
     off = record_of(run, results, *method, *words, READ, "runtime.feature_cache=off", "train.cache_features=true")
     assert found.curve == off.curve == plain.curve
+
+
+@pytest.mark.parametrize(
+    "words",
+    [(), ("protocol.merge=true",), ("train.frozen_bf16=true",), ("train.frozen_bf16=true", "protocol.merge=true")],
+    ids=str,
+)
+@pytest.mark.parametrize("last", ["all", "read"])
+def test_its_predictions_in_bf16_are_made_again(run, results, capsys, last, words):
+    """Rounded to bf16 the whole block predicts otherwise here and there, so the block has to run as it ran."""
+    bf16 = ("method=repadapter", "train.precision=bf16", f"train.last_block={last}", *words)
+    record = record_of(run, results, *bf16)
+    assert record.cost["memory"]["total_bytes"] > 0 and record.cost["forward_flops_per_image"] > 0
+    assert run("evaluate", record.fingerprint, "--results", str(results), fast=False) == 0
+    assert "reproduced exactly" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from peftbench.tasks.classification import classification_loss
 from peftbench.train import measure as meter
 from peftbench.train.measure import PeakMemory, Stopwatch, flops, training_memory
 from peftbench.train.options import OptimSpec
+from peftbench.train.precision import round_frozen
 
 BATCH, IN, HIDDEN, OUT = 7, 10, 20, 3
 FLOAT = 4
@@ -144,6 +145,17 @@ def test_flops_follow_what_is_trainable() -> None:
     assert flops(model, images_of(2, 3, 32, 32)) == (forward, forward)
     model.get_submodule("head").requires_grad_(True)
     assert flops(model, images_of(2, 3, 32, 32)) == (forward, forward + 2 * 48 * 5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_flops_are_those_of_any_precision_and_of_frozen_weights_in_bf16(precision: str) -> None:
+    model = vit()
+    model.requires_grad_(False).get_submodule("head").requires_grad_(True)
+    given = images_of(2, 3, 32, 32)
+    counted = flops(model, given)
+    assert flops(model, given, precision=precision) == counted
+    round_frozen(model)
+    assert flops(model, given, precision="bf16") == counted
 
 
 class Restless(nn.Module):

@@ -27,6 +27,7 @@ from peftbench.foundation.terminal import print_fitted
 from peftbench.records.store import Store
 from peftbench.sweep.follow import followed
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.outdated import outdated, outdated_in
 from peftbench.sweep.plan import Plan
 from peftbench.sweep.state import recorded, states
 from peftbench.sweep.summary import left_out_lines, sweep_lines
@@ -72,6 +73,7 @@ def sweep(words: list[str]) -> int:
     grid, launcher = plan_grid(words)
     first = grid.cells[0]
     num_left = sum(outcome.state == "missing" for outcome in states(grid))
+    _note(outdated_in(grid))
     try:
         if num_left:
             _note([*left_out_lines(grid.left_out), *sweep_cautions(grid)])
@@ -122,7 +124,12 @@ def run_or_skip(tree: dict[str, Any], words: list[str]) -> None:
         # refuses a packed record while nothing has been imported for training
         store.to_replace(cell.labels, cell.fingerprint, replace=True)
     if path is not None and runtime.on_existing == "skip":
-        print_fitted(skipped_line(summary(recorded(cell, store)), path))
+        record = recorded(cell, store)
+        print_fitted(skipped_line(summary(record), path))
+        if changed := outdated(config, record):
+            # said the next time as well: nothing is noted of these words
+            _note(changed)
+            return
     else:
         _note(cautions(config))
         if runtime.progress and sys.stderr.isatty():

@@ -66,7 +66,9 @@ def _command(name: str, words: list[str]) -> int:
 
 
 def _explained(error: Exception) -> PeftbenchError:
-    """Errors of ours as they are, those of the system in our words; the rest are faults of this program."""
+    """Errors of ours as they are, those of the system in our words; the rest are faults of this or of a plug-in."""
+    from peftbench.foundation.plugins import blamed
+
     if isinstance(error, PeftbenchError):
         return error
     known = system_problem(error) if isinstance(error, OSError) else None
@@ -75,7 +77,7 @@ def _explained(error: Exception) -> PeftbenchError:
     with tempfile.NamedTemporaryFile("w", prefix="peftbench-", suffix=".txt", delete=False) as stream:
         stream.write(traceback.format_exc())
     what = f"{type(error).__name__}: {brief(error)}"
-    return PeftbenchError(f"unexpected {what}; this is a fault of peftbench, its traceback is in {stream.name}")
+    return PeftbenchError(f"unexpected {what}; this is a fault of {blamed(error)}, its traceback is in {stream.name}")
 
 
 def _finished(words: list[str]) -> int | None:

@@ -29,7 +29,7 @@ class Launcher(Spec):
         raise NotImplementedError
 
 
-LAUNCHERS = Registry("launcher", "peftbench.launchers")
+LAUNCHERS = Registry("launcher", "peftbench.launchers", base=Launcher)
 
 
 def needs(package: str, launcher: str) -> MissingInput:

@@ -16,7 +16,7 @@ from peftbench.contracts.backbones import BUILDERS, TWELVE_BLOCKS, installed, sa
 from peftbench.contracts.test_methods import FITTING
 from peftbench.foundation.errors import ConfigError, NotApplicable
 from peftbench.foundation.identity import fingerprint
-from peftbench.foundation.spec import FAITHFULNESS, default_of
+from peftbench.foundation.spec import FAITHFULNESS, default_of, defaults_of
 from peftbench.methods.base import METHODS, Method
 from peftbench.tasks.model import new_head
 
@@ -146,6 +146,12 @@ def rates(method: Method) -> list[float]:
         method.lr_scale(f"net.blocks.0.attn.qkv.deltas.0.{tensor}")
         for tensor in ("down", "up", "orchestrated.inside.weight")
     ]
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_size_option_is_a_whole_number_of_the_method(name: str) -> None:
+    cls = METHODS.get(name)
+    assert not cls.size_option or type(defaults_of(cls).get(cls.size_option)) is int
 
 
 @every_field

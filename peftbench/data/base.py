@@ -165,7 +165,9 @@ class DatasetSpec(Spec, ABC):
 
 
 _ROOMS = ("sources", "vtab", "fgvc", "fewshot", "coop")
-DATASETS: Registry[DatasetSpec] = Registry("dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS))
+DATASETS: Registry[DatasetSpec] = Registry(
+    "dataset kind", *(f"peftbench.data.{room}" for room in _ROOMS), base=DatasetSpec
+)
 
 
 @dataclass(frozen=True)

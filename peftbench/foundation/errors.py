@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -116,6 +117,11 @@ def brief(text: object, limit: int = 120) -> str:
     """A value as a message shows it: on one line, without control characters, long ones with their middle left out."""
     shown = printable(str(text)).replace("\n", "\\n")
     return shown if len(shown) <= limit else f"{shown[: limit // 2]}...{shown[-limit // 4 :]}"
+
+
+def file_of(cls: type) -> str:
+    """The file that a class comes from, or its module's name where that has none."""
+    return str(getattr(sys.modules.get(cls.__module__), "__file__", None) or cls.__module__)
 
 
 def printable(text: str) -> str:

@@ -28,6 +28,8 @@ from peftbench.foundation.location import default_cache_dir, shipped_configs
 
 VARIABLE = "PEFTBENCH_PLUGINS"
 ENTRY_POINTS = "peftbench.plugins"
+# of the names under which files of plain folders are imported
+_PREFIX = "peftbench_plugin_"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Plugin:
 
     folder: Path
     package: str = ""
+
+    @property
+    def name(self) -> str:
+        """What records call it."""
+        return self.package or self.folder.name
 
     @property
     def configs(self) -> Path:
@@ -90,10 +97,13 @@ def _modules(plugin: Plugin) -> list[tuple[str, Path]]:
         # what cannot be imported is named by `_load`
         inner = pkgutil.walk_packages([str(plugin.folder)], f"{plugin.package}.", onerror=lambda name: None)
         return [(plugin.package, plugin.folder), *((module.name, plugin.folder) for module in inner)]
-    # the digest keeps two folders apart that hold files of one name
-    mark = hashlib.sha256(str(plugin.folder).encode()).hexdigest()[:8]
     files = sorted(path for path in plugin.folder.glob("*.py") if not path.name.startswith(("_", "test_", "conftest")))
-    return [(f"peftbench_plugin_{mark}_{path.stem}", path) for path in files]
+    return [(f"{_PREFIX}{_mark(plugin.folder)}_{path.stem}", path) for path in files]
+
+
+def _mark(folder: Path) -> str:
+    """Keeps two folders apart that hold files of one name."""
+    return hashlib.sha256(str(folder).encode()).hexdigest()[:8]
 
 
 def _load(name: str, path: Path) -> None:
@@ -108,9 +118,29 @@ def _load(name: str, path: Path) -> None:
         spec.loader.exec_module(module)
     except PeftbenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
         raise BadInput(f"the plug-in {path} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def plugin_of(module: str) -> Plugin | None:
+    """The plug-in that a module of this name was imported from; None for one of the package's own."""
+    for plugin in plugins():
+        prefix = f"{plugin.package}." if plugin.package else f"{_PREFIX}{_mark(plugin.folder)}_"
+        if f"{module}.".startswith(prefix):
+            return plugin
+    return None
+
+
+def blamed(error: BaseException) -> str:
+    """What an error that nobody foresaw is a fault of: the plug-in in whose code it was raised, or this package."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    code = at.tb_frame if at is not None else None
+    if code is None or plugin_of(str(code.f_globals.get("__name__"))) is None:
+        return "peftbench"
+    return f"the plug-in {code.f_code.co_filename}, line {at.tb_lineno if at else 0}"
 
 
 def config_dir() -> Path:
@@ -171,10 +201,9 @@ def _check(path: Path) -> None:
 
 def plugins_digest() -> dict[str, str]:
     """Name of each plug-in -> digest of its files, for what records say of the code that made them."""
-    digests = {}
+    # folders of one name count together
+    digests = {plugin.name: hashlib.sha256() for plugin in plugins()}
     for plugin in plugins():
-        digest = hashlib.sha256()
         for path in plugin.files():
-            digest.update(str(path.relative_to(plugin.folder)).encode() + path.read_bytes())
-        digests[plugin.package or plugin.folder.name] = digest.hexdigest()[:16]
-    return digests
+            digests[plugin.name].update(str(path.relative_to(plugin.folder)).encode() + path.read_bytes())
+    return {name: digest.hexdigest()[:16] for name, digest in digests.items()}

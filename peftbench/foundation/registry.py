@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from peftbench.foundation.errors import ConfigError, did_you_mean
-from peftbench.foundation.plugins import load_plugins, own_parts, plugins
+from peftbench.foundation.errors import BadInput, ConfigError, did_you_mean, file_of
+from peftbench.foundation.plugins import load_plugins, own_parts, plugin_of, plugins
 
 T = TypeVar("T")
 
@@ -18,14 +19,17 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps the names users write to classes of one kind. Adding a file to one of `packages` edits no list.
 
+    `base` is what all of them are built on, None where that is anything.
+
     A name imports the files that speak of it; with plug-ins (see `foundation.plugins`), which may speak of any, the
     packages are imported whole and the plug-ins behind them.
     """
 
     _texts: Mapping[str, str] | None = None
 
-    def __init__(self, kind: str, *packages: str) -> None:
+    def __init__(self, kind: str, *packages: str, base: type | None = None) -> None:
         self.kind = kind
+        self._base = base
         self._packages = packages
         self._entries: dict[str, type[T]] = {}
         self._loaded = False
@@ -34,8 +38,12 @@ class Registry(Generic[T]):
         """Class decorator; refuses a second class under the same name and says where the first one is."""
 
         def register(cls: type[T]) -> type[T]:
+            if self._base is not None and not issubclass(cls, self._base):
+                raise TypeError(f"{self.kind} '{name}': {cls.__qualname__} is not built on {self._base.__name__}")
             if name in self._entries:
                 first = self._entries[name]
+                if plugin_of(first.__module__) and not plugin_of(cls.__module__):
+                    raise BadInput(f"{file_of(first)}: there is a {self.kind} '{name}'; give yours another name")
                 raise ValueError(f"{self.kind} '{name}' is already defined by {first.__module__}.{first.__qualname__}")
             self._entries[name] = cls
             cls.name = name  # type: ignore[attr-defined]
@@ -49,7 +57,10 @@ class Registry(Generic[T]):
             self._load()
         if name not in self._entries:
             raise ConfigError([f"unknown {self.kind} '{name}'{did_you_mean(name, self._entries, own_parts())}"])
-        return self._entries[name]
+        found = self._entries[name]
+        if self._base is not None and (what := _unfinished(found)):
+            raise BadInput(f"{file_of(found)}: {found.__qualname__} of {self.kind} '{name}' {what}")
+        return found
 
     def names(self) -> list[str]:
         self._load()
@@ -80,6 +91,16 @@ class Registry(Generic[T]):
             # else the next question would be answered from half a list, hiding why
             self._loaded = False
             raise
+
+
+def _unfinished(cls: type) -> str:
+    """What a class of options lacks, in words: the decorator that reads its fields, or methods; empty if nothing."""
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        return f"lacks {', '.join(missing)}"
+    declared = inspect.get_annotations(cls).values() if "__dataclass_fields__" not in vars(cls) else ()
+    if any(not str(kind).startswith(("ClassVar", "typing.ClassVar")) for kind in declared):
+        return "has options and is no dataclass; write @dataclass(frozen=True) above it"
+    return ""
 
 
 def folder_of(package: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from peftbench.foundation.errors import ConfigError, brief, did_you_mean
+from peftbench.foundation.errors import BadInput, ConfigError, brief, did_you_mean, file_of
 
 
 def option(
@@ -148,6 +148,10 @@ class Part(Spec):
         """What a table must say beside the name; empty for what is as in its paper."""
         return remark(self.faithfulness, self.adapted)
 
+    def unwritten(self, method: str) -> NotImplementedError:
+        """What a class raises that lacks a method which every one of its kind has to have."""
+        return NotImplementedError(f"{type(self).__name__} of {self.section} '{self.name}' has no {method}()")
+
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
@@ -204,11 +208,35 @@ def _as_a_list(cls: type[Spec], key: str, value: Any) -> str:
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    """The types of a class's fields, found once: thousands of cells are built from a few classes."""
+def _hints(cls: type[Spec]) -> dict[str, Any]:
+    """The types of a class's fields, found once: thousands of cells are built from a few classes.
+
+    Raises `BadInput` for one that no option can have.
+    """
     if cls not in _HINTS:
-        _HINTS[cls] = typing.get_type_hints(cls)
+        try:
+            hints = typing.get_type_hints(cls)
+        except (NameError, TypeError) as error:
+            raise BadInput(f"{file_of(cls)}: the options of {cls.__name__}: {error}") from error
+        for field in dataclasses.fields(cls):
+            if not _convertible(hints[field.name]):
+                kind = f"an option cannot be {describe(hints[field.name])}"
+                raise BadInput(f"{file_of(cls)}: {cls.__name__}.{field.name}: {kind}; {_KINDS}")
+        _HINTS[cls] = hints
     return _HINTS[cls]
+
+
+_KINDS = "take int, float, str, bool, dict, a list or tuple of such, or one of them | None"
+
+
+def _convertible(hint: Any) -> bool:
+    """Whether `_convert` knows the type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return all(map(_convertible, arguments))
+    if origin in (list, tuple):
+        return not arguments or _convertible(arguments[0])
+    return origin is dict or hint in (Any, type(None), int, float, str, bool, dict, list, tuple)
 
 
 def describe(hint: Any) -> str:
@@ -216,7 +244,7 @@ def describe(hint: Any) -> str:
     names = {int: "an integer", float: "a number", str: "a word", bool: "true or false", type(None): "null"}
     if hint in names:
         return names[hint]
-    if typing.get_origin(hint) in (list, tuple):
+    if (typing.get_origin(hint) or hint) in (list, tuple):
         kinds = [{int: "integers", float: "numbers", str: "words"}.get(kind) for kind in typing.get_args(hint)]
         return f"a list of {kinds[0]}" if kinds and kinds[0] else "a list"
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
@@ -233,7 +261,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def _convert(value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, arguments = typing.get_origin(hint) or hint, typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for part in arguments:
             try:
@@ -252,7 +280,7 @@ def _convert(value: Any, hint: Any) -> Any:
             raise TypeError
         kinds = arguments[0] if arguments else Any
         return origin(_convert(item, kinds) for item in value)
-    if hint is dict or origin is dict:
+    if origin is dict:
         return dict(value)
     if hint is bool:
         if not isinstance(value, bool):

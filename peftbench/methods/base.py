@@ -94,7 +94,7 @@ class Method(Part):
 
         Initialisation happens here and nowhere else. Raises `NotApplicable` if the backbone lacks a place.
         """
-        raise NotImplementedError
+        raise self.unwritten("attach")
 
     def on_head(self, head: nn.Module) -> nn.Module:
         """The head of the task as the method has it trained: as it is for nearly all.
@@ -109,11 +109,11 @@ class Method(Part):
 
         Raises `NotApplicable` before looking if the backbone lacks a place.
         """
-        raise NotImplementedError
+        raise self.unwritten("observe")
 
     def attach_with(self, backbone: Backbone, findings: Findings) -> None:
         """`attach` for a method that observes: what it does follows from the findings and its options alone."""
-        raise NotImplementedError
+        raise self.unwritten("attach_with")
 
     def before_epochs(self, backbone: Backbone, survey: Survey, seed: int) -> Callable[[int], None] | None:
         """What is done ahead of each epoch, given its number from 0; nothing for nearly all.
@@ -130,7 +130,7 @@ class Method(Part):
 
         None where no formula is known, or where the number depends on what is found.
         """
-        raise NotImplementedError
+        raise self.unwritten("expected_params")
 
     def expected_with(self, shape: BackboneShape, findings: Findings) -> int | None:
         """The same once the findings are known."""
@@ -165,7 +165,7 @@ class Method(Part):
         release(backbone)
 
 
-METHODS = Registry("method", "peftbench.methods")
+METHODS = Registry("method", "peftbench.methods", base=Method)
 
 
 def install(method: Method, backbone: Backbone, seed: int = 0, findings: Findings | None = None) -> None:

@@ -76,7 +76,7 @@ class Objective(Part):
         """What changes behind an epoch, of what does not train; `done` is the part of all epochs that is, up to 1."""
 
 
-OBJECTIVES = Registry("objective", "peftbench.objectives")
+OBJECTIVES = Registry("objective", "peftbench.objectives", base=Objective)
 
 
 def prepare(objective: Objective, backbone: Backbone, num_classes: int, seed: int) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +10,12 @@ from peftbench.cells.cell import Cell, plan
 from peftbench.config.gate import from_tree
 from peftbench.config.runtime import RuntimeSpec
 from peftbench.foundation.errors import ConfigError
+from peftbench.foundation.terminal import print_fitted
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
 from peftbench.sweep.attempt import run_claimed
 from peftbench.sweep.grid import plan_grid
+from peftbench.sweep.outdated import outdated
 from peftbench.sweep.state import recorded
 
 
@@ -42,7 +45,10 @@ def found_or_run(words: list[str], silent: bool = False) -> tuple[RunRecord, boo
     found = store.find(cell.fingerprint, cell.labels) is not None and runtime.on_existing != "rerun"
     if not found:
         run_claimed(cell, runtime, store, say=not silent)
-    return recorded(cell, store), found
+    record = recorded(cell, store)
+    for line in outdated(cell.config, record) if found and not silent else ():
+        print_fitted(f"note: {line}", sys.stderr)
+    return record, found
 
 
 def written(value: Any) -> str:

@@ -129,19 +129,19 @@ class Task(Part):
 
         Raises `NotApplicable` if the backbone lacks what the head reads.
         """
-        raise NotImplementedError
+        raise self.unwritten("model")
 
     def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
         """The training loss of `model(*inputs)`: mean over a batch, in float32 whatever the forward pass ran in."""
-        raise NotImplementedError
+        raise self.unwritten("loss_fn")
 
     def meter(self, targets: Targets) -> Meter:
         """A new meter for one pass over a split. Its metrics hold `metric.name` and `n`, the number of samples."""
-        raise NotImplementedError
+        raise self.unwritten("meter")
 
     def maps_of(self, outputs: Any) -> dict[str, Tensor]:
         """Outputs as the maps or boxes they stand for, by the names of targets (`data.maps`)."""
-        raise NotImplementedError
+        raise self.unwritten("maps_of")
 
     def said_of(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """The same of outputs that answer to prompts, which follow from the targets of the batch."""
@@ -168,4 +168,4 @@ def pair_for(task: str, backbone: Backbone) -> Pair:
     return backbone
 
 
-TASKS = Registry("task", "peftbench.tasks")
+TASKS = Registry("task", "peftbench.tasks", base=Task)

@@ -61,7 +61,7 @@ class MapTask(Task):
 
     def loss(self, outputs: Any, batch: Batch, train: TrainSpec) -> Tensor:
         """The training loss of a model's outputs."""
-        raise NotImplementedError
+        raise self.unwritten("loss")
 
     def loss_fn(self, train: TrainSpec, inputs: Sequence[str] = ("image",)) -> LossFn:
         def loss_fn(model: Model, batch: Batch) -> Tensor:

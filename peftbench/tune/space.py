@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from peftbench.config.gate import RunConfig, option_of
 from peftbench.config.tuning import tunable_options
 from peftbench.foundation.errors import ConfigError
-from peftbench.methods.base import Method
+from peftbench.foundation.spec import defaults_of
+from peftbench.methods.base import Method, MethodContractError
 
 Value = float | int
 
@@ -61,6 +62,9 @@ def search_space(config: RunConfig) -> list[Axis]:
         "optim.weight_decay": LogAxis("optim.weight_decay", config.optim.weight_decay, *tune.weight_decay),
     }
     if method.size_option:
+        if method.size_option not in defaults_of(type(method)):
+            words = f"size_option of {method.name} is '{method.size_option}', which is none of its options"
+            raise MethodContractError(words)
         size = f"method.{method.size_option}"
         axes[size] = SizeAxis(size, int(option_of(config, size)), sizes(method, tune.size_factors))
     return [axes[name] for name in known if name in chosen]

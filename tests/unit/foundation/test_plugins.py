@@ -149,6 +149,55 @@ def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) ->
         plugins()
 
 
+def test_a_plug_in_that_leaves_python_is_named(folder: Path, tmp_path: Path) -> None:
+    (folder / "broken.py").write_text("raise SystemExit('not today')\n")
+    result = run("peftbench", "method=mine", "train=smoke", cwd=tmp_path, **{VARIABLE: str(folder)})
+    assert result.returncode == 2 and "broken.py cannot be imported: SystemExit: not today" in result.stderr
+
+
+def test_an_error_in_a_plug_ins_code_is_said_to_be_its_own(folder: Path, tmp_path: Path) -> None:
+    raising = METHOD + "\n    def __post_init__(self) -> None:\n        raise ValueError('no')\n"
+    (folder / "mine.py").write_text(raising)
+    result = run("peftbench", "method=mine", "train=smoke", cwd=tmp_path, **{VARIABLE: str(folder)})
+    line = len(raising.splitlines())
+    where = (
+        f"unexpected ValueError: no; this is a fault of the plug-in {folder / 'mine.py'}, line {line}, its traceback"
+    )
+    assert result.returncode == 1 and where in result.stderr
+
+
+@pytest.mark.slow
+def test_a_cell_that_is_done_says_when_its_plug_in_has_changed(folder: Path, tmp_path: Path) -> None:
+    few = ("backbone.img_size=16", "train.batch_size=250", "train=smoke", "runtime.progress=false")
+    words = ("peftbench", "method=mine", "dataset=digits", *few)
+    note = "note: the plug-in extras has changed since this of mine was measured; runtime.on_existing=rerun measures it"
+
+    def said(*more: str) -> tuple[str, str]:
+        result = run(*words, *more, cwd=tmp_path, **{VARIABLE: str(folder)})
+        assert result.returncode == 0, result.stderr
+        return result.stdout.partition(":")[0], result.stderr
+
+    assert said() == ("mine on digits (vit_micro, seed 0)", "")
+    assert said() == ("already done", "")
+    (folder / "mine.py").write_text(METHOD.replace("site.shape.out_dim", "site.shape.in_dim"))
+    for _ in range(2):
+        done, errors = said()
+        assert done == "already done" and errors.startswith(note)
+    _, errors = said("-m")
+    assert errors.startswith(note)
+    assert said("runtime.on_existing=rerun") == ("mine on digits (vit_micro, seed 0)", "")
+    assert said() == ("already done", "")
+
+
+@pytest.mark.slow
+def test_contracts_run_for_a_plug_ins_method_from_anywhere_without_a_warning(folder: Path, tmp_path: Path) -> None:
+    chosen = "mine and vit_cls and (trainable or identity)"
+    words = ("pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "peftbench.contracts", "-k", chosen)
+    result = run(*words, cwd=tmp_path, **{VARIABLE: str(folder)})
+    assert result.returncode == 0, result.stdout
+    assert "passed" in result.stdout and "warning" not in result.stdout
+
+
 @pytest.mark.slow
 def test_an_installed_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     package = tmp_path / "site" / "peft_of_mine"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from peftbench.foundation.errors import BadInput, ConfigError
-from peftbench.foundation.plugins import VARIABLE
+from peftbench.foundation.plugins import VARIABLE, load_plugins
 from peftbench.foundation.registry import Registry
 
 
@@ -56,6 +58,65 @@ def test_plug_ins_come_behind_the_whole_package(
     monkeypatch.setenv(VARIABLE, str(tmp_path / "extras"))
     with pytest.raises(BadInput, match=r"own\.py cannot be imported.*'ladle' is already defined by kitchen"):
         kitchen.get("whisk")
+
+
+def test_a_plug_in_with_the_name_of_a_class_that_is_read_later_is_named(
+    kitchen: Registry[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the plug-in was imported for another registry."""
+    (tmp_path / "extras").mkdir()
+    (tmp_path / "extras" / "own.py").write_text(
+        "from kitchen_for_tests.base import TOOLS\n\n@TOOLS.add('ladle')\nclass Own:\n    pass\n"
+    )
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "extras"))
+    load_plugins()
+    with pytest.raises(BadInput, match=r"extras/own\.py: there is a tool 'ladle'; give yours another name"):
+        kitchen.get("whisk")
+
+
+@dataclass(frozen=True)
+class Base(ABC):
+    """What the classes of `SPOONS` are built on."""
+
+    length: int = 1
+
+    @abstractmethod
+    def stir(self) -> None: ...
+
+
+def test_classes_that_are_not_finished_say_what_they_lack() -> None:
+    spoons: Registry[Base] = Registry("spoon", base=Base)
+    with pytest.raises(TypeError, match="spoon 'knife': Knife is not built on Base"):
+        spoons.add("knife")(type("Knife", (), {}))
+
+    @spoons.add("bare")
+    class Bare(Base):
+        width: int = 2
+
+        def stir(self) -> None: ...
+
+    @spoons.add("mute")
+    @dataclass(frozen=True)
+    class Mute(Base):
+        width: int = 2
+
+    @dataclass(frozen=True)
+    @spoons.add("whole")
+    class Whole(Base):
+        kind: ClassVar[str] = "wood"
+        width: int = 2
+
+        def stir(self) -> None: ...
+
+    @spoons.add("same")
+    class Same(Whole):
+        kind: ClassVar[str] = "steel"
+
+    with pytest.raises(BadInput, match=r"test_registry\.py: .*Bare of spoon 'bare' has options and is no dataclass"):
+        spoons.get("bare")
+    with pytest.raises(BadInput, match=r"Mute of spoon 'mute' lacks stir"):
+        spoons.get("mute")
+    assert spoons.get("whole") is Whole and spoons.get("same") is Same, "in either order, or with no field of its own"
 
 
 def test_a_class_knows_the_name_it_is_registered_under(kitchen: Registry[Any]) -> None:

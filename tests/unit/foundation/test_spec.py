@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peftbench.foundation.errors import ConfigError, did_you_mean
+from peftbench.foundation.errors import BadInput, ConfigError, did_you_mean
 from peftbench.foundation.spec import Spec, build, defaults_of, describe, option
 
 
@@ -145,6 +146,41 @@ def test_numbers_that_are_not_finite_are_refused(field: str, value: float) -> No
 def test_describe_words_types() -> None:
     assert describe(int | None) == "an integer or null"
     assert describe(list[str]) == "a list of words"
+
+
+@dataclass(frozen=True)
+class Pairs(Spec):
+    """Lists and tuples of anything."""
+
+    both: tuple = (1, "a")  # type: ignore[type-arg]
+    some: list = option([])  # type: ignore[type-arg]
+
+
+@dataclass(frozen=True)
+class Placed(Spec):
+    """A type that nothing on a command line can have."""
+
+    place: Path | None = None
+
+
+@dataclass(frozen=True)
+class Unknown(Spec):
+    """A type whose name is not there."""
+
+    width: "Tensor" = 1  # type: ignore[name-defined]  # noqa: F821, UP037
+
+
+def test_bare_lists_and_tuples_are_lists_of_anything() -> None:
+    assert build(Pairs, {"both": [2, "b"], "some": (1, 2)}) == Pairs(both=(2, "b"), some=[1, 2])
+    with pytest.raises(ConfigError, match="both must be a list, got 3"):
+        build(Pairs, {"both": 3})
+
+
+def test_a_field_of_a_type_that_no_option_can_have_names_its_file_and_what_can_be_taken() -> None:
+    with pytest.raises(BadInput, match=r"test_spec\.py: Placed\.place: an option cannot be .*Path.*; take int, float,"):
+        build(Placed, {})
+    with pytest.raises(BadInput, match=r"test_spec\.py: the options of Unknown: name 'Tensor' is not defined"):
+        build(Unknown, {})
 
 
 def test_suggestions_name_near_words_or_list_what_is_known() -> None:

@@ -22,7 +22,7 @@ from peftbench.config.tuning import TuneSpec
 from peftbench.contracts.backbones import installed
 from peftbench.foundation.errors import ConfigError
 from peftbench.foundation.metric import LOWER, Metric
-from peftbench.methods.base import METHODS
+from peftbench.methods.base import METHODS, MethodContractError
 from peftbench.records.claims import claims_of
 from peftbench.records.record import RunRecord
 from peftbench.records.store import Store
@@ -120,6 +120,12 @@ def test_wrong_words_are_named(words, part):
         words = ["tune.strategy=randm"]
     with pytest.raises(ConfigError, match=part.replace(".", r"\.")):
         search_space(gate("method=lora", *words))
+
+
+def test_a_size_option_that_is_none_is_named(monkeypatch):
+    monkeypatch.setattr(METHODS.get("lora"), "size_option", "width")
+    with pytest.raises(MethodContractError, match="size_option of lora is 'width', which is none of its options"):
+        search_space(gate("method=lora", "tune=random"))
 
 
 @pytest.mark.parametrize("name", METHODS.names())

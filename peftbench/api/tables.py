@@ -13,6 +13,7 @@ from peftbench.boards.narrow import narrowed
 from peftbench.boards.render import frame, to_markdown
 from peftbench.boards.table import Table
 from peftbench.boards.texts import headers, notes, texts
+from peftbench.config.left_out import completed
 from peftbench.foundation.errors import MissingInput
 from peftbench.records.index import read_rows, say_skipped
 from peftbench.records.store import Store
@@ -64,6 +65,7 @@ def measured(rows: pd.DataFrame, split: str = "test") -> list[Table]:
     """
     from peftbench.config.shipped import shipped_options  # reads all yaml files
 
+    rows = rows.assign(**{name: rows[name].map(completed(rows[name])) for name in ("setting", "data")})
     return tables_of(rows, shipped_options(), split)
 
 

@@ -104,13 +104,17 @@ class Predictor:
     def probabilities(self, images: Iterable[Image]) -> np.ndarray:
         """PIL's images -> probabilities of the classes, float32 [num_images, classes].
 
-        Turned as their EXIF data say where the model was trained on images that were. Raises `BadInput` for pixels of
-        more than 8 bits that are not grey.
+        Turned as their EXIF data say where the model was trained on images that were. Raises `BadInput` for what is no
+        list of such images, and for pixels of more than 8 bits that are not grey.
         """
-        from PIL import ImageOps
+        from PIL import Image, ImageOps
 
         found, batch = [], []
+        if not isinstance(images, Iterable) or isinstance(images, (np.ndarray, str)):
+            raise _no_pictures(images)
         for image in images:
+            if not isinstance(image, Image.Image):
+                raise _no_pictures(image)
             batch.append(self._pixels(ImageOps.exif_transpose(image) if self._upright else image))
             if len(batch) == BATCH:
                 found.append(self._forward(batch))
@@ -142,6 +146,11 @@ class Predictor:
     def _pixels(self, image: Image) -> np.ndarray:
         pixels = self.transform.apply(image if image.mode in ("RGB", "L") else to_rgb_or_grey(image, "the image"))
         return pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+
+
+def _no_pictures(given: object) -> BadInput:
+    kind = type(given).__name__
+    return BadInput(f"probabilities takes a list of PIL's images (Image.fromarray(array)), got {kind}")
 
 
 def _preparation(said: dict[str, Any], path: Path | str) -> tuple[ImageTransform, list[float], list[float]]:

@@ -195,6 +195,11 @@ def test_pictures_in_memory_have_a_method_of_their_own(tmp_path: Path, darkness:
     for wrong in (pictures, [pictures]):
         with pytest.raises(BadInput, match=r"takes paths of image files .*\.probabilities\("):
             darkness(wrong)
+    for wrong in (pictures, "a.png", ["a.png"], [pictures, np.zeros((4, 4, 3), np.uint8)]):
+        with pytest.raises(
+            BadInput, match=r"probabilities takes a list of PIL's images .*, got (Image|ndarray|int|str)"
+        ):
+            darkness.probabilities(wrong)
     modes = [Image.new(mode, (4, 4)) for mode in ("RGB", "L", "RGBA", "P")]
     assert (darkness.probabilities(modes).argmax(axis=1) == 0).all()
     assert darkness.probabilities([]).shape == (0, 2)

@@ -47,7 +47,8 @@ class Blocks:
         """
         # torch takes blocks that differ in hooks alone for equal, and would leave out all but those of the first
         settings = {
-            "recompile_limit": max(torch._dynamo.config.recompile_limit, _MOST_VERSIONS),
+            # recompile_limit of torch 2.7 and later, which knows it by this name too
+            "cache_size_limit": max(torch._dynamo.config.cache_size_limit, _MOST_VERSIONS),
             "skip_nnmodule_hook_guards": False,
         }
         for block, call in zip(self._blocks, self._compiled, strict=True):

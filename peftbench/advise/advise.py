@@ -105,10 +105,13 @@ class Adviser:
         models that cannot be exported.
         """
         task, words = self.config.task, list(self.request.words)
-        if task.metric != ACCURACY or not set(task.targets) <= set(targets):
-            if task.metric == ACCURACY:
+        label, fits = self.config.dataset.label, set(task.targets) <= set(targets)
+        if "label" in targets and not fits:
+            raise ConfigError([f"{label} has a class an image and nothing for task={task.name}; leave out task"])
+        if task.metric != ACCURACY or not fits:
+            if not fits:
+                words = [word for word in words if not word.startswith(("task=", "task."))]
                 words.append("task=segmentation" if "class_map" in targets else "task=detection")
-            label = self.config.dataset.label
             reason = f"advise is for a class an image, and {label} has {', '.join(targets)} (task={task.name})"
         elif why := unexportable(self.config):
             reason = f"advise ends with an export: {why}"

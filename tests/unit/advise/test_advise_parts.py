@@ -56,7 +56,15 @@ def test_all_wrong_words_are_named_at_once() -> None:
     assert [problem.split()[0] for problem in caught.value.problems] == ["method", "'photos'", "budget", "memory"]
 
 
-@pytest.mark.parametrize(("words", "task"), [([], "segmentation"), (["task=depth"], "depth")])
+def test_a_task_that_the_data_has_nothing_for_is_to_be_left_out() -> None:
+    with pytest.raises(ConfigError, match="digits has a class an image and nothing for task=depth; leave out task"):
+        Adviser(read_request(["dataset=digits", "task=depth"]), print)
+
+
+@pytest.mark.parametrize(
+    ("words", "task"),
+    [([], "segmentation"), (["task=depth"], "depth"), (["task=vqa", "task.fusion=product"], "segmentation")],
+)
 def test_maps_are_answered_with_a_sweep_that_compares(words: list[str], task: str) -> None:
     words = ["dataset=scenes", *words]
     with pytest.raises(ConfigError, match="advise is for a class an image, and scenes has class_map, depth") as caught:

@@ -11,6 +11,8 @@ import pytest
 from peftbench.adapters.graphs import write_onnx, write_program
 from peftbench.contracts.backbones import OF_TASKS, look, make
 from peftbench.contracts.test_methods import default_refusal, fitting
+from peftbench.contracts.test_objectives import OF_IMAGES as OF_OBJECTIVES
+from peftbench.contracts.test_objectives import build, its_method
 from peftbench.foundation.errors import NotApplicable
 from peftbench.methods.base import METHODS, install
 from peftbench.tasks.base import Classes, Task
@@ -56,6 +58,12 @@ def model_of(name: str) -> TaskModel:
 def test_a_program_takes_any_number_of_images(name: str, tmp_path: Path) -> None:
     """It is made of two and compared on three."""
     assert write_program(model_of(name), SIZE, tmp_path / "a.pt2") < 1e-4
+
+
+@pytest.mark.parametrize("objective", OF_OBJECTIVES)
+def test_a_program_with_what_an_objective_adds_takes_any_number_of_images(objective: str, tmp_path: Path) -> None:
+    model, _ = build(its_method(objective), objective)
+    assert write_program(model, SIZE, tmp_path / "a.pt2") < 1e-4
 
 
 @pytest.mark.skipif(

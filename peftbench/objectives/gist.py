@@ -35,7 +35,7 @@ class GistToken(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.base(x)
-        token = self.dropout(self.token).expand(len(x), -1, -1).to(x.dtype)
+        token = self.dropout(self.token).expand(x.shape[0], -1, -1).to(x.dtype)
         return torch.cat([x[:, : self.num_prefix], token, x[:, self.num_prefix :]], dim=1)
 
 

@@ -48,6 +48,10 @@ def test_segmentation_from_words_to_a_picture_and_a_table(cell, run, results, ca
     # image, truth and prediction, each 128 px wide and 2 px apart, of maps of 32 px
     said = shown[24 + 2 : 24 + 128 : 4, 8 + 2 * 130 + 2 : 8 + 2 * 130 + 128 : 4]
     assert (said == class_colours(5)[predictions[0]]).all()
+    capsys.readouterr()
+    assert run("predict", record.fingerprint, str(sheet), "--results", str(results), fast=False) == 2
+    said_of_it = f"peftbench: {record.fingerprint} was trained for segmentation; only classifiers predict classes\n"
+    assert capsys.readouterr().err == said_of_it
     assert run("show", record.fingerprint, "--results", str(results), "--keep", "--rows", "2", fast=False) == 0
     assert Store(results).picture_path(record.fingerprint).read_bytes() == sheet.read_bytes()
     assert run("leaderboard", "--results", str(results), fast=False) == 0

@@ -65,6 +65,9 @@ def main(words: list[str]) -> int:
         if not of_file:
             _refuse_other_forms(model)
             record, store = find_record(arguments.model, results_folder(arguments.results, options))
+            if record.task is not None:
+                task = record.task["name"]
+                raise BadInput(f"{arguments.model} was trained for {task}; only classifiers predict classes")
             options = _with_checkpoint(options, checkpoint)
             model = export_record(record, store, options, Path(folder) / "model.safetensors")
         predictor = Predictor(model, checkpoint, device or "auto")

@@ -22,7 +22,7 @@ from peftbench.train.augment import Augment
 from peftbench.train.batches import Batches, training_batches
 from peftbench.train.evaluate import evaluate
 from peftbench.train.loop import fit
-from peftbench.train.optim import param_groups
+from peftbench.train.optim import param_groups, trained_of
 from peftbench.train.options import OptimSpec, TrainSpec
 
 # A search that trains and compares needs images apart from those it trains on: a cell's training split -> the two.
@@ -135,7 +135,7 @@ class CellEvidence:
             mirrors=self.mirrors,
         )
         assert isinstance(model, TaskModel)
-        groups = param_groups(model.added, model.head.named_parameters(prefix="head"), optim)
+        groups = param_groups(model.added, trained_of(model.head), optim)
         with self.progress.epochs("looking at the training images", epochs, batches) as on_epoch:
             fit(model, loss, batches, None, optim, train, groups, self.seed, on_epoch)
 

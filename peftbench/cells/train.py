@@ -23,7 +23,7 @@ from peftbench.train.batches import Batches
 from peftbench.train.evaluate import Passes
 from peftbench.train.loop import FitResult, Row, fit, unfitted
 from peftbench.train.loss import LossFn
-from peftbench.train.optim import param_groups, require_words
+from peftbench.train.optim import param_groups, require_words, trained_of
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def _trained(
         probed = probe(model, loss_fn, data.training(train_set), config.optim, config.train, blocks)
     if not any(tensor.requires_grad for tensor in _moved(config, model).parameters()):
         return Trained(unfitted(), probed, 0.0, {}, found)
-    # a head may hold frozen tensors, such as SAM's prompt encoder
-    head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
+    head = trained_of(model.head)
     require_words([name for name, _ in [*model.added, *head]], config.optim)
     groups = param_groups(model.added, head, config.optim, config.method.lr_scale)
     start, keeper = time.perf_counter(), Keeper(config, runtime, parts)

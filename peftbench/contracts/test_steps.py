@@ -46,7 +46,7 @@ from peftbench.train.blocks import recomputed
 from peftbench.train.capture import CAPTURED
 from peftbench.train.evaluate import Measured, Passes
 from peftbench.train.loop import fit
-from peftbench.train.optim import DeviceRates, param_groups
+from peftbench.train.optim import DeviceRates, param_groups, trained_of
 from peftbench.train.options import OptimSpec, TrainSpec
 
 OPTIM = OptimSpec(lr=0.01, warmup_epochs=1, clip_norm=1.0)
@@ -198,7 +198,7 @@ def captured_as_started(
         shown = evaluation_batches(*data, train, batch_size=8, device=device)
         passes = Passes(model, shown, train.precision, against or against_capture_of_passes(backbone))
         meter = Outputs()
-        head = [(name, tensor) for name, tensor in model.head.named_parameters(prefix="head") if tensor.requires_grad]
+        head = trained_of(model.head)
         groups = param_groups(model.added, head, OPTIM)
 
         def validate() -> float:

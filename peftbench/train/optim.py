@@ -56,6 +56,11 @@ def param_groups(
     return groups
 
 
+def trained_of(head: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """What trains of a head, by name; some hold frozen tensors as well, such as SAM's prompt encoder."""
+    return [(name, tensor) for name, tensor in head.named_parameters(prefix="head") if tensor.requires_grad]
+
+
 def _decays(name: str, tensor: Tensor, spec: OptimSpec) -> bool:
     return (tensor.ndim > 1 or spec.decay_vectors) and not any(word in name for word in spec.undecayed)
 

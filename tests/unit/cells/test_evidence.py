@@ -12,6 +12,7 @@ import torch
 from peftbench.cells.evidence import SEARCH_SPLITS, CellEvidence, RandomSplit, random_evidence
 from peftbench.config.protocol import VALIDATES
 from peftbench.contracts.backbones import make
+from peftbench.tasks.promptable import Region
 
 
 @pytest.fixture
@@ -76,3 +77,14 @@ def test_every_protocol_has_images_to_search_on() -> None:
 def test_a_short_search_fits_a_recipe_with_a_long_warm_up(evidence: CellEvidence) -> None:
     long = dataclasses.replace(evidence.optim, warmup_epochs=10.0, min_lr=1e-4, lr=1e-3)
     dataclasses.replace(evidence, optim=long).fit(evidence.classifier(make("vit_cls")), evidence.loss, 1, 1e-5)
+
+
+def test_a_search_trains_a_head_that_holds_frozen_tensors() -> None:
+    backbone = make("vit_cls")
+    evidence = random_evidence(backbone, task=Region())
+    model = evidence.classifier(backbone)
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    evidence.fit(model, evidence.loss, epochs=1, lr=1e-2)
+    moved = {name for name, tensor in model.named_parameters() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("head.mask_decoder.") for name in moved)
+    assert not any(name.startswith("head.prompt_encoder.") for name in moved)

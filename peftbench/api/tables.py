@@ -13,7 +13,6 @@ from peftbench.boards.narrow import narrowed
 from peftbench.boards.render import frame, to_markdown
 from peftbench.boards.table import Table
 from peftbench.boards.texts import headers, notes, texts
-from peftbench.config.left_out import completed
 from peftbench.foundation.errors import MissingInput
 from peftbench.records.index import read_rows, say_skipped
 from peftbench.records.store import Store
@@ -63,6 +62,7 @@ def measured(rows: pd.DataFrame, split: str = "test") -> list[Table]:
 
     split: `test`, or `val` for validation scores alone.
     """
+    from peftbench.config.left_out import completed  # reads the options of parts
     from peftbench.config.shipped import shipped_options  # reads all yaml files
 
     rows = rows.assign(**{name: rows[name].map(completed(rows[name])) for name in ("setting", "data")})

@@ -59,7 +59,8 @@ class HparamsSpec(Spec):
 
     `filled` holds the options that the preset set, `replaced` the values they had before; `unused` the published values
     that set nothing, for want of an option or because the command line named it. `chosen_on` is the split the authors
-    chose on: `test` is no fair choice, and such numbers stand in tables of their own. Tuning uses `replaced` alone.
+    chose on: `test` is no fair choice, and such numbers stand in tables of their own; `fixed`: all tasks have the same
+    values. Tuning uses `replaced` alone.
     """
 
     section: ClassVar[str] = "hparams"
@@ -75,7 +76,11 @@ class HparamsSpec(Spec):
     def label(self) -> str:
         """How tables name rows with these hyperparameters."""
         whose = "rates of this suite" if self.preset == ours.PRESET else "published hyperparameters"
-        return f"{whose} ({self.preset}, chosen on {self.chosen_on})"
+        return f"{whose} ({self.preset}, {self._how})"
+
+    @property
+    def _how(self) -> str:
+        return "the same for all tasks" if self.chosen_on == FIXED else f"chosen on {self.chosen_on}"
 
     def lines(self) -> list[str]:
         """What the preset did, for the terminal; nothing for the default."""
@@ -83,7 +88,7 @@ class HparamsSpec(Spec):
             return []
         filled = ", ".join(f"{name}={value}" for name, value in self.filled.items()) or "nothing"
         unused = [f"hparams={self.preset} leaves unused: {'; '.join(self.unused)}"] if self.unused else []
-        how = self.source if self.preset == ours.PRESET else f"chosen on {self.chosen_on}"
+        how = self.source if self.preset == ours.PRESET else self._how
         return [f"hparams={self.preset} sets {filled} ({how})", *unused]
 
 
@@ -123,7 +128,8 @@ def apply_preset(values: Mapping[str, Any], preset: str, dataset: str, named: Co
             filled[row.option] = row.as_yaml
             replaced[row.option] = sections[section].get(name)
             sections[section][name] = row.as_yaml
-    splits = sorted({row.chosen_on for row in rows} - {FIXED})
+    # a recipe without a value for each task was chosen on none of them
+    splits = sorted({row.chosen_on for row in rows} - {FIXED}) or [FIXED]
     sources = list(dict.fromkeys(row.source for row in rows))
     done = {"preset": preset, "chosen_on": " and ".join(splits), "source": "; ".join(sources)}
     return {**values, **sections, "hparams": {**done, "filled": filled, "replaced": replaced, "unused": unused}}

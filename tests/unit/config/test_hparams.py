@@ -21,6 +21,7 @@ from peftbench.foundation.spec import build
 from peftbench.methods.base import METHODS
 from peftbench.train.options import OptimSpec, TrainSpec
 from tests.composing import composed
+from tests.record_factory import make_record
 
 ROWS = published_values()
 SECTIONS = {"optim": OptimSpec, "train": TrainSpec}
@@ -46,6 +47,25 @@ def test_a_list_of_words_is_read_as_one() -> None:
 def test_values_for_all_tasks_are_for_no_other_data() -> None:
     with pytest.raises(ConfigError, match=r"no values for spt_lora on digits; it has them for the tasks .*cifar100"):
         gate("method=spt_lora", "dataset=digits", "hparams=paper")
+
+
+@pytest.mark.parametrize(("preset", "method"), sorted({(row.preset, row.method) for row in ROWS}))
+def test_a_record_takes_what_a_preset_says_of_itself(preset: str, method: str) -> None:
+    """It is written behind the training: one that is refused there has cost the whole cell."""
+    [task, *_] = sorted({row.dataset for row in ROWS if (row.preset, row.method) == (preset, method)} - {ALL}) or [
+        "dtd"
+    ]
+    spec = gate(f"method={method}", f"dataset=vtab/{task}", f"hparams={preset}").hparams
+    said = {"label": spec.label, **dataclasses.asdict(spec)}
+    assert make_record(hparams=said).hparams == said
+    assert spec.chosen_on in spec.label or (spec.chosen_on == "fixed" and "the same for all tasks" in spec.label)
+
+
+def test_what_is_the_same_for_all_tasks_says_so() -> None:
+    spec = gate("method=spt_adapter", "dataset=vtab/dtd", "hparams=paper").hparams
+    assert spec.chosen_on == "fixed"
+    assert spec.label == "published hyperparameters (paper, the same for all tasks)"
+    assert spec.lines()[0].endswith(" (the same for all tasks)")
 
 
 def test_prompts_of_cvpt_are_as_many_as_its_release_takes() -> None:

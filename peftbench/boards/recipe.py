@@ -35,7 +35,7 @@ def recipe(records: Iterable[Mapping[str, Any]]) -> tuple[str, bool]:
         precisions = " and ".join(map(str, _values(flat, "train.precision")))
         return (f"no step of training, {precisions}" if precisions else ""), False
     epochs = _values(flat, "train.epochs")
-    parts = [f"{_span(epochs)} epochs"] if epochs else []
+    parts = [f"{_span(epochs)} epoch{'' if epochs == [1] else 's'}"] if epochs else []
     known = [values for values in flat if "train.batch_size" in values]
     batches = sorted({values["train.batch_size"] * values.get("train.accumulate", 1) for values in known})
     parts += [f"batches of {_span(batches)}"] if batches else []

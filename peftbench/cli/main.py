@@ -10,7 +10,7 @@ import traceback
 from peftbench.cli.help import help_text, version_line
 from peftbench.cli.output import finish, guard
 from peftbench.foundation.errors import ConfigError, PeftbenchError, brief, did_you_mean, error_line
-from peftbench.foundation.stopping import INTERRUPTED, MESSAGE, leave_by_signals, stop_by_signals
+from peftbench.foundation.stopping import INTERRUPTED, MESSAGE, SHORT, leave_by_signals, stop_by_signals
 from peftbench.foundation.system import system_problem
 
 # tool -> module with `main(words) -> exit code`; imported only when asked for
@@ -26,9 +26,11 @@ def main() -> int:
 
 
 def _run(words: list[str]) -> int:
-    leave_by_signals()
+    command = bool(words) and "=" not in words[0] and not words[0].startswith(("-", "~"))
+    told_to_stop = SHORT if command else MESSAGE
+    leave_by_signals(told_to_stop)
     try:
-        if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+        if command:
             return _command(words[0], words[1:])
         if "--version" in words:
             print(version_line())
@@ -51,7 +53,7 @@ def _run(words: list[str]) -> int:
     except SystemExit as left:  # argparse's, once it has shown its help
         return int(left.code or 0)
     except KeyboardInterrupt:
-        print(MESSAGE, file=sys.stderr)
+        print(told_to_stop, file=sys.stderr)
         return INTERRUPTED
 
 

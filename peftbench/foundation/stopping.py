@@ -12,6 +12,10 @@ from types import FrameType
 
 INTERRUPTED = 130
 MESSAGE = "peftbench: interrupted; nothing was recorded for the cell that was running"
+# of what runs no cell
+SHORT = "peftbench: interrupted"
+# what `_leave` says
+_line = [MESSAGE]
 # the signals that came since they were last given an answer
 _told: list[int] = []
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -22,12 +26,13 @@ def stop_by_signals() -> None:
     _answer_with(_raise)
 
 
-def leave_by_signals() -> None:
-    """From here on the same signals end the process at once, with a line and exit code 130.
+def leave_by_signals(line: str = MESSAGE) -> None:
+    """From here on the same signals end the process at once, with `line` and exit code 130.
 
     For the seconds in which packages are imported: some swallow an exception raised there, and nothing is held yet
     that would have to be given up.
     """
+    _line[:] = [line]
     _answer_with(_leave)
 
 
@@ -72,6 +77,6 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    sys.stderr.write(f"{MESSAGE}\n")
+    sys.stderr.write(f"{_line[0]}\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from peftbench.boards.leaderboard import leaderboard
+from peftbench.boards.recipe import recipe
 from peftbench.boards.render import frame
 from peftbench.config.shipped import shipped_options
-from peftbench.records.collect import collect
+from peftbench.records.collect import collect, row
 from peftbench.records.record import RunRecord
 from peftbench.train.options import OptimSpec
 from tests.boards import only_table, recipe_record, rows_by_name, tables
@@ -57,6 +58,14 @@ def test_a_recipe_that_a_preset_changes_per_data_set_stays_one_table() -> None:
     table = only_table(record("cifar100", 16), record("dtd", 32))
     assert table.title.split(";")[0] == "vit_b16, vtab1k, published (chosen on test)"
     assert table.rows[0].complete
+
+
+@pytest.mark.parametrize(("epochs", "said"), [((1,), "1 epoch,"), ((1, 2), "1 to 2 epochs,")])
+def test_a_title_counts_epochs(epochs: tuple[int, ...], said: str) -> None:
+    records = [
+        make_record(seed=number, options={"train": {"epochs": number, "precision": "fp32"}}) for number in epochs
+    ]
+    assert recipe(row(record) for record in records)[0].startswith(said)
 
 
 def test_a_title_says_what_was_done_and_a_changed_rate_marks_its_row() -> None:

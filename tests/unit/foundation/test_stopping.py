@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from peftbench.foundation.stopping import INTERRUPTED
+
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 LINE = "peftbench: interrupted; nothing was recorded for the cell that was running\n"
 
@@ -43,6 +45,19 @@ except BaseException:
 print("swallowed")
 """
     assert stopped(code, number) == (130, "", LINE)
+
+
+def test_what_runs_no_cell_says_nothing_of_one(command, monkeypatch, capsys):
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("peftbench.cli.commands.trials.main", interrupted)
+    assert command("trials") == INTERRUPTED and capsys.readouterr().err == "peftbench: interrupted\n"
+    monkeypatch.setattr("peftbench.cli.launch.launch", interrupted)
+    assert command("method=lora", "seed=123") == INTERRUPTED and capsys.readouterr().err == LINE
+    code = "from peftbench.foundation.stopping import SHORT, leave_by_signals\nleave_by_signals(SHORT)\n"
+    code += "import time\nprint('ready', flush=True)\ntime.sleep(30)"
+    assert stopped(code, signal.SIGINT) == (INTERRUPTED, "", "peftbench: interrupted\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
